@@ -1,0 +1,45 @@
+# Two commands on a fresh machine: `make repro` and `make test`. Needs Python >= 3.11, git and make; no GPU.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python
+SYNCED := .venv/.synced
+
+.PHONY: repro test check bench campaign lock clean
+
+repro: $(SYNCED)  ## the whole graph on the embedded default
+	$(BIN)/dvc repro
+
+test: $(SYNCED)  ## every test
+	$(RUN) -m pytest -q
+
+check: $(SYNCED)  ## what CI runs besides the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(SYNCED)  ## ours against the peers, interleaved; prints ratios
+	$(RUN) -m benchmarks
+
+campaign: $(SYNCED)  ## the fault campaign at full counts
+	$(RUN) -m tests.campaign
+
+lock:  ## pin what pyproject.toml asks for
+	$(RUN) -m uv pip compile -q pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header -o requirements.lock
+
+# uv is used where it is on the PATH and put into .venv where it is not.
+$(SYNCED): requirements.lock
+	if command -v uv >/dev/null 2>&1; then \
+		test -x $(RUN) || uv venv -q --seed --python $(PYTHON) .venv; \
+		uv pip install -q --python $(RUN) --require-hashes -r requirements.lock; \
+	else \
+		test -x $(RUN) || $(PYTHON) -m venv .venv; \
+		$(RUN) -m uv --version >/dev/null 2>&1 || $(RUN) -m pip install -q uv; \
+		$(RUN) -m uv pip install -q --python $(RUN) --require-hashes -r requirements.lock; \
+	fi
+	touch $@
+
+clean:  ## forget what was made here (not .venv)
+	rm -rf data stores runs reports export .pytest_cache .mypy_cache .ruff_cache .hypothesis

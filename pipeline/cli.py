@@ -1,0 +1,213 @@
+"""What do all commands have in common: how they fail, how they log, and the options they share.
+
+    from pipeline import cli
+
+    @cli.command()
+    @cli.recipe_options
+    @cli.speed_options
+    def main(**flags): ...
+
+A `UserError` (and a missing file, a full disk, an interrupt) ends in one line on standard error and exit status 1 (130
+for an interrupt); a wrong flag ends in click's usage line and status 2. Options that change only speed have environment
+defaults (``DISTILL_DEVICE``, ``DISTILL_WORKERS``, …), so that they can stay out of ``dvc.yaml``.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from pipeline.errors import RecipeError, UserError
+from pipeline.recipe import Recipe
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+
+class Command(click.Command):
+    """A click command whose user errors are one line and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn what a user can mend into one line."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _fail(str(error), 1)
+        except KeyboardInterrupt:
+            _fail("interrupted; run the same command again to go on where it was", 130)
+        except OSError as error:
+            _fail(_describe(error), 1)
+
+
+def command(**attributes: Any) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function a command: errors to exit codes, help width, `--log-level`."""
+
+    def wrap(function: Callable[..., Any]) -> Command:
+        @click.option(
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            default="info",
+            envvar="DISTILL_LOG_LEVEL",
+            show_default=True,
+            help="How much to say on standard error.",
+        )
+        @functools.wraps(function)
+        def with_logging(*args: Any, log_level: str, **kwargs: Any) -> Any:
+            configure_logging(log_level)
+            return function(*args, **kwargs)
+
+        settings = {"max_content_width": 110, "show_default": True}
+        return click.command(cls=Command, context_settings=settings, **attributes)(with_logging)
+
+    return wrap
+
+
+def configure_logging(level: str) -> None:
+    """Log to standard error, once, one line a record."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s | %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in ("matplotlib", "PIL", "fsspec", "asyncio", "botocore", "aiobotocore", "s3fs", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def default_workers() -> int:
+    """Processes that may run at once on this machine, as the scheduler grants them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _fail(message: str, status: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    raise SystemExit(status)
+
+
+def _describe(error: OSError) -> str:
+    if error.filename is None:
+        return f"{error.strerror or error}"
+    return f"{error.filename}: {error.strerror}"
+
+
+def _pair(name: str) -> Callable[[click.Context, click.Parameter, str | None], tuple[float, float] | None]:
+    """A callback that reads 'LOW,HIGH'."""
+
+    def read(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[float, float] | None:
+        if value is None:
+            return None
+        try:
+            low, high = (float(part) for part in value.split(","))
+        except ValueError:
+            raise click.BadParameter(f"{name} takes two numbers with a comma between them, not {value!r}") from None
+        return low, high
+
+    return read
+
+
+def options(*decorators: Callable[[Callable[P, R]], Callable[P, R]]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Several click options as one decorator, in the order they are given."""
+
+    def apply(function: Callable[P, R]) -> Callable[P, R]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+shards_option = click.option(
+    "--shards",
+    "shards",
+    multiple=True,
+    required=True,
+    metavar="PATTERN",
+    help="WebDataset tars: paths, globs, {000..003} braces or URLs; may be given several times.",
+)
+
+device_option = click.option(
+    "--device",
+    default="auto",
+    envvar="DISTILL_DEVICE",
+    show_default=True,
+    help="cuda, cuda:N, mps, cpu, or auto for the best one here. Changes speed, and the last bits of logits.",
+)
+
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=default_workers,
+    envvar="DISTILL_WORKERS",
+    show_default="one a core",
+    help="Processes that render views; 0 renders in this one. Changes speed only.",
+)
+
+start_method_option = click.option(
+    "--start-method",
+    type=click.Choice(["fork", "forkserver", "spawn"]),
+    default=None,
+    envvar="DISTILL_START_METHOD",
+    help="How workers are started. Default: fork for local shards on Linux, else forkserver or spawn.",
+)
+
+speed_options = options(device_option, workers_option, start_method_option)
+
+_RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.option(
+        "--recipe",
+        "preset",
+        type=click.Choice(["deit", "light", "three", "none"]),
+        default="deit",
+        show_default=True,
+        help="The values that the recipe flags below start from: DeiT's, light crops and flips, DeiT III's 3-Augment, "
+        "or the plain centre crop.",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw."),
+    click.option(
+        "--image-size", type=click.IntRange(min=8), help="Side of a view in pixels.  [default: 224]", default=None
+    ),
+    click.option(
+        "--crop-scale", callback=_pair("--crop-scale"), help="Share of the area that a crop may take, as 'LOW,HIGH'."
+    ),
+    click.option("--crop-ratio", callback=_pair("--crop-ratio"), help="Aspect ratios of a crop, as 'LOW,HIGH'."),
+    click.option("--crop-pct", type=float, help="Share of the short side that a centre crop keeps."),
+    click.option("--flip", type=float, help="Probability of a horizontal flip."),
+    click.option(
+        "--randaugment", help="RandAugment in timm's words, 'rand-m9-mstd0.5-inc1' for example; '' turns it off."
+    ),
+    click.option("--color-jitter", type=float, help="Colour jitter, where RandAugment is off; 0 turns it off."),
+    click.option("--erase", type=float, help="Probability of random erasing (pixel noise)."),
+    click.option("--mixup", type=float, help="Mixup alpha; 0 turns it off."),
+    click.option("--cutmix", type=float, help="CutMix alpha; 0 turns it off."),
+    click.option("--mix-prob", type=float, help="Probability that a pair of rows is mixed at all."),
+    click.option("--mix-switch", type=float, help="Probability of CutMix where both are on."),
+    click.option("--mix-window", type=click.IntRange(min=2), help="Consecutive rows among which partners are drawn."),
+    click.option("--interpolation", type=click.Choice(["bicubic", "bilinear"]), help="Filter of the resize."),
+    click.option(
+        "--on-bad-image",
+        type=click.Choice(["refuse", "grey"]),
+        help="What an image that cannot be decoded does: stop with its key, or count as a plain grey picture.",
+    ),
+)
+
+recipe_options = options(*_RECIPE_OPTIONS)
+_RECIPE_FIELDS = (
+    "image_size crop_scale crop_ratio crop_pct flip randaugment color_jitter erase mixup cutmix mix_prob mix_switch "
+    "mix_window interpolation on_bad_image"
+).split()
+
+
+def take_recipe(flags: dict[str, Any]) -> Recipe:
+    """Remove the recipe flags from `flags` and make the recipe that they ask for."""
+    given = {name: flags.pop(name) for name in _RECIPE_FIELDS}
+    given = {name: value for name, value in given.items() if value is not None}
+    preset, seed = flags.pop("preset"), flags.pop("seed")
+    try:
+        return Recipe.preset(preset, seed=seed, **given)
+    except RecipeError as error:
+        raise RecipeError(f"--recipe {preset} with these flags: {error}") from error

@@ -1,0 +1,47 @@
+"""What can be wrong from the user's point of view: each message says what, both values, and the remedy.
+
+Commands turn a `UserError` into one line on standard error and exit status 1 (`pipeline.cli`); anything else that
+escapes is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something outside the program is not as it must be, and the user can mend it."""
+
+
+class ShardError(UserError):
+    """A tar shard is absent, damaged, changed since it was indexed, or not of a layout that we read."""
+
+
+class ImageError(UserError):
+    """A payload is not an image that the written policy accepts (`docs/images.md`)."""
+
+
+class RecipeError(UserError):
+    """A recipe value is out of range or not understood."""
+
+
+class MismatchError(UserError):
+    """Two things that must be the same (recipe, index, teacher, class map, …) are not."""
+
+
+class StoreError(UserError):
+    """A label store is absent, incomplete, locked, damaged or of another format."""
+
+
+class ViewError(UserError):
+    """A rendered view is not the one that the teacher saw."""
+
+
+class TeacherError(UserError):
+    """A teacher cannot be loaded, has a head that was never trained, or gives answers that cannot be stored."""
+
+
+class StudentError(UserError):
+    """A student cannot be built, trained, resumed, evaluated or exported as asked."""
+
+
+class WorkerError(UserError):
+    """A process that renders views died, or said something that nobody expected."""
