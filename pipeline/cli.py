@@ -197,9 +197,9 @@ _RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] 
 
 recipe_options = options(*_RECIPE_OPTIONS)
 _RECIPE_FIELDS = (
-    "image_size crop_scale crop_ratio crop_pct flip randaugment color_jitter erase mixup cutmix mix_prob mix_switch "
-    "mix_window interpolation on_bad_image"
-).split()
+    *("image_size", "crop_scale", "crop_ratio", "crop_pct", "interpolation", "flip", "randaugment", "color_jitter"),
+    *("erase", "mixup", "cutmix", "mix_prob", "mix_switch", "mix_window", "on_bad_image"),
+)
 
 
 def take_recipe(flags: dict[str, Any]) -> Recipe:

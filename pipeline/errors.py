@@ -35,6 +35,10 @@ class ViewError(UserError):
     """A rendered view is not the one that the teacher saw."""
 
 
+class WeightsError(UserError):
+    """A file of weights is absent, damaged, would run code, or belongs to another model."""
+
+
 class TeacherError(UserError):
     """A teacher cannot be loaded, has a head that was never trained, or gives answers that cannot be stored."""
 

@@ -60,18 +60,23 @@ class Progress:
             self._write()
 
     @property
+    def elapsed(self) -> float:
+        """Seconds since this run began."""
+        return max(time.monotonic() - self.started, 1e-9)
+
+    @property
     def rate(self) -> float:
         """Units a second in this run."""
-        return (self.count - self.start_count) / max(time.monotonic() - self.started, 1e-9)
+        return (self.count - self.start_count) / self.elapsed
 
     def _write(self, final: bool = False) -> None:
-        elapsed = time.monotonic() - self.started
         left = duration((self.total - self.count) / self.rate) if self.count > self.start_count else "?"
-        end = f"took {duration(elapsed)}" if final else f"eta {left}"
+        end = f"took {duration(self.elapsed)}" if final else f"eta {left}"
         width = len(str(self.total))
         share = 100 * self.count / max(self.total, 1)
-        line = f"{self.name}  {self.count:0{width}d}/{self.total} {self.unit} | {share:5.1f}% | {self.rate:9,.1f} {self.unit}/s | {end}"
-        line += f" | {self.note}" if self.note else ""
+        parts = [f"{self.name}  {self.count:0{width}d}/{self.total} {self.unit}", f"{share:5.1f}%"]
+        parts += [f"{self.rate:9,.1f} {self.unit}/s", end, *([self.note] if self.note else [])]
+        line = " | ".join(parts)
         ending = "\n" if final or not self.live else ""
         self.stream.write(f"\r\x1b[2K{line}{ending}" if self.live else f"{line}\n")
         self.stream.flush()

@@ -1,6 +1,7 @@
 """Where do rendered batches live? In preallocated slots of anonymous memory that all processes share.
 
-One slot holds one batch: which views were asked for (rows, views) and what came of them (pixels, checksums, thumbnails).
+One slot holds one batch: which views were asked for (rows, views) and what came of them (pixels, checksums,
+thumbnails).
 Only slot numbers travel between processes, so nothing is pickled, collated or copied, and no message can fill a pipe.
 
 The memory is a memfd where the system has it (Linux: not bounded by /dev/shm, and gone with its last user, however that
@@ -37,6 +38,12 @@ class Slot:
         """The same slot, cut to its first `count` views."""
         return Slot(
             self.row_B[:count], self.view_B[:count], self.pixels_BHWC[:count], self.crc_B[:count], self.luma_B16[:count]
+        )
+
+    def answers(self) -> Slot:
+        """A copy without the pixels, for whoever needs it after the slot has been used again."""
+        return Slot(
+            self.row_B.copy(), self.view_B.copy(), self.pixels_BHWC[:0], self.crc_B.copy(), self.luma_B16.copy()
         )
 
 

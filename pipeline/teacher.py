@@ -1,0 +1,292 @@
+"""What does the teacher say about these pixels? Any timm model, or one of the user's own, as uint8 views → logits.
+
+    teacher = load_teacher("regnety_160.deit_in1k", view_size=224, device="auto")
+    logits_BC = teacher(pixels_BHWC)                # float32, on the CPU, in the order of the data set's classes
+
+The teacher sees a view as it was trained to see pictures: its own mean and standard deviation, and its own size where
+its architecture is tied to one (a ViT) or the view is smaller than what it knows; a convnet takes a larger view as it
+is.
+
+A head that was never trained cannot slip in: the number of classes is read from the weights and never asked for, every
+tensor must be in the file, and nothing that the model does not know may be. Answers must be finite.
+
+Legend: B views, H W sides, C classes, M classes of the model before the class map.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from timm.models import is_model, list_models
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from pipeline.classmap import require_map
+from pipeline.errors import MismatchError, TeacherError
+from pipeline.index import SampleIndex
+from pipeline.manifest import TeacherCard
+from pipeline.weights import load_strictly, read_weights, weights_digest
+
+log = logging.getLogger(__name__)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Teacher:
+    """A frozen model with its card: call it with uint8 views, get float32 logits."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: TeacherCard,
+        device: torch.device,
+        *,
+        class_map: Sequence[int] | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.card, self.device = card, device
+        self.class_map = None if class_map is None else tuple(class_map)
+        self._model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self._forward = torch.compile(self._model) if compiled else self._model
+        self._map = None if class_map is None else torch.tensor(list(class_map), device=device)
+        stats = [torch.tensor(v, device=device).mul(255.0).view(1, 3, 1, 1) for v in (card.mean, card.std)]
+        self._mean_1311, self._std_1311 = stats
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of an answer: the model's, or those that the class map picks."""
+        return self.card.classes if self.class_map is None else len(self.class_map)
+
+    def require_classes_of(self, index: SampleIndex) -> None:
+        """Refuse data whose classes are not those of the answers."""
+        highest = int(index.classes.max(initial=-1))
+        if index.class_names is not None and len(index.class_names) != self.num_classes:
+            raise MismatchError(
+                f"The shards have {len(index.class_names)} classes ({', '.join(index.class_names[:3])} …), {self.card.name} "
+                f"answers with {self.num_classes}. Pick and order its classes with --class-map, or fit a teacher to these "
+                "shards: python -m stages.fit_teacher."
+            )
+        if highest >= self.num_classes:
+            raise MismatchError(
+                f"The shards have a row of class {highest}, {self.card.name} answers with classes 0 to "
+                f"{self.num_classes - 1}. Give --class-map, or fit a teacher to these shards."
+            )
+
+    def __call__(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logits of a batch of views."""
+        return self.collect(self.launch(pixels_BHWC))
+
+    def launch(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
+        """Start the forward pass; on a GPU this returns before it is done. The pixels may be reused afterwards."""
+        pixels = torch.from_numpy(pixels_BHWC)
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory()
+        with torch.inference_mode():
+            x_BCHW = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            x_BCHW = x_BCHW.to(torch.float32, memory_format=torch.channels_last)
+            size = self.card.input_size
+            if x_BCHW.shape[-1] != size:
+                x_BCHW = F.interpolate(x_BCHW, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+            x_BCHW = (x_BCHW - self._mean_1311) / self._std_1311
+            with self._autocast():
+                logits_BM: Tensor = self._forward(x_BCHW)
+            if logits_BM.ndim != 2 or logits_BM.shape[1] != self.card.classes:
+                raise TeacherError(
+                    f"{self.card.name} answered with shape {tuple(logits_BM.shape)} where (batch, {self.card.classes}) "
+                    "was expected; a teacher is a classifier that gives one row of logits a view."
+                )
+            logits_BM = logits_BM.float()
+            return logits_BM if self._map is None else logits_BM[:, self._map]
+
+    def collect(self, logits_BC: Tensor) -> NDArray[np.float32]:
+        """Wait for a forward pass and check it: an answer that is not finite stops the run."""
+        answer: NDArray[np.float32] = logits_BC.cpu().numpy()
+        if not np.isfinite(answer).all():
+            row, cls = np.argwhere(~np.isfinite(answer))[0]
+            raise TeacherError(
+                f"{self.card.name} answered {answer[row, cls]} for class {cls} of view {row} in a batch, in "
+                f"{self.card.precision}. Use --precision fp32 (fp16 overflows at 65,504), and check the weights."
+            )
+        return answer
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.card.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=PRECISIONS[self.card.precision])
+
+
+def load_teacher(
+    name: str,
+    *,
+    view_size: int,
+    weights: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 128,
+    input_size: str = "auto",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    class_map: Sequence[int] | None = None,
+    compiled: bool = False,
+) -> Teacher:
+    """Build the teacher that the flags describe, or refuse."""
+    where = choose_device(device)
+    make_repeatable(where)
+    model, config = (
+        _own_model(name, weights)
+        if ":" in name and not name.startswith(("local-dir:", "hf-hub:", "hf_hub:"))
+        else _timm_model(name, weights)
+    )
+    classes = int(config["num_classes"])
+    require_map(class_map, classes, name)
+    card = TeacherCard(
+        name=name,
+        weights_sha256=weights_digest(model.state_dict()),
+        mean=_three(mean or config["mean"], "--mean"),
+        std=_three(std or config["std"], "--std"),
+        input_size=_input_size(input_size, view_size, config),
+        classes=classes,
+        precision=("bf16" if where.type == "cuda" else "fp32") if precision == "auto" else precision,
+        batch_size=batch_size,
+    )
+    return Teacher(model, card, where, class_map=class_map, compiled=compiled)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, or the best one here for 'auto'."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TeacherError(f"--device {name} cannot be used here ({reason}); use cpu, or auto.") from error
+    return device
+
+
+def make_repeatable(device: torch.device) -> None:
+    """The same bits for the same batch, every time: no algorithm chosen by a race, no silent TF32."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def _three(values: Sequence[float], flag: str) -> tuple[float, float, float]:
+    numbers = tuple(float(v) for v in values)
+    if len(numbers) != 3 or not all(math.isfinite(v) for v in numbers) or (flag == "--std" and min(numbers) <= 0):
+        raise TeacherError(
+            f"{flag} takes three numbers in units of 0 to 1 (standard deviations above 0), not {values}."
+        )
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _input_size(asked: str, view_size: int, config: Mapping[str, Any]) -> int:
+    """The side at which the teacher looks at a view (see the module's docstring)."""
+    if asked == "view":
+        return view_size
+    if asked != "auto":
+        return int(asked)
+    own = int(config["input_size"][-1])
+    return own if config.get("fixed_input_size") else max(own, view_size)
+
+
+def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
+    if not name.startswith(("local-dir:", "hf-hub:", "hf_hub:")) and not is_model(name.split(".")[0]):
+        near = list_models(f"*{name.split('.')[0].split('_')[0]}*")[:8]
+        raise TeacherError(
+            f"timm has no model {name!r}; near it: {', '.join(near) or 'none'}. "
+            "For a model of your own use --model module:function."
+        )
+    if weights is None:
+        model = _pretrained(name)
+    else:
+        state = read_weights(weights)
+        model = _shaped_like(name, state, weights)
+        load_strictly(model, state, f"--weights {weights}")
+    return model, dict(model.pretrained_cfg)
+
+
+def _pretrained(name: str) -> Any:
+    """timm's own weights for the model (or those of a local-dir: folder), with the head that they bring."""
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # hub clients raise whatever their transport raises
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise TeacherError(
+            f"The pretrained weights of {name} cannot be had: {reason}. "
+            "Give a file with --weights, or fetch them where there is a network and keep the hub's cache."
+        ) from error
+    if not model.pretrained_cfg.get("num_classes"):
+        raise TeacherError(
+            f"{name} has no classification head (0 classes); choose weights that were trained to classify."
+        )
+    if model.num_classes != model.pretrained_cfg["num_classes"]:
+        raise TeacherError(
+            f"{name} was built with {model.num_classes} classes, its weights have "
+            f"{model.pretrained_cfg['num_classes']}: its head would be random. Use weights that were trained for your "
+            "classes (stages.fit_teacher), or --class-map."
+        )
+    return model
+
+
+def _shaped_like(name: str, state: Mapping[str, Tensor], weights: Path) -> Any:
+    """The architecture, with as many classes as the file's head has."""
+    arch = timm.create_model(name, pretrained=False)
+    heads = arch.pretrained_cfg.get("classifier")
+    head = heads[0] if isinstance(heads, (tuple, list)) else heads
+    rows = state.get(f"{head}.weight")
+    if rows is None:
+        raise TeacherError(
+            f"{weights} has no tensor {head}.weight: a teacher without a trained head is refused. "
+            f"Is it a {name} that was trained to classify?"
+        )
+    if rows.shape[0] == arch.num_classes:
+        return arch
+    model = timm.create_model(name, pretrained=False, num_classes=int(rows.shape[0]))
+    model.pretrained_cfg = {**model.pretrained_cfg, "num_classes": int(rows.shape[0])}
+    return model
+
+
+def _own_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
+    """`module:function` gives an nn.Module; with --weights the file is loaded into it, strictly."""
+    module_name, _, function_name = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise TeacherError(
+            f"--model {name} cannot be imported: {error}. It must name a function that returns a model, in a module "
+            "that Python finds from here (the current directory, or PYTHONPATH)."
+        ) from error
+    model = function()
+    if not isinstance(model, nn.Module):
+        raise TeacherError(f"--model {name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
+    if weights is not None:
+        load_strictly(model, read_weights(weights), f"--weights {weights}")
+    config = dict(getattr(model, "pretrained_cfg", None) or {})
+    for field in ("num_classes", "mean", "std", "input_size"):
+        if field not in config and hasattr(model, field):
+            config[field] = getattr(model, field)
+    if "num_classes" not in config:
+        raise TeacherError(f"--model {name}: set `model.num_classes` to the number of logits that it gives.")
+    if "mean" not in config or "std" not in config:
+        log.warning(
+            "%s has no `mean` and `std`; ImageNet's are taken. Set them on the model, or use --mean and --std.", name
+        )
+    size = config.get("input_size")
+    own = {"input_size": (3, size, size) if isinstance(size, int) else size} if size else {"input_size": (3, 0, 0)}
+    return model, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **config, **own}

@@ -1,0 +1,111 @@
+"""Which weights does a student start from when not from random ones, and which of them fit?
+
+Sources: a run of ours, a folder that `student.export` wrote, or a file in timm's own names (DeiT's published weights are
+such files). Three differences are bridged and reported tensor by tensor: another resolution (the position embedding is
+resampled, bicubic and antialiased; its rows for the tokens are kept), another number of classes (new heads), and a
+request for new heads. Any other difference means another architecture, and is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from pipeline.errors import StudentError
+from pipeline.weights import read_weights
+from student.model import Student
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What became of each of the student's tensors, by name."""
+
+    loaded: tuple[str, ...]
+    resampled: tuple[str, ...]
+    fresh: tuple[str, ...]
+    """Still random: the heads of another set of classes."""
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        parts += [f"resampled to this resolution: {', '.join(self.resampled)}"] if self.resampled else []
+        parts += [f"new and random: {', '.join(self.fresh)}"] if self.fresh else []
+        return "; ".join(parts)
+
+
+def read_initial(path: Path, *, which: str = "best", ema: bool = False) -> dict[str, Tensor]:
+    """The weights in a run directory, an exported folder, or a file."""
+    if not path.exists():
+        raise StudentError(f"--init {path}: no such file or directory.")
+    if path.is_file():
+        return read_weights(path)
+    if (path / "model.safetensors").is_file():
+        return read_weights(path / "model.safetensors")
+    from student.checkpoint import load
+
+    found = load(path, which=which)
+    return cast(dict[str, Tensor], found["ema"] if ema and found["ema"] is not None else found["model"])
+
+
+def init_from(
+    student: Student, state: Mapping[str, Tensor], *, new_heads: bool = False, where: str = "--init"
+) -> Start:
+    """Load `state` into the student, bridging resolution and classes; refuse whatever else does not fit."""
+    given = {name.removeprefix("net."): tensor for name, tensor in state.items()}
+    own = student.net.state_dict()
+    heads = {name for head in student.classifiers() for name in own if name.startswith(f"{head}.")}
+    fresh = {name for name in heads if new_heads or _other_classes(own[name], given.get(name))}
+    given = {name: tensor for name, tensor in given.items() if name not in fresh}
+    _require_names(student, own.keys() - fresh, given.keys(), where)
+    resampled = []
+    if "pos_embed" in given and given["pos_embed"].shape != own["pos_embed"].shape:
+        given["pos_embed"] = _resample(student, given["pos_embed"], where)
+        resampled.append("pos_embed")
+    for name, tensor in given.items():
+        _require_fit(student, name, tensor, own[name], where)
+    student.net.load_state_dict(given, strict=False)
+    loaded = sorted(given.keys() - set(resampled))
+    return Start(loaded=tuple(loaded), resampled=tuple(resampled), fresh=tuple(sorted(fresh)))
+
+
+def _other_classes(own: Tensor, given: Tensor | None) -> bool:
+    return given is not None and own.shape[1:] == given.shape[1:] and own.shape[0] != given.shape[0]
+
+
+def _resample(student: Student, given: Tensor, where: str) -> Tensor:
+    """A position embedding [1, tokens + patches, width] for the student's grid of patches."""
+    net = cast(Any, student.net)
+    tokens = 0 if net.no_embed_class else net.num_prefix_tokens
+    side = math.isqrt(max(given.shape[1] - tokens, 0)) if given.ndim == 3 else 0
+    if side == 0 or side * side != given.shape[1] - tokens or given.shape[2] != net.embed_dim:
+        raise StudentError(
+            f"{where}: pos_embed of shape {tuple(given.shape)} is no square grid of patches with {tokens} tokens "
+            f"of width {net.embed_dim}, as {student.spec.model} needs. {_REMEDY}"
+        )
+    return cast(Tensor, resample_abs_pos_embed(given, list(net.patch_embed.grid_size), num_prefix_tokens=tokens))
+
+
+_REMEDY = "Check --model and its sizes against what was trained: only resolution and classes may differ."
+
+
+def _require_names(student: Student, own: set[str], given: set[str] | Any, where: str) -> None:
+    for what, names in (("lacks", own - given), ("has what the student has not:", given - own)):
+        if names:
+            some = ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            raise StudentError(f"{where} does not fit {student.spec.model}: it {what} {some}. {_REMEDY}")
+
+
+def _require_fit(student: Student, name: str, given: Tensor, own: Tensor, where: str) -> None:
+    if given.shape != own.shape:
+        raise StudentError(
+            f"{where} does not fit {student.spec.model}: {name} is {tuple(given.shape)} there, "
+            f"{tuple(own.shape)} here. {_REMEDY}"
+        )
+    if not torch.isfinite(given).all():
+        raise StudentError(f"{where}: {name} holds values that are not finite. Start from an earlier checkpoint.")

@@ -1,0 +1,248 @@
+"""Which network is the student, and how does one see both of its heads?
+
+A `StudentSpec` names a timm classifier and the few sizes that users change; `build` makes it with random weights and
+verifies that every size asked for was taken, because some architectures swallow arguments that they do not know. A
+timm model with a second head (DeiT, PiT, LeViT, …) shows its two answers only while it trains and their mean
+afterwards: `Student` keeps that switch on, so that both heads come out in training and in evaluation, and fusing them
+is ours.
+
+Shapes: B images, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
+
+import timm
+import torch
+from timm.models import is_model, list_models, resolve_model_input_args
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from pipeline.errors import StudentError
+
+HEAD_WIDTH = 64
+"""Width of one attention head in every DeiT: how many heads a new width gets when nobody says."""
+
+EXAMPLE = "deit_tiny_distilled_patch16_224"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StudentSpec:
+    """Everything that decides the student's architecture; None leaves a size as the named model has it."""
+
+    model: str = EXAMPLE
+    """Name of a timm classifier."""
+    num_classes: int
+    image_size: int = 224
+    """Side of the square input in pixels."""
+    patch_size: int | None = None
+    width: int | None = None
+    """Width of the tokens (timm: embed_dim)."""
+    depth: int | None = None
+    heads: int | None = None
+    drop_path: float = 0.1
+    """Stochastic depth: the rate of the last block, rising from 0 at the first."""
+    drop: float = 0.0
+    """Dropout before the heads."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "image_size", "patch_size", "width", "depth", "heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise StudentError(f"{name} is {value}; it must be at least 1.")
+        for name in ("drop_path", "drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise StudentError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
+        if self.patch_size and self.image_size % self.patch_size:
+            raise StudentError(
+                f"An image of {self.image_size} pixels is no whole number of patches of {self.patch_size}. "
+                "Choose an image size that is a multiple of the patch size."
+            )
+
+    def to_json(self) -> dict[str, object]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, object]) -> StudentSpec:
+        """The inverse of `to_json`; fields that are unknown or missing are refused."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != known:
+            raise StudentError(
+                f"A student is described by {sorted(known)}, this description has {sorted(fields)}. "
+                "It was written by another version of this program: use that version, or train again."
+            )
+        return cls(**cast(dict[str, Any], dict(fields)))
+
+
+class Heads(NamedTuple):
+    """Logits of the class head and of the distillation head, which single-head students do not have."""
+
+    cls: Tensor
+    dist: Tensor | None
+
+
+def fuse(heads: Heads, by: str = "logits") -> Tensor:
+    """One answer [B, K] from both heads: the mean of the logits, or the logarithm of the mean probability."""
+    if heads.dist is None:
+        return heads.cls
+    if by == "logits":
+        return (heads.cls + heads.dist) / 2
+    assert by == "probabilities", by
+    return torch.logaddexp(log_softmax(heads.cls, -1), log_softmax(heads.dist, -1)) - math.log(2)
+
+
+class Student(nn.Module):
+    """A timm model (`net`) that always answers with `Heads`."""
+
+    def __init__(self, net: nn.Module, spec: StudentSpec) -> None:
+        super().__init__()
+        self.net = net
+        self.spec = spec
+        self.switches = [module for module in net.modules() if hasattr(module, "distilled_training")]
+        for module in self.switches:
+            cast(Any, module).distilled_training = True
+        self.train(self.training)
+
+    @property
+    def two_heads(self) -> bool:
+        """Whether there is a distillation head beside the class head."""
+        return bool(self.switches)
+
+    def train(self, mode: bool = True) -> Student:
+        """As usual, except that the modules which choose what to return stay in training: they do nothing else."""
+        super().train(mode)
+        for module in self.switches:
+            module.training = True  # their children, dropout and norms among them, keep the mode
+        return self
+
+    def forward(self, x_BCHW: Tensor) -> Heads:
+        """Both heads' logits [B, K]."""
+        answer = self.net(x_BCHW)
+        assert isinstance(answer, tuple) == self.two_heads, "train() and eval() belong to the student, not to .net"
+        return Heads(*answer) if self.two_heads else Heads(answer, None)
+
+    def fused(self, heads: Heads, by: str = "logits") -> Tensor:
+        """See `fuse`."""
+        return fuse(heads, by)
+
+    def classifiers(self) -> tuple[str, ...]:
+        """Names (in the timm model) of the final linear layers, the class head first."""
+        names = cast(Any, self.net).pretrained_cfg["classifier"]
+        return (names,) if isinstance(names, str) else tuple(names)
+
+
+def build(spec: StudentSpec, *, seed: int | None = None) -> Student:
+    """The student that `spec` describes, with random weights: drawn from `seed` alone, or from torch's global state."""
+    _require_known(spec.model)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        net = _create(spec)
+    _require_taken(net, spec)
+    return Student(net, spec)
+
+
+def _create(spec: StudentSpec) -> nn.Module:
+    sizes = _sizes(spec)
+    rates = {"drop_path_rate": spec.drop_path or None, "drop_rate": spec.drop or None}
+    arguments = resolve_model_input_args(spec.model, {"img_size": spec.image_size}, **sizes, **rates)
+    try:
+        return timm.create_model(**arguments, num_classes=spec.num_classes)
+    except (TypeError, AssertionError, ValueError, AttributeError) as error:
+        raise StudentError(_not_built(spec, error)) from error
+
+
+_FLAGS = {
+    "patch_size": "patch_size",
+    "embed_dim": "width",
+    "depth": "depth",
+    "num_heads": "heads",
+    "drop_path_rate": "drop_path",
+    "drop_rate": "drop",
+}
+"""timm's name of an argument → ours."""
+
+
+def _not_built(spec: StudentSpec, error: Exception) -> str:
+    unknown = re.search(r"argument '(\w+)'", str(error))
+    if unknown and unknown[1] in _FLAGS:
+        field = _FLAGS[unknown[1]]
+        return _not_there(spec, field, "Set it to 0" if field in ("drop_path", "drop") else "Leave it out")
+    asked = ", ".join(f"{_flag(name)} {getattr(spec, name)}" for name in _FLAGS.values() if getattr(spec, name))
+    return (
+        f"{spec.model} cannot be built with --image-size {spec.image_size}, {asked}: {error}. "
+        "Change the sizes so that they fit together."
+    )
+
+
+def _not_there(spec: StudentSpec, field: str, remedy: str) -> str:
+    return (
+        f"{spec.model} has no {_flag(field)} that could be {getattr(spec, field)}. "
+        f"{remedy}, or choose an architecture that has it ({EXAMPLE})."
+    )
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def _sizes(spec: StudentSpec) -> dict[str, int | None]:
+    heads = spec.heads
+    if spec.width is not None and heads is None:
+        heads = spec.width // HEAD_WIDTH
+        if spec.width % HEAD_WIDTH:
+            raise StudentError(
+                f"A width of {spec.width} is no multiple of {HEAD_WIDTH}, the width of one attention head. "
+                "Say how many --heads."
+            )
+    return {"patch_size": spec.patch_size, "embed_dim": spec.width, "depth": spec.depth, "num_heads": heads}
+
+
+_BUILT: dict[str, Callable[[Any], int]] = {
+    "image_size": lambda net: net.patch_embed.img_size[0],
+    "patch_size": lambda net: net.patch_embed.patch_size[0],
+    "width": lambda net: net.embed_dim,
+    "depth": lambda net: len(net.blocks),
+    "heads": lambda net: net.blocks[0].attn.num_heads,
+}
+"""Where a built network shows the size it has."""
+
+
+def _require_taken(net: nn.Module, spec: StudentSpec) -> None:
+    for name in ("patch_size", "width", "depth", "heads"):
+        asked = getattr(spec, name)
+        if asked is not None and _built(net, name) != asked:
+            raise StudentError(_not_there(spec, name, "Leave it out"))
+    patch = _built(net, "patch_size")
+    if _built(net, "image_size") is not None and patch and spec.image_size % patch:
+        raise StudentError(
+            f"An image of {spec.image_size} pixels is no whole number of {spec.model}'s patches of {patch}. "
+            f"Choose a multiple of {patch} for --image-size, or another --patch-size."
+        )
+
+
+def _built(net: nn.Module, name: str) -> int | None:
+    try:
+        return int(_BUILT[name](net))
+    except (AttributeError, TypeError, IndexError):
+        return None
+
+
+def _require_known(name: str) -> None:
+    if ":" in name or "/" in name:
+        raise StudentError(
+            f"'{name}' is a place, not an architecture. Name a timm model, and give weights with --init FILE."
+        )
+    if not is_model(name):
+        near = difflib.get_close_matches(name, list_models(), n=5, cutoff=0.5)
+        raise StudentError(
+            f"timm {timm.__version__} has no model '{name}'. Near it: {', '.join(near) or 'nothing'}. "
+            "All names: python -c \"import timm; print(*timm.list_models(), sep='\\n')\"."
+        )
