@@ -73,10 +73,11 @@ def philox(
 
 
 def philox_at(
-    key_B: NDArray[np.uint64], view_B: NDArray[np.uint32], seed: int, block_N: NDArray[np.uint32]
+    key_B: NDArray[np.uint64], view_B: NDArray[np.uint32], seed: int, blocks_BN: NDArray[np.uint32]
 ) -> NDArray[np.uint32]:
-    """Words [B, 4·N] of any blocks, the same ones for each sample: several purposes in one call."""
-    count, blocks = len(key_B), len(block_N)
+    """Words [B, 4·N] of any blocks, in one call: the same blocks for all [N], or for each its own [B, N]."""
+    count, blocks = len(key_B), blocks_BN.shape[-1]
+    blocks_BN = np.broadcast_to(blocks_BN, (count, blocks))
     words = np.empty((count, blocks, 4), np.uint32)
     flat = words.reshape(count * blocks, 4)
     low, high = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32)
@@ -85,7 +86,7 @@ def philox_at(
         part = slice(start, min(start + step, count))
         key = np.repeat(np.asarray(key_B[part], np.uint64), blocks)
         view = np.repeat(np.asarray(view_B[part], np.uint64), blocks)
-        block = np.tile(block_N.astype(np.uint64), part.stop - part.start)
+        block = blocks_BN[part].astype(np.uint64).ravel()
         counter = (block, view, np.full(len(key), low), np.full(len(key), high))
         _bijection(key, counter, flat[part.start * blocks : part.stop * blocks])
     return words.reshape(count, 4 * blocks)
@@ -107,7 +108,7 @@ def _bijection(key: NDArray[np.uint64], counter: tuple[NDArray[np.uint64], ...],
 
 def uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:
     """Numbers in [0, 1), multiples of 2^-32."""
-    return words * 2.0**-32
+    return words.astype(np.float64) * 2.0**-32
 
 
 def below(words: NDArray[np.uint32], limit: NDArray[np.int64] | int) -> NDArray[np.int64]:

@@ -27,11 +27,12 @@ SCALE = 1 / 256
 """One step of a code, in logits."""
 
 OFFSET = -128.0
-"""The logit of code 0. Codes reach from −128 to 127.99609375."""
+"""The logit of code 0."""
 
 CODE = np.dtype(np.uint16)
 LSE = np.dtype(np.float32)
-MAX_CODE = 2**16 - 1
+MAX_CODE = 2**16 - 2
+"""The largest code, a logit of 127.9921875; the one above it stands for "nothing written"."""
 
 _KEEPS = "dense, topk:K (for example topk:10) or argmax"
 
@@ -65,7 +66,7 @@ class Keep:
     def require_fit(self, num_classes: int) -> None:
         """Refuse to keep more classes than there are."""
         if self.k is not None and self.k > num_classes:
-            raise RecipeError(f"keep '{self}' wants {self.k} classes of {num_classes}. Give a smaller K, or keep dense.")
+            raise RecipeError(f"keep '{self}' wants {self.k} of {num_classes} classes. Give a smaller K, or keep dense.")
 
 
 def parse_temperatures(text: str) -> tuple[float, ...]:
@@ -87,7 +88,7 @@ def require_temperatures(temperatures: Sequence[float], what: str = "temperature
 
 def class_dtype(num_classes: int) -> np.dtype[Any]:
     """The smallest unsigned type that holds the classes and one value more, which stands for "nothing written"."""
-    return next(d for d in map(np.dtype, (np.uint8, np.uint16, np.uint32)) if num_classes <= np.iinfo(d).max)
+    return np.dtype(np.uint8 if num_classes < 2**8 else np.uint16 if num_classes < 2**16 else np.uint32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -126,6 +127,7 @@ class SoftLabels:
 
     @property
     def keep(self) -> Keep:
+        """How much these are."""
         if self.topk_index_BK is not None:
             return Keep("topk", self.topk_index_BK.shape[1])
         return Keep("dense" if self.logits_BC is not None else "argmax")
@@ -161,7 +163,7 @@ class SoftLabels:
         return SoftLabels.from_arrays({name: array[rows] for name, array in self.arrays().items()})
 
     @classmethod
-    def concat(cls, parts: Sequence[SoftLabels]) -> SoftLabels:
+    def concatenate(cls, parts: Sequence[SoftLabels]) -> SoftLabels:
         """All rows of the parts, which have one keep, one after the other."""
         arrays = [part.arrays() for part in parts]
         return cls.from_arrays({name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]})
@@ -273,7 +275,7 @@ def _column(stored: Sequence[float], temperature: float) -> int:
         have = ", ".join(f"{t:g}" for t in stored) or "none"
         raise MismatchError(
             f"temperature {temperature:g} is not stored, the labels hold the log-sum-exp at {have}. "
-            "Ask for one of these, or store it: --temperatures of the teacher's run or of compact_logits on a dense store."
+            "Ask for one of these; or store it, with --temperatures of teacher_logits, or of compact_logits from dense."
         )
     return list(stored).index(temperature)
 
@@ -308,13 +310,12 @@ def _first(bad_BC: NDArray[np.bool_], logits_BC: NDArray[np.floating[Any]], name
 def _largest(codes_BC: NDArray[np.uint16], k: int) -> tuple[NDArray[Any], NDArray[np.uint16]]:
     """Classes and codes of the k largest, by code and then by lower class, through one sortable number for both."""
     num_classes = codes_BC.shape[1]
-    wide, shift = (np.uint32, 16) if num_classes <= 2**16 else (np.uint64, 32)
+    wide, shift = (np.dtype(np.uint32), 16) if num_classes <= 2**16 else (np.dtype(np.uint64), 32)
     rank_C = np.arange(num_classes - 1, -1, -1, dtype=wide)
-    key_BC = (codes_BC.astype(wide) << wide(shift)) | rank_C
+    key_BC = np.left_shift(codes_BC.astype(wide), shift) | rank_C
     top_BK = np.sort(np.partition(key_BC, num_classes - k, axis=1)[:, num_classes - k :], axis=1)[:, ::-1]
-    rank_BK = top_BK & wide(2**shift - 1)
-    index_BK = wide(num_classes - 1) - rank_BK
-    return index_BK.astype(class_dtype(num_classes)), (top_BK >> wide(shift)).astype(CODE)
+    index_BK = (num_classes - 1) - (top_BK & (2**shift - 1))
+    return index_BK.astype(class_dtype(num_classes)), np.right_shift(top_BK, shift).astype(CODE)
 
 
 def _log_sum_exp(codes_BC: NDArray[np.uint16], temperatures: Sequence[float]) -> NDArray[np.float32]:

@@ -41,7 +41,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is not a sound safetensors file: {error}.") from error
     except Exception as error:  # torch.load raises a dozen kinds for a damaged or hostile file
         raise WeightsError(
-            f"{path} cannot be read as tensors: {str(error).splitlines()[0][:200]} "
+            f"{path} cannot be read as tensors: {(str(error) or type(error).__name__).splitlines()[0][:200]} "
             "Files that would run code are refused; convert it to safetensors where it was made."
         ) from error
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):

@@ -66,7 +66,7 @@ def main(**flags: Any) -> None:
     teacher = _teacher(flags, recipe, index)
     manifest = _manifest(flags, recipe, index, teacher)
     if flags["dry_run"]:
-        click.echo(estimate(manifest, index, teacher, views=flags["views"], workers=flags["workers"]))
+        click.echo(estimate(manifest, index, teacher, views=flags["views"], workers=flags["workers"]).text())
         return
     with LabelStore.open_writing(flags["out"], manifest, index, views=flags["views"]) as store:
         if store.missing():

@@ -1,16 +1,17 @@
 """How does a training run survive anything, and how does a reader know that a checkpoint is whole?
 
-A run directory holds ``last.pt`` and ``previous.pt`` (everything that training needs to go on), and ``best.pt`` (weights
-only, of the best validation). Each file is what `torch.save` writes, with the SHA-256 of all of it in the zip's own
-comment: one file that ``torch.load(path, weights_only=True)`` reads, and that can prove itself (torch ignores the CRCs of
-its zip: a flipped bit would be other weights, silently).
+A run directory holds ``last.pt`` and ``previous.pt`` (everything that training needs to go on), and ``best.pt``
+(weights only, of the best validation). Each file is what `torch.save` writes, with the SHA-256 of all of it in the
+zip's own comment: one file that ``torch.load(path, weights_only=True)`` reads, and that can prove itself (torch ignores
+the CRCs of its zip: a flipped bit would be other weights, silently).
 
     write    temporary name, fsync; last → previous; temporary → last; fsync of the directory
     resume   last; where it is absent or damaged, previous. A damaged file is put aside, never written over a good one
 
 A checkpoint is a dict of plain values and tensors: ``spec`` (StudentSpec as JSON), ``model`` and ``ema`` (state dicts,
-``ema`` may be None), ``meta`` (class_names, mean, std, recipe, distill, teacher, store, settings), ``epoch`` and ``step``
-(the next step to train), and in last and previous the training state (``optimizer``, ``scaler``, ``meter``, ``best``).
+``ema`` may be None), ``meta`` (class_names, mean, std, recipe, distill, teacher, store, settings), ``epoch`` and
+``step`` (the next step to train), in best ``validation`` (its scores), and in last and previous the training state
+(``optimizer``, ``scaler``, ``means``, ``best``).
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def put_aside_damaged(run: Path) -> None:
         try:
             load(run)
         except StudentError:
-            os.replace(last, last.with_suffix(".damaged"))
+            last.replace(last.with_suffix(".damaged"))
             _sync(run)
 
 
@@ -93,8 +94,8 @@ def save(run: Path, state: State) -> Path:
     last = path_of(run)
     temporary = _write_temporary(last, state)
     if last.exists():
-        os.replace(last, path_of(run, PREVIOUS))
-    os.replace(temporary, last)
+        last.replace(path_of(run, PREVIOUS))
+    temporary.replace(last)
     _sync(run)
     return last
 
@@ -103,7 +104,7 @@ def save_best(run: Path, state: State) -> Path:
     """Write `best`: the weights and what they mean, without the training state."""
     kept = ("spec", "model", "ema", "meta", "epoch", "step", "validation")
     best = path_of(run, BEST)
-    os.replace(_write_temporary(best, {key: state[key] for key in kept if key in state}), best)
+    _write_temporary(best, {key: state[key] for key in kept if key in state}).replace(best)
     _sync(run)
     return best
 
@@ -112,7 +113,7 @@ def save_best(run: Path, state: State) -> Path:
 def only_writer(run: Path) -> Iterator[None]:
     """Hold the run directory; a second trainer on it is told at once."""
     run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "wb") as file:
+    with (run / ".lock").open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -126,7 +127,7 @@ def _write_temporary(target: Path, state: State) -> Path:
     """What torch.save writes, then its own SHA-256 as the comment of the zip, all of it on the disk."""
     temporary = target.with_suffix(".tmp")
     torch.save({"format": FORMAT, **state}, temporary)
-    with open(temporary, "r+b") as file:
+    with temporary.open("r+b") as file:
         file.seek(-22, os.SEEK_END)
         assert file.read(4) == _END_OF_ZIP, "torch.save has written something after the zip's end"
         file.seek(-2, os.SEEK_END)
@@ -149,14 +150,16 @@ def _read(path: Path) -> State:
         raise StudentError(f"{path} cannot be read: {error}") from error
     found = state.get("format") if isinstance(state, dict) else type(state).__name__
     if found != FORMAT:
-        raise StudentError(f"{path} has format {found}, this program reads format {FORMAT}. Use the version that wrote it.")
+        raise StudentError(
+            f"{path} has format {found}, this program reads format {FORMAT}. Use the version that wrote it."
+        )
     return dict(state)
 
 
 def _require_digest(path: Path) -> None:
     """A checkpoint must end in its own digest, and that digest must be right."""
-    with open(path, "rb") as file:
-        end = max(os.path.getsize(path) - COMMENT, 0)
+    with path.open("rb") as file:
+        end = max(path.stat().st_size - COMMENT, 0)
         found = _digest(file, end)
         written = file.read()
     if not written.startswith(_MARK):

@@ -1,8 +1,8 @@
 """Which weights does a student start from when not from random ones, and which of them fit?
 
-Sources: a run of ours, a folder that `student.export` wrote, or a file in timm's own names (DeiT's published weights are
-such files). Three differences are bridged and reported tensor by tensor: another resolution (the position embedding is
-resampled, bicubic and antialiased; its rows for the tokens are kept), another number of classes (new heads), and a
+Sources: a run of ours, a folder that `student.export` wrote, or a file in timm's own names (DeiT's published weights
+are such files). Three differences are bridged and reported tensor by tensor: another resolution (the position embedding
+is resampled, bicubic and antialiased; its rows for the tokens are kept), another number of classes (new heads), and a
 request for new heads. Any other difference means another architecture, and is refused.
 """
 
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
+from timm.models import clean_state_dict
 from torch import Tensor
 
 from pipeline.errors import StudentError
 from pipeline.weights import read_weights
+from student import checkpoint
 from student.model import Student
 
 
@@ -39,17 +41,15 @@ class Start:
         return "; ".join(parts)
 
 
-def read_initial(path: Path, *, which: str = "best", ema: bool = False) -> dict[str, Tensor]:
+def read_initial(path: Path, *, which: str = "last", ema: bool = False) -> dict[str, Tensor]:
     """The weights in a run directory, an exported folder, or a file."""
     if not path.exists():
         raise StudentError(f"--init {path}: no such file or directory.")
-    if path.is_file():
-        return read_weights(path)
-    if (path / "model.safetensors").is_file():
+    if path.is_dir() and (path / "model.safetensors").is_file():
         return read_weights(path / "model.safetensors")
-    from student.checkpoint import load
-
-    found = load(path, which=which)
+    if path.is_file() and path.suffix != checkpoint.path_of(path).suffix:
+        return read_weights(path)
+    found = checkpoint.load(path, which)
     return cast(dict[str, Tensor], found["ema"] if ema and found["ema"] is not None else found["model"])
 
 
@@ -57,7 +57,7 @@ def init_from(
     student: Student, state: Mapping[str, Tensor], *, new_heads: bool = False, where: str = "--init"
 ) -> Start:
     """Load `state` into the student, bridging resolution and classes; refuse whatever else does not fit."""
-    given = {name.removeprefix("net."): tensor for name, tensor in state.items()}
+    given = {name.removeprefix("net."): tensor for name, tensor in clean_state_dict(dict(state)).items()}
     own = student.net.state_dict()
     heads = {name for head in student.classifiers() for name in own if name.startswith(f"{head}.")}
     fresh = {name for name in heads if new_heads or _other_classes(own[name], given.get(name))}

@@ -27,7 +27,7 @@ from torch.nn.functional import log_softmax
 from pipeline.errors import StudentError
 
 HEAD_WIDTH = 64
-"""Width of one attention head in every DeiT: how many heads a new width gets when nobody says."""
+"""Width of one attention head in every DeiT: a new width that is a multiple of it gets so many heads."""
 
 EXAMPLE = "deit_tiny_distilled_patch16_224"
 
@@ -46,6 +46,7 @@ class StudentSpec:
     """Width of the tokens (timm: embed_dim)."""
     depth: int | None = None
     heads: int | None = None
+    """Attention heads; None: one for every 64 of a new width, else as the named model has them."""
     drop_path: float = 0.1
     """Stochastic depth: the rate of the last block, rising from 0 at the first."""
     drop: float = 0.0
@@ -145,14 +146,22 @@ def build(spec: StudentSpec, *, seed: int | None = None) -> Student:
         if seed is not None:
             torch.manual_seed(seed)
         net = _create(spec)
-    _require_taken(net, spec)
+    require_taken(net, spec)
     return Student(net, spec)
 
 
 def _create(spec: StudentSpec) -> nn.Module:
-    sizes = _sizes(spec)
-    rates = {"drop_path_rate": spec.drop_path or None, "drop_rate": spec.drop or None}
-    arguments = resolve_model_input_args(spec.model, {"img_size": spec.image_size}, **sizes, **rates)
+    own = spec.width // HEAD_WIDTH if spec.width and spec.width % HEAD_WIDTH == 0 else None
+    arguments = resolve_model_input_args(
+        spec.model,
+        {"img_size": spec.image_size},
+        patch_size=spec.patch_size,
+        embed_dim=spec.width,
+        depth=spec.depth,
+        num_heads=spec.heads or own,
+        drop_path_rate=spec.drop_path or None,
+        drop_rate=spec.drop or None,
+    )
     try:
         return timm.create_model(**arguments, num_classes=spec.num_classes)
     except (TypeError, AssertionError, ValueError, AttributeError) as error:
@@ -174,10 +183,12 @@ def _not_built(spec: StudentSpec, error: Exception) -> str:
     unknown = re.search(r"argument '(\w+)'", str(error))
     if unknown and unknown[1] in _FLAGS:
         field = _FLAGS[unknown[1]]
+        field = "width" if getattr(spec, field) is None else field  # the heads that came with a width
         return _not_there(spec, field, "Set it to 0" if field in ("drop_path", "drop") else "Leave it out")
-    asked = ", ".join(f"{_flag(name)} {getattr(spec, name)}" for name in _FLAGS.values() if getattr(spec, name))
+    asked = [name for name in ("image_size", *_FLAGS.values()) if getattr(spec, name)]
     return (
-        f"{spec.model} cannot be built with --image-size {spec.image_size}, {asked}: {error}. "
+        f"{spec.model} cannot be built with {', '.join(f'{_flag(name)} {getattr(spec, name)}' for name in asked)}: "
+        f"{error}. "
         "Change the sizes so that they fit together."
     )
 
@@ -193,18 +204,6 @@ def _flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def _sizes(spec: StudentSpec) -> dict[str, int | None]:
-    heads = spec.heads
-    if spec.width is not None and heads is None:
-        heads = spec.width // HEAD_WIDTH
-        if spec.width % HEAD_WIDTH:
-            raise StudentError(
-                f"A width of {spec.width} is no multiple of {HEAD_WIDTH}, the width of one attention head. "
-                "Say how many --heads."
-            )
-    return {"patch_size": spec.patch_size, "embed_dim": spec.width, "depth": spec.depth, "num_heads": heads}
-
-
 _BUILT: dict[str, Callable[[Any], int]] = {
     "image_size": lambda net: net.patch_embed.img_size[0],
     "patch_size": lambda net: net.patch_embed.patch_size[0],
@@ -215,7 +214,8 @@ _BUILT: dict[str, Callable[[Any], int]] = {
 """Where a built network shows the size it has."""
 
 
-def _require_taken(net: nn.Module, spec: StudentSpec) -> None:
+def require_taken(net: nn.Module, spec: StudentSpec) -> None:
+    """Refuse a network that was built without the sizes asked for, as where an architecture swallows an argument."""
     for name in ("patch_size", "width", "depth", "heads"):
         asked = getattr(spec, name)
         if asked is not None and _built(net, name) != asked:

@@ -14,8 +14,8 @@ that holds the batch is ever drawn, so step 0 of 14 million rows costs what step
 
 Without repeats a round is one epoch, which sees every row once, in view `epoch mod views`. With `repeats` = R (DeiT's
 repeated augmentation, about as many views an epoch), a round is R epochs; each of them sees its Rth part of the mix
-windows, every row of it in R views close together, so that one decoded picture serves them all. Over the round every row
-is seen once in each of the R views.
+windows, every row of it in R views close together, so that one decoded picture serves them all. Over the round every
+row is seen once in each of the R views.
 
 Shapes: B views of a batch, P of a pool, R runs, N any number.
 """
@@ -103,13 +103,15 @@ class Order:
         spread: int = 8,
     ) -> None:
         assert rows > 0 and views and batch > 0 and repeats > 0 and spread > 0
-        assert run_rows % recipe.mix_window == 0
-        self.recipe, self.rows, self.views, self.run_rows = recipe, rows, views, run_rows
+        self.recipe, self.rows, self.views = recipe, rows, views
+        self.run_rows = -(-run_rows // recipe.mix_window) * recipe.mix_window  # a run never cuts a mix window
         self.seed, self.repeats, self.spread = seed, repeats, spread
         self._windows = -(-rows // recipe.mix_window)
         _require_enough(repeats, len(views), self._windows, recipe.mix_window)
         most = rows if repeats == 1 else repeats * recipe.mix_window * -(-self._windows // repeats)
         self.steps = -(-most // batch)
+        self.largest = -(-most // self.steps) + 1
+        """No batch has more views than this: at most one more than was asked for."""
         self._rounds: dict[int, _Round] = {}
         self._pools: dict[tuple[int, int], _Pool] = {}
 

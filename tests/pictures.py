@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import struct
 import tarfile
@@ -118,7 +119,7 @@ def tiny_shards(
     """
     bounds = [rows * number // shards for number in range(shards + 1)]
     paths = []
-    for number, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
         members: list[tuple[str, bytes]] = []
         for row in range(start, stop):
             width, height = size or SIZES[row % len(SIZES)]

@@ -33,7 +33,7 @@ def test_plain_torch_reads_what_was_written(tmp_path: Path) -> None:
 def test_previous_is_kept_and_nothing_else(tmp_path: Path) -> None:
     for step in range(4):
         checkpoint.save(tmp_path, state(step))
-    assert sorted(os.listdir(tmp_path)) == ["last.pt", "previous.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
     assert [checkpoint.load(tmp_path, which)["step"] for which in ("last", "previous")] == [3, 2]
 
 
@@ -64,13 +64,13 @@ def test_resume_takes_previous_where_last_is_damaged(tmp_path: Path) -> None:
     assert resumed and resumed["step"] == 1
     checkpoint.put_aside_damaged(tmp_path)
     checkpoint.save(tmp_path, state(3))
-    assert sorted(os.listdir(tmp_path)) == ["last.damaged", "last.pt", "previous.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.damaged", "last.pt", "previous.pt"]
     assert checkpoint.load(tmp_path, "previous")["step"] == 1
 
 
 def test_resume_between_the_two_renames(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(1))
-    os.replace(tmp_path / "last.pt", tmp_path / "previous.pt")
+    (tmp_path / "last.pt").replace(tmp_path / "previous.pt")
     resumed = checkpoint.newest(tmp_path)
     assert resumed and resumed["step"] == 1
 
@@ -88,7 +88,7 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 def test_all_damaged_is_not_taken_for_a_fresh_start(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(1))
     checkpoint.path_of(tmp_path).write_bytes(b"")
-    with pytest.raises(StudentError, match="No other checkpoint of .* can be read; --resume none begins again"):
+    with pytest.raises(StudentError, match=r"No other checkpoint of .* can be read; --resume none begins again"):
         checkpoint.newest(tmp_path)
 
 
@@ -124,7 +124,10 @@ def test_a_second_writer_is_told_at_once(tmp_path: Path) -> None:
     other = context.Process(target=_hold, args=(tmp_path, ready, done))
     other.start()
     assert ready.wait(30)
-    with pytest.raises(StudentError, match="is being written by another student.train"), checkpoint.only_writer(tmp_path):
+    with (
+        pytest.raises(StudentError, match=r"is being written by another student.train"),
+        checkpoint.only_writer(tmp_path),
+    ):
         pass
     done.set()
     other.join()

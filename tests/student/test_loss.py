@@ -251,7 +251,8 @@ def test_a_store_that_cannot_serve_the_loss_is_refused() -> None:
     with pytest.raises(StudentError) as temperature:
         soft.check_store(Keep(kind="topk", text="topk:10"), (1.0, 3.0))
     assert str(temperature.value) == (
-        "Soft distillation at temperature 4 needs the teacher's log-sum-exp at 4; this store (topk:10) has it at: 1, 3. "
+        "Soft distillation at temperature 4 needs the teacher's log-sum-exp at 4; "
+        "this store (topk:10) has it at: 1, 3. "
         "Use a stored one (--tau), or label again with --temperatures 4."
     )
     soft.check_store(Keep(kind="topk", text="topk:10"), (1.0, 4.0))

@@ -1,0 +1,60 @@
+"""How is a record written so that one value has exactly one text, and a changed byte is noticed?
+
+Canonical JSON: keys sorted, no spaces, ASCII, one final newline. What is read must be, byte for byte, what would be
+written; so a change that leaves the value alone (a space, an order of keys) does not pass either. A *sealed* record
+also carries the SHA-256 of itself without that field, so damage is told from a record that says something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SEAL = "sha256"
+
+
+class NotCanonicalError(ValueError):
+    """Bytes that are not the canonical text of any record."""
+
+
+def dump(value: object) -> bytes:
+    """The one text of a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return (text + "\n").encode("ascii")
+
+
+def load(data: bytes) -> dict[str, Any]:
+    """The record whose canonical text this is."""
+    try:
+        value = json.loads(data.decode("ascii"))
+        same = isinstance(value, dict) and dump(value) == data
+    except (ValueError, RecursionError) as error:
+        raise NotCanonicalError(f"not JSON as this program writes it ({_short(error)})") from error
+    if not same:
+        raise NotCanonicalError("JSON, but not the bytes that this program writes for it")
+    return dict(value)
+
+
+def seal(record: Mapping[str, object]) -> bytes:
+    """The record with its own digest in it."""
+    assert SEAL not in record
+    return dump({**record, SEAL: sha256(dump(record))})
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """The record, if it is whole."""
+    record = load(data)
+    if record.pop(SEAL, None) != sha256(dump(record)):
+        raise NotCanonicalError("its own digest does not fit what it says")
+    return record
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _short(error: BaseException) -> str:
+    return str(error).splitlines()[0][:80] if str(error) else type(error).__name__

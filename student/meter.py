@@ -1,0 +1,72 @@
+"""What was the loss lately, and how fast did it go?
+
+`Means` are part of a run's state: a run that goes on in the middle of an interval writes the line that an uninterrupted
+one would have written. `Pace` is about this process and this moment only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+NAMES = ("loss", "loss_class", "loss_distillation")
+
+
+class Means:
+    """Means over the steps since the last log line, and since the epoch began."""
+
+    def __init__(self) -> None:
+        self.interval, self.epoch = ([0.0] * len(NAMES) for _ in range(2))
+        self.interval_steps = self.epoch_steps = 0
+
+    def add(self, losses: Sequence[float]) -> None:
+        """Count one step."""
+        for sums in (self.interval, self.epoch):
+            for number, value in enumerate(losses):
+                sums[number] += value
+        self.interval_steps += 1
+        self.epoch_steps += 1
+
+    def take_interval(self) -> dict[str, float]:
+        """The means since they were last taken."""
+        means = _means(self.interval, self.interval_steps)
+        self.interval, self.interval_steps = [0.0] * len(NAMES), 0
+        return means
+
+    def take_epoch(self) -> dict[str, float]:
+        """The means of the epoch."""
+        means = _means(self.epoch, self.epoch_steps)
+        self.epoch, self.epoch_steps = [0.0] * len(NAMES), 0
+        return means
+
+    def state(self) -> dict[str, list[float] | int]:
+        """As plain values."""
+        return dict(vars(self))
+
+    def restore(self, state: dict[str, list[float] | int]) -> None:
+        """The inverse of `state`."""
+        for name, value in state.items():
+            setattr(self, name, list(value) if isinstance(value, list) else value)
+
+
+class Pace:
+    """Images a second and the share of time spent waiting for data, since the last log line."""
+
+    def __init__(self) -> None:
+        self._images, self._begun, self._waited = 0, time.perf_counter(), 0.0
+
+    def add(self, images: int) -> None:
+        """Count the images of one step."""
+        self._images += images
+
+    def take(self, waited: float) -> tuple[float, float]:
+        """Images a second and waiting share since the last call; `waited` is the run's total so far."""
+        now = time.perf_counter()
+        seconds = max(now - self._begun, 1e-9)
+        rate, wait = self._images / seconds, min((waited - self._waited) / seconds, 1.0)
+        self._images, self._begun, self._waited = 0, now, waited
+        return rate, wait
+
+
+def _means(sums: Sequence[float], steps: int) -> dict[str, float]:
+    return {name: value / max(steps, 1) for name, value in zip(NAMES, sums, strict=True)}

@@ -1,0 +1,145 @@
+"""The order of training: every row once, partners together, the same for any number of ranks."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import StudentError
+from pipeline.mixing import plan_mixing
+from pipeline.recipe import Recipe
+from student.order import Batch, Order
+
+
+def small(rows: int = 700, views: int = 3, **changes: int) -> Order:
+    recipe = Recipe(mix_window=16, mix_prob=0.8)
+    options = {"run_rows": 64, "batch": 48, "seed": 7, "spread": 2, **changes}
+    return Order(recipe, rows=rows, views=tuple(range(views)), **options)
+
+
+def epoch(order: Order, number: int) -> list[Batch]:
+    return [order.batch(number, step) for step in range(order.steps)]
+
+
+def seen(batches: list[Batch]) -> Counter[tuple[int, int]]:
+    return Counter(pair for b in batches for pair in zip(b.row_B.tolist(), b.view_B.tolist(), strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 900),
+    views=st.integers(1, 4),
+    batch=st.integers(4, 200),
+    run_rows=st.sampled_from([16, 20, 64, 512]),
+    spread=st.integers(1, 9),
+    number=st.integers(0, 9),
+)
+def test_every_row_once_an_epoch(rows: int, views: int, batch: int, run_rows: int, spread: int, number: int) -> None:
+    order = small(rows, views, batch=batch, run_rows=run_rows, spread=spread)
+    assert seen(epoch(order, number)) == {(row, number % views): 1 for row in range(rows)}
+    sizes = [len(b) for b in epoch(order, number)]
+    assert order.steps == -(-rows // batch)
+    assert order.smallest <= min(sizes) and max(sizes) <= order.largest <= batch + 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(64, 900), repeats=st.integers(1, 4), more=st.integers(0, 3), round_=st.integers(0, 4))
+def test_a_round_of_repeats_sees_every_row_in_each_of_its_views(
+    rows: int, repeats: int, more: int, round_: int
+) -> None:
+    order = small(rows, repeats + more, repeats=repeats)
+    batches = [b for turn in range(repeats) for b in epoch(order, round_ * repeats + turn)]
+    views = [(round_ * repeats + turn) % (repeats + more) for turn in range(repeats)]
+    assert seen(batches) == {(row, view): 1 for row in range(rows) for view in views}
+    sizes = [len(b) for b in batches]
+    assert order.smallest <= min(sizes) and max(sizes) <= order.largest
+
+
+def test_the_views_of_a_window_come_together() -> None:
+    order = small(1600, 3, repeats=3, batch=480)
+    windows = np.concatenate([b.row_B for b in epoch(order, 4)]) // 16
+    assert np.count_nonzero(np.diff(windows)) + 1 == len(set(windows.tolist()))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(40, 900), world=st.integers(1, 7), step=st.integers(0, 100), repeats=st.integers(1, 2))
+def test_shares_are_the_batch(rows: int, world: int, step: int, repeats: int) -> None:
+    order = small(rows, repeats=repeats)
+    batch = order.batch(5, step % order.steps)
+    shares = [batch.share(rank, world) for rank in range(world)]
+    for name in ("row_B", "view_B", "partner_B", "lam_B", "opens_B"):
+        assert np.array_equal(np.concatenate([getattr(share, name) for share in shares]), getattr(batch, name))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 3
+    assert all(bool(share.opens_B[0]) for share in shares if len(share))
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_partners_are_neighbours_and_the_truth_about_them_is_there(repeats: int) -> None:
+    order = small(700, repeats=repeats)
+    for batch in epoch(order, 3):
+        plan = plan_mixing(order.recipe, 700, batch.row_B, batch.view_B)
+        assert np.array_equal(plan.partner_B, batch.partner_B) and np.array_equal(plan.lam_B, batch.lam_B)
+        for share in (batch.share(rank, 3) for rank in range(3)):
+            place = {(row, view): at for at, (row, view) in enumerate(zip(share.row_B, share.view_B, strict=True))}
+            for at, (partner, view) in enumerate(zip(share.partner_B, share.view_B, strict=True)):
+                assert abs(place[partner, view] - at) <= 1
+
+
+def test_any_step_can_be_drawn_alone() -> None:
+    whole = [epoch(small(), number) for number in range(3)]
+    for number, step in [(2, 3), (0, 14), (1, 0), (2, 4)]:
+        assert np.array_equal(small().batch(number, step).row_B, whole[number][step].row_B)
+
+
+def test_epochs_and_seeds_differ_and_pools_are_local() -> None:
+    order = small(6400, run_rows=64, spread=2, batch=128)
+    rows = [np.concatenate([b.row_B for b in epoch(order, number)]) for number in (0, 1)]
+    other = np.concatenate([b.row_B for b in epoch(small(6400, run_rows=64, batch=128, seed=8), 0)])
+    for left, right in ((rows[0], rows[1]), (rows[0], other)):
+        assert np.count_nonzero(left == right) < 20
+    assert all(len(set((b.row_B // 64).tolist())) <= 4 for b in epoch(order, 0))
+
+
+def test_pinned() -> None:
+    """The order decides which run a checkpoint belongs to: if this changes, no run can be resumed across versions."""
+    order = small()
+    assert order.batch(0, 0).row_B[:8].tolist() == PINNED[0]
+    assert order.batch(1, 5).row_B[:8].tolist() == PINNED[1]
+    assert small(repeats=2).batch(1, 2).row_B[:8].tolist() == PINNED[2]
+
+
+PINNED = [
+    [533, 527, 514, 518, 544, 547, 548, 556],
+    [488, 492, 497, 503, 474, 506, 505, 406],
+    [672, 684, 678, 681, 686, 662, 668, 663],
+]
+
+
+def test_a_batch_of_a_large_data_set_costs_what_its_pool_costs() -> None:
+    begun = time.perf_counter()
+    order = Order(Recipe(), rows=14_000_000, views=tuple(range(90)), run_rows=8192, batch=1024)
+    assert len(order.batch(17, 12_345)) in range(1022, 1026)
+    assert time.perf_counter() - begun < 2.0
+
+
+def test_refusals() -> None:
+    with pytest.raises(StudentError) as error:
+        small(views=2, repeats=3)
+    assert str(error.value) == (
+        "--repeats 3 asks for 3 different views of a row, and the store has 2. Label more views "
+        "(stages.teacher_logits --views 3), or use --repeats 2."
+    )
+    with pytest.raises(StudentError, match=r"there are 2 windows of 16 rows. Use --repeats 2 or less"):
+        small(rows=20, repeats=3)
+    with pytest.raises(StudentError) as error:
+        small(rows=100, batch=8).require_shares(4)
+    assert str(error.value) == (
+        "100 rows in 13 steps make batches as small as 6, and 4 process(es) need at least 8: mixing partners stay "
+        "together. Use a larger --batch, or fewer processes."
+    )
+    small(rows=100, batch=8).require_shares(3)
