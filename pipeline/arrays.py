@@ -95,9 +95,10 @@ class ArraySpec:
 
     def key(self, *block: int) -> str:
         """Of the object that holds this block; leading axes first, the ones not named are 0."""
-        return "/".join(map(str, (self.path, "c", *block, *([0] * (len(self.shape) - len(block))))))
+        places = (*block, *([0] * (len(self.shape) - len(block))))
+        return f"{self.path}/c." + ".".join(map(str, places))
 
-    def keys(self) -> list[str]:
+    def object_keys(self) -> list[str]:
         """Of all objects, where only `axis` is cut into several blocks."""
         return [self.key(*([0] * self.axis), number) for number in range(self.blocks)]
 
@@ -128,7 +129,8 @@ class ArraySpec:
             "shape": list(self.shape),
             "data_type": self.dtype.name,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.block)}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            # with "/" every object of three axes has a directory of its own, to be made, flushed, listed and hashed
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "fill_value": self.fill,
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
             "dimension_names": list(self.names),
@@ -145,7 +147,7 @@ class ArraySpec:
         # a chunk that happens to equal the fill value is written too: what is absent was never written
         array = zarr.open_array(store, mode="r+").with_config({"write_empty_chunks": True})
         array[...] = block
-        encoded: bytes = store._store_dict["/".join(["c"] + ["0"] * block.ndim)].to_bytes()
+        encoded: bytes = store._store_dict["c" + ".0" * block.ndim].to_bytes()
         return encoded
 
     def decode(self, data: bytes, rows: int) -> NDArray[Any]:

@@ -171,6 +171,7 @@ _RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] 
     click.option(
         "--image-size", type=click.IntRange(min=8), help="Side of a view in pixels.  [default: 224]", default=None
     ),
+    click.option("--crop", type=click.Choice(["random", "center", "simple"]), help="How a view is cut out."),
     click.option(
         "--crop-scale", callback=_pair("--crop-scale"), help="Share of the area that a crop may take, as 'LOW,HIGH'."
     ),
@@ -180,6 +181,9 @@ _RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] 
     click.option(
         "--randaugment", help="RandAugment in timm's words, 'rand-m9-mstd0.5-inc1' for example; '' turns it off."
     ),
+    click.option(
+        "--three-augment/--no-three-augment", default=None, help="One of greyscale, solarise and blur (DeiT III)."
+    ),
     click.option("--color-jitter", type=float, help="Colour jitter, where RandAugment is off; 0 turns it off."),
     click.option("--erase", type=float, help="Probability of random erasing (pixel noise)."),
     click.option("--mixup", type=float, help="Mixup alpha; 0 turns it off."),
@@ -187,7 +191,7 @@ _RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] 
     click.option("--mix-prob", type=float, help="Probability that a pair of rows is mixed at all."),
     click.option("--mix-switch", type=float, help="Probability of CutMix where both are on."),
     click.option("--mix-window", type=click.IntRange(min=2), help="Consecutive rows among which partners are drawn."),
-    click.option("--interpolation", type=click.Choice(["bicubic", "bilinear"]), help="Filter of the resize."),
+    click.option("--interpolation", type=click.Choice(["bicubic", "bilinear", "random"]), help="Filter of the resize."),
     click.option(
         "--on-bad-image",
         type=click.Choice(["refuse", "grey"]),
@@ -197,8 +201,18 @@ _RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] 
 
 recipe_options = options(*_RECIPE_OPTIONS)
 _RECIPE_FIELDS = (
-    *("image_size", "crop_scale", "crop_ratio", "crop_pct", "interpolation", "flip", "randaugment", "color_jitter"),
-    *("erase", "mixup", "cutmix", "mix_prob", "mix_switch", "mix_window", "on_bad_image"),
+    *(
+        "image_size",
+        "crop",
+        "crop_scale",
+        "crop_ratio",
+        "crop_pct",
+        "interpolation",
+        "flip",
+        "randaugment",
+        "color_jitter",
+    ),
+    *("three_augment", "erase", "mixup", "cutmix", "mix_prob", "mix_switch", "mix_window", "on_bad_image"),
 )
 
 

@@ -199,10 +199,14 @@ def _as_image_error(kind: str) -> Iterator[None]:
 def _open(kind: str, payload: bytes) -> Iterator[ImageFile.ImageFile]:
     """The payload as Pillow's reader of that one format sees it: no other format is tried, and no setting matters."""
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a teacher's module may have set it, and grey pixels would pass as data
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with READERS[kind](io.BytesIO(payload)) as image:
-            yield image
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the size is known, and held to our own cap
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with READERS[kind](io.BytesIO(payload)) as image:
+                yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _flatten(image: ImageFile.ImageFile, payload: bytes) -> NDArray[np.uint8]:

@@ -66,7 +66,7 @@ class Keep:
     def require_fit(self, num_classes: int) -> None:
         """Refuse to keep more classes than there are."""
         if self.k is not None and self.k > num_classes:
-            raise RecipeError(f"keep '{self}' wants {self.k} of {num_classes} classes. Give a smaller K, or keep dense.")
+            raise RecipeError(f"keep '{self}' wants {self.k} of {num_classes} classes. Give a smaller K, or dense.")
 
 
 def parse_temperatures(text: str) -> tuple[float, ...]:

@@ -2,11 +2,12 @@
 
 A pure function of the manifest, the number of views, where the shards lay, and the size of the index:
 
-    zarr.json              the root group: format, manifest, environment; the metadata of all arrays once more, so that
-                           listing the group asks for nothing else
-    argmax, crc, luma, logits | topk_index, topk_logit, lse        [views, rows, …], a block is one view × one run of rows
-    index/*                the `SampleIndex`, blocks of 2^20 values
-    witness/{pixels,rows,views}   some views in full
+    zarr.json     the root group: format, manifest, environment; and the metadata of all arrays once more, so that
+                  listing the group asks for nothing else
+    argmax, crc, luma, logits | topk_index, topk_logit, lse
+                  [views, rows, …]; a block is one view × one run of rows
+    index/*       the `SampleIndex`, in blocks of 2^20 values
+    witness/*     some views in full: pixels, rows, views
 
 So metadata is never trusted: a reader takes what it needs from the root's attributes, makes all of it anew, and refuses
 a store in which any byte of any ``zarr.json`` is another (`Layout.from_root`).
@@ -39,9 +40,9 @@ WITNESS_BLOCK, WITNESS_ROWS = 16, 1024
 
 OURS = re.compile(
     r"zarr\.json|COMPLETE|receipts/(base|[0-9]+/[0-9]+)\.json"
-    r"|(argmax|crc|luma|logits|topk_index|topk_logit|lse)/(zarr\.json|c/[0-9]+/[0-9]+(/0)?)"
-    r"|index/(zarr\.json|[a-z_]+/(zarr\.json|c/[0-9]+))"
-    r"|witness/(zarr\.json|(pixels|rows|views)/(zarr\.json|c/[0-9]+(/0/0/0)?))"
+    r"|(argmax|crc|luma|logits|topk_index|topk_logit|lse)/(zarr\.json|c(\.[0-9]+){2,3})"
+    r"|index/(zarr\.json|[a-z_]+/(zarr\.json|c\.[0-9]+))"
+    r"|witness/(zarr\.json|(pixels|rows|views)/(zarr\.json|c(\.[0-9]+){1,4}))"
 )
 """Every key that a store can have. What else lies there is not ours: it is left alone, and told by verify"""
 

@@ -35,7 +35,6 @@ from pipeline.index import SampleIndex
 from pipeline.recipe import Recipe
 from pipeline.render import Renderer
 from pipeline.ring import Ring, Slot
-from pipeline.shards import ShardFiles
 
 Request = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -172,7 +171,7 @@ class Loader:
 
 
 def _renderer(recipe: Recipe, index: SampleIndex) -> Renderer:
-    return Renderer(recipe, index, ShardFiles(index.urls), cache_bytes=CACHE_BYTES)
+    return Renderer(recipe, index, index.files(), cache_bytes=CACHE_BYTES)
 
 
 def _ask(slot: Slot, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Slot:

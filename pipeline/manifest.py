@@ -9,8 +9,8 @@ do (`pipeline.witness`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline import canonical
@@ -58,7 +58,7 @@ class TeacherCard:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> TeacherCard:
         """The card that says exactly this."""
-        _require_fields(cls, record, "teacher")
+        _require_fields(_CARD_FIELDS, record, "teacher")
         return cls(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
 
 
@@ -90,7 +90,7 @@ class Manifest:
         if self.keep.kind == "topk":
             require_temperatures(self.temperatures)
         self.keep.require_fit(self.num_classes)
-        if not 0 < self.unit_rows or self.unit_rows & (self.unit_rows - 1) or self.unit_rows > HIGHEST_UNIT:
+        if self.unit_rows < 1 or self.unit_rows & (self.unit_rows - 1) or self.unit_rows > HIGHEST_UNIT:
             raise RecipeError(
                 f"unit rows {self.unit_rows} is not a power of two up to {HIGHEST_UNIT}. "
                 f"Give {SMALLEST_UNIT} to {LARGEST_UNIT}, or leave the flag out."
@@ -131,16 +131,16 @@ class Manifest:
             manifest = cls._read(record)
             same = canonical.dump(manifest.to_json()) == canonical.dump(record)
         except UserError as error:
-            raise StoreError(f"manifest: {error}") from error
+            raise StoreError(f"manifest: {str(error).removeprefix('manifest: ')}") from error
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise StoreError(f"manifest: not understood ({type(error).__name__}: {error}). {_REMEDY}") from error
         if not same:
-            raise StoreError(f"manifest: values of other types than this program writes. {_REMEDY}")
+            raise StoreError(f"manifest: not as this program writes it. {_REMEDY}")
         return manifest
 
     @classmethod
     def _read(cls, record: Mapping[str, Any]) -> Manifest:
-        _require_fields(cls, record, "manifest")
+        _require_fields(_MANIFEST_FIELDS, record, "manifest")
         names, class_map = record["class_names"], record["class_map"]
         read = {
             "recipe": Recipe.from_json(record["recipe"]),
@@ -194,9 +194,41 @@ def _show(value: object) -> str:
     return str(value)
 
 
-def _require_fields(cls: type[Any], record: Mapping[str, Any], what: str) -> None:
-    expected, given = {field.name for field in fields(cls)}, set(record)
-    if given != expected:
-        missing, unknown = sorted(expected - given), sorted(given - expected)
+def _require_fields(kinds: Mapping[str, str], record: Mapping[str, Any], what: str) -> None:
+    """Refuse a record with other fields, or values of other types, than are written."""
+    if set(record) != set(kinds):
+        missing, unknown = sorted(set(kinds) - set(record)), sorted(set(record) - set(kinds))
         raise StoreError(f"{what}: lacks {missing}, has unknown {unknown}. {_REMEDY}")
+    for name, kind in kinds.items():
+        if not _IS[kind](record[name]):
+            raise StoreError(f"{what}: {name} is {record[name]!r:.60}, which is no {kind}. {_REMEDY}")
 
+
+def _is_list_of(kind: type[object]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(type(part) is kind for part in value)
+
+
+_IS: Mapping[str, Callable[[object], bool]] = {
+    "text": lambda value: type(value) is str,
+    "whole number": lambda value: type(value) is int,
+    "truth value": lambda value: type(value) is bool,
+    "record": lambda value: isinstance(value, dict),
+    "list of numbers": _is_list_of(float),
+    "three numbers": lambda value: _IS["list of numbers"](value) and len(value) == 3,  # type: ignore[arg-type]
+    "list of texts, or null": lambda value: value is None or _is_list_of(str)(value),
+    "list of whole numbers, or null": lambda value: value is None or _is_list_of(int)(value),
+}
+_CARD_FIELDS = {
+    **dict.fromkeys(("name", "weights_sha256", "precision"), "text"),
+    **dict.fromkeys(("input_size", "classes", "batch_size"), "whole number"),
+    **dict.fromkeys(("mean", "std"), "three numbers"),
+}
+_MANIFEST_FIELDS = {
+    **dict.fromkeys(("recipe", "teacher"), "record"),
+    **dict.fromkeys(("index_digest", "keep"), "text"),
+    **dict.fromkeys(("rows", "num_classes", "unit_rows"), "whole number"),
+    "temperatures": "list of numbers",
+    "class_names": "list of texts, or null",
+    "class_map": "list of whole numbers, or null",
+    "luma": "truth value",
+}

@@ -28,8 +28,8 @@ from pipeline.errors import RecipeError
 
 ARGUMENT_ONE = 4096
 """What stands for 1 in an argument."""
-SUBPIXELS = 32
-"""Shifts are whole multiples of 1/32 pixel: with them, cubic interpolation is exact in 32-bit floats."""
+SUBPIXELS = 16
+"""Shifts are whole multiples of 1/16 pixel: with them, cubic interpolation is exact in 32-bit floats."""
 TOP_LEVEL = 10.0
 MAX_LAYERS = 8
 

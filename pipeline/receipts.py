@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline import canonical
+from pipeline.arrays import ArraySpec
 from pipeline.canonical import NotCanonicalError
 from pipeline.errors import StoreError
 from pipeline.layout import format_record, require_format
@@ -121,6 +122,11 @@ class Base:
     def from_bytes(cls, data: bytes) -> Base:
         """The inverse, with the errors of `from_record`."""
         return cls.from_record(canonical.unseal(data))
+
+
+def unit_keys(arrays: Mapping[str, ArraySpec], unit: Unit) -> list[str]:
+    """The keys of a unit's objects, in the order in which its receipt lists them."""
+    return [spec.key(unit.view, unit.run) for spec in arrays.values()]
 
 
 def unit_receipt(unit: Unit, contract: Contract, objects: Mapping[str, Digest]) -> bytes:
@@ -227,7 +233,7 @@ def read_complete(data: bytes) -> tuple[Base, UnitTable]:
     require_format(record.get("format"))
     base = Base.from_record(record.get("base") or {})
     runs, arrays, units = record.get("runs"), record.get("arrays"), record.get("units")
-    if type(runs) is not int or runs < 1 or not _is_texts(arrays) or not isinstance(units, list):
+    if type(runs) is not int or runs < 1 or arrays is None or not _is_texts(arrays) or not isinstance(units, list):
         raise NotCanonicalError("it has no arrays, runs and units")
     if len(units) != base.views * runs or any(not _is_texts(unit) or len(unit) != len(arrays) for unit in units):
         raise NotCanonicalError(f"it does not list {base.views} × {runs} units")

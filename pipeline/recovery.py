@@ -6,12 +6,12 @@ is not, sweep what nothing vouches for. Nothing needs a step by hand.
     1. the base receipt: is this our store, of this contract? Nothing has been touched until that is answered.
     2. what is kept: objects that have the digests in the base receipt, and units whose receipt is sealed and whose
        objects have the digests in it.
-    3. if anything must change, COMPLETE goes first, so that no reader takes a store in flux for a finished one.
+    3. if anything must change, COMPLETE goes first: no reader takes a store in flux for a finished one.
     4. receipts of units that are not whole go, then every object of ours that nothing vouches for.
     5. metadata, index and witnesses are written where they are not what they must be; the base receipt last.
 
-All of it is idempotent and what it writes depends on the arguments alone (but for the environment, which is the one of the
-first time), so a process that is killed anywhere in here leaves a store that the next one opens in the same way.
+All of it is idempotent, and what it writes depends on the arguments alone (but for the environment, which is the one of
+the first time). So a process that is killed anywhere in here leaves a store that the next one opens in the same way.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from pipeline.receipts import (
     contract_of,
     get_record,
     read_unit_receipt,
+    unit_keys,
     units_in,
 )
 from pipeline.witness import Witness
@@ -214,10 +215,8 @@ def _plan_base(
     vouched = {} if stored is None or known is None else stored.objects
     whole = _whole(objects, sizes, list(vouched.items()))
     intact = {key: digest for (key, digest), ok in zip(vouched.items(), whole, strict=True) if ok}
-    if known is not None and intact.keys() >= _keys(known.witness_arrays()):
-        witness = None
-    else:
-        witness = wanted.draw_witness()
+    seen = known is not None and intact.keys() >= object_keys(known.witness_arrays())
+    witness = None if seen else wanted.draw_witness()
     if known is not None and stored is not None:
         layout = replace(known, views=wanted.views, witnesses=known.witnesses if witness is None else len(witness))
     else:
@@ -225,11 +224,11 @@ def _plan_base(
         layout = Layout.of(wanted.manifest, wanted.index, wanted.views, len(witness), wanted.environment())
     metadata = {key: (data, Digest.of(data)) for key, data in layout.metadata().items()}
     unwritten = {key: data for key, (data, digest) in metadata.items() if intact.get(key) != digest}
-    kept = metadata.keys() | _keys(layout.index_arrays()) | _keys(layout.witness_arrays())
+    kept = metadata.keys() | object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
     return _Plan(
         layout=layout,
         metadata=unwritten,
-        index=not intact.keys() >= _keys(layout.index_arrays()),
+        index=not intact.keys() >= object_keys(layout.index_arrays()),
         witness=witness,
         intact={key: digest for key, digest in intact.items() if key in kept},
         grown=stored is not None and stored.views != wanted.views,
@@ -238,19 +237,21 @@ def _plan_base(
 
 def _kept_units(objects: Objects, sizes: Mapping[str, int], contract: Contract, layout: Layout) -> UnitTable:
     """The units that are whole: a sealed receipt of this store, and every object as the receipt says."""
-    table = UnitTable(layout.views, layout.runs, list(layout.unit_arrays()))
+    arrays = layout.unit_arrays()
+    table = UnitTable(layout.views, layout.runs, list(arrays))
     vouched: dict[Unit, list[Digest]] = {}
     for unit in units_in(sizes):
         data = get_record(objects, unit.receipt_key)
         if data is not None and unit.view < layout.views and unit.run < layout.runs:
             try:
-                vouched[unit] = read_unit_receipt(data, unit, contract, unit_keys(layout, unit))
+                vouched[unit] = read_unit_receipt(data, unit, contract, unit_keys(arrays, unit))
             except NotCanonicalError as error:
                 log.warning("%s of %s is computed again: its receipt is damaged (%s)", unit, objects.name, error)
-    items = [pair for unit, d in vouched.items() for pair in zip(unit_keys(layout, unit), d, strict=True)]
+    items = [pair for unit, d in vouched.items() for pair in zip(unit_keys(arrays, unit), d, strict=True)]
     whole = iter(_whole(objects, sizes, items))
     for unit, digests in vouched.items():
-        if all([next(whole) for _ in digests]):  # a list, so that each object takes its turn
+        verdicts = [next(whole) for _ in digests]
+        if all(verdicts):
             table[unit] = digests
         else:
             log.warning("%s of %s is computed again: its objects are not what was written", unit, objects.name)
@@ -283,17 +284,13 @@ def _stands_complete(objects: Objects, stored: Base | None, table: UnitTable) ->
 def _sweep(objects: Objects, sizes: Mapping[str, int], layout: Layout, table: UnitTable) -> None:
     """Take away what nothing vouches for, receipts first; what is not ours stays."""
     kept = {BASE_KEY, COMPLETE_KEY} | layout.metadata().keys()
-    kept |= _keys(layout.index_arrays()) | _keys(layout.witness_arrays())
+    kept |= object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
+    arrays = layout.unit_arrays()
     for unit in table.finished():
-        kept |= {unit.receipt_key, *unit_keys(layout, unit)}
+        kept |= {unit.receipt_key, *unit_keys(arrays, unit)}
     doomed = [key for key in sizes if key not in kept and (OURS.fullmatch(key) or is_temporary(key))]
     for key in sorted(doomed, key=lambda key: (not key.startswith("receipts/"), key)):
         objects.delete(key)
-
-
-def unit_keys(layout: Layout, unit: Unit) -> list[str]:
-    """The keys of a unit's objects, in the order in which its receipt lists them."""
-    return [spec.key(unit.view, unit.run) for spec in layout.unit_arrays().values()]
 
 
 def index_objects(layout: Layout, index: SampleIndex) -> Iterator[tuple[str, bytes]]:
@@ -305,16 +302,17 @@ def index_objects(layout: Layout, index: SampleIndex) -> Iterator[tuple[str, byt
 
 def witness_objects(layout: Layout, witness: Witness) -> Iterator[tuple[str, bytes]]:
     """The objects of the witness views."""
-    arrays = {"pixels": witness.pixels_WHWC, "rows": witness.row_W, "views": witness.view_W}
+    arrays: dict[str, NDArray[Any]] = {"pixels": witness.pixels_WHWC, "rows": witness.row_W, "views": witness.view_W}
     for name, spec in layout.witness_arrays().items():
         yield from _blocks(spec, arrays[name])
 
 
 def _blocks(spec: ArraySpec, values: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
     assert values.shape == spec.shape, f"{spec.path}: {values.shape}, want {spec.shape}"
-    for key, part in zip(spec.keys(), block_slices(spec), strict=True):
+    for key, part in zip(spec.object_keys(), block_slices(spec), strict=True):
         yield key, spec.encode(np.ascontiguousarray(values[part]))
 
 
-def _keys(arrays: Mapping[str, ArraySpec]) -> set[str]:
-    return {key for spec in arrays.values() for key in spec.keys()}  # noqa: SIM118 - not a mapping
+def object_keys(arrays: Mapping[str, ArraySpec]) -> set[str]:
+    """The keys of all objects of these arrays."""
+    return {key for spec in arrays.values() for key in spec.object_keys()}

@@ -24,7 +24,7 @@ ZEROS = bytes(BLOCK)
 MAX_EXTENDED = 64 * 1024
 MAX_NAME = 4096
 
-MAGICS = (b"ustar\x0000", b"ustar  \x00")
+POSIX, GNU = b"ustar\x0000", b"ustar  \x00"
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -50,6 +50,15 @@ BAD_NAMES = (
     (re.compile(r"(^|/)(con|prn|aux|nul|com\d|lpt\d)(\.[^/]*)?(/|$)", re.IGNORECASE), "is reserved on Windows"),
 )
 OCTAL = re.compile(rb" *([0-7]+)[ \x00]*")
+UNUSED = re.compile(rb" *[0-7]*[ \x00]*|[\x80\xff].*", re.DOTALL)
+UNUSED_FIELDS = {
+    "mode": (100, 108),
+    "owner": (108, 116),
+    "group": (116, 124),
+    "time": (136, 148),
+    "major": (329, 337),
+    "minor": (337, 345),
+}
 PAX_LENGTH = re.compile(rb"([1-9][0-9]{0,5}) ")
 PAX_SIZE = re.compile(rb"[0-9]{1,19}")
 PAX_UTF8 = b"ISO-IR 10646 2000 UTF-8"
@@ -145,13 +154,17 @@ def _require_end(file: BinaryIO, position: int, size: int, extended: _Extended) 
 
 def _parse(block: bytes) -> _Header:
     """The fields of one header block, once its checksum fits."""
-    if block[257:265] not in MAGICS:
+    if block[257:265] not in (POSIX, GNU):
         raise ValueError("no tar header (the magic 'ustar' is absent): the file is damaged, or is no tar")
     said, found = _number(block[148:156], "checksum"), sum(block) - sum(block[148:156]) + 8 * ord(" ")
     if said != found:
         raise ValueError(f"the header's checksum says {said}, its bytes sum to {found}: the file is damaged")
-    name = block[:100].split(b"\x00", 1)[0]
-    prefix = block[345:500].split(b"\x00", 1)[0] if block[257:265] == MAGICS[0] else b""
+    for what, (start, stop) in UNUSED_FIELDS.items():
+        if not UNUSED.fullmatch(block, start, stop):
+            raise ValueError(f"the header's {what} field {block[start:stop]!r} is no number")
+    if block[257:265] == GNU and block[345:500].strip(b"\x00"):
+        raise ValueError("the header has fields of an incremental or sparse GNU archive, which are not read")
+    name, prefix = (field.split(b"\x00", 1)[0] for field in (block[:100], block[345:500]))
     return _Header(
         kind=block[156:157],
         name=prefix + b"/" + name if prefix else name,
@@ -211,6 +224,8 @@ def _read_extended(file: BinaryIO, position: int, header: _Header, total: int) -
 
 def _extend(extended: _Extended, kind: bytes, data: bytes) -> _Extended:
     """Add what one extended header says; two that speak of the same thing are refused."""
+    if kind == b"L" and not data.endswith(b"\x00"):
+        raise ValueError("a long name does not end with a zero byte")
     records = {b"path": data.rstrip(b"\x00")} if kind == b"L" else _pax(data)
     path, size = records.get(b"path"), records.get(b"size")
     if kind == b"g":

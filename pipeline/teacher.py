@@ -15,6 +15,7 @@ Legend: B views, H W sides, C classes, M classes of the model before the class m
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
 import math
@@ -58,7 +59,7 @@ class Teacher:
     ) -> None:
         self.card, self.device = card, device
         self.class_map = None if class_map is None else tuple(class_map)
-        self._model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self._model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self._forward = torch.compile(self._model) if compiled else self._model
         self._map = None if class_map is None else torch.tensor(list(class_map), device=device)
         stats = [torch.tensor(v, device=device).mul(255.0).view(1, 3, 1, 1) for v in (card.mean, card.std)]
@@ -207,7 +208,7 @@ def _input_size(asked: str, view_size: int, config: Mapping[str, Any]) -> int:
 
 def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
     if not name.startswith(("local-dir:", "hf-hub:", "hf_hub:")) and not is_model(name.split(".")[0]):
-        near = list_models(f"*{name.split('.')[0].split('_')[0]}*")[:8]
+        near = difflib.get_close_matches(name.split(".")[0], list_models(), n=6)
         raise TeacherError(
             f"timm has no model {name!r}; near it: {', '.join(near) or 'none'}. "
             "For a model of your own use --model module:function."
@@ -224,7 +225,7 @@ def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, A
 def _pretrained(name: str) -> Any:
     """timm's own weights for the model (or those of a local-dir: folder), with the head that they bring."""
     try:
-        model = timm.create_model(name, pretrained=True)
+        model: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # hub clients raise whatever their transport raises
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise TeacherError(
@@ -246,7 +247,7 @@ def _pretrained(name: str) -> Any:
 
 def _shaped_like(name: str, state: Mapping[str, Tensor], weights: Path) -> Any:
     """The architecture, with as many classes as the file's head has."""
-    arch = timm.create_model(name, pretrained=False)
+    arch: Any = timm.create_model(name, pretrained=False)
     heads = arch.pretrained_cfg.get("classifier")
     head = heads[0] if isinstance(heads, (tuple, list)) else heads
     rows = state.get(f"{head}.weight")
@@ -257,7 +258,7 @@ def _shaped_like(name: str, state: Mapping[str, Tensor], weights: Path) -> Any:
         )
     if rows.shape[0] == arch.num_classes:
         return arch
-    model = timm.create_model(name, pretrained=False, num_classes=int(rows.shape[0]))
+    model: Any = timm.create_model(name, pretrained=False, num_classes=int(rows.shape[0]))
     model.pretrained_cfg = {**model.pretrained_cfg, "num_classes": int(rows.shape[0])}
     return model
 

@@ -1,15 +1,15 @@
 """Does this machine still draw the views that the teacher saw?
 
-A store keeps a couple of hundred views in full: view 0 of rows that are spread evenly over the data. Which ones depends
-on the number of rows alone, so a store that grows by views keeps its witnesses. Before anything is learned from it, they
-are drawn again and compared:
+A store keeps a couple of hundred views in full: view 0 of rows that are spread evenly over the data. Which ones
+depends on the number of rows alone, so a store that grows by views keeps its witnesses. Before anything is learned from
+it, they are drawn again and compared:
 
     identical    every pixel is the same
     drifted      pixels differ, but every 4 × 4 thumbnail is within `TOLERANCE` levels: another decoder or resize
     different    a thumbnail is further off: another picture, view or recipe
 
-One pixel can differ by much under mere drift (solarising turns a step of 1 into a jump of 255), a mean over a sixteenth of
-the view cannot; hence thumbnails decide, and the largest step of a pixel is only told.
+One pixel can differ by much under mere drift (solarising turns a step of 1 into a jump of 255), a mean over a sixteenth
+of the view cannot; hence thumbnails decide, and the largest step of a pixel is only told.
 
 Shapes: W witnesses, H W sides.
 """
@@ -122,9 +122,7 @@ def check_witnesses(store: HasWitness, renderer: Renderer) -> Drift:
     )
 
 
-def _draw(
-    renderer: Renderer, row_W: NDArray[np.int64], view_W: NDArray[np.int64], side: int
-) -> NDArray[np.uint8]:
+def _draw(renderer: Renderer, row_W: NDArray[np.int64], view_W: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
     pixels_WHWC = np.empty((len(row_W), side, side, 3), np.uint8)
     for start in range(0, len(row_W), _TOGETHER):
         part = slice(start, start + _TOGETHER)

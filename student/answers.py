@@ -19,13 +19,12 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pipeline.store import LabelStore, UnitLabels
+from pipeline.store import LabelStore
 
 from pipeline.labels import SoftLabels
 from student.order import Batch
 
 READERS = 2
-CHECKS = ("crc", "luma")
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -49,10 +48,10 @@ class AnswerSource(Protocol):
         """The answers about the batch's views, in its order."""
 
 
-def needed(distill: str, keep: str) -> frozenset[str]:
-    """Arrays that the loss reads, of those that a store of this keep has."""
+def needed(distill: str, keep: str, *, luma: bool) -> frozenset[str]:
+    """Arrays that the loss and the check of views read, of those that a store of this keep has."""
     soft = {"dense": {"logits"}, "topk": {"topk_index", "topk_logit", "lse"}}.get(keep, set())
-    return frozenset({"argmax", *CHECKS} | (soft if distill == "soft" else set()))
+    return frozenset({"argmax", "crc"} | (soft if distill == "soft" else set()) | ({"luma"} if luma else set()))
 
 
 class StoredAnswers:
@@ -102,7 +101,7 @@ class StoredAnswers:
         return self._units[unit]
 
     def _read(self, view: int, run: int) -> Arrays:
-        arrays = _arrays(self._store.read(view, run))
+        arrays = self._store.read(view, run, luma="luma" in self._names).arrays()
         return {name: array for name, array in arrays.items() if name in self._names}
 
     def _release(self, units: list[int]) -> None:
@@ -112,7 +111,3 @@ class StoredAnswers:
         idle = [unit for unit in self._units if unit not in self._expected]
         for unit in idle[: max(len(self._units) - self._keep_units, 0)]:
             del self._units[unit]
-
-
-def _arrays(unit: UnitLabels) -> Arrays:
-    return {**unit.labels.arrays(), "crc": unit.crc_B} | ({} if unit.luma_B16 is None else {"luma": unit.luma_B16})

@@ -89,6 +89,13 @@ def put_aside_damaged(run: Path) -> None:
             _sync(run)
 
 
+def remove(run: Path) -> None:
+    """Forget a run: its checkpoints and its record."""
+    for name in (*(path_of(run, which).name for which in (LAST, PREVIOUS, BEST)), "metrics.jsonl"):
+        (run / name).unlink(missing_ok=True)
+    _sync(run)
+
+
 def save(run: Path, state: State) -> Path:
     """Write `last` durably; what was last becomes previous. At every instant one of them is whole."""
     last = path_of(run)

@@ -141,20 +141,25 @@ class Feed:
 def cut_pieces(batch: Batch, order: Order) -> list[int]:
     """Where to cut a share into requests: between pairs; with repeats between mix windows, where that is possible."""
     window = order.recipe.mix_window
-    most = PIECE if order.repeats == 1 else min(window * order.repeats, LARGEST_PIECE)
+    most = piece_capacity(order)
     pairs = np.append(np.flatnonzero(batch.opens_B), len(batch))
     window_B = batch.row_B // window
     windows = np.append(np.flatnonzero(np.append(True, window_B[1:] != window_B[:-1])), len(batch))
     cuts = [0]
     while cuts[-1] < len(batch):
         edges = windows if order.repeats > 1 and _last(windows, cuts[-1] + most) > cuts[-1] else pairs
-        cuts.append(_last(edges, cuts[-1] + max(most, 2)))
+        cuts.append(_last(edges, cuts[-1] + most))
     return cuts
 
 
 def piece_capacity(order: Order) -> int:
     """No request to the loader is larger than this."""
-    return max(PIECE if order.repeats == 1 else min(order.recipe.mix_window * order.repeats, LARGEST_PIECE), 2)
+    return PIECE if order.repeats == 1 else min(order.recipe.mix_window * order.repeats, LARGEST_PIECE)
+
+
+def pieces_together(order: Order) -> int:
+    """How many pieces one worker should get in a row: with repeats, those of one mix window."""
+    return 1 if order.repeats == 1 else -(-order.recipe.mix_window * order.repeats // LARGEST_PIECE)
 
 
 def labelled_mass(index: SampleIndex, batch: Batch) -> float:

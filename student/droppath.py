@@ -12,7 +12,6 @@ Shapes: B items, L layers that drop.
 
 from __future__ import annotations
 
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.render import Renderer
+from pipeline.store import LabelStore
+
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.index import SampleIndex, scan
 from pipeline.loader import Loader
-from pipeline.render import Renderer
 from pipeline.shards import ShardFiles, expand
-from pipeline.store import LabelStore
 from pipeline.witness import check_witnesses
 from student import checkpoint
 from student.answers import StoredAnswers, needed
@@ -76,15 +77,12 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         validate = _validation(store, places, ranks, stack)
         _require_same_views(store, index, settings)
         student = _student(store, settings, fresh=state is None)
-        mean, std = (tuple(map(float, student.net.pretrained_cfg[name])) for name in ("mean", "std"))  # type: ignore[index,union-attr]
-        answers = StoredAnswers(
-            store, needed(settings.distill, store.manifest.keep.kind), keep_units=3 * order.spread * order.repeats
-        )
+        mean, std = (tuple(map(float, student.net.pretrained_cfg[name])) for name in ("mean", "std"))  # type: ignore[index]
+        names = needed(settings.distill, store.manifest.keep.kind, luma=settings.accept_drift)
+        answers = StoredAnswers(store, names, keep_units=3 * order.spread * order.repeats)
         stack.callback(answers.close)
         temperatures = store.manifest.temperatures
-        feed = Feed(
-            order, answers, index, loader, ranks, temperatures=temperatures, accept_drift=settings.accept_drift
-        )
+        feed = Feed(order, answers, index, loader, ranks, temperatures=temperatures, accept_drift=settings.accept_drift)
         engine = Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std)
         meta = meta_of(store, settings, mean, std)
         run = Run(
@@ -129,10 +127,8 @@ def earlier_state(places: Places, ranks: Ranks) -> checkpoint.State | None:
     elif ranks.main:
         checkpoint.put_aside_damaged(run)
     ranks.require_same(0, "the start")  # the others look only now
-    if places.resume in ("auto", "none"):
-        state = checkpoint.newest(run)
-    else:
-        state = checkpoint.load(places.resume)
+    ours = places.resume in ("auto", "none")
+    state = checkpoint.newest(run) if ours else checkpoint.load(places.resume)
     position = -1 if state is None else state["epoch"] << 32 | state["step"]
     ranks.require_same(position, f"the newest checkpoint in {run}")
     if state is not None and "optimizer" not in state:
@@ -145,7 +141,7 @@ def earlier_state(places: Places, ranks: Ranks) -> checkpoint.State | None:
 
 def same_run(settings: Settings, store: LabelStore, state: checkpoint.State | None, run: Path) -> Settings:
     """The settings with the views that the run uses; refused where an earlier state belongs to another run."""
-    have = len(store.views)
+    have = store.views
     if state is None:
         views = settings.views or have
     else:
@@ -171,7 +167,7 @@ def order_of(store: LabelStore, settings: Settings) -> Order:
     return Order(
         manifest.recipe,
         rows=manifest.rows,
-        views=tuple(store.views[: settings.views]),
+        views=tuple(range(settings.views)),
         run_rows=manifest.unit_rows,
         batch=settings.batch,
         seed=settings.seed,
@@ -179,9 +175,7 @@ def order_of(store: LabelStore, settings: Settings) -> Order:
     )
 
 
-def meta_of(
-    store: LabelStore, settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]
-) -> dict[str, Any]:
+def meta_of(store: LabelStore, settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
     """What a checkpoint says about itself, in plain values."""
     manifest = store.manifest
     names = manifest.class_names
@@ -214,9 +208,7 @@ def _loader(order: Order, index: SampleIndex, places: Places) -> Loader:
     )
 
 
-def _validation(
-    store: LabelStore, places: Places, ranks: Ranks, stack: contextlib.ExitStack
-) -> Validation | None:
+def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
     if not places.val_shards:
         return None
     manifest = store.manifest

@@ -75,6 +75,7 @@ class Run:
     _readings: deque[Reading] = field(default_factory=deque)
     _pace: Pace = field(default_factory=Pace)
     _saved: float = field(default_factory=time.monotonic)
+    _saved_at: tuple[int, int] | None = None
 
     @property
     def steps(self) -> int:
@@ -106,7 +107,6 @@ def fit(run: Run) -> None:
                 break
             if _is_due(run):
                 save(run)
-    read_losses(run, 0)
     save(run)
 
 
@@ -168,7 +168,9 @@ def end_epoch(run: Run) -> None:
 def save(run: Run) -> None:
     """Write `last`, on rank 0; never with a weight that is not a number."""
     read_losses(run, 0)
-    run._saved = time.monotonic()
+    if run._saved_at == (run.epoch, run.step):
+        return
+    run._saved, run._saved_at = time.monotonic(), (run.epoch, run.step)
     if run.log:
         _require_finite(run)
         run.log.flush()

@@ -145,17 +145,18 @@ class Scores:
         sums = [self.images, self.same_PP, self.compared_PP]
         add_over_ranks(sums + [total for tally in self.tallies.values() for total in tally.sums()])
 
+    def agreement(self) -> dict[tuple[str, str], float | None]:
+        """How often each pair of answers names the same class, of the images where both are known."""
+        pairs = [(p, q) for q in range(len(self.answers)) for p in range(q)]
+        return {(self.answers[p], self.answers[q]): share(self.same_PP[p, q], self.compared_PP[p, q]) for p, q in pairs}
+
     def summary(self) -> dict[str, object]:
         """Plain numbers for a metrics file: per answer, and the agreement of each pair of answers."""
         first = next(iter(self.tallies.values()))
-        pairs = [(p, q) for q in range(len(self.answers)) for p in range(q)]
         return {
             "images": int(self.images),
             "labelled": int(first.labelled),
-            "agreement": {
-                f"{self.answers[p]}/{self.answers[q]}": share(self.same_PP[p, q], self.compared_PP[p, q])
-                for p, q in pairs
-            },
+            "agreement": {"/".join(pair): value for pair, value in self.agreement().items()},
             **{name: tally.summary() for name, tally in self.tallies.items()},
         }
 

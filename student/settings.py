@@ -29,6 +29,7 @@ FREE = frozenset(
         "log_every",
         "checkpoint_every",
         "checkpoint_minutes",
+        "image_size",
         "max_steps",
     )
 )
@@ -68,6 +69,12 @@ class Settings:
     precision: str = "fp32"
     seed: int = 0
     init: str | None = None
+    init_ema: bool = False
+    new_heads: bool = False
+    views: int | None = None
+    """How many of the store's views are used; None until a run begins, which takes all that there are."""
+    image_size: int | None = None
+    """What the user believes the store's views to be; None believes the store."""
     accumulate: int = 1
     attention: str = "auto"
     compile: bool = False
@@ -89,6 +96,10 @@ class Settings:
                 raise StudentError(f"--{name} {getattr(self, name)} is not known. Known: {', '.join(known)}.")
         if self.clip_grad is not None and self.clip_grad <= 0:
             raise StudentError(f"--clip-grad is {self.clip_grad}; it must be above 0. Leave it out for no clipping.")
+
+    def with_views(self, views: int) -> Settings:
+        """The settings of a run that uses so many of the store's views."""
+        return dataclasses.replace(self, views=views)
 
     def spec(self, num_classes: int, image_size: int) -> StudentSpec:
         """The architecture, for these classes and views."""

@@ -3,10 +3,10 @@
     python -m student.train --logits stores/train.zarr --val-shards 'data/val/*.tar' --out runs/student
     torchrun --nproc-per-node 8 -m student.train --logits stores/train.zarr --out runs/student
 
-The store knows its shards and its recipe, and decides what a view is and how it is mixed; the flags here decide how the
+The store knows its shards and its recipe, and decides what a view is and how it is mixed; the flags decide how the
 student learns from it. Started again, the command goes on from the last checkpoint, on any number of processes.
 
-Exit status: 0 finished (or it was), 143 stopped by SIGTERM and 130 by SIGINT, both with a checkpoint, 1 an error.
+Exit status: 0 finished (or it was), 143 stopped by SIGTERM and 130 by SIGINT, both with a checkpoint; 1 an error.
 """
 
 from __future__ import annotations
@@ -19,12 +19,69 @@ from typing import Any
 import click
 
 from pipeline import cli
-from student import checkpoint
+from student import checkpoint, flags
 from student.launch import Places, launched
 from student.loop import exit_code, fit
-from student.loss import KINDS, REDUCTIONS
-from student.optimizer import SCHEDULES
 from student.ranks import Stop, joined
-from student.settings import ATTENTIONS, PRECISIONS, Settings
+from student.settings import Settings
 
-D = Settings()
+
+@cli.command(
+    epilog="Example: python -m student.train --logits stores/train.zarr --val-shards 'data/val/*.tar' --epochs 300"
+)
+@flags.places_options
+@flags.model_options
+@flags.loss_options
+@flags.recipe_options
+@flags.running_options
+@cli.speed_options
+def main(
+    logits: str,
+    shards: tuple[str, ...],
+    val_shards: tuple[str, ...],
+    out: Path,
+    resume: str,
+    dvclive: bool,
+    tensorboard: bool,
+    timeout: float,
+    device: str,
+    workers: int,
+    start_method: str | None,
+    **settings: Any,
+) -> None:
+    """Train a student with the labels of a store, as if the teacher stood beside it.
+
+    Views are rendered here and proven to be those that the teacher saw. Ctrl-C and SIGTERM end the run with a
+    checkpoint; the same command goes on from it.
+    """
+    places = Places(
+        logits=logits,
+        out=out,
+        shards=shards,
+        val_shards=val_shards,
+        resume=resume,
+        workers=workers,
+        start_method=start_method,
+        dvclive=dvclive,
+        tensorboard=tensorboard,
+    )
+    with joined(device, timeout) as ranks, Stop().listening() as stop:
+        if not ranks.main:
+            logging.getLogger().setLevel(logging.WARNING)
+        with launched(places, Settings(**settings), ranks, stop) as run:
+            if run is not None:
+                fit(run)
+    if ranks.main:
+        last = checkpoint.path_of(out)
+        if run is None:
+            click.echo(f"finished before: {last if resume == 'auto' else resume}")
+        elif run.stopped:
+            click.echo(f"stopped in epoch {run.epoch}, step {run.step}; the same command goes on from {last}")
+        else:
+            click.echo(f"{last}")
+    if run is not None and run.stopped:
+        sys.exit(exit_code(run))
+
+
+if __name__ == "__main__":
+    main()

@@ -17,10 +17,10 @@ import torch
 from pipeline.errors import MismatchError
 from pipeline.index import SampleIndex
 from pipeline.loader import Loader, requests_of
-from pipeline.recipe import Recipe
 from student.engine import Engine
 from student.metrics import Scores
 from student.model import Heads, Student
+from student.preprocessing import evaluation_recipe
 from student.ranks import Ranks, Stop
 
 BATCH = 64
@@ -42,7 +42,7 @@ class Validation:
         start_method: str | None = None,
     ) -> None:
         self.index, self.num_classes, self.ranks = index, num_classes, ranks
-        recipe = Recipe.preset("none", image_size=image_size)
+        recipe = evaluation_recipe(image_size)
         self.loader = Loader(recipe, index, batch=BATCH, workers=workers, start_method=start_method)
         first, last = (len(index) * part // ranks.world for part in (ranks.rank, ranks.rank + 1))
         self.row_R = np.arange(first, last)

@@ -43,6 +43,11 @@ def encoded(image: Image.Image | Pixels, kind: str = "JPEG", **options: object) 
     return stream.getvalue()
 
 
+def opened(payload: bytes) -> Image.Image:
+    """The payload as Pillow sees it."""
+    return Image.open(io.BytesIO(payload))
+
+
 def jpeg(seed: int, width: int = 64, height: int = 48, quality: int = 90) -> bytes:
     """A plain JPEG of `scene(seed)`."""
     return encoded(scene(seed, width, height), "JPEG", quality=quality)

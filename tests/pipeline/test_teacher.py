@@ -90,7 +90,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
 
 
 def test_an_unknown_model_names_near_ones(tmp_path):
-    with pytest.raises(TeacherError, match=r"no model 'regnety_161'; near it: .*regnety_160"):
+    with pytest.raises(TeacherError, match=r"no model 'regnety_161'; near it: .*regnety_16"):
         load_teacher("regnety_161", view_size=64, device="cpu")
 
 

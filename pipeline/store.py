@@ -1,0 +1,359 @@
+"""Where do the teacher's answers live, and how do a writer and a reader know that they are whole?
+
+    with LabelStore.open_writing("store.zarr", manifest, index, views=10) as store:     # makes, resumes, mends or grows
+        for unit in store.missing():
+            store.write(unit, labels_of(unit))
+        store.finish()
+
+    store = LabelStore.open_finished("store.zarr")       # refuses one without COMPLETE, or with an object of other size
+    labels = store.read(view=3, run=0)                   # bytes are held to their digest before they are decoded
+
+`pipeline.layout` says which arrays there are, `pipeline.receipts` what vouches for their objects, `pipeline.recovery`
+what is kept when a store is opened for writing, `pipeline.finished` what a reader checks, `pipeline.arrays` how blocks
+become bytes, and `pipeline.objects` how bytes become durable. docs/store-format.md is the same for people.
+
+An opened store holds no file and no thread (a writer holds the lock), so a reader may be forked and pickled.
+
+Shapes: B rows of a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.canonical import NotCanonicalError
+from pipeline.environment import describe_environment
+from pipeline.errors import MismatchError, StoreError, UserError
+from pipeline.finished import (
+    decode,
+    find_complete,
+    find_layout,
+    read_index,
+    read_whole,
+    require_agreement,
+    require_sizes,
+)
+from pipeline.index import SampleIndex
+from pipeline.labels import SoftLabels
+from pipeline.layout import Layout
+from pipeline.manifest import Manifest
+from pipeline.objects import Objects, open_objects
+from pipeline.receipts import (
+    COMPLETE_KEY,
+    REMEDY,
+    Base,
+    Digest,
+    Unit,
+    UnitTable,
+    complete,
+    fetch,
+    get_record,
+    read_unit_receipt,
+    unit_keys,
+    unit_receipt,
+    units_in,
+)
+from pipeline.recovery import Wanted, read_base, recover, stored_layout
+from pipeline.witness import Witness, draw_witnesses
+
+__all__ = ["LabelStore", "Unit", "UnitLabels", "encoded_sizes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UnitLabels:
+    """What is stored about the rows of a unit."""
+
+    labels: SoftLabels
+    crc_B: NDArray[np.uint32]
+    """crc32c of each rendered view"""
+    luma_B16: NDArray[np.uint8] | None
+    """Its thumbnail, where the manifest keeps them"""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The parts that are there, under the names of the store's arrays."""
+        luma = {} if self.luma_B16 is None else {"luma": self.luma_B16}
+        return {**self.labels.arrays(), "crc": self.crc_B, **luma}
+
+    def same_as(self, other: UnitLabels) -> bool:
+        """Bit-equal in every part."""
+        mine, theirs = self.arrays(), other.arrays()
+        return mine.keys() == theirs.keys() and all(
+            a.dtype == theirs[n].dtype and a.tobytes() == theirs[n].tobytes() for n, a in mine.items()
+        )
+
+
+class LabelStore:
+    """A store that is finished and read, or open and written. Made by its class methods."""
+
+    def __init__(self, objects: Objects, layout: Layout, base: Base, table: UnitTable) -> None:
+        self.objects, self.layout, self.base, self.table = objects, layout, base, table
+        self.arrays = layout.unit_arrays()
+        self.writable = False
+        self._coordinates = False
+        self._index: SampleIndex | None = None
+        self._lock = ExitStack()
+
+    # ---- opening
+
+    @classmethod
+    def open_finished(cls, path: str | Path) -> LabelStore:
+        """For readers: everything must be there, in the size that was written; contents are checked when read."""
+        objects = open_objects(path)
+        base, table = find_complete(objects)
+        layout = find_layout(objects, base)
+        require_agreement(objects, layout, base, table)
+        require_sizes(objects, layout, base, table)
+        return cls(objects, layout, base, table)
+
+    @classmethod
+    def open_writing(
+        cls,
+        path: str | Path,
+        manifest: Manifest,
+        index: SampleIndex,
+        views: int,
+        *,
+        witness: Callable[[], Witness] | None = None,
+        environment: Callable[[], Mapping[str, str]] = describe_environment,
+    ) -> LabelStore:
+        """For the one writer: make the store, or go on with what is there; `missing()` is what is left to do.
+
+        `witness` gives the views that are kept in full, where they are not there yet; by default they are drawn.
+        """
+        if manifest.rows != len(index) or manifest.index_digest != index.digest():
+            raise MismatchError(
+                f"the manifest is of {manifest.rows} rows with digest {manifest.index_digest[:12]}, the index has "
+                f"{len(index)} with {index.digest()[:12]}. Make the manifest from this index."
+            )
+        if views < 1:
+            raise MismatchError(f"a store of {views} views holds nothing to learn. Ask for --views 1 or more.")
+        objects = open_objects(path)
+        draw = witness or partial(draw_witnesses, manifest.recipe, index)
+        wanted = Wanted(manifest=manifest, index=index, views=views, draw_witness=draw, environment=environment)
+        with ExitStack() as lock:
+            lock.enter_context(objects.lock())
+            found = recover(objects, wanted)
+            store = cls(objects, found.layout, found.base, found.table)
+            store.writable = store._coordinates = True
+            store._index = index
+            store._lock = lock.pop_all()
+        return store
+
+    @classmethod
+    def create(
+        cls, path: str | Path, manifest: Manifest, index: SampleIndex, *, views: int, witness: Witness
+    ) -> LabelStore:
+        """Make a store where none has been begun."""
+        objects = open_objects(path)
+        if read_base(objects) is not None:
+            raise StoreError(f"{objects.name} is there already. Go on with it (open_writing), or give another --out.")
+        return cls.open_writing(path, manifest, index, views, witness=lambda: witness)
+
+    @classmethod
+    def attach(cls, path: str | Path) -> LabelStore:
+        """For further writers of a store that one process has opened for writing: they sweep and finish nothing."""
+        objects = open_objects(path)
+        base = read_base(objects)
+        layout = stored_layout(objects, base)
+        if base is None or layout is None:
+            raise StoreError(f"{objects.name} has not been begun, or its base is damaged. Start teacher_logits first.")
+        store = cls(objects, layout, base, UnitTable(layout.views, layout.runs, list(layout.unit_arrays())))
+        store.writable = True
+        store.refresh()
+        return store
+
+    @classmethod
+    def stored_index(cls, path: str | Path) -> SampleIndex | None:
+        """The index that a store carries, finished or not; None where there is none, or it is damaged."""
+        objects = open_objects(path)
+        base = read_base(objects)
+        layout = None if base is None else stored_layout(objects, base)
+        if base is None or layout is None:
+            return None
+        try:
+            return read_index(objects, layout, base)
+        except UserError:
+            return None
+
+    def __enter__(self) -> LabelStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock, if this is the writer."""
+        self.writable = self._coordinates = False
+        self._lock.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        assert not self.writable, "a store that is open for writing stays in its process"
+        return {**self.__dict__, "_index": None, "_lock": None}  # the index is read again where it is needed
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=ExitStack())
+
+    # ---- what it is
+
+    @property
+    def name(self) -> str:
+        """Where it is."""
+        return self.objects.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """The contract that its labels were made under."""
+        return self.layout.manifest
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What it was begun on; decides nothing."""
+        return self.layout.environment
+
+    @property
+    def views(self) -> int:
+        """Views of every row."""
+        return self.layout.views
+
+    @property
+    def rows(self) -> int:
+        """Rows of the data."""
+        return self.manifest.rows
+
+    @property
+    def runs(self) -> int:
+        """Runs of rows; units of one view."""
+        return self.layout.runs
+
+    @property
+    def index(self) -> SampleIndex:
+        """The rows: read, and checked, when first asked for."""
+        if self._index is None:
+            self._index = read_index(self.objects, self.layout, self.base)
+        return self._index
+
+    def units(self) -> list[Unit]:
+        """All units, view after view."""
+        return list(self.table.units())
+
+    def missing(self) -> list[Unit]:
+        """Those that are not finished."""
+        return self.table.missing()
+
+    def rows_of(self, unit: Unit) -> tuple[int, int]:
+        """First row, and the one after the last."""
+        assert 0 <= unit.view < self.views and 0 <= unit.run < self.runs, f"{unit} is not in {self.name}"
+        start = unit.run * self.manifest.unit_rows
+        return start, min(start + self.manifest.unit_rows, self.rows)
+
+    def bytes_per_view(self) -> dict[str, float]:
+        """Bytes on the disk of each array, over the views that are finished."""
+        count = sum(stop - start for start, stop in map(self.rows_of, self.table.finished()))
+        return {name: total / max(count, 1) for name, total in self.table.total_lengths().items()}
+
+    # ---- reading
+
+    def read(self, view: int, run: int, *, luma: bool = True) -> UnitLabels:
+        """The labels of a unit; without `luma` the thumbnails, which are most of the bytes, are left out."""
+        unit = Unit(view, run)
+        start, stop = self.rows_of(unit)
+        if unit not in self.table:
+            raise StoreError(f"{self.name}: {unit} has not been written. Run teacher_logits until it is finished.")
+        digests = self.table[unit]
+        found = {}
+        for name, spec in self.arrays.items():
+            if luma or name != "luma":
+                data = fetch(self.objects, spec.key(view, run), digests[name], str(unit))
+                found[name] = decode(self.objects, spec, spec.key(view, run), data, stop - start)[0]
+        return UnitLabels(labels=SoftLabels.from_arrays(found), crc_B=found["crc"], luma_B16=found.get("luma"))
+
+    def witness(self) -> Witness:
+        """The views that are kept in full."""
+        arrays = self.layout.witness_arrays()
+        found = {name: read_whole(self.objects, spec, self.base) for name, spec in arrays.items()}
+        return Witness(row_W=found["rows"], view_W=found["views"], pixels_WHWC=found["pixels"])
+
+    # ---- writing
+
+    def write(self, unit: Unit, labels: UnitLabels) -> None:
+        """Commit a unit: its objects, then its receipt. Again with the same labels is harmless, with others refused."""
+        assert self.writable, "the store is not open for writing"
+        arrays = labels.arrays()
+        self._require_fit(unit, arrays)
+        keys = dict(zip(self.arrays, unit_keys(self.arrays, unit), strict=True))
+        data = {keys[name]: spec.encode(arrays[name][None]) for name, spec in self.arrays.items()}
+        digests = {key: Digest.of(part) for key, part in data.items()}
+        receipt = unit_receipt(unit, self.base.contract, digests)
+        if not self._is_written(unit, receipt):
+            for key, part in data.items():
+                self.objects.put(key, part)
+            if not self.objects.put_new(unit.receipt_key, receipt):
+                self._is_written(unit, receipt)
+        self.table[unit] = list(digests.values())
+
+    def _is_written(self, unit: Unit, receipt: bytes) -> bool:
+        there = get_record(self.objects, unit.receipt_key)
+        if there is not None and there != receipt:
+            raise StoreError(
+                f"{self.name}: {unit} has been written before, with other labels. Two processes label it on devices or "
+                "with settings that differ; end one of them, and run teacher_logits again."
+            )
+        return there is not None
+
+    def _require_fit(self, unit: Unit, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse labels of other shape, type or range than the manifest promises; that would be a mistake of ours."""
+        start, stop = self.rows_of(unit)
+        assert arrays.keys() == self.arrays.keys(), f"{sorted(arrays)} given, the store keeps {sorted(self.arrays)}"
+        for name, spec in self.arrays.items():
+            shape = (stop - start, *spec.block[2:])
+            assert arrays[name].shape == shape, f"{name} of {unit} has shape {arrays[name].shape}, want {shape}"
+            assert arrays[name].dtype == spec.dtype, f"{name} of {unit} is {arrays[name].dtype}, want {spec.dtype}"
+        for name in ("argmax", "topk_index"):
+            top = int(arrays[name].max()) if name in arrays else 0
+            assert top < self.manifest.num_classes, f"{name} of {unit} has class {top}"
+        assert "lse" not in arrays or np.isfinite(arrays["lse"]).all(), f"lse of {unit} is not finite"
+
+    def refresh(self) -> None:
+        """Take note of units that other processes have committed."""
+        for unit in units_in(self.objects.sizes("receipts")):
+            if unit.view < self.views and unit.run < self.runs and unit not in self.table:
+                data = get_record(self.objects, unit.receipt_key)
+                keys = unit_keys(self.arrays, unit)
+                try:
+                    self.table[unit] = read_unit_receipt(data or b"", unit, self.base.contract, keys)
+                except NotCanonicalError as error:
+                    raise StoreError(f"{self.name}/{unit.receipt_key}: {error}. {REMEDY}") from error
+
+    def finish(self) -> None:
+        """Mark the store as complete, once nothing is missing; from here on it can be read."""
+        assert self._coordinates, "only the process that opened the store for writing finishes it"
+        self.refresh()
+        missing = self.missing()
+        if missing:
+            raise StoreError(
+                f"{self.name}: {len(missing)} of {self.views * self.runs} units are missing, first {missing[0]}. "
+                "Run teacher_logits again: it does what is missing."
+            )
+        require_sizes(self.objects, self.layout, self.base, self.table)
+        record = complete(self.base, self.table)
+        if get_record(self.objects, COMPLETE_KEY) != record:
+            self.objects.put(COMPLETE_KEY, record)
+
+
+def encoded_sizes(manifest: Manifest, sample: UnitLabels) -> dict[str, float]:
+    """Bytes a view of each array, if all labels were like these."""
+    layout = Layout(manifest=manifest, views=1, environment={}, urls=(), class_names=None, key_bytes=0, witnesses=0)
+    count, most = len(sample.crc_B), manifest.unit_rows
+    arrays = sample.arrays()
+    return {
+        name: sum(len(spec.encode(arrays[name][None, at : at + most])) for at in range(0, count, most)) / count
+        for name, spec in layout.unit_arrays().items()
+    }

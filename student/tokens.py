@@ -1,0 +1,78 @@
+"""Look at the class and the distillation token of a trained student: how alike are they after each block?
+
+python -m student.tokens --checkpoint runs/student --shards 'data/val/*.tar' --out tokens.json --plot tokens.png
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import cli
+from student import plots
+from student.files import write_json
+from student.ranks import joined
+from student.saved import open_saved
+from student.scoring import Judge, open_evaluation_set
+from student.similarity import Similarity, require_tokens
+
+RANK_SECONDS = 1800.0
+
+
+@cli.command()
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A run directory of student.train, or one of its checkpoint files.",
+)
+@click.option(
+    "--which", type=click.Choice(["last", "best"]), default="last", help="Which checkpoint of a run directory."
+)
+@cli.shards_option
+@click.option("--ema", is_flag=True, help="Look at the moving average of the weights.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the figures.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="PNG file for the curve over the blocks.")
+@click.option("--batch", type=click.IntRange(min=1), default=256, help="Pictures a forward pass. Changes speed only.")
+@cli.speed_options
+def main(**flags: Any) -> None:
+    """Measure how alike class and distillation token are in each layer, and how often their heads agree.
+
+    \b
+    Example:
+      python -m student.tokens --checkpoint runs/student --shards 'data/val/*.tar' --plot tokens.png
+    """
+    saved = open_saved(flags["checkpoint"], flags["which"])
+    student = saved.weights(flags["ema"])
+    require_tokens(student)
+    pictures = open_evaluation_set(flags["shards"], saved, workers=flags["workers"])
+    with joined(flags["device"], RANK_SECONDS) as ranks:
+        judge = Judge({"student": student}, saved, ranks)
+        similarity = Similarity(judge.students["student"])
+        speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
+        for batch in pictures.batches(ranks, name="tokens", **speed):
+            similarity.add(judge.prepare(batch.pixels_BHWC))
+        similarity.reduce()
+    if ranks.main:
+        _report(similarity.summary(), flags["out"], flags["plot"], saved.spec.model)
+
+
+def _report(found: dict[str, Any], out: Path | None, plot: Path | None, model: str) -> None:
+    start, blocks = found["input"]["tokens"], found["blocks"]
+    click.echo(f"cosine of class and distillation token: {start:.3f} as learned")
+    for number, block in enumerate(blocks, 1):
+        click.echo(f"  after block {number:2}: {block['mean']:.3f} ± {block['deviation']:.3f}")
+    click.echo(f"  after the norm: {found['norm']['mean']:.3f}; rows of the heads: {found['weight_rows']['mean']:.3f}")
+    click.echo(f"the heads agree on {100 * found['heads_agree']:.2f} % of {found['images']:,} images")
+    written = [write_json(out, found)] if out else []
+    if plot:
+        means, deviations = ([block[key] for block in blocks] for key in ("mean", "deviation"))
+        written.append(plots.tokens(means, deviations, start, plot, f"class and distillation token, {model}"))
+    if written:
+        click.echo(f"wrote {', '.join(map(str, written))}")
+
+
+if __name__ == "__main__":
+    main()

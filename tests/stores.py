@@ -1,0 +1,120 @@
+"""Small stores whose labels are made up, as a pure function of the unit: the same in every process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.draws import key_hashes
+from pipeline.index import SampleIndex
+from pipeline.labels import Keep, encode
+from pipeline.manifest import Manifest, TeacherCard
+from pipeline.recipe import Recipe
+from pipeline.store import LabelStore, Unit, UnitLabels
+from pipeline.witness import Witness, witness_rows
+
+SIDE = 8
+ENVIRONMENT = {"machine": "made up"}
+
+
+def index_of(rows: int, *, salt: int = 0) -> SampleIndex:
+    """Rows of one shard that is nowhere."""
+    keys = [f"sample{salt}-{row:05d}".encode() for row in range(rows)]
+    row_R = np.arange(rows)
+    return SampleIndex(
+        urls=("data/train/000000.tar",),
+        class_names=None,
+        shard_sizes=np.array([512 * (2 * rows + 2)], np.int64),
+        shard_starts=np.array([0, rows], np.int64),
+        key_bytes=np.frombuffer(b"".join(keys), np.uint8),
+        key_starts=np.cumsum([0, *map(len, keys)]).astype(np.int64),
+        key_hash=key_hashes(keys),
+        classes=(row_R % 5).astype(np.int32),
+        offsets=(512 + 1024 * row_R).astype(np.int64),
+        lengths=np.full(rows, 300, np.int64),
+        payload_crc=(row_R * 7919).astype(np.uint32),
+        widths=np.full(rows, 32, np.int32),
+        heights=np.full(rows, 24, np.int32),
+    )
+
+
+def card(**changes: object) -> TeacherCard:
+    values = {
+        "name": "tiny",
+        "weights_sha256": "ab" * 32,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "input_size": SIDE,
+        "classes": 12,
+        "precision": "fp32",
+        "batch_size": 16,
+    }
+    return TeacherCard(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def manifest_of(index: SampleIndex, keep: str = "topk:3", **changes: object) -> Manifest:
+    """A manifest over these rows, in units of 32."""
+    values = {
+        "recipe": Recipe(seed=3, image_size=SIDE),
+        "index_digest": index.digest(),
+        "rows": len(index),
+        "teacher": card(),
+        "keep": Keep.parse(keep),
+        "temperatures": (1.0, 3.0),
+        "num_classes": 12,
+        "class_names": None,
+        "class_map": None,
+        "unit_rows": 32,
+        "luma": True,
+    }
+    return Manifest(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def labels_of(manifest: Manifest, unit: Unit, *, salt: int = 0) -> UnitLabels:
+    """What a teacher might have said about a unit."""
+    start = unit.run * manifest.unit_rows
+    count = min(manifest.unit_rows, manifest.rows - start)
+    generator = np.random.default_rng([unit.view, unit.run, salt])
+    logits_BC = generator.normal(0, 3, (count, manifest.num_classes)).astype(np.float32)
+    return UnitLabels(
+        labels=encode(logits_BC, manifest.keep, manifest.temperatures),
+        crc_B=generator.integers(0, 2**32, count, dtype=np.uint32),
+        luma_B16=generator.integers(0, 256, (count, 16), dtype=np.uint8) if manifest.luma else None,
+    )
+
+
+def witness_of(manifest: Manifest) -> Witness:
+    """Three views in full."""
+    row_W = witness_rows(manifest.rows, 3)
+    side = manifest.recipe.image_size
+    pixels_WHWC = np.random.default_rng(1).integers(0, 256, (len(row_W), side, side, 3), dtype=np.uint8)
+    return Witness(row_W=row_W, view_W=np.zeros(len(row_W), np.int64), pixels_WHWC=pixels_WHWC)
+
+
+def open_writing(path: Path, manifest: Manifest, index: SampleIndex, views: int) -> LabelStore:
+    """Without pictures to draw witnesses from."""
+    return LabelStore.open_writing(
+        path, manifest, index, views, witness=lambda: witness_of(manifest), environment=lambda: ENVIRONMENT
+    )
+
+
+def fill(store: LabelStore, units: Iterable[Unit] | None = None) -> None:
+    """Write what is missing, or these units."""
+    for unit in store.missing() if units is None else units:
+        store.write(unit, labels_of(store.manifest, unit))
+
+
+def finished(path: Path, manifest: Manifest, index: SampleIndex, views: int = 2) -> LabelStore:
+    """A finished store, opened for reading."""
+    with open_writing(path, manifest, index, views) as store:
+        fill(store)
+        store.finish()
+    return LabelStore.open_finished(path)
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    """Every file of a directory, and every directory."""
+    found = {f"{p.relative_to(path)}/": b"" for p in path.rglob("*") if p.is_dir()}
+    return found | {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}

@@ -1,0 +1,178 @@
+"""``student.train`` as its users meet it: run, stop, kill, move, resume, refuse."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.student.small import arguments, make_store, record, same, start, train, weights
+
+STEPS = 15  # 3 epochs of 100 rows in batches of 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("world")
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Path:
+    return make_store(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, store: Path) -> Path:
+    """An uninterrupted run, with everything on that has state."""
+    code, said = train(line(store, folder / "whole"), folder / "whole.txt")
+    assert code == 0, said
+    return folder / "whole"
+
+
+def line(store: Path, out: Path, *more: str) -> list[str]:
+    val = str(store.parent / "data/000000.tar")
+    return arguments(store, out, "--ema", "--ema-decay", "0.9", "--clip-grad", "1", "--val-shards", val, *more)
+
+
+def test_a_run_leaves_what_it_promises(whole: Path, store: Path) -> None:
+    said = whole.with_suffix(".rank0").read_text()
+    assert said.splitlines()[-1] == f"{whole}/last.pt"
+    assert "all 100 witness views are identical" in said and f"step {STEPS}/{STEPS} | loss " in said
+    assert {"last.pt", "previous.pt", "best.pt", "metrics.jsonl"} <= {path.name for path in whole.iterdir()}
+    state = torch.load(whole / "last.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == (3, 0)
+    assert state["meta"]["teacher"] == "test_teacher" and state["meta"]["settings"]["views"] == 2
+    lines = record(whole)
+    assert [entry["update"] for entry in lines if entry["kind"] == "steps"] == [3, 6, 9, 12, 15]
+    epochs = [entry for entry in lines if entry["kind"] == "epoch"]
+    assert [entry["epoch"] for entry in epochs] == [0, 1, 2]
+    assert {"loss", "loss_class", "loss_distillation", "lr", "top1", "top1_class", "ema_top1"} <= epochs[-1].keys()
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+    best = max(max(entry["top1"], entry["ema_top1"]) for entry in epochs)
+    assert state["best"] == best and "optimizer" not in torch.load(whole / "best.pt", weights_only=True)
+
+
+def test_a_finished_run_says_so_at_once(whole: Path, store: Path, folder: Path) -> None:
+    before = weights(whole)
+    begun = time.monotonic()
+    code, said = train(line(store, whole), folder / "again.txt")
+    assert (code, said.splitlines()[-1]) == (0, f"finished before: {whole}/last.pt")
+    assert time.monotonic() - begun < 5 and same(weights(whole), before)
+
+
+@pytest.mark.parametrize("steps", range(1, STEPS))
+def test_resume_at_every_step(whole: Path, store: Path, folder: Path, steps: int) -> None:
+    out = folder / f"cut{steps}"
+    assert train(line(store, out, "--max-steps", str(steps)), folder / "first.txt")[0] == 0
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == steps % 5
+    code, said = train(line(store, out), folder / "second.txt")
+    assert code == 0, said
+    assert same(weights(out), weights(whole)) and record(out) == record(whole)
+
+
+def test_killed_at_any_moment(whole: Path, store: Path, folder: Path) -> None:
+    """SIGKILL after random times until the run gets through; every checkpoint on the way is whole."""
+    out, output, draw = folder / "killed", folder / "killed.txt", random.Random(5)
+    for attempt in range(12):
+        process = start(line(store, out, "--checkpoint-every", "1"), output)
+        process.join(draw.uniform(0.3, 1.5) if attempt < 11 else 60)
+        if process.exitcode is not None:
+            break
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        if (out / "last.pt").exists():
+            torch.load(out / "last.pt", weights_only=True)
+    assert process.exitcode == 0, output.read_text()
+    assert attempt > 0
+    assert same(weights(out), weights(whole)) and record(out) == record(whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_in_a_checkpoint(whole: Path, store: Path, folder: Path, number: int, code: int) -> None:
+    out, output = folder / f"signal{code}", folder / "signal.txt"
+    process = start(line(store, out, "--log-every", "1"), output)
+    while "step 0" not in (output.read_text() if output.exists() else ""):
+        time.sleep(0.02)
+    os.kill(process.pid or 0, number)
+    process.join(30)
+    assert process.exitcode == code
+    state = torch.load(out / "last.pt", weights_only=True)
+    said = output.read_text().splitlines()[-1]
+    assert said == f"stopped in epoch {state['epoch']}, step {state['step']}; the same command goes on from {out}/last.pt"
+    assert train(line(store, out, "--log-every", "1"), output)[0] == 0
+    assert same(weights(out), weights(whole))
+
+
+@pytest.mark.parametrize("more", [("--workers", "2"), ("--workers", "3", "--start-method", "forkserver")])
+def test_workers_change_nothing(whole: Path, store: Path, folder: Path, more: tuple[str, ...]) -> None:
+    out = folder / "workers"
+    code, said = train(line(store, out, "--resume", "none", *more), folder / "workers.txt")
+    assert code == 0, said
+    assert same(weights(out), weights(whole)) and record(out) == record(whole)
+
+
+def close(left: Path, right: Path) -> bool:
+    """Equal losses, step by step, up to the order in which sums are taken."""
+    losses = [[entry["loss"] for entry in record(run) if entry["kind"] == "steps"] for run in (left, right)]
+    return bool(np.allclose(*losses, rtol=1e-5, atol=0))
+
+
+def test_another_number_of_ranks(folder: Path, store: Path) -> None:
+    """One rank, then two, then three: the same global batches, hence the same losses."""
+    more = ("--log-every", "1", "--lr", "1e-3")
+    assert train(line(store, folder / "one", *more), folder / "one.txt")[0] == 0
+    out = folder / "moved"
+    for ranks, steps in ((1, 4), (2, 10), (3, 15)):
+        code, said = train(line(store, out, *more, "--max-steps", str(steps)), folder / "moved.txt", ranks=ranks)
+        assert code == 0, said
+    assert close(out, folder / "one")
+
+
+def test_micro_batches_are_the_same_step(folder: Path, store: Path) -> None:
+    more = ("--log-every", "1", "--lr", "1e-3", "--max-steps", "6")
+    for out, accumulate in ((folder / "at_once", "1"), (folder / "in_parts", "3")):
+        assert train(line(store, out, *more, "--accumulate", accumulate), folder / "parts.txt")[0] == 0
+    assert close(folder / "at_once", folder / "in_parts")
+
+
+def test_ranks_are_resumed_bit_by_bit(folder: Path, store: Path) -> None:
+    for out, steps in ((folder / "two", "15"), (folder / "two_cut", "7"), (folder / "two_cut", "15")):
+        code, said = train(line(store, out, "--max-steps", steps), folder / "two.txt", ranks=2)
+        assert code == 0, said
+    assert same(weights(folder / "two"), weights(folder / "two_cut"))
+
+
+def test_a_stop_is_agreed_by_all_ranks(folder: Path, store: Path) -> None:
+    from tests.student.small import rank_env
+
+    out, outputs = folder / "agreed", [folder / f"agreed{rank}.txt" for rank in range(2)]
+    more = ("--epochs", "500", "--warmup-epochs", "0", "--log-every", "1")
+    processes = [start(line(store, out, *more), outputs[rank], env) for rank, env in enumerate(rank_env(2))]
+    while "step 0" not in (outputs[0].read_text() if outputs[0].exists() else ""):
+        time.sleep(0.02)
+    os.kill(processes[1].pid or 0, signal.SIGTERM)  # rank 1 alone
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [143, 143]
+    assert (out / "last.pt").exists()
+
+
+def test_a_lost_rank_ends_the_run_within_its_time_out(folder: Path, store: Path) -> None:
+    from tests.student.small import rank_env
+
+    out, outputs = folder / "lost", [folder / f"lost{rank}.txt" for rank in range(2)]
+    more = ("--epochs", "500", "--warmup-epochs", "0", "--log-every", "1", "--timeout", "5", "--checkpoint-every", "1")
+    processes = [start(line(store, out, *more), outputs[rank], env) for rank, env in enumerate(rank_env(2))]
+    while "step 0" not in (outputs[0].read_text() if outputs[0].exists() else ""):
+        time.sleep(0.02)
+    os.kill(processes[1].pid or 0, signal.SIGKILL)
+    processes[0].join(30)
+    assert processes[0].exitcode == 1
+    assert "error: Rank 0 of 2 lost the others (time-out 5 s)" in outputs[0].read_text()
+    torch.load(out / "last.pt", weights_only=True)
