@@ -98,6 +98,10 @@ class Layout:
         """Runs of rows, the last one perhaps short."""
         return -(-self.manifest.rows // self.manifest.unit_rows)
 
+    def rows_of(self, run: int) -> int:
+        """Rows of a run."""
+        return min(self.manifest.unit_rows, self.manifest.rows - run * self.manifest.unit_rows)
+
     def unit_arrays(self) -> dict[str, ArraySpec]:
         """The arrays that every unit writes one object of, in the order in which receipts list them."""
         m = self.manifest

@@ -39,6 +39,7 @@ SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 FLOOR = -0.5 + 2.0**-13
 """Added before rounding to nearest, it rounds down: exactly so for multiples of 1/4096."""
 MATRIX_ONE = 1 << 20
+BLUR_PASSES, BOX_ONE = 3, 1 << 15
 
 
 def apply(op: int, argument: int, image_HWC: Image, *, cubic: bool = True) -> None:
@@ -119,7 +120,23 @@ def _blend(image_HWC: Image, from_HWC: Image, argument: int) -> None:
 
 
 def _blur(image_HWC: Image, argument: int, _cubic: bool) -> None:
-    cv2.GaussianBlur(image_HWC, (0, 0), argument / ARGUMENT_ONE, dst=image_HWC)
+    """Three box filters along rows, three along columns, rounded after each: Pillow's Gaussian."""
+    tap_K = _box_taps(argument / ARGUMENT_ONE)
+    for kernel in (tap_K[None], tap_K[:, None]):
+        for _ in range(BLUR_PASSES):
+            cv2.filter2D(image_HWC, -1, kernel, dst=image_HWC, borderType=cv2.BORDER_REPLICATE)
+
+
+def _box_taps(sigma: float) -> Floats:
+    """A box of fractional width, three of which have the variance sigma²; multiples of 2^-15, so sums are exact."""
+    variance = sigma * sigma / BLUR_PASSES
+    whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
+    edge = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    side = round(edge / (2 * (whole + edge) + 1) * BOX_ONE)
+    inner, rest = divmod(BOX_ONE - 2 * side, 2 * whole + 1)
+    tap_K = np.full(2 * whole + 3, inner)
+    tap_K[[0, -1]], tap_K[whole + 1] = side, inner + rest
+    return (tap_K / BOX_ONE).astype(np.float32)
 
 
 def grey(image_HWC: Image) -> Image:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,58 @@ PACK_FILE = "pack.json"
 MAX_BYTES = 64 * 1024 * 1024
 DIGEST = re.compile(r"[0-9a-f]{64}")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSummary:
+    """One shard that was written."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackSummary:
+    """What pack.json says."""
+
+    fingerprint: str
+    """The sha256 of all that decides the shards' bytes."""
+    options: dict[str, int | None]
+    """The flags that do."""
+    images: int
+    """Rows."""
+    unlabelled: int
+    """Rows without a class."""
+    rejected: int
+    """Images that were left out; rejected.csv lists them."""
+    remade: dict[str, int]
+    """Payloads that are not the file's own bytes, by the reason."""
+    per_class: dict[str, int]
+    """Rows of each class, by its name (or number)."""
+    shards: tuple[ShardSummary, ...]
+
+    def to_json(self) -> bytes:
+        """The text of pack.json: sorted, without times and places."""
+        record = asdict(self)
+        record["shards"] = {entry.pop("name"): entry for entry in record["shards"]}
+        return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
+
+
+def read_pack(folder: Path) -> PackSummary:
+    """What the pack.json in a folder says; it must be as `to_json` writes it."""
+    path = folder / PACK_FILE
+    content = _read_object(path) or {}
+    try:
+        shards = tuple(ShardSummary(name=name, **entry) for name, entry in content["shards"].items())
+        summary = PackSummary(**{**content, "shards": shards})
+        same = summary.to_json() == path.read_bytes()
+    except (TypeError, KeyError, AttributeError, ValueError):
+        same = False
+    if not same:
+        raise ShardError(f"{path} is not as pack wrote it. Remove {folder} and pack again, or choose another --out.")
+    return summary
 
 
 def class_names_beside(urls: Iterable[str]) -> tuple[str, ...] | None:

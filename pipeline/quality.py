@@ -20,6 +20,8 @@ from pipeline.mixing import plan_mixing
 from pipeline.store import LabelStore, Unit
 
 LIMIT = 200_000
+ENOUGH = 100
+"""Views of one kind from which a share means something."""
 LAMBDA_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -66,10 +68,11 @@ def summary_text(summary: dict[str, Any]) -> str:
         lines.append(f"  two views of a row agree: {_percent(summary['view_agreement'])}")
     sizes = summary["bytes_per_view"]
     lines.append(f"  bytes a view: {sum(sizes.values()):.1f} ({', '.join(f'{k} {v:.1f}' for k, v in sizes.items())})")
-    best = max((part["top1"] or 0.0 for part in parts.values()), default=0.0)
-    if summary["labelled_views"] >= 200 and best < 2 * summary["chance"]:
+    chance = summary["chance"]
+    best = max((part["top1"] for part in parts.values() if part["views"] >= ENOUGH), default=1.0)
+    if best < chance + 0.1 * (1 - chance):
         lines.append(
-            f"  WARNING: top-1 {_percent(best)} is about chance ({_percent(summary['chance'])}). Wrong class order "
+            f"  WARNING: top-1 {_percent(best)} is near chance ({_percent(chance)}). Wrong class order "
             "(--class-map), wrong input statistics (--mean, --std), or a head that was never trained?"
         )
     return "\n".join(lines)
@@ -107,8 +110,7 @@ def _tally(store: LabelStore, unit: Unit) -> dict[str, NDArray[Any]]:
 def _ranked(labels: SoftLabels) -> NDArray[Any] | None:
     """The first five classes of each answer, where the store knows them."""
     if labels.logits_BC is not None:
-        keep = min(5, labels.logits_BC.shape[1])
-        return np.argpartition(labels.logits_BC, -keep, axis=1)[:, -keep:]
+        return np.argpartition(labels.logits_BC, -5, axis=1)[:, -5:] if labels.logits_BC.shape[1] > 5 else None
     if labels.topk_index_BK is not None and labels.topk_index_BK.shape[1] >= 5:
         return labels.topk_index_BK[:, :5]
     return None

@@ -32,7 +32,7 @@ from pipeline.arrays import ArraySpec
 from pipeline.canonical import NotCanonicalError
 from pipeline.errors import MismatchError, StoreError
 from pipeline.index import SampleIndex
-from pipeline.layout import FORMAT, OURS, Layout, block_slices
+from pipeline.layout import OURS, Layout, block_slices, require_format
 from pipeline.manifest import Manifest
 from pipeline.objects import Objects, is_temporary
 from pipeline.receipts import (
@@ -105,6 +105,8 @@ def read_base(objects: Objects) -> Base | None:
         return None if data is None else Base.from_bytes(data)
     except NotCanonicalError:
         return None
+    except StoreError as error:
+        raise StoreError(f"{objects.name}: {error}") from error
 
 
 def stored_layout(objects: Objects, stored: Base | None) -> Layout | None:
@@ -164,17 +166,21 @@ def _require_ours(objects: Objects, sizes: Mapping[str, int]) -> None:
     if foreign:
         raise StoreError(
             f"{objects.name} is not a label store: it has {foreign[0]}{' and others' if len(foreign) > 1 else ''}. "
-            "Give an --out that is new or empty."
+            f"{_NEW_OUT}"
         )
     try:
         root = json.loads(get_record(objects, "zarr.json") or b"")
-        kind = root["attributes"]["format"]["name"] if "attributes" in root else None
     except (ValueError, RecursionError):
-        return  # cut or emptied by a crash
+        return  # never written, or cut or emptied by a crash
+    try:
+        require_format(root["attributes"]["format"])
     except (TypeError, KeyError):
-        kind = None
-    if kind != FORMAT:
-        raise StoreError(f"{objects.name} is a Zarr store of another kind. Give an --out that is new or empty.")
+        raise StoreError(f"{objects.name} is a Zarr store of another kind. {_NEW_OUT}") from None
+    except StoreError as error:
+        raise StoreError(f"{objects.name}: {error}") from error
+
+
+_NEW_OUT = "Give an --out that is new or empty."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.audit import Finding, audit
 from pipeline.canonical import NotCanonicalError
 from pipeline.environment import describe_environment
 from pipeline.errors import MismatchError, StoreError, UserError
@@ -149,13 +150,20 @@ class LabelStore:
 
     @classmethod
     def create(
-        cls, path: str | Path, manifest: Manifest, index: SampleIndex, *, views: int, witness: Witness
+        cls,
+        path: str | Path,
+        manifest: Manifest,
+        index: SampleIndex,
+        *,
+        views: int,
+        witness: Witness,
+        environment: Callable[[], Mapping[str, str]] = describe_environment,
     ) -> LabelStore:
         """Make a store where none has been begun."""
         objects = open_objects(path)
         if read_base(objects) is not None:
             raise StoreError(f"{objects.name} is there already. Go on with it (open_writing), or give another --out.")
-        return cls.open_writing(path, manifest, index, views, witness=lambda: witness)
+        return cls.open_writing(path, manifest, index, views, witness=lambda: witness, environment=environment)
 
     @classmethod
     def attach(cls, path: str | Path) -> LabelStore:
@@ -280,6 +288,15 @@ class LabelStore:
         arrays = self.layout.witness_arrays()
         found = {name: read_whole(self.objects, spec, self.base) for name, spec in arrays.items()}
         return Witness(row_W=found["rows"], view_W=found["views"], pixels_WHWC=found["pixels"])
+
+    def verify(self, progress: Callable[[int], None] = lambda _: None) -> list[Finding]:
+        """Read every byte, and say all that is off; `progress` is told of each unit that was read."""
+        return audit(self.objects, progress)
+
+    @classmethod
+    def audit(cls, path: str | Path, progress: Callable[[int], None] = lambda _: None) -> list[Finding]:
+        """The same for a store that may be too damaged to be opened."""
+        return audit(open_objects(path), progress)
 
     # ---- writing
 

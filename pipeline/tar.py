@@ -41,13 +41,14 @@ REFUSED_KINDS = {
     b"K": "a link",
     b"S": "a sparse file",
 }
+RESERVED = re.compile(r"(^|/)(con|prn|aux|nul|com\d|lpt\d)(\.[^/]*)?(?=/|$)", re.IGNORECASE)
 BAD_NAMES = (
     (re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"), "has a control character"),
     (re.compile(r"\\"), "has a backslash"),
     (re.compile(r"^(/|[A-Za-z]:)"), "is absolute"),
     (re.compile(r"(^|/)\.\.(/|$)"), "has '..' in it"),
     (re.compile(r"(^|/)\.?(/|$)"), "has an empty part"),
-    (re.compile(r"(^|/)(con|prn|aux|nul|com\d|lpt\d)(\.[^/]*)?(/|$)", re.IGNORECASE), "is reserved on Windows"),
+    (RESERVED, "is reserved on Windows"),
 )
 OCTAL = re.compile(rb" *([0-7]+)[ \x00]*")
 UNUSED = re.compile(rb" *[0-7]*[ \x00]*|[\x80\xff].*", re.DOTALL)

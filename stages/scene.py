@@ -45,13 +45,13 @@ class SceneStyle:
 
     side: int = 64
     """Side of a picture in pixels."""
-    digit_size: tuple[float, float] = (0.45, 0.8)
+    digit_size: tuple[float, float] = (0.6, 0.95)
     """Height of the digit's frame, as a share of the side."""
     slant: float = 20.0
     """Largest turn in degrees, either way."""
-    pieces: tuple[int, int] = (2, 4)
+    pieces: tuple[int, int] = (0, 2)
     """Fewest and most pieces of other digits."""
-    strokes: tuple[int, int] = (1, 4)
+    strokes: tuple[int, int] = (0, 2)
     """Fewest and most brush strokes."""
 
 

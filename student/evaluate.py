@@ -14,25 +14,24 @@ import click
 
 from pipeline import cli
 from student import results
+from student.checkpoint_flags import bad_image_option, batch_option, checkpoint_options, crop_option
+from student.metrics import Scores
+from student.model import Student
 from student.ranks import joined
-from student.saved import open_saved
-from student.scoring import PRECISIONS, Judge, open_evaluation_set
+from student.saved import Saved, open_saved
+from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_set
 
 RANK_SECONDS = 1800.0
 
 
 @cli.command()
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="A run directory of student.train, or one of its checkpoint files.",
-)
-@click.option(
-    "--which", type=click.Choice(["last", "best"]), default="last", help="Which checkpoint of a run directory."
-)
+@checkpoint_options
 @cli.shards_option
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the metrics.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="JSON file for the metrics; images/s go to NAME.speed.json beside it.",
+)
 @click.option("--plots", "plot_dir", type=click.Path(path_type=Path, file_okay=False), help="Folder for figures (PNG).")
 @click.option(
     "--per-class", type=click.Path(path_type=Path, dir_okay=False), help="Table of the classes (.csv or .json)."
@@ -43,12 +42,9 @@ RANK_SECONDS = 1800.0
     help="A label store of these shards, labelled with --recipe none: adds agreement with the teacher.",
 )
 @click.option("--ema/--no-ema", default=None, help="Judge the moving average, too.  [default: where there is one]")
-@click.option(
-    "--crop-pct",
-    type=click.FloatRange(0.01, 1),
-    help="Share of the short side that the centre crop keeps.  [default: 0.875]",
-)
-@click.option("--batch", type=click.IntRange(min=1), default=256, help="Pictures a forward pass. Changes speed only.")
+@crop_option
+@bad_image_option
+@batch_option
 @click.option(
     "--precision", type=click.Choice(list(PRECISIONS)), default="fp32", help="Arithmetic of the forward pass."
 )
@@ -61,24 +57,27 @@ def main(**flags: Any) -> None:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
     saved = open_saved(flags["checkpoint"], flags["which"])
-    students = {"student": saved.student}
-    if flags["ema"] or (flags["ema"] is None and saved.ema is not None):
-        students["ema"] = saved.weights(ema=True)
-    pictures = open_evaluation_set(
-        flags["shards"], saved, crop_pct=flags["crop_pct"], logits=flags["logits"], workers=flags["workers"]
-    )
-    speed_flags = {name: flags[name] for name in ("batch", "workers", "start_method")}
+    students = _students(saved, flags["ema"])
+    chosen = {name: flags[name] for name in ("crop_pct", "on_bad_image", "logits", "workers")}
+    pictures = open_evaluation_set(flags["shards"], saved, **chosen)
+    speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
     with joined(flags["device"], RANK_SECONDS) as ranks:
         judge = Judge(students, saved, ranks, flags["precision"])
-        scores = judge.score(
-            pictures.batches(ranks, **speed_flags),
-            num_classes=saved.spec.num_classes,
-            teacher=pictures.teaching is not None,
-        )
-    if not ranks.main:
-        return
-    run = {"device": str(ranks.device), "world": ranks.world, "precision": flags["precision"], **speed_flags}
-    speed = {**judge.speed(), **run}
+        batches = pictures.batches(ranks, **speed)
+        scores = judge.score(batches, num_classes=saved.spec.num_classes, teacher=pictures.teaching is not None)
+    if ranks.main:
+        speed |= {"device": str(ranks.device), "world": ranks.world, "precision": flags["precision"], **judge.speed()}
+        _report(flags, saved, pictures, scores, speed)
+
+
+def _students(saved: Saved, ema: bool | None) -> dict[str, Student]:
+    averaged = {"ema": saved.weights(ema=True)} if ema or (ema is None and saved.ema is not None) else {}
+    return {"student": saved.student, **averaged}
+
+
+def _report(
+    flags: dict[str, Any], saved: Saved, pictures: EvaluationSet, scores: dict[str, Scores], speed: dict[str, Any]
+) -> None:
     click.echo(results.table(scores))
     click.echo(f"{speed['images_per_second']:,} images/s, {speed['forward_images_per_second']:,} in the forward pass")
     written: list[Path] = []

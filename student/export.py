@@ -1,7 +1,9 @@
 """Hand a trained student to other programs: a folder for timm, or an ONNX file.
 
-python -m student.export --checkpoint runs/student --out export/ --format timm
-python -m student.export --checkpoint runs/student --out export/ --format onnx
+    python -m student.export --checkpoint runs/student --out export/ --format timm
+    python -m student.export --checkpoint runs/student --out export/ --format onnx
+
+Both may be written to one folder.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 
 from pipeline import cli
 from pipeline.errors import StudentError
+from student.checkpoint_flags import checkpoint_options, crop_option
 from student.files import write_json
 from student.model import Student
 from student.onnx_graph import write_onnx
@@ -26,15 +29,7 @@ log = logging.getLogger("student.export")
 
 
 @cli.command()
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="A run directory of student.train, or one of its checkpoint files.",
-)
-@click.option(
-    "--which", type=click.Choice(["last", "best"]), default="last", help="Which checkpoint of a run directory."
-)
+@checkpoint_options
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("export"), help="Folder to write to."
 )
@@ -43,11 +38,7 @@ log = logging.getLogger("student.export")
 )
 @click.option("--ema", is_flag=True, help="Export the moving average of the weights.")
 @click.option("--head", type=click.Choice(HEADS), default="fused", help="Which answer becomes `logits`.")
-@click.option(
-    "--crop-pct",
-    type=click.FloatRange(0.01, 1),
-    help="Share of the short side that preparing keeps.  [default: as evaluated]",
-)
+@crop_option
 def main(**flags: Any) -> None:
     """Write a trained student for other programs, and check that it answers the same there.
 
@@ -58,15 +49,16 @@ def main(**flags: Any) -> None:
     saved = open_saved(flags["checkpoint"], flags["which"])
     student, out, head = saved.weights(flags["ema"]), flags["out"], flags["head"]
     prepared = description(saved, flags["crop_pct"])
-    write_json(out / "preprocessing.json", prepared)
     if flags["kind"] == "onnx":
         path, difference = write_onnx(student, out, prepared, head)
         log.info("ONNX Runtime and PyTorch differ by at most %.2g in a logit", difference)
-        click.echo(f"{path}: {'logits, class_logits, distillation_logits' if student.two_heads else 'logits'}")
-        return
-    write_timm(student, out, prepared, head)
-    _require_same_answers(student, out, head)
-    click.echo(f'{out}: timm.create_model("local-dir:{out}", pretrained=True)')
+        last = f"{path}: {'logits, class_logits, distillation_logits' if student.two_heads else 'logits'}"
+    else:
+        write_timm(student, out, prepared, head)
+        _require_same_answers(student, out, head)
+        last = f'{out}: timm.create_model("local-dir:{out}", pretrained=True)'
+    write_json(out / "preprocessing.json", prepared)
+    click.echo(last)
 
 
 def _require_same_answers(student: Student, out: Path, head: str) -> None:

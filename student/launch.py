@@ -23,7 +23,7 @@ from pipeline.store import LabelStore
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.index import SampleIndex, scan
 from pipeline.loader import Loader
-from pipeline.shards import ShardFiles, expand
+from pipeline.shards import expand
 from pipeline.witness import check_witnesses
 from student import checkpoint
 from student.answers import StoredAnswers, needed
@@ -228,7 +228,7 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
 
 def _require_same_views(store: LabelStore, index: SampleIndex, settings: Settings) -> None:
     """The store's witness views, drawn here."""
-    drift = check_witnesses(store, Renderer(store.manifest.recipe, index, ShardFiles(index.urls)))
+    drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))
     log.info("%s", drift)
     if drift.kind == "identical" or (drift.kind == "drifted" and settings.accept_drift):
         return

@@ -117,10 +117,11 @@ def learn(run: Run, step: Step) -> None:
     run._pace.add(step.count)
     run._readings.append(_send(run, step, losses))
     cuda = run.engine.ranks.device.type == "cuda"
-    logged = run.update % run.settings.log_every == 0 or run.update == run.total
-    read_losses(run, 0 if logged or run.step == run.steps or not cuda else 1)
-    if logged:
-        log_interval(run)
+    recorded = run.update % run.settings.log_every == 0 or run.update == run.settings.epochs * run.steps
+    shown = recorded or run.update == run.total  # the end of --max-steps is shown, but is no interval of the run
+    read_losses(run, 0 if shown or run.step == run.steps or not cuda else 1)
+    if shown:
+        log_interval(run, recorded)
 
 
 def read_losses(run: Run, left: int) -> None:
@@ -136,14 +137,14 @@ def read_losses(run: Run, left: int) -> None:
         run.stopped = run.stopped or wishes > 0
 
 
-def log_interval(run: Run) -> None:
+def log_interval(run: Run, recorded: bool) -> None:
     """A line about the steps since the last one."""
-    means, (rate, wait) = run.means.take_interval(), run._pace.take(run.feed.waited)
+    means, (rate, wait) = run.means.take_interval(keep=not recorded), run._pace.take(run.feed.waited)
     if run.log:
         lr = run.engine.schedule.lr_at(run.update - 1)
         left = (run.total - run.update) * run.feed.order.rows / run.steps / max(rate, 1e-9)
         line = {"epoch": run.epoch, "step": run.step, "update": run.update, "lr": lr, **means}
-        run.log.steps(line, rate=rate, wait=wait, left=left)
+        run.log.steps(line, rate=rate, wait=wait, left=left, recorded=recorded)
 
 
 def end_epoch(run: Run) -> None:

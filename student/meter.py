@@ -27,10 +27,11 @@ class Means:
         self.interval_steps += 1
         self.epoch_steps += 1
 
-    def take_interval(self) -> dict[str, float]:
-        """The means since they were last taken."""
+    def take_interval(self, *, keep: bool = False) -> dict[str, float]:
+        """The means since they were last taken; with `keep` they go on."""
         means = _means(self.interval, self.interval_steps)
-        self.interval, self.interval_steps = [0.0] * len(NAMES), 0
+        if not keep:
+            self.interval, self.interval_steps = [0.0] * len(NAMES), 0
         return means
 
     def take_epoch(self) -> dict[str, float]:

@@ -45,9 +45,9 @@ class Tally:
         """Rows are true classes, columns predicted ones; empty where there are too many classes."""
 
     def add(self, logits_BK: Tensor, truth_B: Tensor) -> None:
-        """Add a batch; rows without a label are left out."""
+        """Add a batch (on the CPU); rows without a label are left out."""
         known_B = truth_B != UNLABELLED
-        logits_BK, truth_B = logits_BK[known_B].double().cpu(), truth_B[known_B].cpu()
+        logits_BK, truth_B = logits_BK[known_B].double(), truth_B[known_B]
         top_BT = logits_BK.topk(min(5, self.num_classes)).indices
         predicted_B, hit_BT = top_BT[:, 0], top_BT == truth_B[:, None]
         correct_B = hit_BT[:, 0]
@@ -126,6 +126,8 @@ class Scores:
     def add(self, heads: Heads, truth_B: Tensor, teacher_B: Tensor | None = None) -> None:
         """Add a batch: the heads' logits, true classes (-1 where unknown), the teacher's argmax where there is one."""
         assert (teacher_B is not None) == ("teacher" in self.answers), "the teacher answers for every batch or for none"
+        heads = heads_on_cpu(heads)
+        truth_B = truth_B.cpu()
         logits = [heads.cls]
         if heads.dist is not None:
             logits += [heads.dist, fuse(heads), fuse(heads, "probabilities")]
@@ -133,7 +135,7 @@ class Scores:
             tally.add(logits_BK, truth_B)
         named = [answer.argmax(-1) for answer in logits]
         named += [truth_B, *([] if teacher_B is None else [teacher_B])]
-        named_PB = torch.stack([classes.long().cpu() for classes in named])
+        named_PB = torch.stack([classes.cpu().long() for classes in named])
         known_PB = named_PB != UNLABELLED
         both_PPB = known_PB[:, None] & known_PB[None]
         self.images += len(truth_B)
@@ -159,6 +161,11 @@ class Scores:
             "agreement": {"/".join(pair): value for pair, value in self.agreement().items()},
             **{name: tally.summary() for name, tally in self.tallies.items()},
         }
+
+
+def heads_on_cpu(heads: Heads) -> Heads:
+    """Both heads' logits in float32 on the CPU; waits for them."""
+    return Heads(heads.cls.float().cpu(), None if heads.dist is None else heads.dist.float().cpu())
 
 
 def share(part: Tensor | float, whole: Tensor | float) -> float | None:

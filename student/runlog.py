@@ -43,13 +43,14 @@ class RunLog:
         _rewrite(self._path, kept)
         self._file = self._path.open("a", encoding="utf-8")
         self._total = total
-        self._stream = stream or sys.stderr
+        self._stream, self._open_line = stream or sys.stderr, False
         self._live = _dvclive(run, kept) if dvclive else None
         self._board = _tensorboard(run, update) if tensorboard else None
 
-    def steps(self, line: Line, *, rate: float, wait: float, left: float) -> None:
+    def steps(self, line: Line, *, rate: float, wait: float, left: float, recorded: bool = True) -> None:
         """Record an interval, and show it."""
-        self._write({"kind": "steps", **line, "images_per_second": round(rate, 1), "wait": round(wait, 4)})
+        if recorded:
+            self._write({"kind": "steps", **line, "images_per_second": round(rate, 1), "wait": round(wait, 4)})
         width = len(str(self._total))
         self._show(
             f"step {line['update']:0{width}d}/{self._total} | loss {line['loss']:.4f} | {rate:,.0f} img/s | "
@@ -72,6 +73,8 @@ class RunLog:
 
     def close(self) -> None:
         """End the line and the files."""
+        if self._open_line:
+            self._stream.write("\n")
         self.flush()
         self._file.close()
         if self._live is not None:
@@ -88,7 +91,8 @@ class RunLog:
 
     def _show(self, text: str, *, end: bool = False) -> None:
         terminal = self._stream.isatty()
-        self._stream.write(f"\r\x1b[2K{text}" + ("\n" if end else "") if terminal else f"{text}\n")
+        self._open_line = terminal and not end
+        self._stream.write(("\r\x1b[2K" if terminal else "") + text + ("" if self._open_line else "\n"))
         self._stream.flush()
 
 

@@ -31,7 +31,7 @@ from pipeline.ring import Slot
 from pipeline.shards import expand
 from pipeline.store import LabelStore
 from student.device import normalise
-from student.metrics import Scores
+from student.metrics import Scores, heads_on_cpu
 from student.model import Heads, Student
 from student.preprocessing import evaluation_recipe
 from student.ranks import Ranks
@@ -106,10 +106,16 @@ class EvaluationSet:
 
 
 def open_evaluation_set(
-    shards: Sequence[str], saved: Saved, *, crop_pct: float | None = None, logits: Path | None = None, workers: int = 0
+    shards: Sequence[str],
+    saved: Saved,
+    *,
+    crop_pct: float | None = None,
+    on_bad_image: str = "refuse",
+    logits: Path | None = None,
+    workers: int = 0,
 ) -> EvaluationSet:
     """The shards as this student is judged on them; refused where classes or the store do not fit it."""
-    recipe = evaluation_recipe(saved.spec.image_size, crop_pct)
+    recipe = evaluation_recipe(saved.spec.image_size, crop_pct, on_bad_image)
     if logits is None:
         index = scan(expand(shards), workers=workers)
         require_classes(index.num_classes, index.class_names, saved, "The shards")
@@ -205,7 +211,7 @@ class Judge:
         for name, student in self.students.items():
             with torch.inference_mode(), self.autocast():
                 heads: Heads = student(x_BCHW)
-            found[name] = Heads(*(None if head is None else head.float().cpu() for head in heads))  # type: ignore[arg-type]
+            found[name] = heads_on_cpu(heads)
             self._answered += len(x_BCHW)
         self._forward_seconds += time.perf_counter() - begun
         return found

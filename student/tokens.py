@@ -12,6 +12,7 @@ import click
 
 from pipeline import cli
 from student import plots
+from student.checkpoint_flags import bad_image_option, batch_option, checkpoint_options
 from student.files import write_json
 from student.ranks import joined
 from student.saved import open_saved
@@ -22,20 +23,13 @@ RANK_SECONDS = 1800.0
 
 
 @cli.command()
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="A run directory of student.train, or one of its checkpoint files.",
-)
-@click.option(
-    "--which", type=click.Choice(["last", "best"]), default="last", help="Which checkpoint of a run directory."
-)
+@checkpoint_options
 @cli.shards_option
 @click.option("--ema", is_flag=True, help="Look at the moving average of the weights.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the figures.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="PNG file for the curve over the blocks.")
-@click.option("--batch", type=click.IntRange(min=1), default=256, help="Pictures a forward pass. Changes speed only.")
+@bad_image_option
+@batch_option
 @cli.speed_options
 def main(**flags: Any) -> None:
     """Measure how alike class and distillation token are in each layer, and how often their heads agree.
@@ -47,7 +41,7 @@ def main(**flags: Any) -> None:
     saved = open_saved(flags["checkpoint"], flags["which"])
     student = saved.weights(flags["ema"])
     require_tokens(student)
-    pictures = open_evaluation_set(flags["shards"], saved, workers=flags["workers"])
+    pictures = open_evaluation_set(flags["shards"], saved, on_bad_image=flags["on_bad_image"], workers=flags["workers"])
     with joined(flags["device"], RANK_SECONDS) as ranks:
         judge = Judge({"student": student}, saved, ranks)
         similarity = Similarity(judge.students["student"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
 from pipeline.draws import key_hashes
@@ -78,9 +79,14 @@ def labels_of(manifest: Manifest, unit: Unit, *, salt: int = 0) -> UnitLabels:
     count = min(manifest.unit_rows, manifest.rows - start)
     generator = np.random.default_rng([unit.view, unit.run, salt])
     logits_BC = generator.normal(0, 3, (count, manifest.num_classes)).astype(np.float32)
+    crc_B = generator.integers(0, 2**32, count, dtype=np.uint32)
+    witness = witness_of(manifest)
+    for row, pixels_HWC in zip(witness.row_W.tolist(), witness.pixels_WHWC, strict=True):
+        if unit.view == 0 and start <= row < start + count:
+            crc_B[row - start] = google_crc32c.value(pixels_HWC.tobytes())
     return UnitLabels(
         labels=encode(logits_BC, manifest.keep, manifest.temperatures),
-        crc_B=generator.integers(0, 2**32, count, dtype=np.uint32),
+        crc_B=crc_B,
         luma_B16=generator.integers(0, 256, (count, 16), dtype=np.uint8) if manifest.luma else None,
     )
 

@@ -133,12 +133,9 @@ def test_a_shard_that_is_gone_is_refused(tmp_path: Path) -> None:
         read_shard(str(tmp_path / "gone.tar"))
 
 
-NAMES = st.lists(
-    st.tuples(st.sampled_from(["a", "b/a", "b.c/a", "__x__", ".h", "./d"]), st.sampled_from(["", ".jpg", ".cls", ".X.y", "."])),
-    min_size=1,
-    max_size=8,
-    unique=True,
-)  # fmt: skip
+KEYS = st.sampled_from(["a", "b/a", "b.c/a", "__x__", ".h", "./d"])
+FIELDS = st.sampled_from(["", ".jpg", ".cls", ".X.y", "."])
+NAMES = st.lists(st.tuples(KEYS, FIELDS), min_size=1, max_size=8, unique=True)
 
 
 @settings(max_examples=150, deadline=None)

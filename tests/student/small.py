@@ -26,7 +26,6 @@ from pipeline.labels import Keep, encode
 from pipeline.manifest import Manifest, TeacherCard
 from pipeline.recipe import Recipe
 from pipeline.render import Renderer
-from pipeline.shards import ShardFiles
 from pipeline.store import LabelStore, UnitLabels
 from student import train as command
 from tests.pictures import tiny_shards
@@ -61,7 +60,7 @@ def make_store(
         recipe=recipe, index_digest=index.digest(), rows=len(index), teacher=CARD, keep=Keep.parse(keep),
         temperatures=(1.0, 3.0), num_classes=CLASSES, class_names=None, class_map=None, unit_rows=16, luma=luma,
     )  # fmt: skip
-    renderer = Renderer(recipe, index, ShardFiles(index.urls))
+    renderer = Renderer(recipe, index, index.files())
     path = folder / "store.zarr"
     with LabelStore.open_writing(path, manifest, index, views) as store:
         for unit in store.missing()[: None if finish else -1]:

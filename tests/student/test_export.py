@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -14,32 +13,10 @@ import torch
 from click.testing import CliRunner, Result
 from timm.data import resolve_model_data_config
 
-from student import checkpoint
 from student.export import main
 from student.initial import init_from, read_initial
-from student.model import Student, StudentSpec, build
-
-SMALL: dict[str, Any] = {"num_classes": 4, "image_size": 32, "patch_size": 8, "width": 64, "depth": 1, "drop_path": 0.1}
-NAMES = ["ant", "bee", "cat", "dog"]
-
-
-def _run(folder: Path, *, ema: bool = True, **changes: Any) -> tuple[Student, Student]:
-    """A run directory as training leaves it, with random weights."""
-    spec = StudentSpec(**{**SMALL, **changes})
-    student, averaged = build(spec, seed=1).eval(), build(spec, seed=2).eval()
-    folder.mkdir()
-    checkpoint.save(
-        folder,
-        {
-            "spec": spec.to_json(),
-            "model": student.state_dict(),
-            "ema": averaged.state_dict() if ema else None,
-            "meta": {"class_names": NAMES, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)},
-            "epoch": 3,
-            "step": 0,
-        },
-    )
-    return student, averaged
+from student.model import build
+from tests.student.saved_runs import NAMES, save_run
 
 
 def _export(folder: Path, *flags: str) -> Result:
@@ -52,7 +29,7 @@ def _images(size: int = 32) -> torch.Tensor:
 
 
 def test_timm_loads_the_folder_and_answers_the_same_bits(tmp_path: Path) -> None:
-    student, _ = _run(tmp_path / "run")
+    student, _ = save_run(tmp_path / "run")
     result = _export(tmp_path)
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith(f'timm.create_model("local-dir:{tmp_path / "export"}", pretrained=True)\n')
@@ -62,13 +39,13 @@ def test_timm_loads_the_folder_and_answers_the_same_bits(tmp_path: Path) -> None
     assert config["input_size"] == (3, 32, 32) and config["crop_pct"] == 0.875 and config["interpolation"] == "bicubic"
     assert list(config["mean"]) == [0.5, 0.4, 0.3] and list(config["std"]) == [0.2, 0.3, 0.4]
     written = json.loads((tmp_path / "export" / "config.json").read_text())
-    assert written["label_names"] == NAMES and written["num_classes"] == 4
+    assert written["label_names"] == list(NAMES) and written["num_classes"] == 4
     assert not {"license", "tag", "url", "hf_hub_id"} & written["pretrained_cfg"].keys()
 
 
 @pytest.mark.parametrize("head", ["class", "distillation"])
 def test_timm_answers_with_one_head_alone(tmp_path: Path, head: str) -> None:
-    student, _ = _run(tmp_path / "run")
+    student, _ = save_run(tmp_path / "run")
     assert _export(tmp_path, "--head", head).exit_code == 0
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
     heads = student(_images())
@@ -76,7 +53,7 @@ def test_timm_answers_with_one_head_alone(tmp_path: Path, head: str) -> None:
 
 
 def test_onnx_runtime_answers_the_same_for_any_batch(tmp_path: Path) -> None:
-    _, averaged = _run(tmp_path / "run")
+    _, averaged = save_run(tmp_path / "run")
     result = _export(tmp_path, "--format", "onnx", "--ema", "--head", "distillation")
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{tmp_path / 'export' / 'model.onnx'}: logits, class_logits, distillation_logits\n"
@@ -89,11 +66,11 @@ def test_onnx_runtime_answers_the_same_for_any_batch(tmp_path: Path) -> None:
             np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["preprocessing"]) == json.loads((tmp_path / "export" / "preprocessing.json").read_text())
-    assert json.loads(metadata["preprocessing"])["class_names"] == NAMES
+    assert json.loads(metadata["preprocessing"])["class_names"] == list(NAMES)
 
 
 def test_a_single_head_leaves_with_one_output(tmp_path: Path) -> None:
-    student, _ = _run(tmp_path / "run", model="resnet10t", patch_size=None, width=None, depth=None, image_size=64)
+    student, _ = save_run(tmp_path / "run", model="resnet10t", patch_size=None, width=None, depth=None, image_size=64)
     assert _export(tmp_path).exit_code == 0 and _export(tmp_path, "--format", "onnx").exit_code == 0
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
     images = _images(64)
@@ -107,7 +84,7 @@ def test_a_single_head_leaves_with_one_output(tmp_path: Path) -> None:
 
 
 def test_an_exported_student_can_be_trained_further(tmp_path: Path) -> None:
-    student, _ = _run(tmp_path / "run")
+    student, _ = save_run(tmp_path / "run")
     assert _export(tmp_path).exit_code == 0
     other = build(student.spec, seed=9).eval()
     assert not init_from(other, read_initial(tmp_path / "export")).fresh
@@ -115,7 +92,7 @@ def test_an_exported_student_can_be_trained_further(tmp_path: Path) -> None:
 
 
 def test_exporting_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
-    _run(tmp_path / "run")
+    save_run(tmp_path / "run")
     _export(tmp_path)
     first = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
     _export(tmp_path)
@@ -124,7 +101,7 @@ def test_exporting_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: 
 
 
 def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    _run(tmp_path / "run", ema=False)
+    save_run(tmp_path / "run", ema=False)
     result = _export(tmp_path, "--ema")
     assert result.exit_code == 1 and result.stderr == (
         "error: This checkpoint holds no moving average of the weights. Leave --ema out, or train with --ema.\n"

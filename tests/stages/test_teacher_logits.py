@@ -1,0 +1,197 @@
+"""The store is a function of its manifest: not of workers, order, interruption or growth. Run as users run it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import zarr
+from click.testing import CliRunner
+
+from pipeline.labelling import label_missing, tasks_of
+from pipeline.render import Renderer
+from pipeline.store import LabelStore
+from pipeline.teacher import load_teacher
+from stages.teacher_logits import main
+from tests.pictures import tiny_shards
+
+NET, ROWS = "test_resnet", 90
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    tiny_shards(folder, rows=ROWS, shards=2, classes=3, class_names=["ant", "bee", "cat"])
+    return f"{folder}/*.tar"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "teacher.safetensors"
+    safetensors.torch.save_file(timm.create_model(NET, num_classes=3).state_dict(), path)
+    return path
+
+
+def arguments(shards, weights, out, *more):
+    fixed = ["--model", NET, "--weights", weights, "--image-size", 32, "--teacher-size", "view", "--mix-window", 8]
+    fixed += ["--device", "cpu", "--views", 3, "--batch-size", 16, "--unit-rows", 32, "--log-level", "error"]
+    return [str(a) for a in ("--shards", shards, "--out", out, *fixed, *more)]
+
+
+def label(*args, expect=0):
+    result = CliRunner().invoke(main, arguments(*args))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == expect, result.output
+    return result.output
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def reference(shards, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reference") / "store.zarr"
+    label(shards, weights, out, "--workers", 0)
+    return out
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("--workers", 2),
+        ("--workers", 1, "--views-together", 1),
+        ("--workers", 4, "--views-together", 2),
+        ("--workers", 2, "--start-method", "spawn"),
+    ],
+    ids=str,
+)
+def test_the_bytes_do_not_depend_on_how_it_was_run(shards, weights, reference, tmp_path, how):
+    label(shards, weights, tmp_path / "store.zarr", *how)
+    assert tree(tmp_path / "store.zarr") == tree(reference)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 32])
+def test_views_and_answers_do_not_depend_on_the_batch(shards, weights, reference, tmp_path, batch):
+    label(shards, weights, tmp_path / "store.zarr", "--batch-size", batch, "--workers", 1)
+    ours, theirs = zarr.open(str(tmp_path / "store.zarr"), mode="r"), zarr.open(str(reference), mode="r")
+    for name in ("crc", "argmax", "luma"):
+        assert (ours[name][:] == theirs[name][:]).all()
+
+
+def test_units_may_be_done_in_any_order(shards, weights, reference, tmp_path):
+    finished = LabelStore.open_finished(reference)
+    teacher = load_teacher(NET, view_size=32, weights=weights, device="cpu", input_size="view", batch_size=16)
+    with LabelStore.open_writing(tmp_path / "s.zarr", finished.manifest, finished.index, views=3) as store:
+        label_missing(store, teacher, workers=0, tasks=tasks_of(store.missing(), 2)[::-1])
+        store.finish()
+    assert tree(tmp_path / "s.zarr") == tree(reference)
+
+
+def test_appending_views_gives_the_store_made_at_once(shards, weights, reference, tmp_path):
+    out = tmp_path / "store.zarr"
+    label(shards, weights, out, "--views", 1, "--workers", 0)
+    before = {name: data for name, data in tree(out).items() if "/c.0." in name}
+    label(shards, weights, out, "--workers", 0)
+    after = tree(out)
+    assert after == tree(reference)
+    assert before and all(after[name] == data for name, data in before.items())
+
+
+def test_a_finished_store_is_left_alone(shards, weights, reference):
+    before = {p: p.stat().st_mtime_ns for p in reference.rglob("*")}
+    label(shards, weights, reference, "--workers", 0)
+    assert {p: p.stat().st_mtime_ns for p in reference.rglob("*")} == before
+
+
+def test_plain_zarr_says_what_the_teacher_says_about_the_view(reference, weights):
+    store = LabelStore.open_finished(reference)
+    teacher = load_teacher(NET, view_size=32, weights=weights, device="cpu", input_size="view")
+    renderer = Renderer(store.manifest.recipe, store.index, store.index.files())
+    group = zarr.open(str(reference), mode="r")
+    pixels = np.empty((1, 32, 32, 3), np.uint8)
+    for row, view in [(0, 0), (17, 2), (ROWS - 1, 1)]:
+        rendered = renderer.render(np.array([row]), np.array([view]), pixels)
+        logits = teacher(pixels)[0]
+        assert group["crc"][view, row] == rendered.crc_B[0]
+        assert group["argmax"][view, row] == logits.argmax()
+        stored = group["logits"][view, row] * group["logits"].attrs["scale"] + group["logits"].attrs["offset"]
+        np.testing.assert_allclose(stored, logits, atol=1 / 512 + 1e-4)
+
+
+def test_killed_at_any_time_it_ends_identical(shards, weights, reference, tmp_path):
+    out = tmp_path / "store.zarr"
+    command = [sys.executable, "-m", "stages.teacher_logits", *arguments(shards, weights, out, "--workers", 1)]
+    kills = 0
+    for attempt in range(8):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(out.glob("receipts/**/*.json"))) > attempt:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        _, errors = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, errors.decode()
+        receipted = len(list(out.glob("receipts/*.*")))
+        if receipted:
+            (out / "argmax" / "c.2.2").write_bytes(b"")  # the last unit in any order: it has no receipt yet
+    label(shards, weights, out, "--workers", 0)
+    assert kills >= 2
+    assert tree(out) == tree(reference)
+
+
+def test_another_recipe_is_refused_with_both_values(shards, weights, reference):
+    before = tree(reference)
+    output = label(shards, weights, reference, "--crop-scale", "0.3,1", "--workers", 0, expect=1)
+    assert "crop_scale: (0.08, 1.0) against (0.3, 1.0)" in output and "Traceback" not in output
+    assert tree(reference) == before
+
+
+def test_another_teacher_is_refused(shards, weights, reference, tmp_path):
+    torch.manual_seed(5)
+    safetensors.torch.save_file(timm.create_model(NET, num_classes=3).state_dict(), tmp_path / "other.safetensors")
+    output = label(shards, tmp_path / "other.safetensors", reference, "--workers", 0, expect=1)
+    assert "teacher weights_sha256" in output
+
+
+def test_a_teacher_of_other_classes_is_refused(shards, tmp_path):
+    safetensors.torch.save_file(timm.create_model(NET, num_classes=5).state_dict(), tmp_path / "five.safetensors")
+    output = label(shards, tmp_path / "five.safetensors", tmp_path / "s.zarr", "--workers", 0, expect=1)
+    assert "The shards have 3 classes" in output and "answers with 5" in output and "--class-map" in output
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_dry_run_says_the_cost_and_writes_nothing(shards, weights, tmp_path):
+    output = label(shards, weights, tmp_path / "s.zarr", "--dry-run", "--workers", 0)
+    for word in ("270", "bytes a view", "views/s", "break-even", "nothing was written"):
+        assert word in output
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_one_bad_image_is_named_and_can_be_greyed(weights, tmp_path):
+    tiny_shards(tmp_path / "sh", rows=ROWS, shards=1, classes=3, replace={41: b"\xff\xd8\xff\xe0 rubbish"})
+    output = label(f"{tmp_path}/sh/*.tar", weights, tmp_path / "s.zarr", "--workers", 0, expect=1)
+    assert "s0/000041" in output
+    label(f"{tmp_path}/sh/*.tar", weights, tmp_path / "s.zarr", "--workers", 0, "--on-bad-image", "grey")
+    assert (tmp_path / "s.zarr" / "COMPLETE").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("/nowhere/*.tar", "/nowhere/*.tar"), ("{000..", "{000.."), ("", "")], ids=str
+)
+def test_shards_that_are_not_there(weights, tmp_path, pattern, message):
+    output = label(pattern, weights, tmp_path / "s.zarr", "--workers", 0, expect=1)
+    assert output.startswith("error: ") and message in output and not os.path.exists(tmp_path / "s.zarr")
