@@ -109,5 +109,6 @@ def estimate(manifest: Manifest, index: SampleIndex, teacher: Teacher, *, views:
 def _sample(index: SampleIndex, views: int, batch: int) -> Iterator[Request]:
     """Batches of rows from all over the data, each in several views, without end."""
     starts = np.linspace(0, len(index) - batch, 16).astype(int).tolist()
-    for start, view in itertools.product(itertools.cycle(starts), range(min(views, 8))):
-        yield np.arange(start, start + batch), np.full(batch, view)
+    for start in itertools.cycle(starts):
+        for view in range(min(views, 8)):
+            yield np.arange(start, start + batch), np.full(batch, view)

@@ -10,7 +10,7 @@ The map from (key hash, view, seed, purpose, number) to (key, counter) is inject
 construction; seed 0 of sample 1 is not seed 1 of sample 0. Purposes are written down once, here, and never renumbered:
 stored labels depend on them.
 
-Shapes: B samples (or windows), N blocks.
+Shapes: B samples (or windows), N blocks each, T = B · N blocks in all.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 10
-MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-WEYL = (0x9E3779B9, 0xBB67AE85)
+MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
+WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+Words = NDArray[np.uint32]
+
 CHUNK = 8192  # blocks worked on at once: the temporaries of a round stay in the second-level cache
 
 
@@ -77,33 +79,32 @@ def philox_at(
 ) -> NDArray[np.uint32]:
     """Words [B, 4·N] of any blocks, in one call: the same blocks for all [N], or for each its own [B, N]."""
     count, blocks = len(key_B), blocks_BN.shape[-1]
-    blocks_BN = np.broadcast_to(blocks_BN, (count, blocks))
-    words = np.empty((count, blocks, 4), np.uint32)
-    flat = words.reshape(count * blocks, 4)
-    low, high = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32)
-    step = max(1, CHUNK // max(1, blocks))
-    for start in range(0, count, step):
-        part = slice(start, min(start + step, count))
-        key = np.repeat(np.asarray(key_B[part], np.uint64), blocks)
-        view = np.repeat(np.asarray(view_B[part], np.uint64), blocks)
-        block = blocks_BN[part].astype(np.uint64).ravel()
-        counter = (block, view, np.full(len(key), low), np.full(len(key), high))
-        _bijection(key, counter, flat[part.start * blocks : part.stop * blocks])
+    words = np.empty((count * blocks, 4), np.uint32)
+    block_T = np.broadcast_to(blocks_BN, (count, blocks)).ravel()
+    key_T, view_T = np.repeat(key_B, blocks), np.repeat(view_B, blocks)
+    for start in range(0, count * blocks, CHUNK):
+        part = slice(start, start + CHUNK)
+        _bijection(key_T[part], view_T[part], seed, block_T[part], words[part])
     return words.reshape(count, 4 * blocks)
 
 
-def _bijection(key: NDArray[np.uint64], counter: tuple[NDArray[np.uint64], ...], out_B4: NDArray[np.uint32]) -> None:
-    """Ten rounds over 32-bit values held in 64-bit lanes, where a product keeps its upper half."""
-    x0, x1, x2, x3 = counter
-    k0, k1 = key & LOW, key >> HALF
+def _bijection(
+    key_T: NDArray[np.uint64], view_T: NDArray[np.uint32], seed: int, block_T: NDArray[np.uint32], out_T4: Words
+) -> None:
+    """Ten rounds over 32-bit values held in 64-bit lanes, where a product keeps its upper half.
+
+    The counter's even words (0, 2) are multiplied in one array, its odd words (1, 3) wait in the other.
+    """
+    even_2T, odd_2T, key_2T = (np.empty((2, len(key_T)), np.uint64) for _ in range(3))
+    even_2T[0], even_2T[1] = block_T, seed & 0xFFFFFFFF
+    odd_2T[0], odd_2T[1] = view_T, seed >> 32
+    key_2T[0], key_2T[1] = key_T & LOW, key_T >> HALF
     for _ in range(ROUNDS):
-        product0, product1 = x0 * MULTIPLIERS[0], x2 * MULTIPLIERS[1]
-        x0 = (product1 >> HALF) ^ x1 ^ k0
-        x2 = (product0 >> HALF) ^ x3 ^ k1
-        x1, x3 = product1 & LOW, product0 & LOW
-        k0, k1 = (k0 + np.uint64(WEYL[0])) & LOW, (k1 + np.uint64(WEYL[1])) & LOW
-    for position, lane in enumerate((x0, x1, x2, x3)):
-        out_B4[:, position] = lane
+        product_2T = even_2T * MULTIPLIERS
+        even_2T = (product_2T >> HALF)[::-1] ^ odd_2T ^ key_2T
+        odd_2T = (product_2T & LOW)[::-1]
+        key_2T = (key_2T + WEYL) & LOW
+    out_T4[:, ::2], out_T4[:, 1::2] = even_2T.T, odd_2T.T
 
 
 def uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:

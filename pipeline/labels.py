@@ -214,6 +214,20 @@ def from_codes(
     )
 
 
+def require_narrower(
+    before: Keep, keep: Keep, temperatures: Sequence[float] = (), *, stored: Sequence[float] = ()
+) -> None:
+    """Refuse what labels of the keep `before`, at the temperatures `stored`, cannot be narrowed to."""
+    if before.kind == "dense" or keep.kind == "argmax":
+        return
+    if before.k is None or keep.k is None:
+        raise MismatchError(f"labels kept as {before} cannot become {keep}. Start from a dense store.")
+    if keep.k > before.k:
+        raise MismatchError(f"labels kept as {before} cannot become {keep}. Give a K of at most that many.")
+    for temperature in temperatures:
+        _column(stored, temperature)
+
+
 def narrow(
     labels: SoftLabels, keep: Keep, temperatures: Sequence[float] = (), *, stored: Sequence[float] = ()
 ) -> SoftLabels:
@@ -221,15 +235,12 @@ def narrow(
 
     `stored` are the temperatures that `labels` has columns for.
     """
+    require_narrower(labels.keep, keep, temperatures, stored=stored)
     if labels.logits_BC is not None:
         return from_codes(labels.argmax_B, labels.logits_BC, keep, temperatures)
-    if keep.kind == "argmax":
+    if keep.k is None:
         return SoftLabels(argmax_B=labels.argmax_B)
-    if labels.topk_index_BK is None or labels.topk_logit_BK is None or labels.lse_BT is None or keep.kind == "dense":
-        raise MismatchError(f"labels kept as {labels.keep} cannot become {keep}. Start from a dense store.")
-    assert keep.k is not None
-    if keep.k > labels.topk_index_BK.shape[1]:
-        raise MismatchError(f"labels kept as {labels.keep} cannot become {keep}. Give a K of at most that many.")
+    assert labels.topk_index_BK is not None and labels.topk_logit_BK is not None and labels.lse_BT is not None
     columns = [_column(stored, t) for t in temperatures]
     return SoftLabels(
         argmax_B=labels.argmax_B,

@@ -19,7 +19,7 @@ from pipeline.shards import local_path
 
 CLASSES_FILE = "classes.json"
 PACK_FILE = "pack.json"
-MAX_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 DIGEST = re.compile(r"[0-9a-f]{64}")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 

@@ -14,6 +14,7 @@ Shapes: B views of H × W pixels, C = 3 channels; N ≤ 56 samples along a side,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import google_crc32c
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 BLOCKS = 4
 SAMPLES = 56
 LUMA = (77, 150, 29)
+CHUNK = 16  # views summed at once: their samples stay in the second-level cache
 
 
 def checksum(image_HWC: NDArray[np.uint8]) -> int:
@@ -33,7 +35,7 @@ def checksum(image_HWC: NDArray[np.uint8]) -> int:
 
 def luma(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The thumbnail [16] of one view."""
-    thumbnail: NDArray[np.uint8] = thumbnails(samples(image_HWC)[None])[0]
+    thumbnail: NDArray[np.uint8] = thumbnails([samples(image_HWC)])[0]
     return thumbnail
 
 
@@ -48,11 +50,15 @@ def samples(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return picked.reshape(len(picked), -1)
 
 
-def thumbnails(sample_BNM: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def thumbnails(samples_B: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """The thumbnails [B, 16] of views by their samples."""
-    count, width = sample_BNM.shape[1:]
-    left_KN, right_MK, divisor_KK = _weights(count, width // count)
-    sum_BKK = (left_KN @ sample_BNM.astype(np.float32) @ right_MK).astype(np.int64)
+    sum_BKK = np.zeros((len(samples_B), BLOCKS, BLOCKS), np.int64)
+    divisor_KK = np.ones((BLOCKS, BLOCKS), np.int64)
+    for start in range(0, len(samples_B), CHUNK):
+        sample_BNM = np.stack(samples_B[start : start + CHUNK])
+        count, width = sample_BNM.shape[1:]
+        left_KN, right_MK, divisor_KK = _weights(count, width // count)
+        sum_BKK[start : start + CHUNK] = left_KN @ sample_BNM.astype(np.float32) @ right_MK
     mean_BKK = (2 * sum_BKK + divisor_KK) // (2 * divisor_KK)
     return mean_BKK.astype(np.uint8).reshape(-1, BLOCKS * BLOCKS)
 

@@ -234,9 +234,7 @@ class _Proof:
         self.crc_B[slot], self.sample_B[slot] = self.crc_B[first], self.sample_B[first]
 
     def rendered(self, bad_rows: set[int]) -> Rendered:
-        if not len(self.crc_B):
-            return Rendered(self.crc_B, np.zeros((0, 16), np.uint8))
-        return Rendered(self.crc_B, thumbnails(np.stack(self.sample_B)), tuple(sorted(bad_rows)))
+        return Rendered(self.crc_B, thumbnails(self.sample_B), tuple(sorted(bad_rows)))
 
 
 class _Pictures:

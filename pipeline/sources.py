@@ -259,8 +259,8 @@ def _table_rows(table: Path) -> Iterator[tuple[int, str, str]]:
 
 def _name_in_table(table: Path, line: int, path: str, root: Path) -> str:
     """The path of a row below the root, however it was written."""
-    inside = Path(os.path.normpath(root / path)) if path and "\0" not in path else root
-    base = Path(os.path.normpath(root))
+    base = Path(os.path.abspath(root))  # noqa: PTH100 - links stay as they are written
+    inside = Path(os.path.abspath(root / path)) if "\0" not in path else base  # noqa: PTH100
     if inside == base or not inside.is_relative_to(base):
         raise SourceError(
             f"{table}: line {line} lists {path!r}, which is not below {root}. Set --images to a folder above."

@@ -19,7 +19,7 @@ Shapes: B rows of a unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -271,17 +271,22 @@ class LabelStore:
 
     def read(self, view: int, run: int, *, luma: bool = True) -> UnitLabels:
         """The labels of a unit; without `luma` the thumbnails, which are most of the bytes, are left out."""
+        names = [name for name in self.arrays if luma or name != "luma"]
+        found = self.read_arrays(view, run, names)
+        return UnitLabels(labels=SoftLabels.from_arrays(found), crc_B=found["crc"], luma_B16=found.get("luma"))
+
+    def read_arrays(self, view: int, run: int, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Some arrays of a unit, [B, …] each; only their objects are read."""
         unit = Unit(view, run)
         start, stop = self.rows_of(unit)
         if unit not in self.table:
             raise StoreError(f"{self.name}: {unit} has not been written. Run teacher_logits until it is finished.")
-        digests = self.table[unit]
-        found = {}
-        for name, spec in self.arrays.items():
-            if luma or name != "luma":
-                data = fetch(self.objects, spec.key(view, run), digests[name], str(unit))
-                found[name] = decode(self.objects, spec, spec.key(view, run), data, stop - start)[0]
-        return UnitLabels(labels=SoftLabels.from_arrays(found), crc_B=found["crc"], luma_B16=found.get("luma"))
+        digests, found = self.table[unit], {}
+        for name in names:
+            spec = self.arrays[name]
+            data = fetch(self.objects, spec.key(view, run), digests[name], str(unit))
+            found[name] = decode(self.objects, spec, spec.key(view, run), data, stop - start)[0]
+        return found
 
     def witness(self) -> Witness:
         """The views that are kept in full."""

@@ -104,7 +104,8 @@ def _told(out: Path, summary: PackSummary) -> str:
     if summary.rejected:
         parts.append(f"{summary.rejected:,} rejected (rejected.csv)")
     megabytes = sum(shard.bytes for shard in summary.shards) / 1e6
-    return f"shards: {out} ({summary.images:,} images in {len(summary.shards)} tars, {megabytes:,.1f} MB; {'; '.join(parts)})"
+    size = f"{summary.images:,} images in {len(summary.shards)} tars, {megabytes:,.1f} MB"
+    return f"shards: {out} ({size}; {'; '.join(parts)})"
 
 
 if __name__ == "__main__":

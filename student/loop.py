@@ -13,6 +13,7 @@ A loss or a weight that is not a number ends the run, naming the batch; the last
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import time
@@ -34,6 +35,8 @@ from student.order import Batch
 from student.ranks import Stop
 from student.runlog import RunLog
 from student.settings import Settings
+
+log = logging.getLogger(__name__)
 
 Validate = Callable[[Engine, Stop], dict[str, float] | None]
 """Scores of the student (and of its moving average) by name; None when a stop came in between."""
@@ -112,6 +115,8 @@ def fit(run: Run) -> None:
 
 def learn(run: Run, step: Step) -> None:
     """One step: weights, position, losses, log line."""
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("epoch %d step %d: %d views, digest %s", step.epoch, step.step, step.count, step.whole.digest())
     losses = run.engine.learn(step, run.update)
     run.step += 1
     run._pace.add(step.count)

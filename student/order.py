@@ -22,6 +22,7 @@ Shapes: B views of a batch, P of a pool, R runs, N any number.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -58,6 +59,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.row_B)
+
+    def digest(self) -> str:
+        """Eight hex digits that tell batches apart: a CRC of rows and views, in order."""
+        return f"{zlib.crc32(self.view_B.tobytes(), zlib.crc32(self.row_B.tobytes())):08x}"
 
     def part(self, start: int, stop: int) -> Batch:
         """Views [start, stop)."""

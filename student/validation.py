@@ -79,7 +79,7 @@ def require_classes(index: SampleIndex, num_classes: int, names: tuple[str, ...]
     """Refuse validation shards that number their classes differently, as far as one can tell."""
     if index.num_classes > num_classes:
         raise MismatchError(
-            f"--val-shards have classes up to {index.num_classes - 1}, the student has {num_classes}. "
+            f"--val-shards have class {index.num_classes - 1}, the student has classes 0 to {num_classes - 1}. "
             "Give validation shards that were packed with the same classes."
         )
     if index.class_names and names and index.class_names != names:

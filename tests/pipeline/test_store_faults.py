@@ -29,7 +29,7 @@ from pipeline.store import LabelStore
 from tests.faults import Calls, in_child, memory_disk, small_disk, wait_for
 from tests.stores import fill, finished, index_of, labels_of, manifest_of, open_writing, tree
 
-INDEX = index_of(80)
+INDEX = index_of(48)
 MANIFEST = manifest_of(INDEX, "topk:2", luma=False, temperatures=(1.0,))
 VIEWS = 2
 
@@ -253,24 +253,24 @@ def test_the_message_says_what_where_and_what_to_do(tmp_path: Path, reference: P
     path = tmp_path / "store.zarr"
     shutil.copytree(reference, path)
     remedy = "Run teacher_logits on this store again: it computes what is damaged. Or restore it from a copy."
-    key = path / "argmax/c.1.2"
+    key = path / "argmax/c.1.1"
     data = key.read_bytes()
     opened = LabelStore.open_finished(path)
     key.write_bytes(bytes(len(data)))
     with pytest.raises(StoreError) as error:
-        opened.read(1, 2)
+        opened.read(1, 1)
     now, then = canonical.sha256(bytes(len(data)))[:12], canonical.sha256(data)[:12]
-    assert str(error.value) == f"{key} (unit view 1, run 2) has SHA-256 {now}; {then} was written. {remedy}"
+    assert str(error.value) == f"{key} (unit view 1, run 1) has SHA-256 {now}; {then} was written. {remedy}"
     key.write_bytes(data[:-1])
     with pytest.raises(StoreError) as error:
         LabelStore.open_finished(path)
     assert str(error.value) == (
-        f"{key} (unit view 1, run 2) has {len(data) - 1} bytes; {len(data)} were written. {remedy}"
+        f"{key} (unit view 1, run 1) has {len(data) - 1} bytes; {len(data)} were written. {remedy}"
     )
     key.unlink()
     with pytest.raises(StoreError) as error:
         LabelStore.open_finished(path)
-    assert str(error.value) == f"{key} (unit view 1, run 2) is absent; {len(data)} bytes were written. {remedy}"
+    assert str(error.value) == f"{key} (unit view 1, run 1) is absent; {len(data)} bytes were written. {remedy}"
 
 
 def test_objects_in_another_place_or_from_another_store_are_refused(tmp_path: Path, reference: Path) -> None:
@@ -287,7 +287,7 @@ def test_objects_in_another_place_or_from_another_store_are_refused(tmp_path: Pa
     for one, other in [("argmax/c.0.0", "argmax/c.1.0"), ("lse/c.0.0.0", "lse/c.0.1.0"), ("crc/c.0.1", "crc/c.1.1")]:
         (path / one).write_bytes(before[other])
         (path / other).write_bytes(before[one])
-        with pytest.raises(StoreError, match="has SHA-256"):
+        with pytest.raises(StoreError, match="w(as|ere) written"):
             read_everything(path)
         (path / one).write_bytes(before[one])
         (path / other).write_bytes(before[other])
@@ -302,7 +302,7 @@ def test_objects_in_another_place_or_from_another_store_are_refused(tmp_path: Pa
 
 REPRESENTATIVES = (
     *("zarr.json", "argmax/zarr.json", "index/zarr.json", "index/key_bytes/c.0", "witness/pixels/c.0.0.0.0"),
-    *("receipts/base.json", "receipts/1/1.json", "COMPLETE", "crc/c.0.1", "topk_logit/c.1.2.0"),
+    *("receipts/base.json", "receipts/1/1.json", "COMPLETE", "crc/c.0.1", "topk_logit/c.1.1.0"),
 )
 
 
@@ -321,11 +321,11 @@ def test_a_damaged_unit_alone_is_computed_again(tmp_path: Path, reference: Path)
     path = tmp_path / "store.zarr"
     shutil.copytree(reference, path)
     damage(path / "argmax/c.1.0", "flip")
-    damage(path / "receipts/0/2.json", "flip")
+    damage(path / "receipts/0/1.json", "flip")
     with open_writing(path, MANIFEST, INDEX, VIEWS) as store:
-        assert store.missing() == [Unit(0, 2), Unit(1, 0)]
+        assert store.missing() == [Unit(0, 1), Unit(1, 0)]
         assert not (path / "COMPLETE").exists() and not (path / "argmax/c.1.0").exists()
-        assert not (path / "crc/c.0.2").exists()
+        assert not (path / "crc/c.0.1").exists()
 
 
 # ---- what stands in the store was written by an enemy

@@ -7,6 +7,7 @@ the variables that torchrun sets, are the ranks of one run.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -25,8 +26,9 @@ from pipeline.index import scan
 from pipeline.labels import Keep, encode
 from pipeline.manifest import Manifest, TeacherCard
 from pipeline.recipe import Recipe
-from pipeline.render import Renderer
+from pipeline.render import Rendered, Renderer, checksum, luma
 from pipeline.store import LabelStore, UnitLabels
+from pipeline.witness import draw_witnesses
 from student import train as command
 from tests.pictures import tiny_shards
 
@@ -51,28 +53,54 @@ def random_logits(row_B: NDArray[np.int64], view: int, _pixels: NDArray[np.uint8
 
 def make_store(
     folder: Path, *, rows: int = 100, views: int = 2, keep: str = "dense", recipe: Recipe = RECIPE,
-    logits: Logits = random_logits, shards: Sequence[str] = (), finish: bool = True, luma: bool = True,
+    logits: Logits = random_logits, shards: Sequence[str] = (), finish: bool = True, brighten: int = 0,
+    labelled: Recipe | None = None,
 ) -> Path:  # fmt: skip
-    """A store of labels for `rows` small pictures beside it."""
+    """A store of labels for `rows` small pictures beside it.
+
+    `brighten` is how another machine would draw them; `labelled` another recipe than the one that it says it used.
+    """
     urls = tuple(shards) or tiny_shards(folder / "data", rows, classes=CLASSES)
     index = scan(urls)
     manifest = Manifest(
         recipe=recipe, index_digest=index.digest(), rows=len(index), teacher=CARD, keep=Keep.parse(keep),
-        temperatures=(1.0, 3.0), num_classes=CLASSES, class_names=None, class_map=None, unit_rows=16, luma=luma,
+        temperatures=(1.0, 3.0), num_classes=CLASSES, class_names=None, class_map=None, unit_rows=16, luma=True,
     )  # fmt: skip
-    renderer = Renderer(recipe, index, index.files())
+    renderer = _Brighter(labelled or recipe, index, index.files(), levels=brighten)
+    witness = draw_witnesses(recipe, index)
+    witness = dataclasses.replace(witness, pixels_WHWC=_brighter(witness.pixels_WHWC, brighten))
     path = folder / "store.zarr"
-    with LabelStore.open_writing(path, manifest, index, views) as store:
+    with LabelStore.open_writing(path, manifest, index, views, witness=lambda: witness) as store:
         for unit in store.missing()[: None if finish else -1]:
             row_B = np.arange(*store.rows_of(unit))
             view_B = np.full(len(row_B), unit.view)
             pixels = np.empty((len(row_B), recipe.image_size, recipe.image_size, 3), np.uint8)
             drawn = renderer.render(row_B, view_B, pixels)
             labels = encode(logits(row_B, unit.view, pixels), manifest.keep, manifest.temperatures)
-            store.write(unit, UnitLabels(labels=labels, crc_B=drawn.crc_B, luma_B16=drawn.luma_B16 if luma else None))
+            store.write(unit, UnitLabels(labels=labels, crc_B=drawn.crc_B, luma_B16=drawn.luma_B16))
         if finish:
             store.finish()
     return path
+
+
+class _Brighter(Renderer):
+    """A renderer on a machine that draws every pixel so many levels brighter."""
+
+    def __init__(self, *world: Any, levels: int) -> None:
+        super().__init__(*world)
+        self.levels = levels
+
+    def render(self, row_B: NDArray[np.int64], view_B: NDArray[np.int64], out_BHWC: NDArray[np.uint8]) -> Rendered:
+        drawn = super().render(row_B, view_B, out_BHWC)
+        if not self.levels:
+            return drawn
+        out_BHWC[:] = _brighter(out_BHWC, self.levels)
+        crcs, lumas = [checksum(image) for image in out_BHWC], [luma(image) for image in out_BHWC]
+        return Rendered(np.array(crcs, np.uint32), np.array(lumas, np.uint8))
+
+
+def _brighter(pixels: NDArray[np.uint8], levels: int) -> NDArray[np.uint8]:
+    return np.clip(pixels.astype(np.int16) + levels, 0, 255).astype(np.uint8)
 
 
 def arguments(store: Path, out: Path, *more: str) -> list[str]:

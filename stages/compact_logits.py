@@ -1,0 +1,89 @@
+"""Make a smaller store from a larger one, without the teacher.
+
+    python -m stages.compact_logits --logits dense.zarr --keep topk:10 --temperatures 1,3 --out small.zarr
+
+Every unit is read, held to its digest, narrowed and committed; then the two stores are compared. The result is, byte
+for byte, the store that the teacher's run would have written with that --keep. An interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.errors import MismatchError
+from pipeline.fidelity import compare, table
+from pipeline.labels import Keep, narrow, parse_temperatures, require_narrower
+from pipeline.manifest import Manifest
+from pipeline.progress import Progress
+from pipeline.store import LabelStore, Unit, UnitLabels
+
+
+@cli.command()
+@click.option("--logits", type=click.Path(path_type=Path), required=True, help="The store to read, dense or topk.")
+@click.option("--keep", required=True, help="What to keep of it: topk:K or argmax.")
+@click.option(
+    "--temperatures",
+    metavar="T,T",
+    help="Temperatures at which a topk store is exact.  [default: those stored, or 1,3 from dense]",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The smaller store.")
+@click.option("--report", type=click.Path(path_type=Path), help="Fidelity JSON.  [default: beside --out]")
+def main(logits: Path, keep: str, temperatures: str | None, out: Path, report: Path | None) -> None:
+    """Keep less of the teacher's answers, without running it again.
+
+    \b
+    Example:
+      python -m stages.compact_logits --logits dense.zarr --keep topk:10 --temperatures 1,3 --out small.zarr
+    """
+    source = LabelStore.open_finished(logits)
+    manifest = _manifest(source, Keep.parse(keep), None if temperatures is None else parse_temperatures(temperatures))
+    with LabelStore.open_writing(
+        out, manifest, source.index, source.views, witness=source.witness, environment=lambda: source.environment
+    ) as smaller:
+        _convert(source, smaller)
+        smaller.finish()
+        figures = compare(source, smaller)
+    path = report or out.with_suffix(".fidelity.json")
+    path.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    click.echo(table(figures))
+    click.echo(f"store: {out} ({source.views} views × {source.rows} rows); fidelity: {path}")
+
+
+def _manifest(source: LabelStore, keep: Keep, temperatures: tuple[float, ...] | None) -> Manifest:
+    """The contract of the smaller store: that of the source, but for what is kept."""
+    have = source.manifest
+    if temperatures is None:
+        temperatures = have.temperatures or (1.0, 3.0)
+    wanted = dataclasses.replace(have, keep=keep, temperatures=temperatures)
+    if wanted == have or keep.kind == "dense":
+        raise MismatchError(
+            f"{source.name} keeps {have.keep}, --keep {keep} asks for no less. Give a smaller topk:K, or argmax."
+        )
+    require_narrower(have.keep, keep, wanted.temperatures, stored=have.temperatures)
+    return wanted
+
+
+def _convert(source: LabelStore, smaller: LabelStore) -> None:
+    missing = smaller.missing()
+    manifest = smaller.manifest
+    total = len(smaller.units())
+    with Progress("compact", total, "units", done=total - len(missing)) as progress:
+        for unit in missing:
+            smaller.write(unit, _narrowed(source, unit, manifest))
+            progress.advance()
+
+
+def _narrowed(source: LabelStore, unit: Unit, manifest: Manifest) -> UnitLabels:
+    whole = source.read(unit.view, unit.run)
+    stored = source.manifest.temperatures
+    labels = narrow(whole.labels, manifest.keep, manifest.temperatures, stored=stored)
+    return dataclasses.replace(whole, labels=labels)
+
+
+if __name__ == "__main__":
+    main()
