@@ -1,9 +1,9 @@
 """How does a timm model learn the user's own classes, so that it can be a teacher?
 
 One epoch sees every labelled row once, in an order and in views that are pure functions of (seed, epoch); rows without
-a label are never asked for. Views come from `pipeline.loader`, exactly as a teacher will see them later: the model looks
-at its own size with its own statistics. A mixed view is learned as the share of each of its labels. AdamW and a cosine,
-from timm's factories; the learning rate and all randomness of an update are functions of its number.
+a label are never asked for. Views come from `pipeline.loader`, exactly as a teacher will see them later: the model
+looks at its own size with its own statistics. A mixed view is learned as the share of each of its labels. AdamW and a
+cosine, from timm's factories; the learning rate and all randomness of an update are functions of its number.
 
 After each epoch everything that goes on is in ``last.pt`` (plain tensors and values, read back as data), so a run that
 was stopped and started again ends with the same bytes as one that was not.
@@ -14,7 +14,7 @@ Legend: B views, H W sides, K classes, R labelled rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ from pipeline.loader import Loader, Request
 from pipeline.mixing import plan_mixing
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
+from pipeline.weights import load_strictly
 
 ORDER = Purpose.ORDER.block(64)
 """Blocks of draws that the student's order does not use."""
@@ -150,8 +151,8 @@ def require_labels(index: SampleIndex) -> NDArray[np.int64]:
     if absent:
         name = index.class_names[absent[0]] if index.class_names else str(absent[0])
         raise TeacherError(
-            f"{len(absent)} of {index.num_classes} classes have no row in these shards, {name!r} first. A teacher would "
-            "never name them. Add images of them, or pack without them."
+            f"{len(absent)} of {index.num_classes} classes have no row in these shards, {name!r} first. A teacher "
+            "would never name them. Add images of them, or pack without them."
         )
     return row_R
 
@@ -231,7 +232,8 @@ def _learn(fit: Fit, x_BCHW: Tensor, target_BK: Tensor, update: int) -> Tensor:
     fit.optimizer.step()
     if not torch.isfinite(loss):
         raise TeacherError(
-            f"The loss of update {update} is {float(loss)}. Use a lower --lr or --clip-grad 1; the last whole epoch is kept."
+            f"The loss of update {update} is {float(loss)}. Use a lower --lr, or --clip-grad 1; "
+            "the last whole epoch is kept."
         )
     return loss.detach()
 
@@ -268,7 +270,8 @@ def build_model(name: str, num_classes: int, *, seed: int, pretrained: bool, arg
         except (TypeError, AssertionError, ValueError, AttributeError) as error:
             asked = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "none"
             raise TeacherError(
-                f"--model {name} cannot be built with these --model-arg ({asked}): {error}. Check their names and values."
+                f"--model {name} cannot be built with these --model-arg ({asked}): {error}. "
+                "Check their names and values."
             ) from error
         except Exception as error:  # hub clients raise whatever their transport raises
             if not pretrained:
@@ -279,3 +282,17 @@ def build_model(name: str, num_classes: int, *, seed: int, pretrained: bool, arg
                 "--no-pretrained to begin from random weights."
             ) from error
     return model
+
+
+def begin_from(model: nn.Module, state: Mapping[str, Tensor], where: str) -> list[str]:
+    """Load every tensor of `state`; only a head of another number of classes stays new. Returns what stayed new."""
+    own = model.state_dict()
+    heads: Any = model.pretrained_cfg["classifier"]  # type: ignore[index]
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    fresh = sorted(
+        name
+        for name in own
+        if name.rpartition(".")[0] in heads and name in state and state[name].shape != own[name].shape
+    )
+    load_strictly(model, {**state, **{name: own[name] for name in fresh}}, where)
+    return fresh

@@ -68,7 +68,7 @@ def read_pack(folder: Path) -> PackSummary:
     try:
         shards = tuple(ShardSummary(name=name, **entry) for name, entry in content["shards"].items())
         summary = PackSummary(**{**content, "shards": shards})
-        same = summary.to_json() == path.read_bytes()
+        same = isinstance(summary.options, dict) and summary.to_json() == path.read_bytes()
     except (TypeError, KeyError, AttributeError, ValueError):
         same = False
     if not same:

@@ -187,10 +187,8 @@ def _require_usable(rows: Sequence[Row], class_names: tuple[str, ...] | None, sk
     bad = [f"  {source.name}: {checked.problem}" for source, checked in rows if checked.problem is not None]
     if bad and not skip_bad:
         raise ImageError(
-            f"{len(bad)} of {len(rows)} images cannot be packed:\n"
-            + "\n".join(bad)
-            + "\nMend or remove them, or leave "
-            "them out by --on-bad skip, which lists them in rejected.csv."
+            "\n".join((f"{len(bad)} of {len(rows)} images cannot be packed:", *bad))
+            + "\nMend or remove them, or leave them out by --on-bad skip, which lists them in rejected.csv."
         )
     left = {source.label for source, checked in rows if checked.problem is None}
     gone = sorted({source.label for source, _ in rows} - left)
@@ -257,6 +255,7 @@ def _found_finished(sources: Sources, out: Path, options: PackOptions, skip_bad:
     for shard, digest in zip(known.shards, ordered_map(_digest_of, paths, workers=effort.workers), strict=True):
         if digest != shard.sha256:
             raise ShardError(f"{out / shard.name} is not as it was packed. Remove {out}, and pack again.")
+    (out / LOCK).unlink(missing_ok=True)  # of a run that was killed in its very last step
     return known
 
 

@@ -4,7 +4,7 @@ A folder per class: the sorted names of the folders are the class numbers, and a
 A table of ``path,class``: paths below the images' folder, and classes that are names, or numbers, or empty. A folder of
 its own for images without a class (-1). A list of class names fixes their numbers, so that a validation set counts as
 its training set does. What is not as it was said to be (a class without images, an image outside the classes, a path
-that leaves the folder) is refused with its name; nothing is left out without a word.
+that leaves the folder) is refused with its name; hidden files apart, none is left out without a word.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Staging:
         _flush(self.path)
         self.path.rename(self.target)
         self.finished = True
-        (self.target / LOCK).unlink()
+        (self.target / LOCK).unlink(missing_ok=True)
         _flush(self.target)
         _flush(self.target.parent)
 

@@ -10,12 +10,12 @@ pixels, and the same seed gives the same bytes.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import cv2
@@ -25,10 +25,15 @@ from numpy.typing import NDArray
 from pipeline import cli
 from pipeline.draws import key_hash
 from pipeline.errors import UserError
+from pipeline.objects import LocalObjects
+from pipeline.progress import Progress
 from stages.scene import Pixels, SceneStyle, paint
 
 CLASSES = 10
 QUALITY = 92
+FORMAT = 1
+"""Goes up when the same options make other pictures."""
+RECORD = "demo.json"
 
 
 class DemoError(UserError):
@@ -57,30 +62,54 @@ class Part:
 
 
 @cli.command()
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("data/demo_images"), help="Folder.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data/demo_images"),
+    help="Folder for the parts train/, unlabelled/ and val/.",
+)
 @click.option("--labelled", type=click.IntRange(min=CLASSES), default=1000, help="Pictures with a label.")
 @click.option("--unlabelled", type=click.IntRange(min=0), default=3000, help="Pictures without one.")
 @click.option("--val", type=click.IntRange(min=CLASSES), default=1000, help="Pictures to judge by.")
-@click.option("--side", type=click.IntRange(min=16, max=512), default=64, help="Side of a picture in pixels.")
-@click.option("--pieces", type=click.IntRange(min=0, max=20), default=2, help="Most pieces of other digits in a picture.")
-@click.option("--strokes", type=click.IntRange(min=0, max=20), default=2, help="Most brush strokes in a picture.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of every draw.")
-def main(out: Path, labelled: int, unlabelled: int, val: int, seed: int, **style: int) -> None:
+@click.option("--side", type=click.IntRange(16, 512), default=64, help="Side of a picture in pixels.")
+@click.option("--pieces", type=click.IntRange(0, 20), default=2, help="Most pieces of other digits in a picture.")
+@click.option("--strokes", type=click.IntRange(0, 20), default=2, help="Most brush strokes in a picture.")
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of every draw.")
+def main(out: Path, **options: int) -> None:
     """Make the pictures of the embedded default: a folder per class, an unlabelled folder, and a validation part.
 
     \b
     Example:
       python -m stages.demo_images --out data/demo_images --seed 0
     """
-    scene = SceneStyle(side=style["side"], pieces=(0, style["pieces"]), strokes=(0, style["strokes"]))
-    parts = deal(load_digits(), seed=seed, labelled=labelled, unlabelled=unlabelled, val=val)
-    with ThreadPoolExecutor(cli.default_workers()) as pool:
-        for part in parts:
-            _start_folder(out, part)
-            jobs = list(_jobs(out, part, scene, seed))
-            for _ in pool.map(lambda job: job(), jobs):
-                pass
-            click.echo(f"{out / part.name}: {len(jobs)} pictures of {scene.side} x {scene.side} pixels")
+    record = LocalObjects(out)
+    if _is_made(out, options):
+        click.echo(f"pictures: {out} (made before)")
+        return
+    style = SceneStyle(side=options["side"], pieces=(0, options["pieces"]), strokes=(0, options["strokes"]))
+    counts = {name: options[name] for name in ("labelled", "unlabelled", "val")}
+    parts = deal(load_digits(), seed=options["seed"], **counts)
+    record.put(RECORD, json.dumps({"unfinished": options}).encode())
+    for part in parts:
+        _start_folder(out, part)
+        _make(out, part, style, options["seed"])
+    record.put(RECORD, _text(options))
+    told = ", ".join(f"{len(part.digits.class_N):,} {part.name}" for part in parts)
+    click.echo(f"pictures: {out} ({told}; {style.side} × {style.side} pixels)")
+
+
+def _is_made(out: Path, options: dict[str, int]) -> bool:
+    """Whether these very pictures are there; a folder that holds anything of another's is refused."""
+    record = out / RECORD
+    if record.exists():
+        return record.read_bytes() == _text(options)
+    if out.is_dir() and any(out.iterdir()):
+        raise DemoError(f"{out} holds files that were not made here. Name a new or empty folder by --out.")
+    return False
+
+
+def _text(options: dict[str, int]) -> bytes:
+    return (json.dumps({"format": FORMAT, **options}, indent=2, sort_keys=True) + "\n").encode()
 
 
 def load_digits() -> Digits:
@@ -142,12 +171,17 @@ def _class_folders(part: Part) -> Sequence[str]:
     return [str(number) for number in range(CLASSES)] if part.labelled else [""]
 
 
-def _jobs(out: Path, part: Part, style: SceneStyle, seed: int) -> Iterator[Any]:
-    for number, of_class in enumerate(part.digits.class_N.tolist()):
-        folder = out / part.name / (str(of_class) if part.labelled else "")
-        yield lambda path=folder / f"{part.name}-{number:05d}.jpg", number=number: _write(
-            path, picture(part, number, style, seed)
-        )
+def _make(out: Path, part: Part, style: SceneStyle, seed: int) -> None:
+    """Paint and write the pictures; OpenCV works outside the interpreter's lock, so threads help."""
+
+    def one(number: int) -> None:
+        folder = str(part.digits.class_N[number]) if part.labelled else ""
+        _write(out / part.name / folder / f"{part.name}-{number:05d}.jpg", picture(part, number, style, seed))
+
+    count = len(part.digits.class_N)
+    with Progress(part.name, count, "pictures") as progress, ThreadPoolExecutor(cli.default_workers()) as pool:
+        for _ in pool.map(one, range(count)):
+            progress.advance()
 
 
 def _write(path: Path, pixels_HWC: Pixels) -> None:

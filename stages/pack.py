@@ -8,7 +8,6 @@ List the images and their classes, check every one of them, and write shuffled s
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
@@ -17,8 +16,6 @@ from pipeline import cli
 from pipeline.packed import PackSummary
 from pipeline.packing import Effort, PackOptions, pack
 from pipeline.sources import SourceError, Sources, from_folders, from_table, read_class_list
-
-log = logging.getLogger(__name__)
 
 
 @cli.command()

@@ -14,8 +14,9 @@ Legend: S side of the painted canvas, H W height and width of a source digit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,8 +26,12 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.float32]
 Canvas = NDArray[np.float32]
 Colour = NDArray[np.float32]
+Array = NDArray[Any]
 
 OVERSAMPLING = 2
+GRAIN = 0.012
+KEPT = 0.875
+"""Side of the centre crop that students are judged on: the whole digit lies inside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,7 @@ class SceneStyle:
     """Fewest and most brush strokes."""
 
 
-def paint(style: SceneStyle, digit_HW: Pixels, others: Sequence[Pixels], rng: np.random.Generator) -> Pixels:
+def paint(style: SceneStyle, digit_HW: Pixels, others: Iterable[Pixels], rng: np.random.Generator) -> Pixels:
     """One picture [side, side, 3] of `digit_HW`, with pieces of `others` around it."""
     side = style.side * OVERSAMPLING
     palette = _palette(rng)
@@ -68,9 +73,10 @@ def paint(style: SceneStyle, digit_HW: Pixels, others: Sequence[Pixels], rng: np
     for other in others:
         _piece(canvas, palette, other, style, rng)
     _digit(canvas, palette, digit_HW, style, rng)
-    small = cv2.resize(canvas, (style.side, style.side), interpolation=cv2.INTER_AREA)
-    grain = rng.normal(0, 0.012, small.shape[:2]).astype(np.float32)[:, :, None]
-    return np.clip(np.rint((small + grain) * 255), 0, 255).astype(np.uint8)
+    small: Array = cv2.resize(canvas, (style.side, style.side), interpolation=cv2.INTER_AREA)
+    grain = rng.normal(0, GRAIN, small.shape[:2]).astype(np.float32)[:, :, None]
+    finished: Pixels = np.clip(np.rint((small + grain) * 255), 0, 255).astype(np.uint8)
+    return finished
 
 
 def _palette(rng: np.random.Generator) -> Palette:
@@ -83,9 +89,7 @@ def _palette(rng: np.random.Generator) -> Palette:
         for turn in (0, rng.uniform(25, 70))
     ]
     digit_hue = hue + rng.uniform(90, 270)
-    digit = [
-        _oklch(digit_light + shift, rng.uniform(0.06, 0.17), digit_hue + 260 * shift) for shift in (0.0, 0.05)
-    ]
+    digit = [_oklch(digit_light + shift, rng.uniform(0.06, 0.17), digit_hue + 260 * shift) for shift in (0.0, 0.05)]
     clutter = [
         _oklch(
             ground_light + (digit_light - ground_light) * rng.uniform(0.25, 0.8),
@@ -118,19 +122,22 @@ def _gamma(value: float) -> float:
 
 
 def _grid(side: int) -> tuple[Mask, Mask]:
-    axis = (np.arange(side, dtype=np.float32) + 0.5) / side - 0.5
-    return np.meshgrid(axis, axis)  # type: ignore[return-value]  # two arrays for two axes
+    axis = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side) - np.float32(0.5)
+    x, y = np.meshgrid(axis, axis)
+    return x, y
 
 
-def _lay(canvas: Canvas, mask: Mask, colour: Colour | Canvas, opacity: float = 1.0) -> None:
+def _lay(canvas: Canvas, mask: Array, colour: Colour | Canvas, opacity: float = 1.0) -> None:
     """Paint a colour (or a picture of colours) over the canvas where the mask is, in place."""
-    canvas += (colour - canvas) * (mask * np.float32(opacity))[:, :, None]
+    canvas += (colour - canvas) * (mask.astype(np.float32) * np.float32(opacity))[:, :, None]
 
 
 def _ramp(side: int, angle: float) -> Mask:
     """0 to 1 across the canvas in the direction of `angle` (radians)."""
     x, y = _grid(side)
-    return np.clip((x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))) * np.float32(0.9) + 0.5, 0, 1)
+    along = x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))
+    ramp: Mask = np.clip(along * np.float32(0.9) + np.float32(0.5), 0, 1)
+    return ramp
 
 
 def _ground(palette: Palette, side: int, rng: np.random.Generator) -> Canvas:
@@ -151,7 +158,7 @@ def _texture(canvas: Canvas, palette: Palette, rng: np.random.Generator) -> None
     if kind == 2:
         across = (y * math.cos(angle) - x * math.sin(angle)) * (2 * math.pi / period)
         wave = wave * np.sin(across)
-    mask = np.clip(wave * 4 - (1.0 if kind == 2 else 0.0), 0, 1).astype(np.float32)
+    mask = np.clip(wave * 4 - (1.0 if kind == 2 else 0.0), 0, 1)
     _lay(canvas, mask, palette.clutter[0], rng.uniform(0.12, 0.3))
 
 
@@ -161,7 +168,7 @@ def _blob(canvas: Canvas, palette: Palette, rng: np.random.Generator) -> None:
     cx, cy, radius = rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5), rng.uniform(0.1, 0.3)
     distance = np.sqrt((x - np.float32(cx)) ** 2 + (y - np.float32(cy)) ** 2)
     softness = rng.uniform(0.02, 0.15)
-    mask = np.clip((radius - distance) / softness + 0.5, 0, 1).astype(np.float32)
+    mask = np.clip((radius - distance) / softness + 0.5, 0, 1)
     _lay(canvas, mask, palette.clutter[rng.integers(1, 3)], rng.uniform(0.25, 0.6))
 
 
@@ -175,26 +182,23 @@ def _stroke(canvas: Canvas, palette: Palette, rng: np.random.Generator) -> None:
     width = int(rng.integers(2, max(3, side // 14)))
     shift = 4  # polylines takes fixed-point coordinates, here sixteenths of a pixel
     cv2.polylines(mask, [np.rint(points * 2**shift).astype(np.int32)], False, 255, width, cv2.LINE_AA, shift)
-    _lay(canvas, mask.astype(np.float32) / 255, palette.clutter[rng.integers(6)], rng.uniform(0.5, 1.0))
+    _lay(canvas, mask / 255, palette.clutter[rng.integers(6)], rng.uniform(0.5, 1.0))
 
 
 def _placed(glyph_HW: Pixels, side: int, size: float, centre: tuple[float, float], turn: float, shear: float) -> Mask:
     """The glyph as a mask on the canvas: its frame `size` high (share of the side), turned, sheared, at `centre`."""
-    glyph_HW = cv2.GaussianBlur(cv2.resize(glyph_HW, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC), (0, 0), 3)
-    scale = size * side / glyph_HW.shape[0]
+    smooth: Array = cv2.GaussianBlur(cv2.resize(glyph_HW, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC), (0, 0), 3)
+    scale = size * side / smooth.shape[0]
     cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
     matrix = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]])
-    middle = np.array([glyph_HW.shape[1], glyph_HW.shape[0]]) / 2
-    offset = np.array(centre) * side - matrix @ middle
-    drawn = cv2.warpAffine(
-        glyph_HW, np.column_stack([matrix, offset]), (side, side), flags=cv2.INTER_CUBIC, borderValue=0
-    )
-    return np.clip((drawn.astype(np.float32) / 255 - 0.3) / 0.35, 0, 1)
+    offset = np.array(centre) * side - matrix @ np.array([smooth.shape[1], smooth.shape[0]]) / 2
+    place = np.column_stack([matrix, offset])
+    drawn: Array = cv2.warpAffine(smooth, place, (side, side), flags=cv2.INTER_LINEAR, borderValue=0)
+    mask: Mask = np.clip((drawn.astype(np.float32) / 255 - 0.3) / 0.35, 0, 1)  # a crisp edge, as of ink
+    return mask
 
 
-def _piece(
-    canvas: Canvas, palette: Palette, glyph_HW: Pixels, style: SceneStyle, rng: np.random.Generator
-) -> None:
+def _piece(canvas: Canvas, palette: Palette, glyph_HW: Pixels, style: SceneStyle, rng: np.random.Generator) -> None:
     """A part of another digit: less than half of it, cut along a line."""
     side = len(canvas)
     centre = (rng.uniform(0.05, 0.95), rng.uniform(0.05, 0.95))
@@ -204,21 +208,19 @@ def _piece(
     x, y = _grid(side)
     beyond = (x + 0.5 - centre[0]) * math.cos(angle) + (y + 0.5 - centre[1]) * math.sin(angle)
     mask = mask * (beyond > rng.uniform(0.0, 0.1) * size)
-    _lay(canvas, mask.astype(np.float32), palette.clutter[rng.integers(6)], rng.uniform(0.7, 1.0))
+    _lay(canvas, mask, palette.clutter[rng.integers(6)], rng.uniform(0.7, 1.0))
 
 
-def _digit(
-    canvas: Canvas, palette: Palette, glyph_HW: Pixels, style: SceneStyle, rng: np.random.Generator
-) -> None:
+def _digit(canvas: Canvas, palette: Palette, glyph_HW: Pixels, style: SceneStyle, rng: np.random.Generator) -> None:
     """The digit that names the picture, whole, with its shadow."""
     side = len(canvas)
     size = rng.uniform(*style.digit_size)
-    room = max(0.0, 1 - size * 0.85) / 2  # handwritten digits fill about this much of their frame
+    room = max(0.0, KEPT - size * 0.8) / 2  # handwritten digits fill about this much of their frame
     centre = (0.5 + rng.uniform(-room, room), 0.5 + rng.uniform(-room, room))
     turn = math.radians(rng.uniform(-style.slant, style.slant))
     mask = _placed(glyph_HW, side, size, centre, turn, rng.uniform(-0.2, 0.2))
-    offset = np.float32([[1, 0, side * 0.015], [0, 1, side * 0.02]])
-    shadow = cv2.GaussianBlur(cv2.warpAffine(mask, offset, (side, side)), (0, 0), side * 0.012)
+    below = np.array([[1, 0, side * 0.015], [0, 1, side * 0.02]])
+    shadow: Array = cv2.GaussianBlur(cv2.warpAffine(mask, below, (side, side)), (0, 0), side * 0.012)
     _lay(canvas, shadow, np.zeros(3, np.float32), palette.shadow)
-    x_ramp = _ramp(side, rng.uniform(0, 2 * math.pi))[:, :, None]
-    _lay(canvas, mask, palette.digit[0] * (1 - x_ramp) + palette.digit[1] * x_ramp)
+    ramp = _ramp(side, rng.uniform(0, 2 * math.pi))[:, :, None]
+    _lay(canvas, mask, palette.digit[0] * (1 - ramp) + palette.digit[1] * ramp)

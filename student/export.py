@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
-import torch
 
 from pipeline import cli
-from pipeline.errors import StudentError
 from student.checkpoint_flags import checkpoint_options, crop_option
 from student.files import write_json
-from student.model import Student
 from student.onnx_graph import write_onnx
 from student.preprocessing import description
 from student.saved import open_saved
-from student.timm_folder import HEADS, read_timm, write_timm
+from student.timm_folder import HEADS, write_timm
 
 log = logging.getLogger("student.export")
 
@@ -54,27 +51,11 @@ def main(**flags: Any) -> None:
         log.info("ONNX Runtime and PyTorch differ by at most %.2g in a logit", difference)
         last = f"{path}: {'logits, class_logits, distillation_logits' if student.two_heads else 'logits'}"
     else:
-        write_timm(student, out, prepared, head)
-        _require_same_answers(student, out, head)
+        difference = write_timm(student, out, prepared, head)
+        log.info("timm loads it, and its logits differ by at most %.2g", difference)
         last = f'{out}: timm.create_model("local-dir:{out}", pretrained=True)'
     write_json(out / "preprocessing.json", prepared)
     click.echo(last)
-
-
-def _require_same_answers(student: Student, out: Path, head: str) -> None:
-    size = student.spec.image_size
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        heads = student(images)
-        ours = {"fused": student.fused(heads), "class": heads.cls, "distillation": heads.dist}[head]
-        theirs = cast(torch.Tensor, read_timm(out)(images))
-    assert ours is not None
-    difference = (ours - theirs).abs().max().item()
-    log.info("timm loads it, and its logits differ by at most %.2g", difference)
-    if not difference <= 1e-5:
-        raise StudentError(
-            f"timm's logits differ from the student's by {difference:.3g}. Use the timm that trained it."
-        )
 
 
 if __name__ == "__main__":

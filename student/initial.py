@@ -64,7 +64,7 @@ def init_from(
     given = {name: tensor for name, tensor in given.items() if name not in fresh}
     _require_names(student, own.keys() - fresh, given.keys(), where)
     resampled = []
-    if "pos_embed" in given and given["pos_embed"].shape != own["pos_embed"].shape:
+    if _is_of_another_grid(student, given.get("pos_embed")):
         given["pos_embed"] = _resample(student, given["pos_embed"], where)
         resampled.append("pos_embed")
     for name, tensor in given.items():
@@ -78,10 +78,16 @@ def _other_classes(own: Tensor, given: Tensor | None) -> bool:
     return given is not None and own.shape[1:] == given.shape[1:] and own.shape[0] != given.shape[0]
 
 
+def _is_of_another_grid(student: Student, given: Tensor | None) -> bool:
+    """Whether there is a position embedding of tokens and patches, as ViTs have it, of another length."""
+    net = cast(Any, student.net)
+    return given is not None and hasattr(net, "num_prefix_tokens") and net.pos_embed.shape != given.shape
+
+
 def _resample(student: Student, given: Tensor, where: str) -> Tensor:
     """A position embedding [1, tokens + patches, width] for the student's grid of patches."""
     net = cast(Any, student.net)
-    tokens = 0 if net.no_embed_class else net.num_prefix_tokens
+    tokens = 0 if getattr(net, "no_embed_class", False) else net.num_prefix_tokens
     side = math.isqrt(max(given.shape[1] - tokens, 0)) if given.ndim == 3 else 0
     if side == 0 or side * side != given.shape[1] - tokens or given.shape[2] != net.embed_dim:
         raise StudentError(

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import StudentError
 from student.files import write_with
-from student.model import Student, fuse
-from student.timm_folder import HEADS, require_head
+from student.model import Student
+from student.timm_folder import chosen, require_head
 
 FILE = "model.onnx"
 TOLERANCE = 1e-3
@@ -44,7 +44,7 @@ class Graph(nn.Module):
         heads = self.student(images)
         if heads.dist is None:
             return (heads.cls,)
-        return (fuse(heads), heads.cls, heads.dist)[HEADS.index(self.head)], heads.cls, heads.dist
+        return chosen(heads, self.head), heads.cls, heads.dist
 
 
 def write_onnx(student: Student, folder: Path, prepared: dict[str, object], head: str = "fused") -> tuple[Path, float]:
@@ -69,8 +69,13 @@ def write_onnx(student: Student, folder: Path, prepared: dict[str, object], head
     assert program is not None
     described = {"preprocessing": prepared, "head": head, "architecture": student.spec.model}
     program.model.metadata_props.update({name: json.dumps(value) for name, value in described.items()})
-    path = write_with(folder / FILE, lambda temporary: program.save(temporary, external_data=False))
-    return path, _checked(path, graph, images)
+    differences: list[float] = []
+
+    def save(temporary: Path) -> None:
+        program.save(temporary, external_data=False)
+        differences.append(_checked(temporary, graph, images))
+
+    return write_with(folder / FILE, save), differences[0]
 
 
 def _checked(path: Path, graph: Graph, images: Tensor) -> float:
@@ -83,9 +88,8 @@ def _checked(path: Path, graph: Graph, images: Tensor) -> float:
         for ours, theirs in zip(expected, found, strict=True):
             worst = max(worst, (ours - torch.from_numpy(theirs)).abs().max().item())
     if not worst <= TOLERANCE:
-        path.unlink()
         raise StudentError(
-            f"ONNX Runtime's logits differ from PyTorch's by {worst:.3g}, more than {TOLERANCE:g}; no file is left. "
+            f"ONNX Runtime's logits differ from PyTorch's by {worst:.3g}, more than {TOLERANCE:g}: none is written. "
             "Use --format timm, or another architecture."
         )
     return worst

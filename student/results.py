@@ -39,7 +39,8 @@ def write_metrics(
 
 def table(scores: Mapping[str, Scores]) -> str:
     """A line an answer."""
-    lines = [f"{'':32}{'top-1':>8}{'top-5':>8}{'loss':>9}{'ece':>9}{'= teacher':>11}"]
+    taught = any("teacher" in score.answers for score in scores.values())
+    lines = [f"{'':32}{'top-1':>8}{'top-5':>8}{'loss':>9}{'ece':>9}{'= teacher' if taught else '':>11}".rstrip()]
     for student, score in scores.items():
         agreement = score.agreement()
         for answer, tally in score.tallies.items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -69,7 +68,7 @@ def open_saved(path: Path, which: str = "last") -> Saved:
 def _restored(spec: StudentSpec, state: Mapping[str, Tensor], path: Path) -> Student:
     student = build(spec, seed=0)
     try:
-        student.load_state_dict(dict[str, Any](state))
+        student.load_state_dict(dict(state))
     except RuntimeError as error:
         raise StudentError(
             f"The weights in {path} are not those of the student that it describes ({spec.model}): "

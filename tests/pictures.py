@@ -90,6 +90,32 @@ def animation(kind: str, frames: int = 3, width: int = 40, height: int = 30) -> 
     return encoded(pictures[0], kind, save_all=True, append_images=pictures[1:], duration=100, **options)
 
 
+def zoo(seed: int = 0, width: int = 64, height: int = 48) -> dict[str, bytes]:
+    """One of each kind of image that is accepted, by name; all show `scene(seed)` in one way or another."""
+    plain = Image.fromarray(scene(seed, width, height))
+    see_through = Image.merge("RGBA", (*plain.split(), plain.convert("L")))
+    return {
+        "jpeg": encoded(plain, "JPEG"),
+        "progressive": encoded(plain, "JPEG", progressive=True),
+        "grey jpeg": encoded(plain.convert("L"), "JPEG"),
+        "cmyk": encoded(plain.convert("CMYK"), "JPEG"),
+        "rotated": with_orientation(seed, 6, "JPEG", width, height),
+        "png": encoded(plain, "PNG"),
+        "grey png": encoded(plain.convert("L"), "PNG"),
+        "1-bit": encoded(plain.convert("1"), "PNG"),
+        "16-bit": deep_png(seed, width, height)[0],
+        "palette": encoded(plain.quantize(16), "PNG"),
+        "palette with transparency": encoded(plain.quantize(16), "PNG", transparency=3),
+        "rgba": encoded(see_through, "PNG"),
+        "la": encoded(see_through.convert("LA"), "PNG"),
+        "animated png": animation("PNG", 2, width, height),
+        "webp": encoded(plain, "WEBP"),
+        "lossless webp": encoded(plain, "WEBP", lossless=True),
+        "webp with alpha": encoded(see_through, "WEBP"),
+        "animated webp": animation("WEBP", 2, width, height),
+    }
+
+
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]], tar_format: int = tarfile.GNU_FORMAT) -> Path:
     """A tar of regular files, by Python's tarfile."""
     path.parent.mkdir(parents=True, exist_ok=True)

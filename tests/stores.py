@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import tarfile
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -124,3 +128,21 @@ def tree(path: Path) -> dict[str, bytes]:
     """Every file of a directory, and every directory."""
     found = {f"{p.relative_to(path)}/": b"" for p in path.rglob("*") if p.is_dir()}
     return found | {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def golden() -> tuple[Manifest, SampleIndex]:
+    """What `tests/golden/store_v1.tar.gz` is a store of: 2 views of 20 rows."""
+    index = index_of(20)
+    return manifest_of(index, "topk:2", unit_rows=16), index
+
+
+def write_golden(path: Path) -> None:
+    """Make it again: ``python -c 'import tests.stores as s; s.write_golden(s.Path("tests/golden/store_v1.tar.gz"))'``."""
+    with tempfile.TemporaryDirectory() as folder, gzip.GzipFile(path, "wb", mtime=0) as packed:
+        store = Path(folder, "store.zarr")
+        finished(store, *golden())
+        with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for file in sorted(p for p in store.rglob("*") if p.is_file()):
+                member = tarfile.TarInfo(str(file.relative_to(store)))
+                member.size = file.stat().st_size
+                tar.addfile(member, io.BytesIO(file.read_bytes()))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -234,19 +233,7 @@ def test_the_cap_is_an_argument() -> None:
     assert MAX_PIXELS == 64_000_000
 
 
-def payloads() -> Iterator[bytes]:
-    for kind in ("JPEG", "PNG", "WEBP"):
-        yield encoded(scene(1, 24, 18), kind)
-    yield encoded(scene(1, 24, 18), "JPEG", progressive=True)
-    yield encoded(Image.fromarray(scene(1, 24, 18)).convert("CMYK"), "JPEG")
-    yield encoded(Image.fromarray(scene(1, 24, 18)).quantize(8), "PNG", transparency=1)
-    yield encoded(scene(1, 24, 18), "WEBP", lossless=True)
-    yield pictures.animation("PNG", 2, 12, 9)
-    yield pictures.animation("WEBP", 2, 12, 9)
-    yield pictures.with_orientation(1, 6, "JPEG", 24, 18)
-
-
-PAYLOADS = tuple(payloads())
+PAYLOADS = tuple(pictures.zoo(1, 24, 18).values())
 
 
 @settings(max_examples=400, deadline=None)
@@ -266,6 +253,11 @@ def test_damaged_images_decode_or_are_refused(payload: bytes, changes: list[tupl
         traits_of(hostile)
     except ImageError as error:
         assert str(error)
+
+
+def test_the_whole_zoo_is_read() -> None:
+    for name, payload in pictures.zoo(2).items():
+        assert see(payload).shape == (48, 64, 3), name
 
 
 def test_kinds_are_told_by_content() -> None:

@@ -21,6 +21,14 @@ from tests.pictures import jpeg, sample, write_tar
 IMAGE = jpeg(1)
 
 
+JSON_VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["label", "a"]), inner, max_size=2),
+    max_leaves=5,
+)
+JSON_TEXTS = JSON_VALUES.map(lambda value: json.dumps(value).encode())
+
+
 def rows_of(folder: Path, members: list[tuple[str, bytes]]) -> ShardRows:
     return read_shard(str(write_tar(folder / "x.tar", members)))
 
@@ -126,6 +134,16 @@ def test_refuses(tmp_path: Path, members: list[tuple[str, bytes]], message: str)
         rows_of(tmp_path, members)
     assert str(error.value).startswith(str(tmp_path / "x.tar"))
     assert message in str(error.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["cls", "json", "JSON", "x.cls"]), st.one_of(st.binary(max_size=30), JSON_TEXTS))
+def test_any_label_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, field: str, data: bytes) -> None:
+    try:
+        rows = rows_of(tmp_path_factory.getbasetemp(), [("0.jpg", IMAGE), (f"0.{field}", data)])
+    except ShardError:
+        return
+    assert -1 <= rows.classes[0] < 1 << 20
 
 
 def test_a_shard_that_is_gone_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import tarfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,18 @@ from pipeline.receipts import Unit
 from pipeline.recipe import Recipe
 from pipeline.store import LabelStore, UnitLabels, encoded_sizes
 from tests.faults import in_child, memory_disk, wait_for
-from tests.stores import ENVIRONMENT, fill, finished, index_of, labels_of, manifest_of, open_writing, tree, witness_of
+from tests.stores import (
+    ENVIRONMENT,
+    fill,
+    finished,
+    golden,
+    index_of,
+    labels_of,
+    manifest_of,
+    open_writing,
+    tree,
+    witness_of,
+)
 
 INDEX = index_of(100)
 MANIFEST = manifest_of(INDEX)
@@ -403,3 +415,39 @@ def test_metadata_is_a_function_of_the_layout(tmp_path: Path) -> None:
         assert change in root
         with pytest.raises(StoreError):
             Layout.from_root(root.replace(change, change[:-2] + b"8" + change[-1:], 1))
+
+
+ARGMAX = [4, 10, 6, 2, 8, 10, 3, 10, 8, 0, 4, 9, 11, 10, 11, 3]
+CODES = [[33463, 33399], [33762, 33541], [34395, 34337]]
+LSE = [3.9848301, 2.8504617]
+CRC = ["00a4da2d", "6e4a3872", "b8d80405", "bce28d9f"]
+GOLDEN = Path(__file__).parents[1] / "golden" / "store_v1.tar.gz"
+
+
+def test_an_old_store_is_read(tmp_path: Path) -> None:
+    changed = (
+        "a store of format version 1 is not read as it was: bump pipeline.layout.VERSION and keep reading version 1, or "
+        "refuse it by name; a golden store is never made again once it was released"
+    )
+    with tarfile.open(GOLDEN) as tar:
+        tar.extractall(tmp_path / "store.zarr", filter="data")
+    store = LabelStore.open_finished(tmp_path / "store.zarr")
+    assert store.verify() == [], changed
+    assert store.manifest == golden()[0], changed
+    assert store.index.digest() == golden()[1].digest(), changed
+    labels = store.read(1, 0).labels
+    assert labels.argmax_B.tolist() == ARGMAX, changed
+    assert labels.topk_index_BK is not None and labels.topk_index_BK[:, 0].tolist() == ARGMAX, changed
+    assert labels.topk_logit_BK is not None and labels.topk_logit_BK[:3].tolist() == CODES, changed
+    assert labels.lse_BT is not None and np.allclose(labels.lse_BT[0], LSE), changed
+    assert [f"{crc:08x}" for crc in store.read(0, 1).crc_B.tolist()] == CRC, changed
+
+
+def test_todays_code_writes_the_golden_store(tmp_path: Path) -> None:
+    finished(tmp_path / "now.zarr", *golden())
+    with tarfile.open(GOLDEN) as tar:
+        tar.extractall(tmp_path / "then.zarr", filter="data")
+    now, then = tree(tmp_path / "now.zarr"), tree(tmp_path / "then.zarr")
+    metadata = [key for key in then if key.endswith("zarr.json")]
+    assert now.keys() == then.keys()
+    assert {key: now[key] for key in metadata} == {key: then[key] for key in metadata}, "bump pipeline.layout.VERSION"

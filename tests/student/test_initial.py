@@ -140,6 +140,12 @@ def test_another_architecture_is_refused(source: dict[str, Any], target: dict[st
     assert all(torch.equal(a, b) for a, b in zip(_state(student).values(), before.values(), strict=True))
 
 
+def test_a_position_embedding_that_is_no_row_of_patches_is_not_resampled() -> None:
+    sources = [StudentSpec(model="pit_ti_distilled_224", num_classes=3, image_size=size) for size in (64, 96)]
+    with pytest.raises(StudentError, match=r"pos_embed is .* there, .* here"):
+        init_from(build(sources[1]), build(sources[0]).state_dict())
+
+
 def test_weights_that_are_not_finite_are_refused() -> None:
     state = _state(_small(1))
     state["net.blocks.0.mlp.fc1.weight"][0, 0] = torch.nan

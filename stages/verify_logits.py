@@ -1,0 +1,162 @@
+"""Is a finished store whole, and does it still fit its shards and its teacher?
+
+    python -m stages.verify_logits --logits store.zarr --sample 1000
+    python -m stages.verify_logits --logits store.zarr --teacher --weights teacher.safetensors
+
+Four questions, each asked as far as the ones before allow: is every byte what was written, and does it mean what it
+must; are the witness views drawn alike here; do some more views, all over the store, have their checksums; and, with
+--teacher, does the teacher still answer as stored? Exit status 1 if anything is off, with what and where.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import cli
+from pipeline.audit import Finding
+from pipeline.errors import MismatchError, StoreError, UserError
+from pipeline.index import SampleIndex
+from pipeline.progress import Progress
+from pipeline.recheck import Recheck, recheck, spread, spread_batches
+from pipeline.render import Renderer
+from pipeline.shards import expand
+from pipeline.store import LabelStore
+from pipeline.teacher import Teacher, load_teacher
+from pipeline.witness import Drift, check_witnesses
+
+SHOWN = 20
+
+
+@cli.command()
+@click.option("--logits", type=click.Path(path_type=Path), required=True, help="The store to check.")
+@click.option(
+    "--shards", multiple=True, metavar="PATTERN", help="Where the shards are now.  [default: where they were]"
+)
+@click.option("--sample", type=click.IntRange(min=0), default=1000, help="Views to draw again, beside the witnesses.")
+@click.option("--digests-only", is_flag=True, help="Draw nothing: check the store's bytes alone, without the shards.")
+@click.option("--accept-drift", is_flag=True, help="Hold views to their thumbnails, not to their checksums.")
+@click.option("--teacher", is_flag=True, help="Ask the teacher again about the sample, in whole batches of its run.")
+@click.option("--model", help="The teacher, where it has another name now.  [default: the stored name]")
+@click.option("--weights", type=click.Path(path_type=Path), help="The teacher's weights.  [default: timm's own]")
+@click.option("--tolerance", type=float, default=0.05, help="How far a logit of the teacher may be off, in logits.")
+@cli.speed_options
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the result here, as JSON.")
+def main(logits: Path, out: Path | None, **flags: Any) -> None:
+    """Check a finished store: its bytes, its views, and its teacher.
+
+    \b
+    Example:
+      python -m stages.verify_logits --logits store.zarr --sample 1000
+    """
+    findings = _check_bytes(logits)
+    result: dict[str, Any] = {"store": str(logits), "witness": None, "sample": None}
+    try:
+        store = LabelStore.open_finished(logits)
+        if not flags["digests_only"]:
+            index = store.index.moved_to(expand(flags["shards"])) if flags["shards"] else store.index
+            found, drift = _check_witness(store, index, flags["accept_drift"])
+            again = _check_sample(store, index, flags)
+            findings += [*found, *again.findings]
+            result |= {"witness": dataclasses.asdict(drift) | {"kind": drift.kind}, "sample": again.figures()}
+    except UserError as error:
+        said = str(error)
+        told = any(said.startswith((finding.where, finding.what)) for finding in findings)
+        findings += [] if told else [Finding("not checked further", said)]
+    result["findings"] = [dataclasses.asdict(finding) for finding in findings]
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for finding in findings[:SHOWN]:
+        click.echo(f"  {finding}")
+    if findings:
+        more = f", the first {SHOWN} are above" if len(findings) > SHOWN else ", listed above"
+        raise StoreError(f"{logits}: {len(findings)} things are off{more}. Damaged units: run teacher_logits again.")
+    click.echo(f"{logits} is in order")
+
+
+def _check_bytes(logits: Path) -> list[Finding]:
+    units = 0
+
+    def count(more: int) -> None:
+        nonlocal units
+        units += more
+
+    findings = LabelStore.audit(logits, count)
+    click.echo(f"bytes      {units} units read: {'all as written' if not findings else f'{len(findings)} findings'}")
+    return findings
+
+
+def _check_witness(store: LabelStore, index: SampleIndex, accept_drift: bool) -> tuple[list[Finding], Drift]:
+    drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))
+    click.echo(f"witnesses  {drift}")
+    if drift.kind == "identical" or (drift.kind == "drifted" and accept_drift):
+        return [], drift
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(store.environment.items()))
+    return [Finding(f"{store.name}/witness", f"{drift} (drawn under {versions})")], drift
+
+
+def _check_sample(store: LabelStore, index: SampleIndex, flags: dict[str, Any]) -> Recheck:
+    teacher = _teacher(store, flags) if flags["teacher"] else None
+    requests = (spread_batches if teacher else spread)(store, flags["sample"])
+    with Progress("verify", sum(len(request.row_B) for request in requests), "views") as progress:
+        again = recheck(
+            store,
+            index,
+            requests,
+            workers=flags["workers"],
+            start_method=flags["start_method"],
+            accept_drift=flags["accept_drift"],
+            ask=teacher,
+            progress=progress.advance,
+        )
+    click.echo(f"sample     {again.views} views drawn again: {again.changed} have another checksum")
+    if teacher:
+        click.echo(
+            f"teacher    asked about {again.asked} views: logits deviate by at most {again.largest_deviation:.4f}, "
+            f"log-sum-exp by {again.largest_lse_deviation:.2g}; {again.argmax_changes} other argmax"
+        )
+        if max(again.largest_deviation, again.largest_lse_deviation) > flags["tolerance"]:
+            again.findings.append(_too_far(store, again, flags["tolerance"]))
+    return again
+
+
+def _too_far(store: LabelStore, again: Recheck, tolerance: float) -> Finding:
+    furthest = max(again.largest_deviation, again.largest_lse_deviation)
+    return Finding(
+        f"{store.name}: teacher {store.manifest.teacher.name}",
+        f"its answers deviate by up to {furthest:.4f}, {tolerance:g} is tolerated (--tolerance); "
+        f"{again.argmax_changes} of {again.asked} views have another argmax",
+    )
+
+
+def _teacher(store: LabelStore, flags: dict[str, Any]) -> Teacher:
+    """The teacher that the manifest names, or a refusal."""
+    card = store.manifest.teacher
+    teacher = load_teacher(
+        flags["model"] or card.name,
+        view_size=store.manifest.recipe.image_size,
+        weights=flags["weights"],
+        device=flags["device"],
+        precision=card.precision,
+        batch_size=card.batch_size,
+        input_size=str(card.input_size),
+        mean=card.mean,
+        std=card.std,
+        class_map=store.manifest.class_map,
+    )
+    same = dataclasses.replace(teacher.card, name=card.name)
+    if same != card:
+        raise MismatchError(
+            f"{store.name} was labelled by weights {card.weights_sha256[:12]} ({card.name}, {card.classes} classes), "
+            f"this teacher has {same.weights_sha256[:12]} ({same.classes} classes). Give its own with --weights."
+        )
+    return teacher
+
+
+if __name__ == "__main__":
+    main()
