@@ -15,16 +15,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.index import SampleIndex
 from pipeline.labels import SoftLabels, encode
 from pipeline.loader import Loader, Request
 from pipeline.manifest import Manifest
 from pipeline.progress import duration
+from pipeline.ring import Slot
 from pipeline.store import UnitLabels, encoded_sizes
 from pipeline.teacher import Teacher
 
 SECONDS = 4.0
+BATCHES = 4
 EPOCHS = 300
 
 
@@ -68,34 +71,13 @@ class Cost:
 def estimate(manifest: Manifest, index: SampleIndex, teacher: Teacher, *, views: int, workers: int) -> Cost:
     """Measure a sample of the work."""
     batch = min(manifest.teacher.batch_size, len(index))
-    pixels, labels, crcs, lumas = [], [], [], []
     with Loader(manifest.recipe, index, batch=batch, workers=workers, together=min(views, 8)) as loader:
-        slots = loader.render(_sample(index, views, batch))
-        next(slots)
-        begun, count = time.perf_counter(), 0
-        for slot in slots:
-            count += len(slot.row_B)
-            if len(pixels) < 4:
-                pixels.append(slot.pixels_BHWC.copy())
-                crcs.append(slot.crc_B.copy())
-                lumas.append(slot.luma_B16.copy())
-            if time.perf_counter() - begun > SECONDS:
-                break
-        render_rate = count / (time.perf_counter() - begun)
-    teacher(pixels[0])
-    begun, count = time.perf_counter(), 0
-    for part in itertools.cycle(pixels):
-        logits_BC = teacher(part)
-        count += len(part)
-        if len(labels) < len(pixels):
-            labels.append(encode(logits_BC, manifest.keep, manifest.temperatures))
-        elif time.perf_counter() - begun > SECONDS:
-            break
-    teacher_rate = count / (time.perf_counter() - begun)
+        pixels, answers, render_rate = _render(loader, _sample(index, views, batch))
+    logits, teacher_rate = _answer(teacher, pixels)
     sample = UnitLabels(
-        labels=SoftLabels.concatenate(labels),
-        crc_B=np.concatenate(crcs),
-        luma_B16=np.concatenate(lumas) if manifest.luma else None,
+        labels=SoftLabels.concatenate([encode(part, manifest.keep, manifest.temperatures) for part in logits]),
+        crc_B=np.concatenate([slot.crc_B for slot in answers]),
+        luma_B16=np.concatenate([slot.luma_B16 for slot in answers]) if manifest.luma else None,
     )
     return Cost(
         views=views,
@@ -104,6 +86,35 @@ def estimate(manifest: Manifest, index: SampleIndex, teacher: Teacher, *, views:
         teacher_rate=teacher_rate,
         bytes_per_view=encoded_sizes(manifest, sample),
     )
+
+
+def _render(loader: Loader, requests: Iterator[Request]) -> tuple[list[NDArray[np.uint8]], list[Slot], float]:
+    """The first few batches, and views a second once the workers are warm."""
+    pixels: list[NDArray[np.uint8]] = []
+    answers: list[Slot] = []
+    slots = loader.render(requests)
+    next(slots)
+    begun, count = time.perf_counter(), 0
+    for slot in slots:
+        count += len(slot.row_B)
+        if len(pixels) < BATCHES:
+            pixels.append(slot.pixels_BHWC.copy())
+            answers.append(slot.answers())
+        if time.perf_counter() - begun > SECONDS:
+            break
+    return pixels, answers, count / (time.perf_counter() - begun)
+
+
+def _answer(teacher: Teacher, pixels: list[NDArray[np.uint8]]) -> tuple[list[NDArray[np.float32]], float]:
+    """The teacher's answers to those batches, and views a second after a first one."""
+    teacher(pixels[0])
+    begun, count = time.perf_counter(), 0
+    logits = []
+    while len(logits) < len(pixels) or time.perf_counter() - begun < SECONDS:
+        part = pixels[len(logits) % len(pixels)]
+        logits.append(teacher(part))
+        count += len(part)
+    return logits[: len(pixels)], count / (time.perf_counter() - begun)
 
 
 def _sample(index: SampleIndex, views: int, batch: int) -> Iterator[Request]:

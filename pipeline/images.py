@@ -30,6 +30,7 @@ from pipeline.errors import ImageError
 
 MAX_PIXELS = 64_000_000
 MAX_SCANS = 500
+START_OF_SCAN, SEQUENTIAL = b"\xda", (b"\xc0", b"\xc1")  # JPEG markers, after their 0xff
 STRIP_PIXELS = 1 << 22
 ORIENTATION_TAG = 0x0112
 
@@ -143,7 +144,7 @@ def _size_of(kind: str, payload: bytes, max_pixels: int) -> tuple[int, int]:
 
 
 def _jpeg_size(payload: bytes) -> tuple[int, int]:
-    if payload.count(b"\xff\xda") > MAX_SCANS:
+    if not _is_one_scan(payload) and payload.count(b"\xff\xda") > MAX_SCANS:
         raise ValueError(f"over {MAX_SCANS} scans")
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(payload)
@@ -151,6 +152,21 @@ def _jpeg_size(payload: bytes) -> tuple[int, int]:
         with _open("JPEG", payload) as image:
             return image.size
     return int(width), int(height)
+
+
+def _is_one_scan(payload: bytes) -> bool:
+    """Whether the first scan of a JPEG is its only one: sequential, of all components. Saves the search for more."""
+    place, components = 2, b""
+    while payload[place : place + 1] == b"\xff":
+        marker = payload[place + 1 : place + 2]
+        if not b"\xc0" <= marker <= b"\xfe" or b"\xd0" <= marker <= b"\xd9":
+            return False  # fill bytes, or a marker without a length: not worth following
+        if marker in SEQUENTIAL:
+            components = payload[place + 9 : place + 10]
+        if marker == START_OF_SCAN:
+            return bool(components) and payload[place + 4 : place + 5] == components
+        place += 2 + int.from_bytes(payload[place + 2 : place + 4], "big")
+    return False
 
 
 def _png_size(payload: bytes) -> tuple[int, int]:

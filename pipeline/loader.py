@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import platform
 import signal
-import sys
 import time
 import traceback
 from collections import deque
@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 def choose_start_method(urls: tuple[str, ...]) -> str:
     """Fork where that is safe and quick: local shards on Linux; a fresh process anywhere else."""
     remote = any("://" in url for url in urls)
-    if sys.platform == "linux":
-        return "forkserver" if remote else "fork"
-    return "spawn"
+    if platform.system() != "Linux":
+        return "spawn"
+    return "forkserver" if remote else "fork"
 
 
 class Loader:

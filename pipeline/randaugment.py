@@ -265,3 +265,12 @@ def _table(choices: tuple[Choice, ...]) -> NDArray[np.float64]:
 def parse(text: str) -> Policy:
     """`Policy.parse`, remembered."""
     return Policy.parse(text)
+
+
+def describe(op: int, argument: int) -> str:
+    """An operation with its argument, for people."""
+    name = Op(op).name.lower().replace("_", "-")
+    if op in (Op.AUTO_CONTRAST, Op.EQUALIZE, Op.INVERT):
+        return name
+    unit = {Op.ROTATE: "°", Op.TRANSLATE_X: "px", Op.TRANSLATE_Y: "px", Op.BLUR: "px"}.get(Op(op), "")
+    return f"{name} {argument / ARGUMENT_ONE:.3g}{unit}"

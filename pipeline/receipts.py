@@ -99,8 +99,10 @@ class Base:
         }
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Base:
+    def from_record(cls, record: Any) -> Base:
         """The inverse; NotCanonicalError where it says something else, StoreError for another format."""
+        if not isinstance(record, dict):
+            raise NotCanonicalError("it has no base")
         require_format(record.get("format"))
         views, objects = record.get("views"), record.get("objects")
         if type(views) is not int or views < 1 or not isinstance(objects, dict):
@@ -231,7 +233,7 @@ def read_complete(data: bytes) -> tuple[Base, UnitTable]:
     """The inverse; NotCanonicalError where it says something else, StoreError for another format."""
     record = canonical.unseal(data)
     require_format(record.get("format"))
-    base = Base.from_record(record.get("base") or {})
+    base = Base.from_record(record.get("base"))
     runs, arrays, units = record.get("runs"), record.get("arrays"), record.get("units")
     if type(runs) is not int or runs < 1 or arrays is None or not _is_texts(arrays) or not isinstance(units, list):
         raise NotCanonicalError("it has no arrays, runs and units")

@@ -19,7 +19,7 @@ Shapes: B views, L operations a view.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ from pipeline.crops import GEOMETRIES, SIMPLE_PAD, between, place_boxes
 from pipeline.draws import Purpose, below, philox_at, uniform
 from pipeline.index import SampleIndex
 from pipeline.mixing import Kind, Mixing, plan_mixing
-from pipeline.randaugment import ARGUMENT_ONE, Op
+from pipeline.randaugment import ARGUMENT_ONE, Op, describe
 from pipeline.recipe import Recipe
 
 ERASE_AREA = (0.02, 1 / 3)
@@ -69,41 +69,50 @@ class ViewPlan:
         return len(self.row_B)
 
     def table(self) -> str:
-        """One line a view, for people."""
-        return "\n".join(self.lines())
+        """An aligned line a view, for people."""
+        return aligned({"row": self.row_B.tolist(), "view": self.view_B.tolist(), **self.columns()})
 
-    def lines(self) -> Iterator[str]:
-        """The lines of `table`."""
-        for i in range(len(self)):
-            parts = [self._geometry(i), *self._operations(i), *self._erasing(i), *self._mixing(i)]
-            yield f"row {self.row_B[i]} view {self.view_B[i]}: {', '.join(parts)}"
+    def columns(self) -> dict[str, list[str]]:
+        """What is done to each view, in words; sizes are width × height, + left + top."""
+        parts = (self._geometry, self._operations, self._erasing, self._mixing)
+        names = ("crop", "operations", "erased", "mixed")
+        return {name: [part(i) for i in range(len(self))] for name, part in zip(names, parts, strict=True)}
 
     def _geometry(self, i: int) -> str:
-        top, left, height, width = self.crop_B4[i]
-        text = f"crop {width}x{height}+{left}+{top}"
+        text = _box(self.crop_B4[i])
         if self.offset_B2[i].any() or self.pad:
-            text += f" to {self.resize_B2[i, 1]}x{self.resize_B2[i, 0]}+{self.offset_B2[i, 1]}+{self.offset_B2[i, 0]}"
+            (height, width), (top, left) = self.resize_B2[i], self.offset_B2[i] - self.pad
+            text += f" to {width}x{height}{left:+}{top:+}"
         return text + ("" if self.cubic_B[i] else " bilinear") + (" flipped" if self.flip_B[i] else "")
 
-    def _operations(self, i: int) -> Iterator[str]:
-        for op, argument in zip(self.op_BL[i], self.argument_BL[i], strict=True):
-            if op in (Op.AUTO_CONTRAST, Op.EQUALIZE, Op.INVERT):
-                yield Op(op).name.lower()
-            elif op != Op.NONE:
-                yield f"{Op(op).name.lower()} {argument / ARGUMENT_ONE:.4g}"
+    def _operations(self, i: int) -> str:
+        steps = zip(self.op_BL[i].tolist(), self.argument_BL[i].tolist(), strict=True)
+        return ", ".join(describe(op, argument) for op, argument in steps if op != Op.NONE)
 
-    def _erasing(self, i: int) -> Iterator[str]:
-        top, left, height, width = self.erase_B4[i]
-        if height:
-            yield f"erase {width}x{height}+{left}+{top}"
+    def _erasing(self, i: int) -> str:
+        return _box(self.erase_B4[i]) if self.erase_B4[i, 2] else ""
 
-    def _mixing(self, i: int) -> Iterator[str]:
+    def _mixing(self, i: int) -> str:
         mixing = self.mixing
         kind = Kind(mixing.kind_B[i])
-        if kind is not Kind.NONE:
-            top, left, height, width = mixing.box_B4[i]
-            box = f" {width}x{height}+{left}+{top}" if kind is Kind.CUTMIX else ""
-            yield f"{kind.name.lower()}{box} with row {mixing.partner_B[i]}, own share {mixing.lam_B[i]:.4g}"
+        if kind is Kind.NONE:
+            return ""
+        box = f" {_box(mixing.box_B4[i])}" if kind is Kind.CUTMIX else ""
+        return f"{mixing.lam_B[i]:.3f} own, rest {kind.name.lower()} of row {mixing.partner_B[i]}{box}"
+
+
+def aligned(columns: Mapping[str, Sequence[object]]) -> str:
+    """A table for people: a header line, then one line an entry; columns that are empty throughout are left out."""
+    cells = {name: [name, *(str(value) for value in values)] for name, values in columns.items()}
+    filled = [texts for texts in cells.values() if any(texts[1:])]
+    widths = [max(map(len, texts)) for texts in filled]
+    lines = zip(*filled, strict=True)
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _box(box: NDArray[np.int32]) -> str:
+    top, left, height, width = box.tolist()
+    return f"{width}x{height}+{left}+{top}"
 
 
 def plan_views(recipe: Recipe, index: SampleIndex, row_B: Ints, view_B: Ints) -> ViewPlan:

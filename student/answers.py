@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pipeline.store import LabelStore
 
 from pipeline.labels import SoftLabels
+from pipeline.store import LabelStore
 from student.order import Batch
 
 READERS = 2

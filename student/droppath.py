@@ -59,6 +59,8 @@ class ItemDropPath(nn.Module):
         if not self.training:
             return x
         scale_B = self.masks.scale_LB[self.layer].to(x.dtype)
+        if len(x) != len(scale_B):  # the item's patches or windows stand in the batch dimension (TNT, for one)
+            scale_B = scale_B.repeat_interleave(len(x) // len(scale_B))
         return x * scale_B.view(-1, *[1] * (x.ndim - 1))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Which flags does ``student.train`` have? One for every field of `Settings`, whose default it shows, and of `Places`."""
+"""Which flags does ``student.train`` have? One for each field of `Settings`, with its default, and of `Places`."""
 
 from __future__ import annotations
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.render import Renderer
-from pipeline.store import LabelStore
-
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.index import SampleIndex, scan
 from pipeline.loader import Loader
+from pipeline.render import Renderer
 from pipeline.shards import expand
+from pipeline.store import LabelStore
 from pipeline.witness import check_witnesses
 from student import checkpoint
 from student.answers import StoredAnswers, needed

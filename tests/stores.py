@@ -137,7 +137,7 @@ def golden() -> tuple[Manifest, SampleIndex]:
 
 
 def write_golden(path: Path) -> None:
-    """Make it again: ``python -c 'import tests.stores as s; s.write_golden(s.Path("tests/golden/store_v1.tar.gz"))'``."""
+    """Make ``tests/golden/store_v<VERSION>.tar.gz`` for a new version; those of released versions stay as they are."""
     with tempfile.TemporaryDirectory() as folder, gzip.GzipFile(path, "wb", mtime=0) as packed:
         store = Path(folder, "store.zarr")
         finished(store, *golden())

@@ -426,8 +426,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "store_v1.tar.gz"
 
 def test_an_old_store_is_read(tmp_path: Path) -> None:
     changed = (
-        "a store of format version 1 is not read as it was: bump pipeline.layout.VERSION and keep reading version 1, or "
-        "refuse it by name; a golden store is never made again once it was released"
+        "a store of format version 1 is not read as it was: bump pipeline.layout.VERSION, and keep reading version 1 "
+        "or refuse it by name; a golden store is never made again once it was released"
     )
     with tarfile.open(GOLDEN) as tar:
         tar.extractall(tmp_path / "store.zarr", filter="data")

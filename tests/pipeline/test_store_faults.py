@@ -117,11 +117,14 @@ def test_killed_at_random_times_it_ends_the_same(tmp_path: Path, reference: Path
     killed = 0
     for _ in range(KILLS):
         child = in_child(lambda: whole_run(path))
-        time.sleep(duration * generator.uniform(0, 0.9))
+        time.sleep(duration * generator.uniform(0, 0.6))
         os.kill(child, signal.SIGKILL)
         killed += wait_for(child) == -signal.SIGKILL
         lose_the_rest(path, generator)
-    assert killed >= KILLS // 3
+        if (path / "COMPLETE").exists():
+            assert tree(path) == tree(reference)
+            shutil.rmtree(path)
+    assert killed >= KILLS // 3, "too few runs were killed in their midst to show anything"
     whole_run(path)
     assert tree(path) == tree(reference)
 
@@ -287,7 +290,7 @@ def test_objects_in_another_place_or_from_another_store_are_refused(tmp_path: Pa
     for one, other in [("argmax/c.0.0", "argmax/c.1.0"), ("lse/c.0.0.0", "lse/c.0.1.0"), ("crc/c.0.1", "crc/c.1.1")]:
         (path / one).write_bytes(before[other])
         (path / other).write_bytes(before[one])
-        with pytest.raises(StoreError, match="w(as|ere) written"):
+        with pytest.raises(StoreError, match=r"w(as|ere) written"):
             read_everything(path)
         (path / one).write_bytes(before[one])
         (path / other).write_bytes(before[other])

@@ -208,11 +208,17 @@ def test_three_augment_picks_one_of_three_and_then_jitters():
 
 def test_a_plan_reads_as_a_table():
     index = index_of([(500, 375)] * 64)
-    lines = plan_views(Recipe(erase=1.0), index, np.arange(64), np.zeros(64, int)).table().splitlines()
-    assert len(lines) == 64
-    assert all(line.startswith(f"row {row} view 0: crop ") for row, line in enumerate(lines))
+    header, *lines = plan_views(Recipe(erase=1.0), index, np.arange(64), np.zeros(64, int)).table().splitlines()
+    assert header.split() == ["row", "view", "crop", "operations", "erased", "mixed"]
+    assert [line.split()[0] for line in lines] == [str(row) for row in range(64)]
+    assert {line.index(line.split()[2]) for line in lines} == {header.index("crop")}
     text = "\n".join(lines)
-    for word in (" flipped", "erase ", "mixup with row ", "cutmix ", "own share ", "rotate ", "equalize", "invert"):
-        assert word in text
-    plain = plan_views(Recipe.preset("none"), index, np.array([3]), np.array([9])).table()
-    assert plain == "row 3 view 9: crop 500x375+0+0 to 341x256+58+16"
+    for words in (" flipped", "own, rest mixup of row ", "own, rest cutmix of row ", "rotate ", "°", "equalize", "px"):
+        assert words in text
+
+
+def test_a_plain_plan_reads_as_a_plain_table():
+    plan = plan_views(Recipe.preset("none"), index_of([(500, 375)] * 4), np.array([3]), np.array([9]))
+    assert plan.table() == "row  view  crop\n3    9     500x375+0+0 to 341x256+58+16"
+    simple = plan_views(Recipe.preset("none", crop="simple"), index_of([(300, 300)] * 4), np.array([3]), np.array([9]))
+    assert simple.table().splitlines()[1] == "3    9     300x300+0+0 to 224x224-3-3"

@@ -1,7 +1,7 @@
 """A world small enough to train in seconds: real tars, a real finished store, a student of two narrow blocks.
 
-`train` runs the command in a forked process (real signals, real exit codes, no import to wait for); several at once, with
-the variables that torchrun sets, are the ranks of one run.
+`train` runs the command in a forked process (real signals, real exit codes, no import to wait for); several at once,
+with the variables that torchrun sets, are the ranks of one run.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ CARD = TeacherCard(
     name="test_teacher", weights_sha256="ab" * 32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), input_size=32,
     classes=CLASSES, precision="fp32", batch_size=8,
 )  # fmt: skip
-STUDENT = "--patch-size 8 --width 32 --depth 2 --heads 2 --workers 0 --device cpu --no-dvclive".split()
-RUN = "--epochs 3 --batch 24 --warmup-epochs 1 --lr 0.01 --log-every 3".split()
+STUDENT = ("--patch-size", "8", "--width", "32", "--depth", "2", "--heads", "2")
+RUN = ("--epochs", "3", "--batch", "24", "--warmup-epochs", "1", "--lr", "0.01", "--log-every", "3")
+HERE = ("--workers", "0", "--device", "cpu", "--no-dvclive")
 
 Logits = Callable[[NDArray[np.int64], int, NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -105,7 +106,7 @@ def _brighter(pixels: NDArray[np.uint8], levels: int) -> NDArray[np.uint8]:
 
 def arguments(store: Path, out: Path, *more: str) -> list[str]:
     """The command line of a short run."""
-    return ["--logits", str(store), "--out", str(out), *STUDENT, *RUN, *more]
+    return ["--logits", str(store), "--out", str(out), *STUDENT, *RUN, *HERE, *more]
 
 
 def start(line: Sequence[str], output: Path, env: Mapping[str, str] | None = None) -> BaseProcess:

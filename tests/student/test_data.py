@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,8 +70,7 @@ def test_a_step_is_what_the_order_says(store: LabelStore, repeats: int, workers:
 def test_ranks_share_a_step(store: LabelStore) -> None:
     order, found = order_of(store), []
     for rank in range(3):
-        for feed in feeds(store, order, ranks=Ranks(rank=rank, world=3)):
-            found.append(next(feed.steps(0, 1, 1)))
+        found += [next(feed.steps(0, 1, 1)) for feed in feeds(store, order, ranks=Ranks(rank=rank, world=3))]
     whole = order.batch(0, 1)
     assert np.array_equal(np.concatenate([step.batch.row_B for step in found]), whole.row_B)
     assert {step.count for step in found} == {len(whole)} and len({step.labelled for step in found}) == 1

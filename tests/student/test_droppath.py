@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from timm.layers.drop import DropPath
 
 from student.droppath import ItemDropPath
 from student.model import Student, StudentSpec, build
@@ -59,6 +60,14 @@ def test_no_effect_in_evaluation_and_on_the_state() -> None:
     assert net.state_dict().keys() == plain.state_dict().keys()
     x_BCHW = torch.ones(1, 3, 32, 32)
     assert torch.equal(net.eval()(x_BCHW).cls, plain.eval()(x_BCHW).cls)
+
+
+def test_a_student_whose_patches_stand_in_the_batch() -> None:
+    """As in TNT, whose inner blocks see one patch as one item."""
+    net = torch.nn.Sequential(DropPath(0.5)).train()
+    masks = ItemDropPath.install(net, seed=3)
+    masks.use(torch.tensor([[0.0, 2.0]]))
+    assert net(torch.ones(6, 4))[:, 0].tolist() == [0, 0, 0, 2, 2, 2]
 
 
 def test_a_student_without_drop_path() -> None:

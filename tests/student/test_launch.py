@@ -90,11 +90,11 @@ def test_labels_of_other_pixels(folder: Path, tmp_path: Path) -> None:
     store = make_store(tmp_path, rows=40, labelled=dataclasses.replace(RECIPE, flip=0.6))
     said = refused(arguments(store, tmp_path / "run"), folder)
     assert re.match(
-        rf"View 0 of row \d+ \(key 's0/0000\d\d', {tmp_path}/data/00000[01].tar\) is not the one that was labelled: its "
-        r"pixels have checksum [0-9a-f]{8} here and had [0-9a-f]{8} before the teacher \(\d+ of 20 views in this batch "
+        rf"View 0 of row \d+ \(key 's0/0000\d\d', {tmp_path}/data/00000[01].tar\) is not the one that was labelled: "
+        r"its pixels have checksum [0-9a-f]{8} here and had [0-9a-f]{8} before the teacher \(\d+ of 20 views in this batch "
         r"differ\). Another image library, decoder or processor than the teacher's draws other pixels, and so does a "
-        r"shard that was changed. 'python -m stages.verify_logits' tells which; --accept-drift trains within 2 levels of "
-        r"the teacher's views.$",
+        r"shard that was changed. 'python -m stages.verify_logits' tells which; --accept-drift trains within 2 levels "
+        r"of the teacher's views.$",
         said,
     )
     said = refused(arguments(store, tmp_path / "run", "--accept-drift"), folder)
@@ -207,7 +207,9 @@ def test_drift_is_refused_unless_accepted(folder: Path, tmp_path: Path) -> None:
 
 def test_fine_tuning_at_another_resolution_with_its_own_store(folder: Path, begun: Path, tmp_path: Path) -> None:
     larger = make_store(tmp_path, rows=40, recipe=dataclasses.replace(RECIPE, image_size=48))
-    code, said = train(arguments(larger, tmp_path / "run", "--init", str(begun), "--image-size", "48"), folder / "fine.txt")
+    code, said = train(
+        arguments(larger, tmp_path / "run", "--init", str(begun), "--image-size", "48"), folder / "fine.txt"
+    )
     assert code == 0, said
     assert "resampled to this resolution: pos_embed" in said
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.student.small import arguments, make_store, record, same, start, train, weights
+from tests.student.small import arguments, make_store, rank_env, record, same, start, train, weights
 
 STEPS = 15  # 3 epochs of 100 rows in batches of 24
 
@@ -78,7 +77,7 @@ def test_resume_at_every_step(whole: Path, store: Path, folder: Path, steps: int
 
 def test_killed_at_any_moment(whole: Path, store: Path, folder: Path) -> None:
     """SIGKILL after random times until the run gets through; every checkpoint on the way is whole."""
-    out, output, draw = folder / "killed", folder / "killed.txt", random.Random(5)
+    out, output, draw = folder / "killed", folder / "killed.txt", np.random.default_rng(5)
     for attempt in range(12):
         process = start(line(store, out, "--checkpoint-every", "1"), output)
         process.join(draw.uniform(0.3, 1.5) if attempt < 11 else 60)
@@ -103,8 +102,8 @@ def test_a_signal_ends_in_a_checkpoint(whole: Path, store: Path, folder: Path, n
     process.join(30)
     assert process.exitcode == code
     state = torch.load(out / "last.pt", weights_only=True)
-    said = output.read_text().splitlines()[-1]
-    assert said == f"stopped in epoch {state['epoch']}, step {state['step']}; the same command goes on from {out}/last.pt"
+    where = f"epoch {state['epoch']}, step {state['step']}"
+    assert output.read_text().splitlines()[-1] == f"stopped in {where}; the same command goes on from {out}/last.pt"
     assert train(line(store, out, "--log-every", "1"), output)[0] == 0
     assert same(weights(out), weights(whole))
 
@@ -149,8 +148,6 @@ def test_ranks_are_resumed_bit_by_bit(folder: Path, store: Path) -> None:
 
 
 def test_a_stop_is_agreed_by_all_ranks(folder: Path, store: Path) -> None:
-    from tests.student.small import rank_env
-
     out, outputs = folder / "agreed", [folder / f"agreed{rank}.txt" for rank in range(2)]
     more = ("--epochs", "500", "--warmup-epochs", "0", "--log-every", "1")
     processes = [start(line(store, out, *more), outputs[rank], env) for rank, env in enumerate(rank_env(2))]
@@ -164,8 +161,6 @@ def test_a_stop_is_agreed_by_all_ranks(folder: Path, store: Path) -> None:
 
 
 def test_a_lost_rank_ends_the_run_within_its_time_out(folder: Path, store: Path) -> None:
-    from tests.student.small import rank_env
-
     out, outputs = folder / "lost", [folder / f"lost{rank}.txt" for rank in range(2)]
     more = ("--epochs", "500", "--warmup-epochs", "0", "--log-every", "1", "--timeout", "5", "--checkpoint-every", "1")
     processes = [start(line(store, out, *more), outputs[rank], env) for rank, env in enumerate(rank_env(2))]

@@ -1,0 +1,259 @@
+"""What did the students, the teacher and the store come to? Everything that a report tells, read from files.
+
+    reports/students/KIND-SEED.json        what student.evaluate measured (and .speed.json, .npz beside it)
+    runs/KIND-SEED/metrics.jsonl           the record of the training run
+    reports/tokens/KIND.json               what student.tokens measured
+    reports/teacher.json, teacher.csv      how the teacher was fitted
+    reports/labels-train.json, labels-val.json, verify.json
+
+KIND is what the student learned from (none, hard, soft), SEED its seed. What is absent is left out of the report; what
+is there and cannot be understood is an error with its file's name.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+
+KINDS = ("none", "hard", "soft")
+HEADS = {"class": "class head", "distillation": "distillation head", "fused_logits": "both fused"}
+BEST_HEAD = "fused_logits"
+
+T = TypeVar("T")
+Line = dict[str, Any]
+
+
+class ReportError(UserError):
+    """The results to report on are absent or cannot be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A figure over several seeds."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation; 0 of a single seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def __str__(self) -> str:
+        text = f"{100 * self.mean:.1f}"
+        return f"{text} ± {100 * self.deviation:.1f}" if len(self.values) > 1 else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentResult:
+    """One student: its scores on held-out pictures and how it got there."""
+
+    kind: str
+    seed: int
+    images: int
+    accuracy: dict[str, float]
+    """Top-1 of each head."""
+    loss: dict[str, float]
+    calibration: dict[str, float]
+    as_teacher: float | None
+    """How often it names the teacher's class."""
+    epochs: tuple[Line, ...]
+    steps: tuple[Line, ...]
+    answers: dict[str, NDArray[np.int64]] | None
+    """Per held-out row: row, truth, teacher, and the class that each head names."""
+
+    @property
+    def name(self) -> str:
+        """As its files are called."""
+        return f"{self.kind}-{self.seed}"
+
+    @property
+    def best(self) -> float:
+        """Accuracy of what a user would take: both heads fused, or the only one."""
+        return self.accuracy.get(BEST_HEAD, self.accuracy["class"])
+
+    @property
+    def rate(self) -> float | None:
+        """Images a second while training: the median interval."""
+        rates = [line["images_per_second"] for line in self.steps if "images_per_second" in line]
+        return statistics.median(rates) if rates else None
+
+    @property
+    def wait(self) -> float | None:
+        """Share of the time spent waiting for views: the median interval."""
+        waits = [line["wait"] for line in self.steps if "wait" in line]
+        return statistics.median(waits) if waits else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """All that there is to tell."""
+
+    students: tuple[StudentResult, ...]
+    tokens: dict[str, Line] = field(default_factory=dict)
+    teacher: Line = field(default_factory=dict)
+    teacher_curve: tuple[dict[str, float], ...] = ()
+    labels: Line = field(default_factory=dict)
+    val_labels: Line = field(default_factory=dict)
+    verified: Line = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of students, the plain one first."""
+        found = {student.kind for student in self.students}
+        return [kind for kind in KINDS if kind in found] + sorted(found - set(KINDS))
+
+    def of(self, kind: str) -> list[StudentResult]:
+        """The students of one kind, by seed."""
+        return sorted((s for s in self.students if s.kind == kind), key=lambda s: s.seed)
+
+    def spread(self, kind: str, value: Callable[[StudentResult], float | None]) -> Spread | None:
+        """A figure over the seeds of a kind, where all have it."""
+        values = [value(student) for student in self.of(kind)]
+        known = [v for v in values if v is not None]
+        return Spread(tuple(known)) if known else None
+
+    @property
+    def teacher_accuracy(self) -> float | None:
+        """On the held-out pictures."""
+        unmixed = self.val_labels.get("unmixed") or {}
+        found = unmixed.get("top1", self.teacher.get("val_top1"))
+        return None if found is None else float(found)
+
+    def gains(self) -> dict[str, Spread]:
+        """Of each distilled kind over the plain student, seed by seed where they share seeds."""
+        plain = {student.seed: student.best for student in self.of("none")}
+        found = {}
+        for kind in self.kinds:
+            pairs = [s.best - plain[s.seed] for s in self.of(kind) if s.seed in plain]
+            if kind != "none" and pairs:
+                found[kind] = Spread(tuple(pairs))
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """The few figures that experiments are compared by."""
+        kinds = {
+            kind: {
+                head: round(spread.mean, 4)
+                for head in HEADS
+                if (spread := self.spread(kind, lambda s, h=head: s.accuracy.get(h)))  # type: ignore[misc]
+            }
+            for kind in self.kinds
+        }
+        gains = {kind: round(spread.mean, 4) for kind, spread in self.gains().items()}
+        teacher = {} if self.teacher_accuracy is None else {"teacher": round(self.teacher_accuracy, 4)}
+        return {**kinds, "gain": gains, **teacher}
+
+
+def read_results(results: Path, runs: Path) -> Results:
+    """Read what is there."""
+    students = tuple(_read_students(results / "students", runs))
+    if not students:
+        raise ReportError(
+            f"{results / 'students'} holds no scores of students (KIND-SEED.json). Run 'dvc repro evaluate', or "
+            "student.evaluate --out there."
+        )
+    tokens = {path.stem: _json(path) for path in sorted((results / "tokens").glob("*.json"))}
+    return Results(
+        students=students,
+        tokens=tokens,
+        teacher=_json(results / "teacher.json", {}),
+        teacher_curve=tuple(_csv(results / "teacher.csv")),
+        labels=_json(results / "labels-train.json", {}),
+        val_labels=_json(results / "labels-val.json", {}),
+        verified=_json(results / "verify.json", {}),
+    )
+
+
+def _read_students(folder: Path, runs: Path) -> Iterable[StudentResult]:
+    for path in sorted(folder.glob("*.json")):
+        kind, dash, seed = path.stem.rpartition("-")
+        if path.name.endswith(".speed.json") or not dash or not seed.isdigit():
+            continue
+        yield _understood(path, lambda path=path, kind=kind, seed=seed: _student(path, kind, int(seed), runs))
+
+
+def _student(path: Path, kind: str, seed: int, runs: Path) -> StudentResult:
+    scores = _json(path)["student"]
+    heads = [head for head in HEADS if head in scores]
+    agreement = scores["agreement"]
+    log = _lines(runs / path.stem / "metrics.jsonl")
+    best = BEST_HEAD if BEST_HEAD in heads else "class"
+    answers = path.with_suffix(".npz")
+    return StudentResult(
+        kind=kind,
+        seed=seed,
+        images=int(scores["labelled"]),
+        accuracy={head: float(scores[head]["top1"]) for head in heads},
+        loss={head: float(scores[head]["loss"]) for head in heads},
+        calibration={head: float(scores[head]["ece"]) for head in heads},
+        as_teacher=agreement.get(f"{best}/teacher"),
+        epochs=tuple(line for line in log if line["kind"] == "epoch"),
+        steps=tuple(line for line in log if line["kind"] == "steps"),
+        answers=_answers(answers) if answers.exists() else None,
+    )
+
+
+def _answers(path: Path) -> dict[str, NDArray[np.int64]]:
+    with np.load(path, allow_pickle=False) as found:
+        names = ("row", "truth", "teacher", *HEADS)
+        return {name: found[name].astype(np.int64) for name in names if name in found}
+
+
+def _lines(path: Path) -> list[Line]:
+    if not path.exists():
+        return []
+    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _csv(path: Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _json(path: Path, otherwise: Line | None = None) -> Line:
+    if otherwise is not None and not path.exists():
+        return otherwise
+
+    def read() -> Line:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError("not a JSON object")
+        return found
+
+    return _understood(path, read)
+
+
+def _understood(path: Path, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise ReportError(
+            f"{path} is not understood ({type(error).__name__}: {error}). Write it again: dvc repro."
+        ) from error
+
+
+def mean_curve(lines: Sequence[Sequence[Line]], name: str) -> list[tuple[float, float]]:
+    """(epoch, mean of `name`) over several runs, where all of them have it."""
+    by_epoch: dict[int, list[float]] = {}
+    for run in lines:
+        for line in run:
+            if name in line:
+                by_epoch.setdefault(int(line["epoch"]) + 1, []).append(float(line[name]))
+    return [(epoch, statistics.fmean(v)) for epoch, v in sorted(by_epoch.items()) if len(v) == len(lines)]
