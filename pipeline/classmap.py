@@ -49,7 +49,8 @@ def require_map(class_map: Sequence[int] | None, classes: int, name: str) -> Non
     for data_class, number in enumerate(class_map or ()):
         if not 0 <= number < classes:
             raise MismatchError(
-                f"--class-map sends class {data_class} to teacher class {number}; {name} has classes 0 to {classes - 1}."
+                f"--class-map sends class {data_class} to teacher class {number}; "
+                f"{name} has classes 0 to {classes - 1}."
             )
     if class_map is not None and len(set(class_map)) != len(class_map):
         raise MismatchError("--class-map sends two classes to one teacher class; each needs its own.")

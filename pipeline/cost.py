@@ -60,8 +60,8 @@ class Cost:
                 f"rendering    {self.render_rate:,.0f} views/s (measured)",
                 f"teacher      {self.teacher_rate:,.0f} views/s (measured)",
                 f"time         {duration(self.seconds)}, set by {slower}",
-                f"break-even   a student of {EPOCHS} epochs with the teacher beside it spends {duration(online)} on the "
-                f"teacher; this store costs {duration(total / self.teacher_rate)} of it once: it pays after "
+                f"break-even   a student of {EPOCHS} epochs with the teacher beside it spends {duration(online)} "
+                f"on the teacher; this store costs {duration(total / self.teacher_rate)} of it once: it pays after "
                 f"{self.views / EPOCHS:.2g} students of {EPOCHS} epochs",
                 "dry run: nothing was written",
             ]
@@ -109,7 +109,7 @@ def _answer(teacher: Teacher, pixels: list[NDArray[np.uint8]]) -> tuple[list[NDA
     """The teacher's answers to those batches, and views a second after a first one."""
     teacher(pixels[0])
     begun, count = time.perf_counter(), 0
-    logits = []
+    logits: list[NDArray[np.float32]] = []
     while len(logits) < len(pixels) or time.perf_counter() - begun < SECONDS:
         part = pixels[len(logits) % len(pixels)]
         logits.append(teacher(part))

@@ -270,7 +270,7 @@ def build_model(name: str, num_classes: int, *, seed: int, pretrained: bool, arg
         except (TypeError, AssertionError, ValueError, AttributeError) as error:
             asked = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "none"
             raise TeacherError(
-                f"--model {name} cannot be built with these --model-arg ({asked}): {error}. "
+                f"--model {name} cannot be built with these --model-arg ({asked}): {str(error) or 'they do not fit'}. "
                 "Check their names and values."
             ) from error
         except Exception as error:  # hub clients raise whatever their transport raises

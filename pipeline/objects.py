@@ -166,7 +166,7 @@ class LocalObjects:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold an flock on ``<root>.lock``; the system lets go of it however this process ends."""
-        path = self.root.with_name(self.root.name + ".lock")
+        path = Path(f"{self.root.absolute()}.lock")
         try:
             self._make_directory(path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -174,7 +174,7 @@ class LocalObjects:
             raise _failure("lock", path, error) from error
         _HELD.add(descriptor)
         try:
-            _take(descriptor, path)
+            _take(descriptor, path, self.name)
             yield
         finally:
             if descriptor in _HELD:  # not in a forked child, where the number may be another file's by now
@@ -224,13 +224,13 @@ def _let_go_in_child() -> None:
 os.register_at_fork(after_in_child=_let_go_in_child)
 
 
-def _take(descriptor: int, path: Path) -> None:
+def _take(descriptor: int, path: Path, name: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
         raise StoreError(
-            f"{str(path).removesuffix('.lock')} is being written by {holder}; this is process {os.getpid()} on "
+            f"{name} is being written by {holder}; this is process {os.getpid()} on "
             f"{socket.gethostname()}. Wait until it ends, or end it; then run this again."
         ) from None
     except OSError as error:

@@ -1,8 +1,8 @@
 """Is what the store says plausible? A few figures from which a wrong class order or normalisation is seen at once.
 
-The teacher's top-1 and top-5 against the truth: over views of one picture alone, and by λ where two are mixed (the truth
-is then the class with the larger share); its mean entropy; how often two views of a row get the same answer; bytes a
-view. Over at most `LIMIT` views, spread evenly over the store, so that it takes seconds whatever the store's size.
+The teacher's top-1 and top-5 against the truth: over views of one picture alone, and by λ where two are mixed (the
+truth is then the class with the larger share); its mean entropy; how often two views of a row get the same answer;
+bytes a view. Over at most `LIMIT` views, spread evenly over the store, so that it takes seconds whatever the store's size.
 
 Legend: B views, C classes, K kept classes, V views of one row.
 """

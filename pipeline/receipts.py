@@ -22,7 +22,7 @@ from pipeline import canonical
 from pipeline.arrays import ArraySpec
 from pipeline.canonical import NotCanonicalError
 from pipeline.errors import StoreError
-from pipeline.layout import format_record, require_format
+from pipeline.layout import OURS, format_record, require_format
 from pipeline.objects import Objects
 
 BASE_KEY = "receipts/base.json"
@@ -112,8 +112,8 @@ class Base:
             views=views,
             objects={key: Digest.parse(text) for key, text in objects.items()},
         )
-        if base.record() != record:
-            raise NotCanonicalError("it has other fields than a base receipt")
+        if base.record() != record or not all(OURS.fullmatch(key) for key in base.objects):
+            raise NotCanonicalError("it has other fields or objects than a base receipt")
         return base
 
     def to_bytes(self) -> bytes:

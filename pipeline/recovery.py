@@ -132,8 +132,9 @@ def _require_same_store(
 ) -> None:
     """Refuse what is not a store, is one of another contract, or has more views than are wanted."""
     receipts = units_in(sizes)
-    if stored is None:
+    if stored is None and known is None:
         _require_ours(objects, sizes)
+    if stored is None:
         found = {contract for unit in receipts if (contract := _contract(objects, unit)) is not None}
     else:
         found = {stored.contract}
@@ -161,7 +162,7 @@ def _contract(objects: Objects, unit: Unit) -> Contract | None:
 
 
 def _require_ours(objects: Objects, sizes: Mapping[str, int]) -> None:
-    """A directory without a base receipt may be swept only if each file in it could be left from making a store."""
+    """A directory that has neither our root nor our base receipt may be swept only if each file in it could be ours."""
     foreign = [key for key in sizes if not (OURS.fullmatch(key) or is_temporary(key))]
     if foreign:
         raise StoreError(

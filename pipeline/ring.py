@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import reduction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,6 @@ def _anonymous(size: int) -> int:
         descriptor = os.memfd_create("views", os.MFD_CLOEXEC)
     else:
         descriptor, path = tempfile.mkstemp(prefix="views")
-        os.unlink(path)
+        Path(path).unlink()
     os.ftruncate(descriptor, size)
     return descriptor

@@ -21,12 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audit import Finding, audit
@@ -63,32 +61,10 @@ from pipeline.receipts import (
     units_in,
 )
 from pipeline.recovery import Wanted, read_base, recover, stored_layout
+from pipeline.units import UnitLabels, encoded_sizes, require_fit
 from pipeline.witness import Witness, draw_witnesses
 
 __all__ = ["LabelStore", "Unit", "UnitLabels", "encoded_sizes"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class UnitLabels:
-    """What is stored about the rows of a unit."""
-
-    labels: SoftLabels
-    crc_B: NDArray[np.uint32]
-    """crc32c of each rendered view"""
-    luma_B16: NDArray[np.uint8] | None
-    """Its thumbnail, where the manifest keeps them"""
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The parts that are there, under the names of the store's arrays."""
-        luma = {} if self.luma_B16 is None else {"luma": self.luma_B16}
-        return {**self.labels.arrays(), "crc": self.crc_B, **luma}
-
-    def same_as(self, other: UnitLabels) -> bool:
-        """Bit-equal in every part."""
-        mine, theirs = self.arrays(), other.arrays()
-        return mine.keys() == theirs.keys() and all(
-            a.dtype == theirs[n].dtype and a.tobytes() == theirs[n].tobytes() for n, a in mine.items()
-        )
 
 
 class LabelStore:
@@ -308,8 +284,9 @@ class LabelStore:
     def write(self, unit: Unit, labels: UnitLabels) -> None:
         """Commit a unit: its objects, then its receipt. Again with the same labels is harmless, with others refused."""
         assert self.writable, "the store is not open for writing"
+        start, stop = self.rows_of(unit)
+        require_fit(labels, self.arrays, rows=stop - start, num_classes=self.manifest.num_classes)
         arrays = labels.arrays()
-        self._require_fit(unit, arrays)
         keys = dict(zip(self.arrays, unit_keys(self.arrays, unit), strict=True))
         data = {keys[name]: spec.encode(arrays[name][None]) for name, spec in self.arrays.items()}
         digests = {key: Digest.of(part) for key, part in data.items()}
@@ -329,19 +306,6 @@ class LabelStore:
                 "with settings that differ; end one of them, and run teacher_logits again."
             )
         return there is not None
-
-    def _require_fit(self, unit: Unit, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Refuse labels of other shape, type or range than the manifest promises; that would be a mistake of ours."""
-        start, stop = self.rows_of(unit)
-        assert arrays.keys() == self.arrays.keys(), f"{sorted(arrays)} given, the store keeps {sorted(self.arrays)}"
-        for name, spec in self.arrays.items():
-            shape = (stop - start, *spec.block[2:])
-            assert arrays[name].shape == shape, f"{name} of {unit} has shape {arrays[name].shape}, want {shape}"
-            assert arrays[name].dtype == spec.dtype, f"{name} of {unit} is {arrays[name].dtype}, want {spec.dtype}"
-        for name in ("argmax", "topk_index"):
-            top = int(arrays[name].max()) if name in arrays else 0
-            assert top < self.manifest.num_classes, f"{name} of {unit} has class {top}"
-        assert "lse" not in arrays or np.isfinite(arrays["lse"]).all(), f"lse of {unit} is not finite"
 
     def refresh(self) -> None:
         """Take note of units that other processes have committed."""
@@ -368,14 +332,3 @@ class LabelStore:
         record = complete(self.base, self.table)
         if get_record(self.objects, COMPLETE_KEY) != record:
             self.objects.put(COMPLETE_KEY, record)
-
-
-def encoded_sizes(manifest: Manifest, sample: UnitLabels) -> dict[str, float]:
-    """Bytes a view of each array, if all labels were like these."""
-    layout = Layout(manifest=manifest, views=1, environment={}, urls=(), class_names=None, key_bytes=0, witnesses=0)
-    count, most = len(sample.crc_B), manifest.unit_rows
-    arrays = sample.arrays()
-    return {
-        name: sum(len(spec.encode(arrays[name][None, at : at + most])) for at in range(0, count, most)) / count
-        for name, spec in layout.unit_arrays().items()
-    }

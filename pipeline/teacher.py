@@ -75,9 +75,9 @@ class Teacher:
         highest = int(index.classes.max(initial=-1))
         if index.class_names is not None and len(index.class_names) != self.num_classes:
             raise MismatchError(
-                f"The shards have {len(index.class_names)} classes ({', '.join(index.class_names[:3])} …), {self.card.name} "
-                f"answers with {self.num_classes}. Pick and order its classes with --class-map, or fit a teacher to these "
-                "shards: python -m stages.fit_teacher."
+                f"The shards have {len(index.class_names)} classes ({', '.join(index.class_names[:3])} …), "
+                f"{self.card.name} answers with {self.num_classes}. Pick and order its classes with --class-map, or "
+                "fit a teacher to these shards: python -m stages.fit_teacher."
             )
         if highest >= self.num_classes:
             raise MismatchError(

@@ -56,6 +56,8 @@ class SceneStyle:
     """Largest turn in degrees, either way."""
     pieces: tuple[int, int] = (0, 2)
     """Fewest and most pieces of other digits."""
+    dark: float = 0.5
+    """Share of the pictures that are light on dark."""
     strokes: tuple[int, int] = (0, 2)
     """Fewest and most brush strokes."""
 
@@ -63,7 +65,7 @@ class SceneStyle:
 def paint(style: SceneStyle, digit_HW: Pixels, others: Iterable[Pixels], rng: np.random.Generator) -> Pixels:
     """One picture [side, side, 3] of `digit_HW`, with pieces of `others` around it."""
     side = style.side * OVERSAMPLING
-    palette = _palette(rng)
+    palette = _palette(style, rng)
     canvas = _ground(palette, side, rng)
     _texture(canvas, palette, rng)
     for _ in range(rng.integers(1, 4)):
@@ -79,8 +81,8 @@ def paint(style: SceneStyle, digit_HW: Pixels, others: Iterable[Pixels], rng: np
     return finished
 
 
-def _palette(rng: np.random.Generator) -> Palette:
-    dark = rng.random() < 0.5
+def _palette(style: SceneStyle, rng: np.random.Generator) -> Palette:
+    dark = rng.random() < style.dark
     hue = rng.uniform(0, 360)
     ground_light = rng.uniform(0.24, 0.42) if dark else rng.uniform(0.80, 0.94)
     digit_light = rng.uniform(0.80, 0.97) if dark else rng.uniform(0.22, 0.45)

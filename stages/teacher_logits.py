@@ -43,14 +43,20 @@ log = logging.getLogger(__name__)
 @click.option("--mean", help="The teacher's input mean, as 'R,G,B' in 0 to 1.  [default: the model's own]")
 @click.option("--std", help="The teacher's input standard deviation, likewise.  [default: the model's own]")
 @click.option("--teacher-size", default="auto", help="Side at which the teacher looks: auto, view, or pixels.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", help="auto: bf16 on cuda.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=128, help="Views a forward pass; part of the contract.")
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", help="auto: bf16 on cuda."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=128, help="Views a forward pass; part of the contract."
+)
 @click.option("--unit-rows", type=click.IntRange(min=1), help="Rows finished at once.  [default: by the data's size]")
 @click.option("--luma/--no-luma", default=True, help="Keep 16-byte thumbnails, which --accept-drift needs.")
 @cli.recipe_options
 @cli.speed_options
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile the teacher.")
-@click.option("--views-together", type=click.IntRange(min=1), default=8, help="Views that share one decode. Speed only.")
+@click.option(
+    "--views-together", type=click.IntRange(min=1), default=8, help="Views that share one decode. Speed only."
+)
 @click.option("--summary", type=click.Path(path_type=Path), help="Summary JSON.  [default: beside the store]")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, from a short measured sample; write nothing.")
 def main(**flags: Any) -> None:

@@ -99,6 +99,7 @@ class Run:
 
 def fit(run: Run) -> None:
     """Train to the end, or to an agreed stop; either way `last` is where the run stands."""
+    run._pace = Pace()
     if run.step == run.steps:
         end_epoch(run)
     if not run.stopped and run.update < run.total:

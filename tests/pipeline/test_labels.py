@@ -44,9 +44,7 @@ def test_a_keep_is_read_as_it_is_written(text: str) -> None:
 def test_an_unknown_keep_names_the_known_ones(text: str) -> None:
     with pytest.raises(RecipeError) as error:
         Keep.parse(text)
-    assert str(error.value) == (
-        f"keep '{text}' is not understood. Give dense, topk:K (for example topk:10) or argmax."
-    )
+    assert str(error.value) == (f"keep '{text}' is not understood. Give dense, topk:K (for example topk:10) or argmax.")
 
 
 def test_a_keep_must_fit_the_classes() -> None:

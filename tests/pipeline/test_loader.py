@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_a_users_error_arrives_as_itself(tmp_path, recipe, workers):
 def test_a_shard_that_changed_is_noticed_when_it_is_read(tmp_path, recipe, workers):
     urls = tiny_shards(tmp_path, rows=16)
     index = scan(urls)
-    with open(urls[0], "r+b") as shard:
+    with Path(urls[0]).open("r+b") as shard:
         shard.seek(int(index.offsets[3]) + 100)
         shard.write(b"\x00\x01\x02")
     with Loader(recipe, index, batch=8, workers=workers) as loader, pytest.raises(ShardError, match="s0/000003"):

@@ -396,6 +396,18 @@ def test_rewritten_metadata_is_refused_even_with_the_right_digest(tmp_path: Path
         shutil.rmtree(path)
 
 
+def test_an_object_outside_of_the_store_is_not_looked_at(tmp_path: Path, reference: Path) -> None:
+    path = tmp_path / "store.zarr"
+    shutil.copytree(reference, path)
+    (tmp_path / "secret").write_bytes(b"secret")
+    reseal(path, lambda record: record["base"]["objects"].update({"../secret": f"6 {canonical.sha256(b'secret')}"}))
+    expected = f"{path}/COMPLETE is damaged: it has other fields or objects than a base receipt."
+    with pytest.raises(StoreError) as error:
+        LabelStore.open_finished(path)
+    assert str(error.value).startswith(expected)
+    assert len(LabelStore.audit(path)) == 1
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 2**65) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),

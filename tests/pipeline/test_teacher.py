@@ -76,7 +76,7 @@ def test_a_class_map_picks_and_reorders(tmp_path):
 
 
 def test_a_head_that_is_not_in_the_file_is_refused(tmp_path):
-    path, model = saved(tmp_path)
+    _, model = saved(tmp_path)
     headless = {k: v for k, v in model.state_dict().items() if not k.startswith("fc.")}
     safetensors.torch.save_file(headless, tmp_path / "headless.safetensors")
     with pytest.raises(TeacherError, match=r"no tensor fc\.weight: a teacher without a trained head is refused"):

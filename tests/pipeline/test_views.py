@@ -221,4 +221,4 @@ def test_a_plain_plan_reads_as_a_plain_table():
     plan = plan_views(Recipe.preset("none"), index_of([(500, 375)] * 4), np.array([3]), np.array([9]))
     assert plan.table() == "row  view  crop\n3    9     500x375+0+0 to 341x256+58+16"
     simple = plan_views(Recipe.preset("none", crop="simple"), index_of([(300, 300)] * 4), np.array([3]), np.array([9]))
-    assert simple.table().splitlines()[1] == "3    9     300x300+0+0 to 224x224-3-3"
+    assert simple.table().splitlines()[1] == "3    9     300x300+0+0 to 224x224-1-2"

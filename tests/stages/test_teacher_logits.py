@@ -1,6 +1,5 @@
 """The store is a function of its manifest: not of workers, order, interruption or growth. Run as users run it."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -193,4 +192,4 @@ def test_one_bad_image_is_named_and_can_be_greyed(weights, tmp_path):
 )
 def test_shards_that_are_not_there(weights, tmp_path, pattern, message):
     output = label(pattern, weights, tmp_path / "s.zarr", "--workers", 0, expect=1)
-    assert output.startswith("error: ") and message in output and not os.path.exists(tmp_path / "s.zarr")
+    assert output.startswith("error: ") and message in output and not (tmp_path / "s.zarr").exists()

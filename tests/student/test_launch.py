@@ -91,10 +91,10 @@ def test_labels_of_other_pixels(folder: Path, tmp_path: Path) -> None:
     said = refused(arguments(store, tmp_path / "run"), folder)
     assert re.match(
         rf"View 0 of row \d+ \(key 's0/0000\d\d', {tmp_path}/data/00000[01].tar\) is not the one that was labelled: "
-        r"its pixels have checksum [0-9a-f]{8} here and had [0-9a-f]{8} before the teacher \(\d+ of 20 views in this batch "
-        r"differ\). Another image library, decoder or processor than the teacher's draws other pixels, and so does a "
-        r"shard that was changed. 'python -m stages.verify_logits' tells which; --accept-drift trains within 2 levels "
-        r"of the teacher's views.$",
+        r"its pixels have checksum [0-9a-f]{8} here and had [0-9a-f]{8} before the teacher "
+        r"\(\d+ of 20 views in this batch differ\). Another image library, decoder or processor than the teacher's "
+        r"draws other pixels, and so does a shard that was changed. 'python -m stages.verify_logits' tells which; "
+        r"--accept-drift trains within 2 levels of the teacher's views.$",
         said,
     )
     said = refused(arguments(store, tmp_path / "run", "--accept-drift"), folder)

@@ -1,0 +1,120 @@
+"""How do several processes write one store, when what an earlier run left must be swept by one that is alone?
+
+A second lock stands beside the store's own, ``<store>.writers.lock``. Whoever comes takes it whole if it can; then it
+is the *first*: nobody writes, it may sweep, and it lets the others in when it is done (`Seat.share`). Who comes later
+takes a share, and waits for the first to let it in. A single process keeps it whole for as long as it writes.
+
+So a store is swept only while nobody writes to it: a run that starts while a process of an earlier one still lives is
+told so. The system lets go of a share however its process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.errors import StoreError
+from pipeline.objects import LocalObjects, Objects
+
+POLL_S = 0.05
+
+
+class Seat(Protocol):
+    """The right to write, alone or with others."""
+
+    @property
+    def first(self) -> bool:
+        """Whether nobody else may write yet."""
+        ...
+
+    def share(self) -> None:
+        """Let others write too."""
+        ...
+
+
+@contextlib.contextmanager
+def seated(objects: Objects, *, alone: bool, follows: bool, wait_s: float) -> Iterator[Seat]:
+    """A seat at the store: refused at once if it must be `alone` and is not; else waited for, `wait_s` at most.
+
+    One that `follows` is never first.
+    """
+    seat: _LocalSeat = _LocalSeat(objects.root) if isinstance(objects, LocalObjects) else objects.seat()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + wait_s
+    try:
+        while not seat.take(follows=follows, alone=alone):
+            if alone or time.monotonic() > deadline:
+                waited = "" if alone else f" (waited for {wait_s:g} s)"
+                raise StoreError(
+                    f"{objects.name} is being written by other processes{waited}. Wait until they end, or end them; "
+                    "then run this again."
+                )
+            time.sleep(POLL_S)
+        yield seat
+    finally:
+        seat.leave()
+
+
+class _LocalSeat:
+    """A seat as a flock, whole or shared, on a file beside the store."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root.with_name(root.name + ".writers.lock")
+        self.first = False
+        self._descriptor: int | None = None
+
+    def take(self, *, follows: bool, alone: bool) -> bool:
+        """Take what can be had now."""
+        if alone and not self.path.exists():  # nobody has ever shared it, and the store's own lock keeps others out
+            self.first = True
+            return True
+        descriptor = self._opened()
+        modes = [] if follows else [fcntl.LOCK_EX]
+        for mode in [*modes, *([] if alone else [fcntl.LOCK_SH])]:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+                self.first = mode == fcntl.LOCK_EX
+                return True
+        return False
+
+    def share(self) -> None:
+        """From whole to shared; nothing is written between."""
+        if self.first and self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        self.first = False
+
+    def leave(self) -> None:
+        """Give the seat up."""
+        if self._descriptor in _HELD:  # not in a forked child, where the number may be another file's by now
+            _HELD.discard(self._descriptor)
+            os.close(self._descriptor)
+        self._descriptor = None
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                raise StoreError(f"cannot lock {self.path}: {error.strerror}. Give an --out that can be written.") from None
+            _HELD.add(self._descriptor)
+        return self._descriptor
+
+
+_HELD: set[int] = set()
+"""Descriptors of the seats that this process holds"""
+
+
+def _let_go_in_child() -> None:
+    # a forked child shares the seat: without this, a worker that outlives a killed parent keeps the next run out
+    for descriptor in _HELD:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

@@ -1,0 +1,254 @@
+"""Show what a recipe does: print the plan of some views, and draw them on a contact sheet.
+
+    python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
+
+With a store, recipe and rows are the store's own, each view is held to the checksum that was stored with its label, and
+what the teacher answered is written beside it:
+
+    python -m stages.inspect_views --logits store.zarr --rows 12,40,41
+
+Shapes: B views, all views of the first row first; C classes, K kept ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from click.core import ParameterSource
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline import cli
+from pipeline.errors import ImageError, RecipeError, ViewError
+from pipeline.images import decode
+from pipeline.index import SampleIndex, scan
+from pipeline.labels import SoftLabels, decode_dense
+from pipeline.mixing import Kind
+from pipeline.recipe import Recipe
+from pipeline.render import GREY, Renderer
+from pipeline.shards import expand
+from pipeline.store import LabelStore
+from pipeline.views import ViewPlan, aligned, plan_views
+from stages.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, Cell, contact_sheet
+
+MOST_VIEWS = 1000
+DEFAULT_ROWS = "0:8"
+NOT_RECIPE = {"logits", "shards", "rows", "views", "out", "log_level"}
+
+Answer = tuple[int, float | None]
+"""A class, and its probability where the store's keep tells it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is shown."""
+
+    recipe: Recipe
+    index: SampleIndex
+    store: LabelStore | None
+    plan: ViewPlan
+    views: int
+    """Of each row."""
+    columns: dict[str, list[str]]
+    """The plan in words."""
+
+    def label(self, number: int) -> str:
+        """What a class is called."""
+        names = self.store.manifest.class_names if self.store else None
+        names = names or self.index.class_names
+        return "unlabelled" if number < 0 else names[number] if names else f"class {number}"
+
+
+@cli.command()
+@click.option("--shards", multiple=True, metavar="PATTERN", help="WebDataset tars; with --logits: where they are now.")
+@click.option("--logits", type=click.Path(path_type=Path), help="A finished store, whose recipe and answers are shown.")
+@click.option("--rows", default=DEFAULT_ROWS, help="Rows to show: 'FIRST:END', or numbers with commas, or both.")
+@click.option("--views", type=click.IntRange(1, MOST_VIEWS), default=4, help="Views of each row, from view 0.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("views.png"), help="The contact sheet.")
+@cli.recipe_options
+@click.pass_context
+def main(context: click.Context, /, out: Path, **flags: Any) -> None:
+    """Print the plan of some views, and draw them on a contact sheet.
+
+    \b
+    Example:
+      python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
+    """
+    subject = _subject(context, **flags)
+    plan, side = subject.plan, subject.recipe.image_size
+    pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)
+    renderer = Renderer(subject.recipe, subject.index, subject.index.files())
+    crc_B = renderer.render(plan.row_B, plan.view_B, pixels_BHWC).crc_B
+    labels, stored_B = _answers(subject)
+    click.echo(_table(subject, labels))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _sheet(subject, pixels_BHWC, labels).save(out, "PNG")
+    if stored_B is not None:
+        _require_equal(subject, crc_B, stored_B, out)
+        click.echo(f"all {len(plan)} views have the checksum that is stored with their label")
+    click.echo(f"contact sheet: {out} ({len(plan) // subject.views} rows × {subject.views} views)")
+
+
+def _subject(
+    context: click.Context, *, shards: tuple[str, ...], logits: Path | None, rows: str, views: int, **flags: Any
+) -> Subject:
+    recipe = cli.take_recipe(flags)
+    if logits is None:
+        if not shards:
+            raise click.UsageError("give --shards PATTERN, or --logits STORE")
+        store, index = None, scan(expand(shards))
+    else:
+        _require_no_recipe(context)
+        store = LabelStore.open_finished(logits)
+        recipe, views = store.manifest.recipe, min(views, store.views)
+        index = store.index.moved_to(expand(shards)) if shards else store.index
+    if context.get_parameter_source("rows") is ParameterSource.DEFAULT:
+        rows = f"0:{min(8, len(index))}"
+    chosen = _rows(rows, len(index))
+    if len(chosen) * views > MOST_VIEWS:
+        raise click.UsageError(f"{len(chosen)} rows × {views} views are over {MOST_VIEWS}, more than one sheet shows")
+    row_B, view_B = np.repeat(chosen, views), np.tile(np.arange(views), len(chosen))
+    plan = plan_views(recipe, index, row_B, view_B)
+    return Subject(recipe=recipe, index=index, store=store, plan=plan, views=views, columns=plan.columns())
+
+
+def _require_no_recipe(context: click.Context) -> None:
+    for name in context.params:
+        if name not in NOT_RECIPE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = name.replace("preset", "recipe").replace("_", "-")
+            raise click.UsageError(f"--{flag} has no place beside --logits, which brings the recipe of the store")
+
+
+def _rows(text: str, count: int) -> NDArray[np.int64]:
+    """'0:4,9' as rows 0, 1, 2, 3 and 9."""
+    rows: list[int] = []
+    for part in text.split(","):
+        first, colon, end = part.partition(":")
+        try:
+            rows += range(int(first or 0), int(end or count)) if colon else [int(first)]
+        except ValueError:
+            raise click.BadParameter(f"{part!r} is neither a number nor 'FIRST:END'", param_hint="--rows") from None
+    if wrong := [row for row in rows if not 0 <= row < count]:
+        raise RecipeError(f"--rows names row {wrong[0]}, there are rows 0 to {count - 1}: choose among them.")
+    if not rows:
+        raise click.BadParameter(f"{text!r} names no row", param_hint="--rows")
+    return np.array(rows, np.int64)
+
+
+def _answers(subject: Subject) -> tuple[list[list[Answer]], NDArray[np.uint32] | None]:
+    """The teacher's two likeliest classes for each view, and the stored checksums."""
+    store, plan = subject.store, subject.plan
+    if store is None:
+        return [[] for _ in range(len(plan))], None
+    found: list[list[Answer]] = []
+    crc_B = np.empty(len(plan), np.uint32)
+    for i, (row, view) in enumerate(zip(plan.row_B.tolist(), plan.view_B.tolist(), strict=True)):
+        run, place = divmod(row, store.manifest.unit_rows)
+        unit = store.read(view, run, luma=False)
+        crc_B[i] = unit.crc_B[place]
+        found.append(_likeliest(unit.labels.slice(place, place + 1), store.manifest.temperatures))
+    return found, crc_B
+
+
+def _likeliest(label: SoftLabels, temperatures: tuple[float, ...]) -> list[Answer]:
+    top = int(label.argmax_B[0])
+    if label.logits_BC is not None:
+        logits_C = decode_dense(label.logits_BC)[0].astype(np.float64)
+        classes, share = np.arange(len(logits_C)), np.exp(logits_C - logits_C.max())
+        share = share / share.sum()
+    elif label.topk_index_BK is not None and label.topk_logit_BK is not None and label.lse_BT is not None:
+        if 1.0 not in temperatures:
+            return [(top, None)]
+        classes = label.topk_index_BK[0].astype(np.int64)
+        share = np.exp(decode_dense(label.topk_logit_BK)[0] - label.lse_BT[0, temperatures.index(1.0)])
+    else:
+        return [(top, None)]
+    order = sorted(range(len(classes)), key=lambda k: (classes[k] != top, -share[k]))[:2]
+    return [(int(classes[k]), float(share[k])) for k in order]
+
+
+def _spoken(subject: Subject, answers: list[Answer]) -> str:
+    return ", ".join(subject.label(c) + ("" if share is None else f" {share:.2f}") for c, share in answers)
+
+
+def _table(subject: Subject, answers: list[list[Answer]]) -> str:
+    plan, index = subject.plan, subject.index
+    rows = plan.row_B.tolist()
+    return aligned(
+        {
+            "row": rows,
+            "view": plan.view_B.tolist(),
+            "key": [index.key(row) for row in rows],
+            "class": [subject.label(int(index.classes[row])) for row in rows],
+            **subject.columns,
+            "teacher": [_spoken(subject, answer) for answer in answers],
+        }
+    )
+
+
+def _sheet(subject: Subject, pixels_BHWC: NDArray[np.uint8], answers: list[list[Answer]]) -> Image.Image:
+    recipe, store = subject.recipe, subject.store
+    title = "Views" if store is None else f"Views and answers of {store.name}"
+    words = [f"recipe {recipe.fingerprint()[:12]}", f"seed {recipe.seed}", f"{recipe.image_size} pixels"]
+    legend = [Caption("the view itself", OWN), Caption("its partner", OTHER)] if recipe.mixes else []
+    if store is not None:
+        words += [f"teacher {store.manifest.teacher.name}", f"{store.manifest.keep} logits"]
+        legend += [Caption("class of the row or its partner", GOOD), Caption("another class", BAD)]
+    return contact_sheet(title, ", ".join(words), legend, _cells(subject, pixels_BHWC, answers))
+
+
+def _cells(subject: Subject, pixels_BHWC: NDArray[np.uint8], answers: list[list[Answer]]) -> list[list[Cell]]:
+    rows = []
+    for start in range(0, len(subject.plan), subject.views):
+        views = [_view_cell(subject, i, pixels_BHWC[i], answers[i]) for i in range(start, start + subject.views)]
+        rows.append([_picture_cell(subject, int(subject.plan.row_B[start])), *views])
+    return rows
+
+
+def _picture_cell(subject: Subject, row: int) -> Cell:
+    index = subject.index
+    try:
+        pixels_HWC = decode(index.payload(index.files(), row))
+        size = f"{pixels_HWC.shape[1]} × {pixels_HWC.shape[0]} pixels"
+    except ImageError:
+        pixels_HWC, size = np.full((64, 64, 3), GREY, np.uint8), "cannot be decoded"
+    label = subject.label(int(index.classes[row]))
+    captions = [Caption(label, INK), Caption(f"row {row}: {index.key(row)}"), Caption(size)]
+    return Cell(pixels_HWC=pixels_HWC, captions=captions)
+
+
+def _view_cell(subject: Subject, i: int, pixels_HWC: NDArray[np.uint8], answers: list[Answer]) -> Cell:
+    plan, words = subject.plan, {name: texts[i] for name, texts in subject.columns.items()}
+    own, partner = int(plan.row_B[i]), int(plan.mixing.partner_B[i])
+    done = [words["operations"], "erased" * bool(words["erased"]), "flipped" * words["crop"].endswith("flipped")]
+    captions = [Caption(f"{plan.view_B[i]}: {', '.join(filter(None, done)) or 'cropped'}", INK)]
+    classes = {int(subject.index.classes[row]) for row in (own, partner)}
+    kind = Kind(int(plan.mixing.kind_B[i]))
+    if kind is not Kind.NONE:
+        share, label = 1 - plan.mixing.lam_B[i], subject.label(int(subject.index.classes[partner]))
+        captions.append(Caption(f"{kind.name.lower()} {share:.2f} of row {partner}: {label}"))
+    elif subject.recipe.mixes:
+        captions.append(Caption("not mixed"))
+    if answers:
+        captions.append(Caption(_spoken(subject, answers), GOOD if answers[0][0] in classes else BAD))
+    return Cell(
+        pixels_HWC=pixels_HWC, captions=captions, own=float(plan.mixing.lam_B[i]) if subject.recipe.mixes else None
+    )
+
+
+def _require_equal(subject: Subject, crc_B: NDArray[np.uint32], stored_B: NDArray[np.uint32], out: Path) -> None:
+    if len(wrong := np.flatnonzero(crc_B != stored_B)):
+        i = int(wrong[0])
+        raise ViewError(
+            f"{len(wrong)} of {len(crc_B)} views are not those that the teacher saw; the first is row "
+            f"{subject.plan.row_B[i]}, view {subject.plan.view_B[i]}: checksum {crc_B[i]:08x}, and {stored_B[i]:08x} is "
+            f"stored. {out} shows them as drawn here. 'python -m stages.verify_logits' says how far they drifted."
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Tell what was gained: one page that opens anywhere, with its figures, and the few numbers that experiments go by.
+
+    python -m stages.report --results reports --runs runs --logits stores/train.zarr --out reports/page
+
+Read what the other stages wrote (`stages.results` says what and where), draw some views and held-out pictures again,
+measure the teacher once more for the costs, and write ``index.html`` (self-contained: styles, figures and pictures are
+inside), PNG figures, ``curves.csv`` for plots, and a summary in JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from pathlib import Path
+
+import click
+
+from pipeline import cli
+from pipeline.cost import Cost, estimate
+from pipeline.errors import UserError
+from pipeline.objects import LocalObjects
+from pipeline.shards import expand
+from pipeline.store import LabelStore
+from pipeline.teacher import load_teacher
+from stages import plots, sections
+from stages.gallery import Shelf, held_out_shelves, view_shelves
+from stages.page import page
+from stages.results import Results, mean_curve, read_results
+from stages.sections import Story
+
+log = logging.getLogger(__name__)
+FOLDER = click.Path(path_type=Path)
+
+
+@cli.command()
+@click.option("--results", type=FOLDER, default=Path("reports"), help="Folder of the other stages' figures.")
+@click.option("--runs", type=FOLDER, default=Path("runs"), help="Folder of the students' runs, KIND-SEED.")
+@click.option("--logits", type=FOLDER, required=True, help="The store that the students learned from.")
+@click.option("--shards", multiple=True, metavar="PATTERN", help="Where its shards are now.  [default: where they were]")
+@click.option("--val-logits", type=FOLDER, help="A store of the held-out pictures, for the gallery.")
+@click.option("--val-shards", multiple=True, metavar="PATTERN", help="Where the held-out shards are now.")
+@click.option("--out", type=FOLDER, default=Path("reports/page"), help="Folder for the page and its figures.")
+@click.option("--summary", type=FOLDER, help="JSON file for the few numbers.  [default: none]")
+@click.option("--measure/--no-measure", "measured", default=True, help="Time the teacher again, for the table of costs.")
+@click.option("--weights", type=FOLDER, help="The teacher's weights, where it is not found by its name.")
+@click.option("--rows", type=click.IntRange(0, 20), default=4, help="Rows whose views are shown.")
+@click.option("--views", type=click.IntRange(1, 20), default=7, help="Views of each that are shown.")
+@click.option("--examples", type=click.IntRange(0, 40), default=6, help="Held-out pictures of each kind.")
+@cli.speed_options
+def main(
+    results: Path,
+    runs: Path,
+    logits: Path,
+    shards: tuple[str, ...],
+    val_logits: Path | None,
+    val_shards: tuple[str, ...],
+    out: Path,
+    summary: Path | None,
+    measured: bool,
+    weights: Path | None,
+    rows: int,
+    views: int,
+    examples: int,
+    device: str,
+    workers: int,
+    start_method: str | None,
+) -> None:
+    """Write one self-contained page about what the students gained from the teacher's labels.
+
+    \b
+    Example:
+      python -m stages.report --logits stores/train.zarr --val-logits stores/val.zarr --out reports/page
+    """
+    found = read_results(results, runs)
+    store = LabelStore.open_finished(logits)
+    index = store.index.moved_to(expand(shards)) if shards else store.index
+    story = Story(
+        results=found,
+        store=store,
+        index=index,
+        cost=_cost(store, weights, device, workers) if measured else None,
+        views=view_shelves(store, index, rows=rows, views=views) if rows else [],
+        held_out=_held_out(found, val_logits, val_shards, examples),
+    )
+    write(story, out)
+    numbers = found.summary()
+    if summary is not None:
+        LocalObjects(summary.parent).put(summary.name, (json.dumps(numbers, indent=2, sort_keys=True) + "\n").encode())
+    gains = ", ".join(f"{kind} {100 * gain:+.1f} points" for kind, gain in numbers["gain"].items())
+    click.echo(f"report: {out / 'index.html'} ({gains or 'no student without a teacher to compare with'})")
+
+
+def _held_out(
+    results: Results, val_logits: Path | None, val_shards: tuple[str, ...], examples: int
+) -> list[Shelf]:
+    if val_logits is None or not examples:
+        return []
+    store = LabelStore.open_finished(val_logits)
+    index = store.index.moved_to(expand(val_shards)) if val_shards else store.index
+    return held_out_shelves(results, store, index, most=examples)
+
+
+def _cost(store: LabelStore, weights: Path | None, device: str, workers: int) -> Cost | None:
+    """The teacher's speed, measured now; left out where the teacher is not at hand any more."""
+    card = store.manifest.teacher
+    try:
+        teacher = load_teacher(
+            card.name,
+            view_size=store.manifest.recipe.image_size,
+            weights=weights,
+            device=device,
+            precision=card.precision,
+            batch_size=card.batch_size,
+            input_size=str(card.input_size),
+            class_map=store.manifest.class_map,
+        )
+        return estimate(store.manifest, store.index, teacher, views=store.views, workers=workers)
+    except UserError as error:
+        log.warning("costs are told without the teacher's speed: %s", error)
+        return None
+
+
+def write(story: Story, out: Path) -> None:
+    """The page last, so that it is there only with its figures."""
+    objects = LocalObjects(out)
+    results = story.results
+    figures = {"accuracy.png": plots.accuracy(results), "curves.png": plots.curves(results)}
+    if results.tokens:
+        figures["tokens.png"] = plots.tokens(results)
+    if story.views:
+        figures["views.png"] = plots.contact_sheet(story.views)
+    for name, data in figures.items():
+        objects.put(name, data)
+    for name in ("top1", "loss"):
+        objects.put(f"{name}.csv", curve_table(results, name))
+    objects.put("index.html", html(story).encode())
+
+
+def html(story: Story) -> str:
+    """The page."""
+    told = [
+        part(story)
+        for part in (
+            *(sections.opening, sections.accuracy, sections.curves, sections.gallery, sections.teacher),
+            *(sections.tokens, sections.costs, sections.proof),
+        )
+    ]
+    return page("What distillation gained", [part for part in told if part])
+
+
+def curve_table(results: Results, name: str) -> bytes:
+    """A column for each kind of student (mean over its seeds), a line for each epoch."""
+    columns = {kind: dict(mean_curve([s.epochs for s in results.of(kind)], name)) for kind in results.kinds}
+    epochs = sorted({epoch for curve in columns.values() for epoch in curve})
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["epoch", *columns])
+    table.writerows(
+        [f"{epoch:g}", *(f"{curve[epoch]:.6f}" if epoch in curve else "" for curve in columns.values())]
+        for epoch in epochs
+    )
+    return text.getvalue().encode()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Is any changed bit, or any object in another's place, ever read as what was written?
+
+Every bit of every file of a small store is turned, one at a time; then each file is removed, emptied, cut, lengthened,
+zeroed, put in place of each other, and replaced by the file of that name from another store. Each time a reader does
+what a careful reader does, as far as it concerns the file: open the store, read the object. Receipts are not read by
+readers of a finished store; for those, a writer must find that they do not vouch for anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import receipts
+from pipeline.canonical import NotCanonicalError
+from pipeline.errors import StoreError
+from pipeline.objects import open_objects
+from pipeline.receipts import BASE_KEY, read_unit_receipt, unit_keys, unit_of
+from pipeline.recovery import read_base
+from pipeline.store import LabelStore
+from tests.campaign.tally import Scale, Tally
+from tests.pipeline.test_store_faults import INDEX, MANIFEST, VIEWS, damage, files, read_everything, whole_run
+from tests.stores import fill, finished, labels_of, open_writing, tree
+
+TITLE = "bit flips in a small store (each byte × 8 bits); each object removed, emptied, cut, zeroed, swapped, foreign"
+SHOWS = "0 silent"
+KINDS = ("delete", "empty", "cut", "longer", "zero")
+
+Reader = Callable[[], object]
+
+
+def run(scale: Scale, place: Path) -> Tally:
+    """Bits, then whole files."""
+    tally, path = Tally(), place / "store.zarr"
+    finished(path, MANIFEST, INDEX, VIEWS)
+    total = sum(len((path / key).read_bytes()) for key in files(path)) * 8
+    opened, generator = LabelStore.open_finished(path), np.random.default_rng(scale.seed)
+    for key in files(path):
+        bits = len((path / key).read_bytes()) * 8
+        wanted = scale.count(bits, min(bits, 24))
+        chosen = range(bits) if wanted == bits else generator.choice(bits, wanted, replace=False).tolist()
+        _flip(tally, path, key, chosen, reader_of(path, opened, key))
+    flips = tally.count
+    _replace(tally, place, path, scale)
+    read_everything(path)
+    tally.note(f"{flips:,} of {total:,} bits in {len(files(path))} files; {tally.count - flips:,} replaced files.")
+    return tally
+
+
+def reader_of(path: Path, opened: LabelStore, key: str) -> Reader:
+    """What reads this file, and raises unless it is what was written."""
+    objects = open_objects(path)
+    if key == BASE_KEY:
+        return lambda: read_base(objects) or _refuse()
+    if unit := unit_of(key):
+        keys = unit_keys(opened.arrays, unit)
+        return lambda: read_unit_receipt((path / key).read_bytes(), unit, opened.base.contract, keys)
+    if key == "COMPLETE" or key.endswith("zarr.json"):
+        return lambda: LabelStore.open_finished(path)
+    array, _, block = key.rpartition("/c.")
+    if array.startswith("index/"):
+        return lambda: pickle_free_index(opened)
+    if array.startswith("witness/"):
+        return opened.witness
+    view, run_ = map(int, block.split(".")[:2])
+    return lambda: opened.read_arrays(view, run_, [array])
+
+
+def pickle_free_index(opened: LabelStore) -> object:
+    """The index, read again."""
+    opened._index = None
+    return opened.index
+
+
+def _refuse() -> None:
+    raise NotCanonicalError("no base receipt that can be read")
+
+
+def _flip(tally: Tally, path: Path, key: str, bits: range | list[int], read: Reader) -> None:
+    read()  # or every refusal would be for another reason
+    data = bytearray((path / key).read_bytes())
+    descriptor = os.open(path / key, os.O_WRONLY)
+    for bit in bits:
+        byte, mask = divmod(bit, 8)
+        os.pwrite(descriptor, bytes([data[byte] ^ 1 << mask]), byte)
+        tally.case(silent=_told(read, f"{key}, bit {bit}"))
+        os.pwrite(descriptor, data[byte : byte + 1], byte)
+    os.close(descriptor)
+    read()
+
+
+def _told(read: Reader, what: str) -> str | None:
+    """None where the reader is told."""
+    try:
+        read()
+    except (StoreError, NotCanonicalError):
+        return None
+    return what
+
+
+def _replace(tally: Tally, place: Path, path: Path, scale: Scale) -> None:
+    before = {key: (path / key).read_bytes() for key in files(path)}
+    stranger = _stranger(place / "stranger.zarr")
+    cases: list[tuple[str, str, bytes | None]] = [(key, kind, None) for key in before for kind in KINDS]
+    cases += [(key, f"taken from {other}", before[other]) for key in before for other in before if other != key]
+    cases += [(key, "from another store", data) for key, data in stranger.items() if before.get(key) != data]
+    for key, kind, data in scale.some(cases, 300):
+        if data == before[key] or key not in before:
+            continue
+        if data is None:
+            damage(path / key, kind)
+        else:
+            (path / key).write_bytes(data)
+        if (path / key).exists() and (path / key).read_bytes() == before[key]:
+            continue  # half of nothing, for example
+        _judge(tally, path, key, kind)
+        (path / key).write_bytes(before[key])
+
+
+def _judge(tally: Tally, path: Path, key: str, kind: str) -> None:
+    """A reader of everything must be told; receipts are the audit's."""
+    if key.startswith("receipts/"):
+        found = [finding.where for finding in LabelStore.audit(path)]
+        tally.case(silent=None if f"{path}/{key}" in found else f"{key} {kind}: the audit is content")
+    else:
+        tally.case(silent=_told(lambda: read_everything(path), f"{key} {kind}"))
+
+
+def _stranger(path: Path) -> dict[str, bytes]:
+    """Every file of a store of the same shape, by another teacher."""
+    manifest = dataclasses.replace(MANIFEST, teacher=dataclasses.replace(MANIFEST.teacher, name="x"))
+    with open_writing(path, manifest, INDEX, VIEWS) as store:
+        for unit in store.missing():
+            store.write(unit, labels_of(MANIFEST, unit, salt=9))
+        store.finish()
+    return {key: data for key, data in tree(path).items() if not key.endswith("/")}
+
+
+def sabotage(place: Path) -> Tally:
+    """Digests are not compared: flips must come through."""
+    tally, path = Tally(), place / "store.zarr"
+    with open_writing(path, MANIFEST, INDEX, VIEWS) as store:
+        fill(store)
+        store.finish()
+    opened = LabelStore.open_finished(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(receipts.canonical, "sha256", lambda _data: "0" * 64)
+        patch.setattr(receipts.Digest, "parse", classmethod(lambda cls, text: cls(int(text.split()[0]), "0" * 64)))
+        digests = {unit: {n: receipts.Digest(d.length, "0" * 64) for n, d in opened.table[unit].items()} for unit in opened.units()}
+        for unit, found in digests.items():
+            opened.table[unit] = list(found.values())
+        last = (path / "crc/c.0.0").stat().st_size * 8
+        try:
+            _flip(tally, path, "crc/c.0.0", range(0, last, 16), reader_of(path, opened, "crc/c.0.0"))
+        finally:
+            whole_run(path)
+    return tally

@@ -1,0 +1,123 @@
+"""Is a run of the teacher that is killed anywhere, any number of times, ended by the same command, byte-identical?
+
+A real run (a network, rendering workers, a store on a file system) in a process of its own gets SIGKILL at a random
+time. Then every file that no receipt vouches for is left, emptied, cut in half, zeroed or removed: what a crash of the
+machine may do to what was never flushed. The same command is given again, and again, until a store is finished; it is
+compared with that of an undisturbed run, and the next one is begun. A worker that outlives its parent counts as silent.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from pipeline import recovery
+from stages.teacher_logits import main as teacher_logits
+from tests.campaign.tally import Scale, Tally
+from tests.faults import in_child, wait_for
+from tests.pictures import tiny_shards
+from tests.pipeline.test_store_faults import lose_the_rest, whole_run
+from tests.pipeline.test_store_faults import tree as store_tree
+from tests.stores import fill, tree
+from tests.pipeline import test_store_faults as made_up
+from tests.stores import open_writing
+
+TITLE = "SIGKILL during precompute, files without receipt emptied / cut / zeroed / removed in between"
+SHOWS = "byte-identical store, 0 manual steps"
+FULL, REDUCED = 200, 8
+NET, SIDE = "test_resnet", 32
+
+
+def arguments(folder: Path, out: Path, workers: int) -> list[str]:
+    """The command, as a user would type it."""
+    fixed = f"--model {NET} --image-size {SIDE} --teacher-size view --mix-window 8 --device cpu --views 3 --batch-size 16"
+    shown = "--unit-rows 32 --log-level error --weights"
+    return [
+        *("--shards", f"{folder}/shards/*.tar", "--out", str(out), *fixed.split(), *shown.split()),
+        *(str(folder / "teacher.safetensors"), "--workers", str(workers)),
+    ]
+
+
+def make_world(folder: Path, rows: int = 90) -> None:
+    """Shards of small photographs, and a teacher."""
+    tiny_shards(folder / "shards", rows=rows, shards=2, classes=3, class_names=["ant", "bee", "cat"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = timm.create_model(NET, num_classes=3).state_dict()
+    safetensors.torch.save_file(state, folder / "teacher.safetensors")
+
+
+def begin(folder: Path, out: Path, workers: int) -> int:
+    """The command in a process of its own (forked, so that a kill need not wait for imports); its process id."""
+
+    def work() -> None:
+        with (folder / "said.txt").open("w") as file:
+            sys.stdout = sys.stderr = file
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            teacher_logits.main(arguments(folder, out, workers), standalone_mode=False)
+
+    return in_child(work)
+
+
+def run(scale: Scale, place: Path) -> Tally:
+    """Kill, damage, run again."""
+    tally, generator = Tally(), np.random.default_rng(scale.seed)
+    make_world(place)
+    reference, out = place / "reference.zarr", place / "store.zarr"
+    begun = time.monotonic()
+    assert wait_for(begin(place, reference, 1)) == 0, (place / "said.txt").read_text()
+    duration, finished, attempts = time.monotonic() - begun, 0, 0
+    while tally.count < scale.count(FULL, REDUCED) or (out / "COMPLETE").exists() or attempts:
+        enough = tally.count >= scale.count(FULL, REDUCED)
+        child = begin(place, out, attempts % 2)
+        attempts += 1
+        if not enough:
+            time.sleep(duration * generator.uniform(0, 0.9))
+            os.kill(child, signal.SIGKILL)
+        status = wait_for(child)
+        if status == -signal.SIGKILL:
+            tally.case()
+            lose_the_rest(out, generator)
+        elif status:
+            tally.case(failure=f"attempt {attempts} ended with {status}: {(place / 'said.txt').read_text()[-300:]}")
+        if (out / "COMPLETE").exists():
+            finished += 1
+            if tree(out) != tree(reference):
+                tally.case(silent=f"store {finished}, after {attempts} attempts, is another")
+            shutil.rmtree(out)
+            attempts = 0
+        if enough and not attempts:
+            break
+    tally.note(f"{tally.count} kills; {finished} stores were finished under them, each compared file by file.")
+    return tally
+
+
+def sabotage(place: Path) -> Tally:
+    """Recovery takes every object that has a receipt for whole: the comparison must notice."""
+    tally, path = Tally(), place / "store.zarr"
+    whole_run(place / "reference.zarr")
+    with open_writing(path, made_up.MANIFEST, made_up.INDEX, made_up.VIEWS) as store:
+        fill(store, store.units()[:2])
+    damaged = path / "argmax/c.0.0"
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery, "_whole", lambda _objects, _sizes, items: [True] * len(items))
+        whole_run(path)
+    same = store_tree(path) == store_tree(place / "reference.zarr")
+    tally.case(silent=None if same else "a zeroed object stayed in a finished store")
+    return tally
+
+
+Work = Callable[[], None]
