@@ -3,8 +3,10 @@
     python -m benchmarks.student_step --images FOLDER [--model deit_tiny_distilled_patch16_224] [--batch 32] [--steps 12]
 
 A store with 1,000 classes and made-up logits is labelled over the photographs of FOLDER in each keep. Then students take
-steps in turn (no teacher, hard, soft from dense, soft from top-10), waiting for pixels and labels included; turns cancel
-what else the machine does. The ratio is of medians.
+steps in turn (no teacher, hard, soft from dense, soft from top-10), waiting for pixels and labels included. Besides
+the wall clock, processor time of the whole process is counted, which other processes on the machine do not change (with
+``--workers 0`` rendering is part of it), and of it what labels take: reading units, gathering, checking, converting.
+Ratios are of medians.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from pipeline.render import Renderer
 from pipeline.store import LabelStore, UnitLabels
 from student.answers import StoredAnswers, needed
 from student.data import Feed, Step, piece_capacity
+from student.device import teacher_labels
 from student.engine import Engine
 from student.launch import order_of
 from student.model import build
@@ -37,7 +40,12 @@ from student.settings import Settings
 from tests.pictures import sample, write_tar
 
 CLASSES, ROWS = 1000, 512
-CASES = {"none": ("none", "argmax"), "hard": ("hard", "argmax"), "soft dense": ("soft", "dense"), "soft topk:10": ("soft", "topk:10")}
+CASES = {
+    "none": ("none", "argmax"),
+    "hard": ("hard", "argmax"),
+    "soft dense": ("soft", "dense"),
+    "soft topk:10": ("soft", "topk:10"),
+}
 CARD = TeacherCard(
     name="made up", weights_sha256="00" * 32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), input_size=224,
     classes=CLASSES, precision="fp32", batch_size=64,
@@ -64,7 +72,9 @@ def make_store(folder: Path, index: SampleIndex, keep: str) -> LabelStore:
 
 
 @contextlib.contextmanager
-def student(store: LabelStore, settings: Settings, workers: int, device: str) -> Iterator[tuple[Iterator[Step], Engine, Feed]]:
+def student(
+    store: LabelStore, settings: Settings, workers: int, device: str
+) -> Iterator[tuple[Iterator[Step], Engine, Feed]]:
     """Steps, and the engine that takes them."""
     order, ranks = order_of(store, settings), Ranks(device=choose_device(device))
     answers = StoredAnswers(store, needed(settings.distill, store.manifest.keep.kind, luma=False), keep_units=16)
@@ -72,12 +82,18 @@ def student(store: LabelStore, settings: Settings, workers: int, device: str) ->
         feed = Feed(order, answers, store.index, loader, ranks, temperatures=store.manifest.temperatures)
         net = build(settings.spec(CLASSES, 224), seed=0)
         statistics_ = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-        yield feed.steps(0, 0, settings.epochs), Engine(net, settings, settings.schedule_of(order.steps), ranks, **statistics_), feed
+        yield (
+            feed.steps(0, 0, settings.epochs),
+            Engine(net, settings, settings.schedule_of(order.steps), ranks, **statistics_),
+            feed,
+        )
     answers.close()
 
 
 @click.command()
-@click.option("--images", type=click.Path(path_type=Path, exists=True), required=True, help="A folder of JPEG photographs.")
+@click.option(
+    "--images", type=click.Path(path_type=Path, exists=True), required=True, help="A folder of JPEG photographs."
+)
 @click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="The student.")
 @click.option("--batch", default=32, show_default=True, help="Views a step.")
 @click.option("--steps", default=12, show_default=True, help="Steps of each case; the first two are not counted.")
@@ -91,22 +107,43 @@ def main(images: Path, model: str, batch: int, steps: int, workers: int, device:
         tar = write_tar(folder / "0.tar", [m for n, data in enumerate(files) for m in sample(f"{n:04d}", data, n)])
         index = scan([str(tar)])
         stores = {keep: make_store(folder, index, keep) for _, keep in CASES.values()}
-        taken: dict[str, list[float]] = {case: [] for case in CASES}
+        wall: dict[str, list[float]] = {case: [] for case in CASES}
+        cpu: dict[str, list[float]] = {case: [] for case in CASES}
         runs = {}
         for case, (distill, keep) in CASES.items():
             settings = Settings(model=model, distill=distill, batch=batch, epochs=1000, views=1)
             runs[case] = stack.enter_context(student(stores[keep], settings, workers, device))
         for number in range(steps):
             for case, (source, engine, _) in runs.items():
-                begun = time.perf_counter()
+                begun, busy = time.perf_counter(), time.process_time()
                 engine.learn(next(source), number).sum().item()
-                taken[case].append(time.perf_counter() - begun)
-    base = statistics.median(taken["none"][2:])
-    for case, seconds in taken.items():
-        middle = statistics.median(seconds[2:])
-        print(f"{case:14} {1000 * middle:9.1f} ms a step  {middle / base:6.3f} of a step without labels")
+                wall[case].append(time.perf_counter() - begun)
+                cpu[case].append(time.process_time() - busy)
+        labels = {case: label_seconds(stores[keep], case, batch) for case, (_, keep) in CASES.items()}
+    print(f"{'':14}{'wall ms':>10}{'ratio':>8}{'cpu ms':>10}{'ratio':>8}{'labels ms':>11}{'of a step':>11}")
+    for case in CASES:
+        middles = [statistics.median(taken[case][2:]) for taken in (wall, cpu)]
+        bases = [statistics.median(taken["none"][2:]) for taken in (wall, cpu)]
+        columns = [f"{1000 * m:10.1f}{m / b:8.3f}" for m, b in zip(middles, bases, strict=True)]
+        print(f"{case:14}{''.join(columns)}{1000 * labels[case]:11.2f}{labels[case] / middles[1]:11.2%}")
+
+
+def label_seconds(store: LabelStore, case: str, batch: int, turns: int = 30) -> float:
+    """Processor time of all that labels need for one step: reading their units included, once an epoch."""
+    settings = Settings(distill=CASES[case][0], batch=batch, epochs=1000, views=1)
+    order = order_of(store, settings)
+    busy = time.process_time()
+    for epoch in range(turns):
+        answers = StoredAnswers(store, needed(settings.distill, store.manifest.keep.kind, luma=False), keep_units=16)
+        for step in range(order.steps):
+            share = order.batch(epoch, step)
+            answers.expect(share)
+            gathered = answers.gather(share)
+            teacher_labels(gathered.labels, store.manifest.temperatures, torch.device("cpu"))
+            assert (gathered.crc_B == gathered.crc_B.copy()).all()
+        answers.close()
+    return (time.process_time() - busy) / (turns * order.steps)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(torch.get_num_threads())
     main()

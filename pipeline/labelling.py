@@ -2,7 +2,7 @@
 
     label_missing(store, teacher, workers=…)
 
-Work is handed out in *tasks*: some missing views of one run of rows. The views of a task are rendered together, batch of
+Work is handed out in *tasks* (`pipeline.handout`): some missing views of one run of rows. The views of a task are rendered together, batch of
 rows by batch of rows, so that each picture is decoded once for all of them; each view is still its own unit with its own
 batches (consecutive rows of one view), which is why nothing about the store depends on what was computed together.
 
@@ -13,38 +13,22 @@ Legend: B views of a batch, H W sides, C classes.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.handout import Handout, Task, tasks_of
+from pipeline.index import SampleIndex
 from pipeline.labels import SoftLabels, encode
 from pipeline.loader import Loader, Request
 from pipeline.progress import Progress
 from pipeline.ring import Slot
 from pipeline.store import LabelStore, Unit, UnitLabels
 from pipeline.teacher import Teacher
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Some views of one run of rows, rendered together."""
-
-    run: int
-    views: tuple[int, ...]
-
-
-def tasks_of(missing: Iterable[Unit], views_together: int) -> list[Task]:
-    """The missing units, run by run, at most `views_together` views at once."""
-    tasks = []
-    ordered = sorted(missing, key=lambda unit: (unit.run, unit.view))
-    for run, units in itertools.groupby(ordered, key=lambda unit: unit.run):
-        views = [unit.view for unit in units]
-        tasks += [Task(run, tuple(views[at : at + views_together])) for at in range(0, len(views), views_together)]
-    return tasks
 
 
 def label_missing(
@@ -55,17 +39,23 @@ def label_missing(
     start_method: str | None = None,
     views_together: int = 8,
     tasks: Iterable[Task] | None = None,
+    index: SampleIndex | None = None,
+    handout: Handout | None = None,
+    shown: bool = True,
 ) -> None:
-    """Fill what `tasks` name (all that is missing, where none are given)."""
+    """Fill what `tasks` name (all that is missing, where none are given).
+
+    `index` says where the shards lie, if not where the store has them. With a `handout` the progress, if it is `shown`,
+    is that of all ranks.
+    """
     planned = tasks_of(store.missing(), views_together) if tasks is None else tasks
+    handout = handout or Handout()
     batch = store.manifest.teacher.batch_size
-    rows = len(store.index)
-    done = rows * store.views - sum(stop - start for start, stop in map(store.rows_of, store.missing()))
     with (
-        Progress("teacher", rows * store.views, "views", done=done) as progress,
+        _progress(store, shown) as progress,
         Loader(
             store.manifest.recipe,
-            store.index,
+            index or store.index,
             batch=batch,
             workers=workers,
             together=views_together,
@@ -76,7 +66,18 @@ def label_missing(
         batches = loader.render(_requests(store, planned, batch))
         for slot, logits_BC in _answers(teacher, batches):
             commits.take(slot, logits_BC)
-            progress.advance(len(slot.row_B), note=f"waited {100 * loader.waited / progress.elapsed:.0f}%")
+            views = handout.count(len(slot.row_B))
+            if progress is not None:
+                progress.advance(views, note=f"waited {100 * loader.waited / progress.elapsed:.0f}%")
+
+
+def _progress(store: LabelStore, shown: bool) -> AbstractContextManager[Progress | None]:
+    """Over the whole store."""
+    if not shown:
+        return nullcontext()
+    views = store.rows * store.views
+    missing = sum(stop - start for start, stop in map(store.rows_of, store.missing()))
+    return Progress("teacher", views, "views", done=views - missing)
 
 
 def _requests(store: LabelStore, tasks: Iterable[Task], batch: int) -> Iterator[Request]:

@@ -133,7 +133,7 @@ def _require_same_store(
     """Refuse what is not a store, is one of another contract, or has more views than are wanted."""
     receipts = units_in(sizes)
     if stored is None and known is None:
-        _require_ours(objects, sizes)
+        require_ours(objects, sizes)
     if stored is None:
         found = {contract for unit in receipts if (contract := _contract(objects, unit)) is not None}
     else:
@@ -161,7 +161,7 @@ def _contract(objects: Objects, unit: Unit) -> Contract | None:
         return None
 
 
-def _require_ours(objects: Objects, sizes: Mapping[str, int]) -> None:
+def require_ours(objects: Objects, sizes: Mapping[str, int]) -> None:
     """A directory that has neither our root nor our base receipt may be swept only if each file in it could be ours."""
     foreign = [key for key in sizes if not (OURS.fullmatch(key) or is_temporary(key))]
     if foreign:

@@ -46,6 +46,7 @@ from pipeline.layout import Layout
 from pipeline.manifest import Manifest
 from pipeline.objects import Objects, open_objects
 from pipeline.receipts import (
+    BASE_KEY,
     COMPLETE_KEY,
     REMEDY,
     Base,
@@ -60,7 +61,7 @@ from pipeline.receipts import (
     unit_receipt,
     units_in,
 )
-from pipeline.recovery import Wanted, read_base, recover, stored_layout
+from pipeline.recovery import Wanted, read_base, recover, require_ours, stored_layout
 from pipeline.units import UnitLabels, encoded_sizes, require_fit
 from pipeline.witness import Witness, draw_witnesses
 
@@ -153,6 +154,16 @@ class LabelStore:
         store.writable = True
         store.refresh()
         return store
+
+    @classmethod
+    def discard(cls, path: str | Path) -> None:
+        """Remove a store, whatever it was made under; what is not a store of ours is refused and stays."""
+        objects = open_objects(path)
+        with objects.lock():
+            sizes = objects.sizes()
+            require_ours(objects, sizes)
+            for key in (COMPLETE_KEY, BASE_KEY, *sizes):
+                objects.delete(key)
 
     @classmethod
     def stored_index(cls, path: str | Path) -> SampleIndex | None:

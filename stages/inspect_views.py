@@ -241,13 +241,15 @@ def _view_cell(subject: Subject, i: int, pixels_HWC: NDArray[np.uint8], answers:
 
 
 def _require_equal(subject: Subject, crc_B: NDArray[np.uint32], stored_B: NDArray[np.uint32], out: Path) -> None:
-    if len(wrong := np.flatnonzero(crc_B != stored_B)):
-        i = int(wrong[0])
-        raise ViewError(
-            f"{len(wrong)} of {len(crc_B)} views are not those that the teacher saw; the first is row "
-            f"{subject.plan.row_B[i]}, view {subject.plan.view_B[i]}: checksum {crc_B[i]:08x}, and {stored_B[i]:08x} is "
-            f"stored. {out} shows them as drawn here. 'python -m stages.verify_logits' says how far they drifted."
-        )
+    wrong = np.flatnonzero(crc_B != stored_B)
+    if not len(wrong):
+        return
+    first, plan = int(wrong[0]), subject.plan
+    raise ViewError(
+        f"{len(wrong)} of {len(crc_B)} views are not those that the teacher saw; the first is row {plan.row_B[first]}, "
+        f"view {plan.view_B[first]}: checksum {crc_B[first]:08x}, stored is {stored_B[first]:08x}. {out} shows them as "
+        "drawn here. 'python -m stages.verify_logits' says how far they drifted."
+    )
 
 
 if __name__ == "__main__":

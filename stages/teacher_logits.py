@@ -18,6 +18,7 @@ import click
 from pipeline import cli
 from pipeline.classmap import read_class_map
 from pipeline.cost import estimate
+from pipeline.errors import MismatchError
 from pipeline.index import SampleIndex, scan
 from pipeline.labelling import label_missing
 from pipeline.labels import Keep
@@ -58,6 +59,12 @@ log = logging.getLogger(__name__)
     "--views-together", type=click.IntRange(min=1), default=8, help="Views that share one decode. Speed only."
 )
 @click.option("--summary", type=click.Path(path_type=Path), help="Summary JSON.  [default: beside the store]")
+@click.option(
+    "--if-changed",
+    type=click.Choice(["refuse", "rebuild"]),
+    default="refuse",
+    help="A store made otherwise (recipe, shards, teacher, …) is refused with what differs, or removed and made anew.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, from a short measured sample; write nothing.")
 def main(**flags: Any) -> None:
     """Run the teacher once over augmented views of the shards and store its answers.
@@ -68,13 +75,13 @@ def main(**flags: Any) -> None:
     """
     recipe = cli.take_recipe(flags)
     urls = expand(flags["shards"])
-    index = _index(flags["out"], urls, flags["workers"])
+    index = _index(flags, urls)
     teacher = _teacher(flags, recipe, index)
     manifest = _manifest(flags, recipe, index, teacher)
     if flags["dry_run"]:
         click.echo(estimate(manifest, index, teacher, views=flags["views"], workers=flags["workers"]).text())
         return
-    with LabelStore.open_writing(flags["out"], manifest, index, views=flags["views"]) as store:
+    with _open(flags, manifest, index) as store:
         if store.missing():
             label_missing(
                 store,
@@ -91,12 +98,22 @@ def main(**flags: Any) -> None:
     click.echo(f"store: {flags['out']} ({store.views} views × {len(index)} rows); summary: {path}")
 
 
-def _index(out: Path, urls: tuple[str, ...], workers: int) -> SampleIndex:
+def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
     """The store's own index where it has one (its shards are checked as they are read), else one scan."""
-    stored = LabelStore.stored_index(out)
-    if stored is not None:
-        return stored.moved_to(urls)
-    return scan(urls, workers=workers, progress=True)
+    stored = LabelStore.stored_index(flags["out"]) if flags["if_changed"] == "refuse" else None
+    return scan(urls, workers=flags["workers"], progress=True) if stored is None else stored.moved_to(urls)
+
+
+def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> LabelStore:
+    """The store to fill; one that was made otherwise is refused, or removed where --if-changed allows it."""
+    try:
+        return LabelStore.open_writing(flags["out"], manifest, index, views=flags["views"])
+    except MismatchError as changed:
+        if flags["if_changed"] == "refuse":
+            raise
+        log.warning("%s It is removed and made anew, as --if-changed rebuild says.", changed)
+    LabelStore.discard(flags["out"])
+    return LabelStore.open_writing(flags["out"], manifest, index, views=flags["views"])
 
 
 def _teacher(flags: dict[str, Any], recipe: Recipe, index: SampleIndex) -> Teacher:

@@ -3,7 +3,7 @@
 A real run (a network, rendering workers, a store on a file system) in a process of its own gets SIGKILL at a random
 time. Then every file that no receipt vouches for is left, emptied, cut in half, zeroed or removed: what a crash of the
 machine may do to what was never flushed. The same command is given again, and again, until a store is finished; it is
-compared with that of an undisturbed run, and the next one is begun. A worker that outlives its parent counts as silent.
+compared with that of an undisturbed run, and the next one is begun.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +26,8 @@ from stages.teacher_logits import main as teacher_logits
 from tests.campaign.tally import Scale, Tally
 from tests.faults import in_child, wait_for
 from tests.pictures import tiny_shards
-from tests.pipeline.test_store_faults import lose_the_rest, whole_run
-from tests.pipeline.test_store_faults import tree as store_tree
-from tests.stores import fill, tree
-from tests.pipeline import test_store_faults as made_up
-from tests.stores import open_writing
+from tests.pipeline.test_store_faults import INDEX, MANIFEST, VIEWS, lose_the_rest, whole_run
+from tests.stores import fill, open_writing, tree
 
 TITLE = "SIGKILL during precompute, files without receipt emptied / cut / zeroed / removed in between"
 SHOWS = "byte-identical store, 0 manual steps"
@@ -108,16 +104,14 @@ def sabotage(place: Path) -> Tally:
     """Recovery takes every object that has a receipt for whole: the comparison must notice."""
     tally, path = Tally(), place / "store.zarr"
     whole_run(place / "reference.zarr")
-    with open_writing(path, made_up.MANIFEST, made_up.INDEX, made_up.VIEWS) as store:
+    with open_writing(path, MANIFEST, INDEX, VIEWS) as store:
         fill(store, store.units()[:2])
     damaged = path / "argmax/c.0.0"
     damaged.write_bytes(bytes(damaged.stat().st_size))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery, "_whole", lambda _objects, _sizes, items: [True] * len(items))
         whole_run(path)
-    same = store_tree(path) == store_tree(place / "reference.zarr")
+    same = tree(path) == tree(place / "reference.zarr")
     tally.case(silent=None if same else "a zeroed object stayed in a finished store")
     return tally
 
-
-Work = Callable[[], None]

@@ -32,7 +32,7 @@ def run(*args, expect=0):
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == expect, result.output
-    return result.output
+    return result.output if expect else result.stdout
 
 
 def store_of(path, urls, keep, *, wrong=()):

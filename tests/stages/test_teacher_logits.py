@@ -193,3 +193,20 @@ def test_one_bad_image_is_named_and_can_be_greyed(weights, tmp_path):
 def test_shards_that_are_not_there(weights, tmp_path, pattern, message):
     output = label(pattern, weights, tmp_path / "s.zarr", "--workers", 0, expect=1)
     assert output.startswith("error: ") and message in output and not (tmp_path / "s.zarr").exists()
+
+
+def test_a_store_made_otherwise_is_made_anew_only_when_that_is_asked_for(shards, weights, reference, tmp_path):
+    out = tmp_path / "store.zarr"
+    label(shards, weights, out, "--workers", 0, "--seed", 7)
+    other = tree(out)
+    assert "seed: 7 against 0" in label(shards, weights, out, "--workers", 0, expect=1)
+    assert tree(out) == other
+    label(shards, weights, out, "--workers", 0, "--if-changed", "rebuild")
+    assert tree(out) == tree(reference)
+
+
+def test_what_is_not_a_store_is_never_removed(shards, weights, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "dear.jpg").write_bytes(b"only copy")
+    output = label(shards, weights, tmp_path / "photos", "--workers", 0, "--if-changed", "rebuild", expect=1)
+    assert "is not a label store" in output and (tmp_path / "photos" / "dear.jpg").exists()
