@@ -19,8 +19,9 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import ArraySpec
 from pipeline.errors import UserError
-from pipeline.finished import decode, find_complete, find_layout, read_index, read_whole, require_agreement
+from pipeline.finished import decode, find_complete, read_index, read_whole, require_agreement, root_layout
 from pipeline.labels import decode_dense
 from pipeline.layout import Layout
 from pipeline.objects import Objects, is_temporary
@@ -28,6 +29,7 @@ from pipeline.receipts import (
     BASE_KEY,
     COMPLETE_KEY,
     Base,
+    Digest,
     Unit,
     UnitTable,
     fetch,
@@ -60,16 +62,16 @@ def audit(objects: Objects, progress: Callable[[int], None] = lambda _: None) ->
         return [_finding(objects, COMPLETE_KEY, error)]
     findings = _check_base(objects, base)
     try:
-        layout = find_layout(objects, base)
+        layout = root_layout(objects, base)
         require_agreement(objects, layout, base, table)
     except UserError as error:
-        rest = Finding(objects.name, f"{table.views * table.runs} units were not read: their metadata is not known")
-        return list(dict.fromkeys([*findings, _finding(objects, "zarr.json", error), rest]))
-    findings += _check_index(objects, layout, base)
-    findings += _check_witness(objects, layout, base, table)
+        rest = f"not read further, {table.views * table.runs} units are left out ({error})"
+        return [*findings, Finding(objects.name, rest)]
+    findings += _check_metadata(objects, layout, base)
+    findings += _check_index(objects, layout, base, findings)
+    findings += _check_witness(objects, layout, base, table, findings)
     findings += _check_units(objects, layout, base, table, progress)
-    findings += _check_extra(objects, layout, table)
-    return list(dict.fromkeys(findings))
+    return findings + _check_extra(objects, layout, table)
 
 
 def _finding(objects: Objects, key: str, error: Exception) -> Finding:
@@ -90,34 +92,41 @@ def _check_base(objects: Objects, base: Base) -> list[Finding]:
     return findings
 
 
-def _check_index(objects: Objects, layout: Layout, base: Base) -> list[Finding]:
+def _check_metadata(objects: Objects, layout: Layout, base: Base) -> list[Finding]:
+    """What COMPLETE vouches for must be what this program writes."""
+    return [
+        Finding(f"{objects.name}/{key}", "is not what this program writes for the manifest in zarr.json")
+        for key, data in layout.metadata().items()
+        if Digest.of(data) != base.objects[key]
+    ]
+
+
+def _told(objects: Objects, findings: Iterable[Finding], arrays: Mapping[str, ArraySpec]) -> bool:
+    """Has a fault of one of these arrays been told already?"""
+    return not {f"{objects.name}/{key}" for key in object_keys(arrays)}.isdisjoint(f.where for f in findings)
+
+
+def _check_index(objects: Objects, layout: Layout, base: Base, findings: list[Finding]) -> list[Finding]:
+    if _told(objects, findings, layout.index_arrays()):
+        return []
     try:
         read_index(objects, layout, base)
     except UserError as error:
-        return [] if _told(objects, base, object_keys(layout.index_arrays())) else [_finding(objects, "index", error)]
+        return [_finding(objects, "index", error)]
     return []
 
 
-def _told(objects: Objects, base: Base, keys: Iterable[str]) -> bool:
-    """Has a fault of one of these objects been told already?"""
-    return any(_check_object(objects, base, key) for key in keys)
-
-
-def _check_object(objects: Objects, base: Base, key: str) -> bool:
-    try:
-        fetch(objects, key, base.objects[key])
-    except UserError:
-        return True
-    return False
-
-
-def _check_witness(objects: Objects, layout: Layout, base: Base, table: UnitTable) -> list[Finding]:
+def _check_witness(
+    objects: Objects, layout: Layout, base: Base, table: UnitTable, told: list[Finding]
+) -> list[Finding]:
     """The checksum beside the label of a witness must be that of its pixels."""
     arrays = layout.witness_arrays()
+    if _told(objects, told, arrays):
+        return []
     try:
         found = {name: read_whole(objects, spec, base) for name, spec in arrays.items()}
     except UserError as error:
-        return [] if _told(objects, base, object_keys(arrays)) else [_finding(objects, "witness", error)]
+        return [_finding(objects, "witness", error)]
     findings = []
     checksums: dict[Unit, NDArray[Any] | None] = {}
     for row, view, pixels_HWC in zip(found["rows"].tolist(), found["views"].tolist(), found["pixels"], strict=True):

@@ -61,15 +61,20 @@ def _why_unfinished(objects: Objects) -> str:
     return f"{objects.name} is not finished: {done} of {units} units are there. Run teacher_logits again: it goes on."
 
 
-def find_layout(objects: Objects, base: Base) -> Layout:
-    """The layout, once every ``zarr.json`` is byte for byte what this program writes for it."""
+def root_layout(objects: Objects, base: Base) -> Layout:
+    """The layout that the root ``zarr.json`` is of, once it has its digest."""
     if "zarr.json" not in base.objects:
         raise StoreError(f"{objects.name}/{COMPLETE_KEY} does not list zarr.json. {REMEDY}")
+    data = fetch(objects, "zarr.json", base.objects["zarr.json"])
     try:
-        layout = Layout.from_root(fetch(objects, "zarr.json", base.objects["zarr.json"]))
+        return Layout.from_root(data)
     except StoreError as error:
-        where = "" if str(error).startswith(objects.name) else f"{objects.name}/"
-        raise StoreError(f"{where}{error}") from error
+        raise StoreError(f"{objects.name}/{error}") from error
+
+
+def find_layout(objects: Objects, base: Base) -> Layout:
+    """The layout, once every ``zarr.json`` is byte for byte what this program writes for it."""
+    layout = root_layout(objects, base)
     for key, data in layout.metadata().items():
         fetch(objects, key, Digest.of(data))
     return layout

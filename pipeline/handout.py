@@ -10,8 +10,8 @@ Ranks that meet share one list of tasks, which rank 0 publishes, and one counter
 No rank waits for a slow one; one that dies loses what it had in hand, which rank 0 does at the end. Where a rank loses
 touch with the others, it is handed nothing more, finishes what it has, and then fails (`Handout.require_met`).
 
-Slices never meet: `slice_of` cuts all units of a store, missing or not, into fixed parts, so it does not matter when each
-process looks.
+Slices never meet: `slice_of` cuts all units of a store, missing or not, into fixed parts, so it does not matter when
+each process looks.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""How does a store get filled? Missing units are rendered, answered by the teacher, and committed, until none is missing.
+"""How does a store get filled? Missing units are rendered, answered by the teacher and committed, until none is left.
 
     label_missing(store, teacher, workers=…)
 
-Work is handed out in *tasks* (`pipeline.handout`): some missing views of one run of rows. The views of a task are rendered together, batch of
-rows by batch of rows, so that each picture is decoded once for all of them; each view is still its own unit with its own
-batches (consecutive rows of one view), which is why nothing about the store depends on what was computed together.
+Work is handed out in *tasks* (`pipeline.handout`): some missing views of one run of rows. The views of a task are
+rendered together, batch of rows by batch of rows, so that each picture is decoded once for all of them; each view is
+still its own unit with its own batches (consecutive rows of one view), which is why nothing about the store depends on
+what was computed together.
 
 Three things overlap: workers render ahead, the teacher answers, and one thread encodes, writes and commits.
 

@@ -105,50 +105,32 @@ class Layout:
     def unit_arrays(self) -> dict[str, ArraySpec]:
         """The arrays that every unit writes one object of, in the order in which receipts list them."""
         m = self.manifest
-        classes = class_dtype(m.num_classes)
-        nothing = int(np.iinfo(classes).max)
-        code = {"fill": int(np.iinfo(CODE).max), "attributes": {"scale": SCALE, "offset": OFFSET, "meaning": _CODES}}
-        arrays = [
-            self._unit("argmax", classes, shuffle="bitshuffle", level=9, fill=nothing, attributes=_meaning(_ARGMAX)),
-            self._unit("crc", np.dtype(np.uint32), level=1, attributes=_meaning(_CRC)),
-        ]
+        bits: dict[str, Any] = {"shuffle": "bitshuffle", "level": 9}
+        a_class = {"dtype": class_dtype(m.num_classes), "fill": int(np.iinfo(class_dtype(m.num_classes)).max), **bits}
+        code = {"dtype": CODE, "fill": int(np.iinfo(CODE).max)}
+        in_logits = {"scale": SCALE, "offset": OFFSET, **_meaning(_CODES)}
+        arrays = {
+            "argmax": self._unit("argmax", attributes=_meaning(_ARGMAX), **a_class),
+            "crc": self._unit("crc", dtype=np.dtype(np.uint32), level=1, attributes=_meaning(_CRC)),
+        }
         if m.luma:
-            arrays.append(self._unit("luma", np.dtype(np.uint8), 16, "cell", attributes=_meaning(_LUMA)))
+            arrays["luma"] = self._unit("luma", 16, "cell", dtype=np.dtype(np.uint8), attributes=_meaning(_LUMA))
         if m.keep.kind == "dense":
-            arrays.append(self._unit("logits", CODE, m.num_classes, "class", level=4, **code))
+            arrays["logits"] = self._unit("logits", m.num_classes, "class", level=4, attributes=in_logits, **code)
         if m.keep.k is not None:
-            lse = {"temperatures": list(m.temperatures), **_meaning(_LSE)}
-            arrays += [
-                self._unit(
-                    "topk_index",
-                    classes,
-                    m.keep.k,
-                    "rank",
-                    shuffle="bitshuffle",
-                    level=9,
-                    fill=nothing,
-                    attributes=_meaning(_RANKS),
-                ),
-                self._unit("topk_logit", CODE, m.keep.k, "rank", level=9, **code),
-                self._unit(
-                    "lse",
-                    LSE,
-                    len(m.temperatures),
-                    "temperature",
-                    shuffle="bitshuffle",
-                    level=9,
-                    fill="NaN",
-                    attributes=lse,
-                ),
-            ]
-        return {spec.path: spec for spec in arrays}
+            count, at = len(m.temperatures), {"temperatures": list(m.temperatures), **_meaning(_LSE)}
+            arrays |= {
+                "topk_index": self._unit("topk_index", m.keep.k, "rank", attributes=_meaning(_RANKS), **a_class),
+                "topk_logit": self._unit("topk_logit", m.keep.k, "rank", level=9, attributes=in_logits, **code),
+                "lse": self._unit("lse", count, "temperature", dtype=LSE, fill="NaN", attributes=at, **bits),
+            }
+        return arrays
 
-    def _unit(self, path: str, dtype: np.dtype[Any], width: int = 0, last: str = "", **packing: Any) -> ArraySpec:
+    def _unit(self, path: str, width: int = 0, last: str = "", **packing: Any) -> ArraySpec:
         tail = (width,) if last else ()
         unit_rows = self.manifest.unit_rows
         return ArraySpec(
             path=path,
-            dtype=dtype,
             shape=(self.views, self.manifest.rows, *tail),
             block=(1, unit_rows, *tail),
             rows=min(INNER_ROWS, unit_rows),

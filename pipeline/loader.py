@@ -30,6 +30,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import remote
 from pipeline.errors import UserError, WorkerError
 from pipeline.index import SampleIndex
 from pipeline.recipe import Recipe
@@ -45,11 +46,35 @@ log = logging.getLogger(__name__)
 
 
 def choose_start_method(urls: tuple[str, ...]) -> str:
-    """Fork where that is safe and quick: local shards on Linux; a fresh process anywhere else."""
-    remote = any("://" in url for url in urls)
+    """Fork where that is safe and quick: local shards on Linux; a fresh process anywhere else.
+
+    Connections do not survive a fork: neither where shards are at URLs, nor where this process has read any.
+    """
     if platform.system() != "Linux":
         return "spawn"
-    return "forkserver" if remote else "fork"
+    return "forkserver" if _far(urls) else "fork"
+
+
+def checked_start_method(urls: tuple[str, ...], asked: str | None) -> str:
+    """The start method that was asked for, or the best one; fork is refused where anything is at a URL."""
+    if asked == "fork" and _far(urls):
+        where = next((url for url in urls if remote.is_remote(url)), "a URL")
+        raise UserError(
+            f"--start-method fork does not go with {where}: a forked process cannot use its parent's connections. "
+            "Use forkserver or spawn, or leave the flag out."
+        )
+    return asked or choose_start_method(urls)
+
+
+def settle_start_method(places: tuple[str, ...], asked: str | None) -> None:
+    """Have all processes that this one starts, the scan's too, started in a way that goes with these places."""
+    method = checked_start_method(places, asked)
+    if method != "fork":
+        multiprocessing.set_start_method(method, force=True)
+
+
+def _far(urls: tuple[str, ...]) -> bool:
+    return remote.in_use() or any(map(remote.is_remote, urls))
 
 
 class Loader:
@@ -73,7 +98,7 @@ class Loader:
         self._slots = [self.ring.slot(number) for number in range(self.ring.slots)]
         self._crew: list[tuple[BaseProcess, Connection]] = []
         self._renderer = _renderer(recipe, index) if workers == 0 else None
-        context = multiprocessing.get_context(start_method or choose_start_method(index.urls))
+        context = multiprocessing.get_context(checked_start_method(index.urls, start_method))
         for number in range(workers):
             ours, theirs = context.Pipe()
             process = context.Process(  # type: ignore[attr-defined]  # every concrete context has Process

@@ -1,12 +1,12 @@
 """How do ranks speak to each other without ever waiting for ever?
 
-Through torch's TCPStore: the launcher keeps one (torchrun), or rank 0 does. It is only ever asked for counters and small
-values; there are no collectives. Each call has a time-out of its own, because a call to a host that was cut off from the
-network would otherwise wait as long as TCP does (a quarter of an hour and more).
+Through torch's TCPStore: the launcher keeps one (torchrun), or rank 0 does. It is only ever asked for counters and
+small values; there are no collectives. Each call has a time-out of its own, because a call to a host that was cut off
+from the network would otherwise wait as long as TCP does (a quarter of an hour and more).
 
 Restarts reuse the launcher's store, so nothing that stands in it is believed before this has happened: each rank says
-hello under a token of its own, rank 0 answers to the token with the name of the session, and all else is kept under that
-name. A thread of each rank beats while its process lives, and rank 0's answers hellos.
+hello under a token of its own, rank 0 answers to the token with the name of the session, and all else is kept under
+that name. A thread of each rank beats while its process lives, and rank 0's answers hellos.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from datetime import timedelta
 from typing import TypeVar
 
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from pipeline.errors import UserError
 from pipeline.place import Place
@@ -191,7 +191,9 @@ class _Calls:
         try:
             return future.result(self.timeout_s)
         except (TimeoutError, RuntimeError, OSError) as error:
-            said = str(error).splitlines()[0][:150] if str(error) else f"no answer within {self.timeout_s:g} s (--timeout)"
+            said = (
+                str(error).splitlines()[0][:150] if str(error) else f"no answer within {self.timeout_s:g} s (--timeout)"
+            )
             self._lost = (
                 f"{self.who} cannot reach the other ranks: {said}. "
                 "Start the same command again: it does what is missing, with any number of processes."

@@ -9,7 +9,9 @@ by OpenCV and NumPy in arithmetic that gives the same bits on every processor:
                     and sum exact in 32-bit floats
     shears, shifts  one-dimensional interpolation with Pillow's own kernel (cubic with a = −1, edges repeated, the fill
                     colour outside); shifts are exact, shears a chain of single IEEE operations
-    rotation        OpenCV's fixed-point warp, whose cubic kernel has a = −0.75: the one operation that differs visibly
+                    (torch's, which broadcasts a weight over a row at half of NumPy's cost)
+    rotation        OpenCV's warp, whose cubic kernel has a = −0.75: the one operation that differs visibly, and the one
+                    that is a level off here and there on processors without AVX2
 
 All but rotation, shear and blur equal Pillow's bit for bit; docs/recipe.md has the measured differences of those three.
 
@@ -24,6 +26,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.randaugment import ARGUMENT_ONE, SUBPIXELS, Op
@@ -175,17 +178,19 @@ def _shear_x(image_HWC: Image, argument: int, cubic: bool) -> None:
     side = len(image_HWC)
     shift_R = argument * (2 * np.arange(side) + 1) / (2 * ARGUMENT_ONE)
     whole_R = np.floor(shift_R)
-    tap_RK = _taps(shift_R - whole_R, cubic).astype(np.float32)
+    tap_RK = torch.from_numpy(_taps(shift_R - whole_R, cubic).astype(np.float32))
     padded = cv2.copyMakeBorder(image_HWC, 1, 1, 2, 2, cv2.BORDER_REPLICATE)
     stride, width = 3 * (side + 4), 3 * side
     start_R = (np.arange(side) + 1) * stride + 3 * (np.clip(whole_R, -side, side).astype(np.int64) + 1)
     runs = np.lib.stride_tricks.as_strided(padded, (padded.size - width - 8, width + 9), (1, 1), writeable=False)
-    row_RW = runs[start_R].astype(np.float32)  # one copy a row; what lies outside the picture is filled below
-    total_RW, part_RW = row_RW[:, :width] * tap_RK[:, :1], np.empty((side, width), np.float32)
-    for tap in range(1, 4):
-        np.multiply(row_RW[:, 3 * tap : 3 * tap + width], tap_RK[:, tap : tap + 1], out=part_RW)
-        np.add(total_RW, part_RW, out=total_RW)
-    cv2.addWeighted(total_RW, 1.0, total_RW, 0.0, FLOOR, dst=image_HWC.reshape(side, width), dtype=cv2.CV_8U)
+    row_RW = torch.from_numpy(runs[start_R].astype(np.float32))  # outside the picture: filled below
+    total_RW, part_RW = (torch.empty((side, width)) for _ in range(2))
+    torch.mul(row_RW[:, :width], tap_RK[:, :1], out=total_RW)
+    for tap in range(1, 4):  # single operations: no processor may fuse them
+        torch.mul(row_RW[:, 3 * tap : 3 * tap + width], tap_RK[:, tap : tap + 1], out=part_RW)
+        total_RW += part_RW
+    total = total_RW.numpy()
+    cv2.addWeighted(total, 1.0, total, 0.0, FLOOR, dst=image_HWC.reshape(side, width), dtype=cv2.CV_8U)
     column_W, limit_R1 = np.arange(side, dtype=np.int32), np.ceil(-0.5 - shift_R)[:, None].astype(np.int32)
     outside_RW = column_W >= limit_R1 + side if argument > 0 else column_W < limit_R1
     cv2.copyTo(_filled(side), outside_RW.view(np.uint8), dst=image_HWC)

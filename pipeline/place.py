@@ -1,10 +1,9 @@
 """Which process of a run is this, and where do its processes meet? Read from what the launcher put in the environment.
 
-    torchrun            RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT      ranks that meet
-    srun                SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID                   ranks that meet if MASTER_ADDR is set,
-                                                                                    else slices
-    sbatch --array      SLURM_ARRAY_TASK_ID, _COUNT, _MIN, _STEP                    slices; torchrun inside makes ranks of
-                                                                                    each
+    torchrun        RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT    ranks that meet
+    srun            SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID                 ranks that meet if MASTER_ADDR is set,
+                                                                              else slices
+    sbatch --array  SLURM_ARRAY_TASK_ID, _COUNT, _MIN, _STEP                  slices; torchrun in each makes ranks of it
 
 *Ranks* meet: one of them hands out work, unit by unit, to whoever is free. *Slices* never meet: the work is cut into as
 many fixed parts, and each takes its own.
@@ -73,9 +72,10 @@ class Place:
         rank, world, local_rank, local_world = numbers
         if world == 1:
             return cls(slice=part, slices=parts)
-        near = {"local_rank": local_rank, "local_world": max(1, local_world)}
         if "MASTER_ADDR" not in env:
-            return cls(slice=part * world + rank, slices=parts * world, **near)
+            return cls(
+                slice=part * world + rank, slices=parts * world, local_rank=local_rank, local_world=max(1, local_world)
+            )
         return cls(
             rank=rank,
             world=world,
@@ -84,7 +84,8 @@ class Place:
             address=env["MASTER_ADDR"],
             port=int(env.get("MASTER_PORT", PORT)),
             hosted=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-            **near,
+            local_rank=local_rank,
+            local_world=max(1, local_world),
         )
 
 
@@ -109,4 +110,6 @@ def _numbers(env: Mapping[str, str], *names: str) -> list[int]:
         return [int(env.get(name, "0").split("(")[0]) for name in names]
     except ValueError:
         said = ", ".join(f"{name}={env.get(name)}" for name in names)
-        raise UserError(f"The launcher's environment holds what is no number: {said}. Start it by torchrun or srun.") from None
+        raise UserError(
+            f"The launcher's environment holds what is no number: {said}. Start it by torchrun or srun."
+        ) from None

@@ -100,7 +100,9 @@ class _LocalSeat:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except OSError as error:
-                raise StoreError(f"cannot lock {self.path}: {error.strerror}. Give an --out that can be written.") from None
+                raise StoreError(
+                    f"cannot lock {self.path}: {error.strerror}. Give an --out that can be written."
+                ) from None
             _HELD.add(self._descriptor)
         return self._descriptor
 

@@ -4,7 +4,7 @@
 is there, is a file, is not empty and is named once. `ShardFiles` reads payloads in place: a shard is opened when it is
 first asked for, few stay open, and a read is one positioned call that shares no state with a forked process.
 
-Where a shard lies is asked in one function, `local_path`: what reads remote shards one day goes there.
+A shard at a URL is read through the node's cache (`pipeline.cache`), and the one after it is fetched meanwhile.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from pipeline.cache import cache, listed
 from pipeline.errors import ShardError
+from pipeline.remote import SCHEMES, is_remote
 from pipeline.tar import TarMember, members
 
 __all__ = ["ShardFiles", "TarMember", "expand", "local_path", "members"]
 
-SCHEMES = ("s3", "gs", "http", "https")
+REMOTE_OPEN = 4
+"""Remote shards that stay open: an open one cannot leave the cache"""
 MAX_SHARDS = 1_000_000
 MAX_BRACES = 50
 NUMBERS = re.compile(r"(\d{1,18})\.\.(\d{1,18})(?:\.\.(\d{1,18}))?")
@@ -39,7 +42,7 @@ def expand(patterns: Sequence[str]) -> tuple[str, ...]:
     shards: dict[tuple[int, int] | str, str] = {}
     for pattern in patterns:
         for shard in _expand_one(pattern):
-            identity = shard if "://" in shard else _identity(shard)
+            identity = shard if is_remote(shard) else _identity(shard)
             if identity in shards:
                 raise ShardError(
                     f"{shard} is the same shard as {shards[identity]}, and its rows would count twice. Name each once."
@@ -51,18 +54,14 @@ def expand(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def local_path(url: str) -> Path:
-    """Where the bytes of a shard lie on this machine."""
-    if "://" in url:
-        raise ShardError(
-            f"{url} is not on this machine, and only local shards are read. Download it, then name the file."
-        )
-    return Path(url)
+    """Where the bytes of a shard lie on this machine; those of a remote one are fetched first."""
+    return cache().path(url) if is_remote(url) else Path(url)
 
 
 def _expand_one(pattern: str) -> list[str]:
     _require_plain(pattern)
     if "://" in pattern:
-        return _braces_of(pattern)
+        return [url for item in _braces_of(pattern) for url in (listed(item) if "*" in item else [item])]
     try:
         pattern = str(Path(pattern).expanduser())
     except RuntimeError as error:
@@ -187,7 +186,7 @@ class ShardFiles:
         assert sizes is None or len(sizes) == len(urls)
         self.urls = tuple(urls)
         self.sizes = None if sizes is None else tuple(int(size) for size in sizes)
-        self.limit = limit
+        self.limit = min(limit, REMOTE_OPEN) if any(map(is_remote, self.urls)) else limit
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
         """`length` bytes of shard number `shard` from `offset`; all of them, or a `ShardError`."""
@@ -217,11 +216,7 @@ class ShardFiles:
         if len(self._open) >= self.limit:
             os.close(self._open.popitem(last=False)[1][0])
         url = self.urls[shard]
-        try:
-            descriptor = os.open(local_path(url), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            moved = "If the shards were moved, name them by --shards."
-            raise ShardError(f"{url} cannot be opened: {error.strerror}. {moved}") from None
+        descriptor = self._fetched(shard) if is_remote(url) else _open_local(url)
         status = os.fstat(descriptor)
         self._open[shard] = descriptor, status.st_size
         if not stat.S_ISREG(status.st_mode):
@@ -234,6 +229,14 @@ class ShardFiles:
                 "it is another file, or was changed. Restore it, or name the right one by --shards."
             )
         return self._open[shard]
+
+    def _fetched(self, shard: int) -> int:
+        """A remote shard, out of the cache; the next one is fetched meanwhile, because rows are read in runs."""
+        sizes = self.sizes or (None,) * len(self.urls)
+        descriptor = cache().open(self.urls[shard], sizes[shard])
+        if shard + 1 < len(self.urls) and is_remote(self.urls[shard + 1]):
+            cache().ahead(self.urls[shard + 1], sizes[shard + 1])
+        return descriptor
 
     def close(self) -> None:
         """Close all shards; the next read opens its own again."""
@@ -253,3 +256,11 @@ class ShardFiles:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _open_local(url: str) -> int:
+    try:
+        return os.open(url, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        moved = "If the shards were moved, name them by --shards."
+        raise ShardError(f"{url} cannot be opened: {error.strerror}. {moved}") from None

@@ -1,28 +1,39 @@
 """Run the teacher once over augmented views of the shards, and store what it says.
 
     python -m stages.teacher_logits --shards 'data/train/{000000..000003}.tar' --model regnety_160 --views 10
+    torchrun --nproc-per-node 8 -m stages.teacher_logits --shards … --out store.zarr       # srun, sbatch --array
 
 Index the shards, load the teacher, open (or create, or extend) the store, do what is missing, mark it complete, and
-write a summary from which a wrong class order or normalisation can be seen at once.
+write a summary from which a wrong class order or normalisation can be seen at once. With several ranks, rank 0 does all
+that, and units are handed to whoever is free (`pipeline.handout`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
+from click.core import ParameterSource
 
 from pipeline import cli
+from pipeline.cache import cache_options
 from pipeline.classmap import read_class_map
 from pipeline.cost import estimate
+from pipeline.crew import finish, followed, index_at, leading_seat, led
 from pipeline.errors import MismatchError
+from pipeline.handout import Handout, Task, handout_of, slice_of, tasks_of
 from pipeline.index import SampleIndex, scan
 from pipeline.labelling import label_missing
 from pipeline.labels import Keep
+from pipeline.loader import settle_start_method
 from pipeline.manifest import Manifest, unit_rows_for
+from pipeline.place import Place
 from pipeline.quality import summarise, summary_text
 from pipeline.recipe import Recipe
 from pipeline.shards import expand
@@ -34,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @cli.command()
 @cli.shards_option
-@click.option("--out", type=click.Path(path_type=Path), default=Path("store.zarr"), help="The store to fill.")
+@click.option("--out", default="store.zarr", help="The store to fill: a directory, or s3://bucket/name.zarr.")
 @click.option("--model", default="regnety_160", help="A timm model, local-dir:FOLDER, or module:function of yours.")
 @click.option("--weights", type=click.Path(path_type=Path), help="safetensors or checkpoint.  [default: timm's own]")
 @click.option("--views", type=click.IntRange(min=1), default=10, help="Augmented views of every row.")
@@ -54,6 +65,14 @@ log = logging.getLogger(__name__)
 @click.option("--luma/--no-luma", default=True, help="Keep 16-byte thumbnails, which --accept-drift needs.")
 @cli.recipe_options
 @cli.speed_options
+@cache_options
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=600.0,
+    envvar="DISTILL_TIMEOUT",
+    help="Seconds after which a rank that cannot be reached counts as lost.",
+)
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile the teacher.")
 @click.option(
     "--views-together", type=click.IntRange(min=1), default=8, help="Views that share one decode. Speed only."
@@ -73,35 +92,127 @@ def main(**flags: Any) -> None:
     Example:
       python -m stages.teacher_logits --shards 'data/train/*.tar' --model regnety_160 --views 10 --out store.zarr
     """
-    recipe = cli.take_recipe(flags)
-    urls = expand(flags["shards"])
-    index = _index(flags, urls)
-    teacher = _teacher(flags, recipe, index)
-    manifest = _manifest(flags, recipe, index, teacher)
+    place, recipe, urls = Place.from_environment(), cli.take_recipe(flags), expand(flags["shards"])
+    _settle_processes(flags, place, urls)
     if flags["dry_run"]:
-        click.echo(estimate(manifest, index, teacher, views=flags["views"], workers=flags["workers"]).text())
+        _estimate(flags, place, recipe, urls)
         return
-    with _open(flags, manifest, index) as store:
-        if store.missing():
-            label_missing(
-                store,
-                teacher,
-                workers=flags["workers"],
-                start_method=flags["start_method"],
-                views_together=flags["views_together"],
-            )
-        store.finish()
-        summary = summarise(store)
-    path = flags["summary"] or flags["out"].with_suffix(".summary.json")
+    with handout_of(place, timeout_s=flags["timeout"]) as handout:
+        if place.leads:
+            _lead(flags, place, recipe, urls, handout)
+        else:
+            _follow(flags, place, recipe, urls, handout)
+
+
+def _settle_processes(flags: dict[str, Any], place: Place, urls: tuple[str, ...]) -> None:
+    """How this process starts others, how many, and how much it says."""
+    settle_start_method((*urls, flags["out"]), flags["start_method"])
+    if click.get_current_context().get_parameter_source("workers") is ParameterSource.DEFAULT:
+        flags["workers"] = max(1, flags["workers"] // place.local_world)
+    if not place.leads:
+        logging.getLogger().setLevel(logging.WARNING)
+
+
+def _estimate(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...]) -> None:
+    if place.leads and place.slice == 0:
+        index = _index(flags, urls)
+        teacher = _teacher(flags, place, recipe, index)
+        manifest = _manifest(flags, recipe, index, index.digest(), teacher)
+        click.echo(estimate(manifest, index, teacher, views=flags["views"], workers=flags["workers"]).text())
+
+
+def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
+    """Open the store, hand out what is missing of this slice, take part, and finish."""
+    with leading_seat(flags["out"], place, flags["timeout"]) as seat:
+        index = _index(flags, urls)
+        teacher = _teacher(flags, place, recipe, index)
+        manifest = _manifest(flags, recipe, index, index.digest(), teacher)
+        with led(flags["out"], place, seat, partial(_open, flags, manifest, index)) as store:
+            _require_same(store, manifest, flags["views"])
+            tasks = _missing(store, place, flags)
+            todo = handout.announce(tasks)
+            if tasks:
+                _label(store, teacher, todo, index, flags, handout)
+            handout.require_met()
+            if lost := handout.settle():
+                log.warning("ranks %s were lost; what they had in hand is done here", ", ".join(map(str, lost)))
+            if place.world > 1:
+                store.refresh()
+            if rest := _missing(store, place, flags):
+                _label(store, teacher, rest, index, flags, Handout())
+            if left := len(store.missing()):
+                click.echo(
+                    f"slice {place.slice + 1} of {place.slices} is done; {left} units of other slices are missing"
+                )
+                return
+            finish(store)
+            _report(store, flags)
+
+
+def _follow(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
+    """Do what is handed out."""
+    todo = handout.listen()
+    with followed(flags["out"], flags["timeout"]) as store:
+        index = index_at(store.index, urls)
+        teacher = _teacher(flags, place, recipe, index)
+        _require_same(store, _manifest(flags, recipe, index, store.manifest.index_digest, teacher), flags["views"])
+        _label(store, teacher, todo, index, flags, handout, shown=False)
+        handout.require_met()
+
+
+def _missing(store: LabelStore, place: Place, flags: dict[str, Any]) -> list[Task]:
+    """The tasks of this slice that are left."""
+    together = flags["views_together"]
+    return tasks_of(slice_of(store.missing(), together, place), together)
+
+
+def _label(
+    store: LabelStore,
+    teacher: Teacher,
+    tasks: Iterable[Task],
+    index: SampleIndex,
+    flags: dict[str, Any],
+    handout: Handout,
+    shown: bool = True,
+) -> None:
+    label_missing(
+        store,
+        teacher,
+        workers=flags["workers"],
+        start_method=flags["start_method"],
+        views_together=flags["views_together"],
+        tasks=tasks,
+        index=index,
+        handout=handout,
+        shown=shown,
+    )
+
+
+def _require_same(store: LabelStore, manifest: Manifest, views: int) -> None:
+    """All processes must label alike."""
+    store.manifest.require_same(manifest, where=store.name)
+    if store.views != views:
+        raise MismatchError(
+            f"{store.name} is opened with {store.views} views, this process asks for {views}. Give one number."
+        )
+
+
+def _report(store: LabelStore, flags: dict[str, Any]) -> None:
+    """Write and show the summary."""
+    summary = summarise(store)
+    out = flags["out"]
+    path = flags["summary"] or Path(out.rpartition("/")[2] if "://" in out else out).with_suffix(".summary.json")
     path.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     click.echo(summary_text(summary))
-    click.echo(f"store: {flags['out']} ({store.views} views × {len(index)} rows); summary: {path}")
+    click.echo(f"store: {out} ({store.views} views × {store.rows} rows); summary: {path}")
 
 
 def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
     """The store's own index where it has one (its shards are checked as they are read), else one scan."""
     stored = LabelStore.stored_index(flags["out"]) if flags["if_changed"] == "refuse" else None
-    return scan(urls, workers=flags["workers"], progress=True) if stored is None else stored.moved_to(urls)
+    if stored is None:
+        return scan(urls, workers=flags["workers"], progress=True)
+    return stored if stored.urls == urls else stored.moved_to(urls)
 
 
 def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> LabelStore:
@@ -116,13 +227,13 @@ def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> Labe
     return LabelStore.open_writing(flags["out"], manifest, index, views=flags["views"])
 
 
-def _teacher(flags: dict[str, Any], recipe: Recipe, index: SampleIndex) -> Teacher:
+def _teacher(flags: dict[str, Any], place: Place, recipe: Recipe, index: SampleIndex) -> Teacher:
     class_map = flags["class_map"]
     return load_teacher(
         flags["model"],
         view_size=recipe.image_size,
         weights=flags["weights"],
-        device=flags["device"],
+        device=place.device(flags["device"], torch.cuda.device_count()),
         precision=flags["precision"],
         batch_size=flags["batch_size"],
         input_size=flags["teacher_size"],
@@ -133,11 +244,11 @@ def _teacher(flags: dict[str, Any], recipe: Recipe, index: SampleIndex) -> Teach
     )
 
 
-def _manifest(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, teacher: Teacher) -> Manifest:
+def _manifest(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, digest: str, teacher: Teacher) -> Manifest:
     teacher.require_classes_of(index)
     return Manifest(
         recipe=recipe,
-        index_digest=index.digest(),
+        index_digest=digest,
         rows=len(index),
         teacher=teacher.card,
         keep=Keep.parse(flags["keep"]),

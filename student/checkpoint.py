@@ -83,7 +83,7 @@ def put_aside_damaged(run: Path) -> None:
     last = path_of(run)
     if last.exists():
         try:
-            load(run)
+            _require_digest(last)
         except StudentError:
             last.replace(last.with_suffix(".damaged"))
             _sync(run)

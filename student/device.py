@@ -27,20 +27,25 @@ R = TypeVar("R", Truth, TeacherLabels)
 def truth_of(index: SampleIndex, batch: Batch, device: torch.device) -> Truth:
     """What the data set says about these mixed views."""
     own_B, partner_B = (index.classes[rows].astype(np.int64) for rows in (batch.row_B, batch.partner_B))
-    arrays = (own_B, partner_B, batch.lam_B.astype(np.float32))
-    return Truth(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
+    return Truth(*(across(array, device) for array in (own_B, partner_B, batch.lam_B.astype(np.float32))))
+
+
+def across(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array on the device; on CUDA from pinned memory, so that nothing waits for the step before."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def teacher_labels(labels: SoftLabels, temperatures: tuple[float, ...], device: torch.device) -> TeacherLabels:
     """Stored answers as the loss takes them; codes become logits on the device, at half the traffic."""
 
     def classes(array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(device, non_blocking=True)
+        return across(array.astype(np.int64), device)
 
     def logits(codes: NDArray[np.uint16] | None) -> Tensor | None:
         if codes is None:
             return None
-        signed = torch.from_numpy(codes.view(np.int16)).to(device, non_blocking=True)
+        signed = across(codes.view(np.int16), device)
         return (signed.to(torch.int32) & 0xFFFF).to(torch.float32) * SCALE + OFFSET
 
     return TeacherLabels(
@@ -48,7 +53,7 @@ def teacher_labels(labels: SoftLabels, temperatures: tuple[float, ...], device: 
         logits_BC=logits(labels.logits_BC),
         topk_index_BK=None if labels.topk_index_BK is None else classes(labels.topk_index_BK),
         topk_logit_BK=logits(labels.topk_logit_BK),
-        lse_BT=None if labels.lse_BT is None else torch.from_numpy(labels.lse_BT).to(device, non_blocking=True),
+        lse_BT=None if labels.lse_BT is None else across(labels.lse_BT, device),
         temperatures=temperatures,
     )
 

@@ -5,7 +5,7 @@ another micro-batch or another device would be another run. Here the mask is a p
 layer), so it moves with the item.
 
     masks = ItemDropPath.install(student, seed)      # in place of timm's modules; no parameters, no state
-    masks.use(masks.draw(epoch, row_B, view_B))
+    masks.use(torch.from_numpy(masks.draw(epoch, row_B, view_B)))
 
 Shapes: B items, L layers that drop.
 """
@@ -31,16 +31,17 @@ class Masks:
         self.rate_L, self.seed = rate_L, seed
         self.scale_LB = torch.ones(len(rate_L), 0)
 
-    def draw(self, epoch: int, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Tensor:
+    def draw(self, epoch: int, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> NDArray[np.float32]:
         """0 where a branch is skipped, else 1 / (1 - rate): float32 [L, B]."""
         layers = len(self.rate_L)
         if not layers:
-            return torch.ones(0, len(row_B))
+            return np.ones((0, len(row_B)), np.float32)
         key_B = (row_B << VIEW_BITS | view_B).astype(np.uint64)
         words = philox(key_B, np.full(len(key_B), epoch, np.uint32), self.seed, BLOCK, -(-layers // 4))
         rate_L1 = np.array(self.rate_L)[:, None]
         kept_LB = rate_L1 <= uniform(words[:, :layers]).T
-        return torch.from_numpy((kept_LB / (1 - rate_L1)).astype(np.float32))
+        scale_LB: NDArray[np.float32] = (kept_LB / (1 - rate_L1)).astype(np.float32)
+        return scale_LB
 
     def use(self, scale_LB: Tensor) -> None:
         """The factors for the forward pass that comes next."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from typing import Any, cast
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from student.data import Step
-from student.device import normalise, part_of
+from student.device import across, normalise, part_of
 from student.droppath import ItemDropPath
 from student.model import Heads, Student
 from student.optimizer import Schedule, create_ema
@@ -44,6 +45,9 @@ class Engine:
         std: tuple[float, ...],
     ) -> None:
         self.settings, self.schedule, self.ranks = settings, schedule, ranks
+        if settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
         choose_attention(student, settings, ranks.device)
         self.masks = ItemDropPath.install(student, settings.seed)
         self.student = student.to(ranks.device).to(memory_format=torch.channels_last)
@@ -51,6 +55,7 @@ class Engine:
         self.loss = settings.loss()
         self.optimizer = settings.optimizer().create(self.student, schedule.lr)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "fp16")
+        self.statistics = {"mean": mean, "std": std}
         self.mean, self.std = (torch.tensor(values, device=ranks.device) for values in (mean, std))
         self._ddp = _distributed(self.student, ranks)
         forward = self.student if self._ddp is None else self._ddp
@@ -61,7 +66,7 @@ class Engine:
         self.student.train()
         self.schedule.apply(self.optimizer, update)
         torch.manual_seed(_seed(self.settings.seed, update, self.ranks.rank))
-        scale_LB = self.masks.draw(step.epoch, step.batch.row_B, step.batch.view_B).to(self.ranks.device)
+        scale_LB = across(self.masks.draw(step.epoch, step.batch.row_B, step.batch.view_B), self.ranks.device)
         sums = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
         parts = step.parts(self.settings.accumulate)
         for part in parts:

@@ -103,6 +103,7 @@ running_options = cli.options(
     _flag("accumulate", "Micro-batches of one step on each process: less memory, the same gradient.", COUNT),
     _flag("attention", "Attention kernel; auto takes the plain one on CPU in bf16.", click.Choice(ATTENTIONS)),
     _flag("compile", "Compile the student (torch.compile)."),
+    _flag("deterministic", "Only kernels that give the same bits every time. On CPU they do so anyway."),
     _flag("accept-drift", "Train although this machine draws the views slightly differently."),
     _flag("val-every", "Epochs from one validation to the next.", COUNT),
     _flag("log-every", "Steps from one log line to the next.", COUNT),

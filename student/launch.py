@@ -75,19 +75,16 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         loader = stack.enter_context(_loader(order, index, places))
         validate = _validation(store, places, ranks, stack)
         _require_same_views(store, index, settings)
-        student = _student(store, settings, fresh=state is None)
-        mean, std = (tuple(map(float, student.net.pretrained_cfg[name])) for name in ("mean", "std"))  # type: ignore[index]
-        names = needed(settings.distill, store.manifest.keep.kind, luma=settings.accept_drift)
-        answers = StoredAnswers(store, names, keep_units=3 * order.spread * order.repeats)
-        stack.callback(answers.close)
-        temperatures = store.manifest.temperatures
-        feed = Feed(order, answers, index, loader, ranks, temperatures=temperatures, accept_drift=settings.accept_drift)
-        engine = Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std)
-        meta = meta_of(store, settings, mean, std)
+        engine = _engine(store, settings, order, ranks, fresh=state is None)
         run = Run(
-            directory=places.out, settings=settings, engine=engine, feed=feed, log=None, stop=stop, validate=validate,
-            meta=meta,
-        )  # fmt: skip
+            directory=places.out,
+            settings=settings,
+            engine=engine,
+            feed=_feed(store, index, settings, order, loader, ranks, stack),
+            stop=stop,
+            validate=validate,
+            meta=meta_of(store, settings, engine.statistics),
+        )
         if state is not None:
             restore(run, state)
         if ranks.main:
@@ -121,13 +118,12 @@ def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> No
 def earlier_state(places: Places, ranks: Ranks) -> checkpoint.State | None:
     """The checkpoint to go on from, the same one on every rank."""
     run = places.out
-    if ranks.main and places.resume == "none":
-        checkpoint.remove(run)
-    elif ranks.main:
+    if places.resume == "none":
+        return None
+    if ranks.main:
         checkpoint.put_aside_damaged(run)
     ranks.require_same(0, "the start")  # the others look only now
-    ours = places.resume in ("auto", "none")
-    state = checkpoint.newest(run) if ours else checkpoint.load(places.resume)
+    state = checkpoint.newest(run) if places.resume == "auto" else checkpoint.load(places.resume)
     position = -1 if state is None else state["epoch"] << 32 | state["step"]
     ranks.require_same(position, f"the newest checkpoint in {run}")
     if state is not None and "optimizer" not in state:
@@ -174,14 +170,13 @@ def order_of(store: LabelStore, settings: Settings) -> Order:
     )
 
 
-def meta_of(store: LabelStore, settings: Settings, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+def meta_of(store: LabelStore, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
     """What a checkpoint says about itself, in plain values."""
     manifest = store.manifest
     names = manifest.class_names
     return {
         "class_names": None if names is None else list(names),
-        "mean": list(mean),
-        "std": list(std),
+        **{name: list(values) for name, values in statistics.items()},
         "recipe": manifest.recipe.to_json(),
         "distill": dataclasses.asdict(settings.loss()),
         "teacher": manifest.teacher.name,
@@ -240,6 +235,24 @@ def _require_same_views(store: LabelStore, index: SampleIndex, settings: Setting
     )
 
 
+def _feed(
+    store: LabelStore, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
+    stack: contextlib.ExitStack,
+) -> Feed:  # fmt: skip
+    names = needed(settings.distill, store.manifest.keep.kind, luma=settings.accept_drift)
+    answers = StoredAnswers(store, names, keep_units=2 * order.spread * order.repeats)
+    stack.callback(answers.close)
+    temperatures = store.manifest.temperatures
+    return Feed(order, answers, index, loader, ranks, temperatures=temperatures, accept_drift=settings.accept_drift)
+
+
+def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, *, fresh: bool) -> Engine:
+    student = _student(store, settings, fresh=fresh)
+    seen: Any = student.net.pretrained_cfg
+    mean, std = (tuple(map(float, seen[name])) for name in ("mean", "std"))
+    return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std)
+
+
 def _student(store: LabelStore, settings: Settings, *, fresh: bool) -> Student:
     manifest = store.manifest
     student = build(settings.spec(manifest.num_classes, manifest.recipe.image_size), seed=settings.seed)
@@ -255,6 +268,8 @@ def _student(store: LabelStore, settings: Settings, *, fresh: bool) -> Student:
 
 
 def _log(places: Places, run: Run) -> RunLog:
+    if places.resume == "none":
+        checkpoint.remove(places.out)  # only now: nothing can be refused any more
     return RunLog(
         places.out,
         epoch=run.epoch,

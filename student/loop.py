@@ -65,11 +65,11 @@ class Run:
     settings: Settings
     engine: Engine
     feed: Feed
-    log: RunLog | None
-    """On rank 0 alone."""
     stop: Stop
     validate: Validate | None
     meta: dict[str, Any]
+    log: RunLog | None = None
+    """On rank 0 alone."""
     epoch: int = 0
     step: int = 0
     best: float | None = None

@@ -78,9 +78,8 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
             f"Rank {rank} of {world} lost the others (time-out {timeout_s:g} s): {str(error).splitlines()[0]} "
             "Start the same command again: it goes on from the last checkpoint, with any number of processes."
         ) from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    else:  # after an error the others may wait in a collective, and so would this
+        dist.destroy_process_group()
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -24,6 +24,7 @@ FREE = frozenset(
         "accumulate",
         "attention",
         "compile",
+        "deterministic",
         "accept_drift",
         "val_every",
         "log_every",
@@ -78,6 +79,7 @@ class Settings:
     accumulate: int = 1
     attention: str = "auto"
     compile: bool = False
+    deterministic: bool = False
     accept_drift: bool = False
     val_every: int = 1
     log_every: int = 50

@@ -11,6 +11,7 @@ doubled, moved, zeroed, inserted, archives joined, members exchanged. What a sca
 from __future__ import annotations
 
 import io
+import itertools
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,9 @@ def run(scale: Scale, place: Path) -> Tally:
     shards = [_shard(place / str(number), tar_format) for number, tar_format in enumerate(FORMATS)]
     known = [(path, path.read_bytes(), scan([str(path)])) for path in shards]
     accepted = 0
-    for number in range(scale.count(FULL, REDUCED)):
+    numbers = itertools.count()
+    while tally.count < scale.count(FULL, REDUCED):
+        number = next(numbers)
         path, data, index = known[number % len(known)]
         mutation = MUTATIONS[number // len(known) % len(MUTATIONS)]
         changed = bytes(mutation(bytearray(data), generator))

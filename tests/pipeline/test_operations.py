@@ -170,12 +170,13 @@ print(total)
 
 
 def test_the_same_bits_on_lesser_processors(tmp_path):
-    """All but rotation; without AVX-512, AVX2 and fused multiply-add in OpenCV, and without AVX-512 in NumPy."""
+    """All but rotation; without AVX-512, AVX2 and fused multiply-add in OpenCV and torch, and without AVX-512 in NumPy."""
     steps = [(op, argument) for op in ARGUMENTS if op != Op.ROTATE for argument in cases(op)]
     np.savez(tmp_path / "work.npz", steps=steps, pictures=np.stack(list(pictures().values())))
     lesser = {
         "OPENCV_CPU_DISABLE": "AVX512-SKX,AVX2,FMA3",
         "OPENCV_IPP": "disabled",
+        "ATEN_CPU_CAPABILITY": "default",
         "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
     }
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "work.npz")]

@@ -111,6 +111,7 @@ def arguments(store: Path, out: Path, *more: str) -> list[str]:
 
 def start(line: Sequence[str], output: Path, env: Mapping[str, str] | None = None) -> BaseProcess:
     """The command in a process of its own; what it says is in `output`."""
+    output.unlink(missing_ok=True)
     process = multiprocessing.get_context("fork").Process(target=_main, args=(list(line), output, dict(env or {})))
     process.start()
     return process

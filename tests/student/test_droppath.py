@@ -21,7 +21,7 @@ def test_rates_and_factors() -> None:
     masks = ItemDropPath.install(student(), seed=3)
     assert masks.rate_L == pytest.approx((0.2, 0.2, 0.4, 0.4))
     row_B = np.arange(20_000)
-    scale_LB = masks.draw(0, row_B, np.zeros_like(row_B))
+    scale_LB = torch.from_numpy(masks.draw(0, row_B, np.zeros_like(row_B)))
     for rate, scale_B in zip(masks.rate_L, scale_LB, strict=True):
         assert scale_B.unique().tolist() == pytest.approx([0.0, 1 / (1 - rate)])
         assert float((scale_B == 0).float().mean()) == pytest.approx(rate, abs=0.015)
@@ -32,12 +32,12 @@ def test_a_mask_depends_on_the_item_and_the_epoch_alone() -> None:
     masks = ItemDropPath.install(student(), seed=3)
     row_B, view_B = np.array([5, 9, 2**33, 5]), np.array([0, 0, 7, 1])
     whole = masks.draw(4, row_B, view_B)
-    assert torch.equal(masks.draw(4, row_B[::-1], view_B[::-1]), whole.flip(1))
+    assert np.array_equal(masks.draw(4, row_B[::-1], view_B[::-1]), whole[:, ::-1])
     many = np.arange(500), np.zeros(500, np.int64)
     base = masks.draw(4, *many)
     other_seed = ItemDropPath.install(student(), seed=4).draw(4, *many)
     for other in (masks.draw(5, *many), masks.draw(4, many[0], many[1] + 1), other_seed):
-        assert 0.3 < float((other != base).float().mean()) < 0.6
+        assert 0.3 < float((other != base).mean()) < 0.6
 
 
 def test_factors_act_as_timm_says() -> None:
