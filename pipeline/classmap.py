@@ -21,7 +21,7 @@ def read_class_map(path: Path, class_names: Sequence[str] | None) -> tuple[int, 
         if isinstance(found, dict):
             found = _by_name(found, class_names, path)
         numbers = tuple(int(number) for number in found if not isinstance(number, (bool, float)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise MismatchError(
             f"--class-map {path} is neither a JSON list of class numbers, nor a JSON object of class name → number, "
             f"nor one number a line: {error}."

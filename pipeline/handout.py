@@ -4,11 +4,11 @@
         tasks = handout.announce(tasks_of(missing, 8))     # as rank 0
         tasks = handout.listen()                           # as any other
         for task in tasks: ...                             # what is handed to this process, until nothing is left
-        handout.settle()                                   # as rank 0: all others have left, or are lost
+        lost = handout.settle(print)                       # rank 0 waits until all others have left, or are lost
 
 Ranks that meet share one list of tasks, which rank 0 publishes, and one counter: whoever is free takes the next number.
 No rank waits for a slow one; one that dies loses what it had in hand, which rank 0 does at the end. Where a rank loses
-touch with the others, it is handed nothing more, finishes what it has, and then fails (`Handout.require_met`).
+touch with the others, it is handed nothing more, finishes what it has, and then fails (in `Handout.settle`).
 
 Slices never meet: `slice_of` cuts all units of a store, missing or not, into fixed parts, so it does not matter when
 each process looks.
@@ -22,7 +22,7 @@ import itertools
 import json
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.meeting import LostError, Meeting, met
@@ -58,8 +58,6 @@ def slice_of(units: Iterable[Unit], views_together: int, place: Place) -> list[U
 class Handout:
     """The tasks of a process that is alone, or has a slice: all of them, in order."""
 
-    views_done = 0
-
     def announce(self, tasks: Sequence[Task]) -> Iterator[Task]:
         """As rank 0: these are the tasks; the ones that this process gets, until none is left."""
         return iter(tasks)
@@ -72,12 +70,12 @@ class Handout:
         """So many views were answered here; how many more were, anywhere, since the last call."""
         return views
 
-    def settle(self) -> list[int]:
-        """As rank 0: wait until all others have left; the ranks that were lost."""
-        return []
+    def settle(self, counted: Callable[[int], None]) -> list[int]:
+        """Once nothing is left to take: as rank 0 wait until all others have left; the ranks that were lost.
 
-    def require_met(self) -> None:
-        """Fail if the others were lost on the way."""
+        Fails if this process has lost the others. `counted` is told of the views that they answer meanwhile.
+        """
+        return []
 
 
 class MeetingHandout(Handout):
@@ -109,14 +107,15 @@ class MeetingHandout(Handout):
         more, self._counted = total - self._counted, total
         return more
 
-    def settle(self) -> list[int]:
-        """Wait for the others."""
-        return self.meeting.wait_for_others()
-
-    def require_met(self) -> None:
-        """Raise what ended the handing out."""
+    def settle(self, counted: Callable[[int], None]) -> list[int]:
+        """Wait for the others, or raise what ended the handing out."""
         if self._lost is not None:
             raise self._lost
+        if not self.meeting.place.leads:
+            return []
+        lost = self.meeting.wait_for_others(lambda: counted(self.count(0)))
+        counted(self.count(0))
+        return lost
 
     def _taken(self, tasks: Sequence[Task]) -> Iterator[Task]:
         while True:

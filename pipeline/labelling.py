@@ -14,9 +14,10 @@ Legend: B views of a batch, H W sides, C classes.
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,39 +44,38 @@ def label_missing(
     index: SampleIndex | None = None,
     handout: Handout | None = None,
     shown: bool = True,
-) -> None:
+) -> list[int]:
     """Fill what `tasks` name (all that is missing, where none are given).
 
     `index` says where the shards lie, if not where the store has them. With a `handout` the progress, if it is `shown`,
-    is that of all ranks.
+    is that of all ranks; rank 0 waits for the others to end, and the answer is which of them were lost.
     """
     planned = tasks_of(store.missing(), views_together) if tasks is None else tasks
     handout = handout or Handout()
     batch = store.manifest.teacher.batch_size
-    with (
-        _progress(store, shown) as progress,
-        Loader(
+    with _progress(store, shown) as progress:
+        loader = Loader(
             store.manifest.recipe,
             index or store.index,
             batch=batch,
             workers=workers,
             together=views_together,
             start_method=start_method,
-        ) as loader,
-        Commits(store) as commits,
-    ):
-        batches = loader.render(_requests(store, planned, batch))
-        for slot, logits_BC in _answers(teacher, batches):
-            commits.take(slot, logits_BC)
-            views = handout.count(len(slot.row_B))
-            if progress is not None:
-                progress.advance(views, note=f"waited {100 * loader.waited / progress.elapsed:.0f}%")
+        )
+        with loader, Commits(store) as commits:
+            batches = loader.render(_requests(store, planned, batch))
+            for slot, logits_BC in _answers(teacher, batches):
+                commits.take(slot, logits_BC)
+                progress.advance(
+                    handout.count(len(slot.row_B)), note=f"waited {100 * loader.waited / progress.elapsed:.0f}%"
+                )
+        return handout.settle(progress.advance)
 
 
-def _progress(store: LabelStore, shown: bool) -> AbstractContextManager[Progress | None]:
+def _progress(store: LabelStore, shown: bool) -> Progress:
     """Over the whole store."""
     if not shown:
-        return nullcontext()
+        return Progress("teacher", 0, "views", interval=math.inf, stream=io.StringIO())
     views = store.rows * store.views
     missing = sum(stop - start for start, stop in map(store.rows_of, store.missing()))
     return Progress("teacher", views, "views", done=views - missing)

@@ -130,7 +130,7 @@ class Meeting:
                 "Start the same command again: it does what is missing, with any number of processes."
             )
 
-    def wait_for_others(self) -> list[int]:
+    def wait_for_others(self, meanwhile: Callable[[], None] = lambda: None) -> list[int]:
         """Wait until each other rank has left, or was silent for the time-out; the ones that were lost."""
         lost, waiting = [], set(range(self.place.world)) - {self.place.rank}
         while waiting:
@@ -140,6 +140,7 @@ class Meeting:
                 elif self.silent_for(rank) > self.timeout_s:
                     waiting.discard(rank)
                     lost.append(rank)
+            meanwhile()
             time.sleep(POLL_S if waiting else 0)
         return lost
 

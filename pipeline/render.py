@@ -77,22 +77,27 @@ class Renderer:
         assert out_BHWC.shape == (len(row_B), side, side, 3) and out_BHWC.dtype == np.uint8
         assert out_BHWC.flags.c_contiguous and out_BHWC.flags.writeable
         figures, twins = self._figures(np.asarray(row_B, np.int64), np.asarray(view_B, np.int64), out_BHWC)
-        proof, bad_rows = _Proof(out_BHWC), set()
+        proof = _Proof(out_BHWC)
         for figure in sorted(figures, key=lambda figure: figure.row):
-            picture_HWC = self._pictures.get(figure.row)
-            if picture_HWC is None:
-                bad_rows.add(figure.row)
-            _draw(figure, picture_HWC, self.recipe.seed)
-            mate = figure.mate
-            if mate is None:
-                proof.take(figure)
-            elif mate.drawn:
-                _mix(figure, mate, self._spare_HWC)
-                proof.take(figure)
-                proof.take(mate)
+            self._draw(figure, proof)
         for slot, first in twins.items():
             proof.repeat(slot, first)
-        return proof.rendered(bad_rows)
+        return proof.rendered()
+
+    def _draw(self, figure: _Figure, proof: _Proof) -> None:
+        """Draw a base view; mix and prove it, and its mate, once both are there."""
+        picture_HWC = self._pictures.get(figure.row)
+        if picture_HWC is None:
+            proof.bad_rows.add(figure.row)
+        _draw_base(figure, picture_HWC, self.recipe.seed)
+        mate = figure.mate
+        if mate is None:
+            proof.take(figure)
+        elif mate.drawn:
+            _mix(figure, mate, self._spare_HWC)
+            proof.take(figure)
+            proof.take(mate)
+            figure.mate = mate.mate = None  # a cycle would keep the pixels' memory alive
 
     def _figures(self, row_B: Ints, view_B: Ints, out_BHWC: Image) -> tuple[list[_Figure], dict[int, int]]:
         """What is to be drawn, mates introduced to each other; and which slots repeat an earlier one."""
@@ -163,7 +168,7 @@ class _Figure:
         return (cls(*values) for values in lists)
 
 
-def _draw(figure: _Figure, picture_HWC: Image | None, seed: int) -> None:
+def _draw_base(figure: _Figure, picture_HWC: Image | None, seed: int) -> None:
     """The base view: everything but mixing."""
     image_HWC = figure.image_HWC
     if picture_HWC is None:
@@ -223,6 +228,7 @@ class _Proof:
         self.out_BHWC = out_BHWC
         self.crc_B = np.zeros(len(out_BHWC), np.uint32)
         self.sample_B: list[Image] = [np.empty((0, 0), np.uint8)] * len(out_BHWC)
+        self.bad_rows: set[int] = set()
 
     def take(self, figure: _Figure) -> None:
         if figure.slot >= 0:
@@ -233,8 +239,8 @@ class _Proof:
         self.out_BHWC[slot] = self.out_BHWC[first]
         self.crc_B[slot], self.sample_B[slot] = self.crc_B[first], self.sample_B[first]
 
-    def rendered(self, bad_rows: set[int]) -> Rendered:
-        return Rendered(self.crc_B, thumbnails(self.sample_B), tuple(sorted(bad_rows)))
+    def rendered(self) -> Rendered:
+        return Rendered(self.crc_B, thumbnails(self.sample_B), tuple(sorted(self.bad_rows)))
 
 
 class _Pictures:

@@ -57,10 +57,10 @@ class Subject:
     """The plan in words."""
 
     def label(self, number: int) -> str:
-        """What a class is called."""
+        """What a class is called; of several names the first."""
         names = self.store.manifest.class_names if self.store else None
         names = names or self.index.class_names
-        return "unlabelled" if number < 0 else names[number] if names else f"class {number}"
+        return "unlabelled" if number < 0 else names[number].split(",")[0] if names else f"class {number}"
 
 
 @cli.command()

@@ -29,6 +29,7 @@ from stages.gallery import Shelf, held_out_shelves, view_shelves
 from stages.page import page
 from stages.results import Results, mean_curve, read_results
 from stages.sections import Story
+from stages.view_quality import accuracy_per_view
 
 log = logging.getLogger(__name__)
 FOLDER = click.Path(path_type=Path)
@@ -81,6 +82,7 @@ def main(
         store=store,
         index=index,
         cost=_cost(store, weights, device, workers) if measured else None,
+        per_view=accuracy_per_view(store, index),
         views=view_shelves(store, index, rows=rows, views=views) if rows else [],
         held_out=_held_out(found, val_logits, val_shards, examples),
     )

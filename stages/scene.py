@@ -56,6 +56,8 @@ class SceneStyle:
     """Largest turn in degrees, either way."""
     pieces: tuple[int, int] = (0, 2)
     """Fewest and most pieces of other digits."""
+    clutter: tuple[float, float] = (0.1, 0.5)
+    """How far the lightness of pieces and strokes is from the background's, as a share of the digit's."""
     dark: float = 0.5
     """Share of the pictures that are light on dark."""
     strokes: tuple[int, int] = (0, 2)
@@ -94,7 +96,7 @@ def _palette(style: SceneStyle, rng: np.random.Generator) -> Palette:
     digit = [_oklch(digit_light + shift, rng.uniform(0.06, 0.17), digit_hue + 260 * shift) for shift in (0.0, 0.05)]
     clutter = [
         _oklch(
-            ground_light + (digit_light - ground_light) * rng.uniform(0.25, 0.8),
+            ground_light + (digit_light - ground_light) * rng.uniform(*style.clutter),
             rng.uniform(0.04, 0.15),
             hue + rng.uniform(0, 360),
         )

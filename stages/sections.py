@@ -33,6 +33,7 @@ class Story:
     store: LabelStore
     index: SampleIndex
     cost: Cost | None
+    per_view: Sequence[tuple[int, float]]
     views: Sequence[Shelf]
     held_out: Sequence[Shelf]
 
@@ -221,14 +222,14 @@ def teacher(story: Story) -> str:
     results, labels = story.results, story.results.labels
     if not labels:
         return ""
-    per_view = [(float(n), float(v)) for n, v in enumerate(labels.get("per_view") or []) if v is not None]
+    per_view = [(float(view), value) for view, value in story.per_view]
     drawn = []
     if len(per_view) > 1:
         line = Series(name="teacher", colour="teacher", points=per_view, dots=True)
         y = Axis.around([v for _, v in per_view], percent=True, room=0.5)
         told = f"top-1 of the teacher in each of {len(per_view)} views, {min(v for _, v in per_view):.3f} at least"
         name = "accuracy on labelled rows, by view"
-        last = Axis.counting(len(per_view) - 1, first=0)
+        last = Axis.counting(int(per_view[-1][0]), first=0)
         drawn.append(chart([line], last, y, x_name="view", y_name=name, told=told))
     if len(results.teacher_curve) > 1:
         drawn.append(_fit_curve(results))
@@ -415,8 +416,9 @@ def proof(story: Story) -> str:
         ["teacher’s weights", f"<code>{manifest.teacher.weights_sha256[:16]}</code>"],
         ["contract of the store", f"<code>{manifest.fingerprint()[:16]}</code>"],
     ]
-    drawn_again = story.results.verified.get("views_checked") or story.results.verified.get("sample")
-    checked = f" {drawn_again:,} views were drawn again for verification and matched." if drawn_again else ""
+    again = story.results.verified.get("sample") or {}
+    matched = again.get("views", 0) - again.get("changed", 0)
+    checked = f" {matched:,} of {again['views']:,} views drawn again for verification matched." if again else ""
     return section(
         "What it rests on",
         paragraph(

@@ -131,10 +131,8 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
             _require_same(store, manifest, flags["views"])
             tasks = _missing(store, place, flags)
             todo = handout.announce(tasks)
-            if tasks:
-                _label(store, teacher, todo, index, flags, handout)
-            handout.require_met()
-            if lost := handout.settle():
+            lost = _label(store, teacher, todo, index, flags, handout) if tasks else handout.settle(lambda _: None)
+            if lost:
                 log.warning("ranks %s were lost; what they had in hand is done here", ", ".join(map(str, lost)))
             if place.world > 1:
                 store.refresh()
@@ -157,7 +155,6 @@ def _follow(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str
         teacher = _teacher(flags, place, recipe, index)
         _require_same(store, _manifest(flags, recipe, index, store.manifest.index_digest, teacher), flags["views"])
         _label(store, teacher, todo, index, flags, handout, shown=False)
-        handout.require_met()
 
 
 def _missing(store: LabelStore, place: Place, flags: dict[str, Any]) -> list[Task]:
@@ -174,8 +171,8 @@ def _label(
     flags: dict[str, Any],
     handout: Handout,
     shown: bool = True,
-) -> None:
-    label_missing(
+) -> list[int]:
+    return label_missing(
         store,
         teacher,
         workers=flags["workers"],

@@ -170,7 +170,7 @@ print(total)
 
 
 def test_the_same_bits_on_lesser_processors(tmp_path):
-    """All but rotation; without AVX-512, AVX2 and fused multiply-add in OpenCV and torch, and without AVX-512 in NumPy."""
+    """All but rotation; without AVX2 and fused multiply-add in OpenCV and torch, without AVX-512 in NumPy."""
     steps = [(op, argument) for op in ARGUMENTS if op != Op.ROTATE for argument in cases(op)]
     np.savez(tmp_path / "work.npz", steps=steps, pictures=np.stack(list(pictures().values())))
     lesser = {

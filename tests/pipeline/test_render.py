@@ -1,6 +1,8 @@
 """What is drawn depends on (row, view) alone, follows the plan exactly, and is what timm would have drawn."""
 
+import gc
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -246,3 +248,18 @@ def test_an_empty_call(index):
     _, rendered = drawn(index, DEIT, [], [])
     assert rendered.crc_B.shape == (0,)
     assert rendered.luma_B16.shape == (0, 16)
+
+
+def test_nothing_of_a_call_stays_behind(index):
+    """Mates know each other while they are drawn; a cycle left over would hold their pixels until a collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        out = np.empty((6, SIDE, SIDE, 3), np.uint8)
+        renderer = Renderer(DEIT, index, index.files())
+        renderer.render(np.array([0, 1, 2, 3, 3, 9]), np.zeros(6, np.int64), out)
+        held = sys.getrefcount(out)
+        renderer.render(np.array([0, 1, 2, 3, 3, 9]), np.zeros(6, np.int64), out)
+        assert sys.getrefcount(out) == held == 2
+    finally:
+        gc.enable()

@@ -216,12 +216,13 @@ def test_a_store_that_was_hardly_begun_may_become_another(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["photo.jpg", "logits/epoch1.npy", "index/readme", "c/0/0", "receipts/notes.json"])
 def test_a_directory_of_something_else_is_not_swept(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-    (tmp_path / name).write_bytes(b"precious")
+    path = tmp_path / "results"
+    (path / name).parent.mkdir(exist_ok=True, parents=True)
+    (path / name).write_bytes(b"precious")
     with pytest.raises(StoreError) as error:
-        open_writing(tmp_path, MANIFEST, INDEX, 1)
-    assert str(error.value) == (f"{tmp_path} is not a label store: it has {name}. Give an --out that is new or empty.")
-    assert (tmp_path / name).read_bytes() == b"precious"
+        open_writing(path, MANIFEST, INDEX, 1)
+    assert str(error.value) == (f"{path} is not a label store: it has {name}. Give an --out that is new or empty.")
+    assert (path / name).read_bytes() == b"precious"
 
 
 def test_a_zarr_store_of_another_kind_is_not_swept(tmp_path: Path) -> None:
@@ -415,6 +416,34 @@ def test_metadata_is_a_function_of_the_layout(tmp_path: Path) -> None:
         assert change in root
         with pytest.raises(StoreError):
             Layout.from_root(root.replace(change, change[:-2] + b"8" + change[-1:], 1))
+
+
+def test_verify_tells_of_labels_that_no_teacher_gives(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    with open_writing(path, MANIFEST, INDEX, 1) as store:
+        for unit in store.missing():
+            good = labels_of(MANIFEST, unit)
+            assert good.labels.topk_logit_BK is not None and good.labels.lse_BT is not None
+            if unit.run == 1:
+                order = good.labels.topk_logit_BK.copy()
+                order[5] = order[5, ::-1]
+                good = dataclasses.replace(good, labels=dataclasses.replace(good.labels, topk_logit_BK=order))
+            if unit.run == 2:
+                lse_BT = good.labels.lse_BT.copy()
+                lse_BT[7:, 1] -= 1
+                good = dataclasses.replace(good, labels=dataclasses.replace(good.labels, lse_BT=lse_BT))
+            if unit.run == 0:
+                good = dataclasses.replace(good, crc_B=good.crc_B + np.uint32(1))
+            store.write(unit, good)
+        store.finish()
+    findings = [str(finding) for finding in LabelStore.open_finished(path).verify()]
+    assert findings[0].startswith(f"{path}/witness: row 0, view 0: its pixels have crc32c ")
+    assert (
+        findings[1]
+        == f"{path} (unit view 0, run 1): topk is not in the order of its logits in 1 rows, the first is row 37"
+    )
+    assert findings[2].startswith(f"{path} (unit view 0, run 2): topk has more than the whole mass at T = 3 in ")
+    assert len(findings) == 3
 
 
 ARGMAX = [4, 10, 6, 2, 8, 10, 3, 10, 8, 0, 4, 9, 11, 10, 11, 3]

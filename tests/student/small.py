@@ -39,7 +39,7 @@ CARD = TeacherCard(
     classes=CLASSES, precision="fp32", batch_size=8,
 )  # fmt: skip
 STUDENT = ("--patch-size", "8", "--width", "32", "--depth", "2", "--heads", "2")
-RUN = ("--epochs", "3", "--batch", "24", "--warmup-epochs", "1", "--lr", "0.01", "--log-every", "3")
+RUN = ("--epochs", "2", "--batch", "34", "--warmup-epochs", "0.5", "--lr", "0.01", "--log-every", "2")
 HERE = ("--workers", "0", "--device", "cpu", "--no-dvclive")
 
 Logits = Callable[[NDArray[np.int64], int, NDArray[np.uint8]], NDArray[np.float32]]

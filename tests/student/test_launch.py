@@ -28,8 +28,8 @@ def store(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def begun(folder: Path, store: Path) -> Path:
-    """A run that has done four steps."""
-    code, said = train(arguments(store, folder / "begun", "--max-steps", "4"), folder / "begun.txt")
+    """A run that has done two steps."""
+    code, said = train(arguments(store, folder / "begun", "--max-steps", "2"), folder / "begun.txt")
     assert code == 0, said
     return folder / "begun"
 
@@ -127,7 +127,7 @@ def test_validation_shards_of_other_classes(folder: Path, store: Path, tmp_path:
 def test_other_settings(folder: Path, store: Path, begun: Path) -> None:
     said = refused(arguments(store, begun, "--epochs", "4", "--alpha", "0.3"), folder)
     assert said == (
-        f"{begun} was begun with other settings: --alpha 0.5 then, 0.3 now; --epochs 3 then, 4 now. Give the same ones "
+        f"{begun} was begun with other settings: --alpha 0.5 then, 0.3 now; --epochs 2 then, 4 now. Give the same ones "
         f"again, or begin another run (another --out, or --resume none to begin this one again; --init {begun} starts "
         "from its weights)."
     )
@@ -163,7 +163,7 @@ def test_two_trainers_of_one_run(folder: Path, store: Path, tmp_path: Path) -> N
 def test_a_damaged_checkpoint_is_put_aside(folder: Path, store: Path, tmp_path: Path) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert train(arguments(store, whole), folder / "damaged.txt")[0] == 0
-    assert train(arguments(store, run, "--max-steps", "7", "--checkpoint-every", "2"), folder / "damaged.txt")[0] == 0
+    assert train(arguments(store, run, "--max-steps", "3", "--checkpoint-every", "2"), folder / "damaged.txt")[0] == 0
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:-1])
     code, said = train(arguments(store, run), folder / "damaged.txt")
     assert code == 0 and "last.pt" in said
@@ -177,8 +177,8 @@ def test_resume_none_and_from_a_path(folder: Path, store: Path, begun: Path, tmp
     shutil.copytree(run, again)
     assert train(arguments(store, again, "--resume", "none"), folder / "path.txt")[0] == 0
     assert same(weights(run), weights(again))
-    assert [line["update"] for line in record(again)] == [3, 5, 6, 9, 10, 12, 15, 15]
-    assert [line["update"] for line in record(run)] == [5, 6, 9, 10, 12, 15, 15]
+    assert [line["update"] for line in record(again)] == [2, 3, 4, 6, 6]
+    assert [line["update"] for line in record(run)] == [3, 4, 6, 6]
     said = refused(arguments(store, tmp_path / "third", "--resume", str(tmp_path / "nowhere")), folder)
     assert said.startswith(f"{tmp_path}/nowhere is not there.")
 

@@ -1,0 +1,107 @@
+"""Several processes as a launcher would start them; forked from here, as a fresh interpreter imports for seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import click
+import torch
+
+CLONE_NEWNET = 0x40000000
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass
+class Rank:
+    """A process and what it says."""
+
+    process: BaseProcess
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+    def kill(self) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGKILL)
+
+    def wait(self, seconds: float = 60) -> int:
+        """Its exit code; an error, and its end, where it takes longer."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise AssertionError(f"still running after {seconds} s:\n{self.said}")
+        return self.process.exitcode
+
+
+def start(command: click.Command, arguments: Sequence[object], env: Mapping[str, object], log: Path) -> Rank:
+    """One process that runs the command in this environment."""
+    texts = [str(argument) for argument in arguments]
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_run, args=(command, texts, {k: str(v) for k, v in env.items()}, log))
+    process.start()
+    return Rank(process, log)
+
+
+def meeting(world: int, port: int | None = None) -> list[dict[str, object]]:
+    """The environments of ranks that meet at rank 0's."""
+    at = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port or free_port(), "WORLD_SIZE": world}
+    return [{**at, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world} for rank in range(world)]
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until it is."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.005)
+
+
+def _run(command: click.Command, arguments: list[str], env: dict[str, str], log: Path) -> None:
+    torch.set_num_threads(1)
+    for name in list(os.environ):
+        if name in LAUNCHER or name.startswith(("SLURM_", "TORCHELASTIC_")):
+            del os.environ[name]
+    os.environ.update(env)
+    if namespace := os.environ.pop("NETNS", ""):
+        _enter(namespace)
+    with (
+        log.open("a", encoding="utf-8") as stream,
+        contextlib.redirect_stdout(stream),
+        contextlib.redirect_stderr(stream),
+    ):
+        code = 0
+        try:
+            command.main(arguments, prog_name="test", standalone_mode=True)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        stream.flush()
+    os._exit(code)
+
+
+def _enter(namespace: str) -> None:
+    """Go into a network namespace, with all that comes after."""
+    with Path(f"/var/run/netns/{namespace}").open() as file:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(file.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {namespace}")
