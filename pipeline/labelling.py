@@ -15,6 +15,7 @@ Legend: B views of a batch, H W sides, C classes.
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +32,9 @@ from pipeline.progress import Progress
 from pipeline.ring import Slot
 from pipeline.store import LabelStore, Unit, UnitLabels
 from pipeline.teacher import Teacher
+
+
+log = logging.getLogger(__name__)
 
 
 def label_missing(
@@ -130,6 +134,7 @@ class Commits:
         self._open: dict[Unit, Gathering] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._pending: list[Future[None]] = []
+        self._grey: set[int] = set()
 
     def __enter__(self) -> Commits:
         return self
@@ -143,9 +148,18 @@ class Commits:
 
     def take(self, slot: Slot, logits_BC: NDArray[np.float32]) -> None:
         """Hand over one answered batch."""
+        self._tell_grey(slot)
         run = int(slot.row_B[0]) // self.store.manifest.unit_rows
         self._pending.append(self._thread.submit(self._add, Unit(int(slot.view_B[0]), run), slot, logits_BC))
         self._settle(self.ahead)
+
+    def _tell_grey(self, slot: Slot) -> None:
+        """Name each row that is drawn grey, once."""
+        for row in sorted(set(slot.row_B[slot.bad_B > 0].tolist()) - self._grey):
+            log.warning(
+                "row %d (%r) cannot be decoded: a grey picture stands in for it", row, self.store.index.key(row)
+            )
+            self._grey.add(row)
 
     def _settle(self, most: int) -> None:
         while len(self._pending) > most:

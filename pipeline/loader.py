@@ -213,6 +213,7 @@ def _answer(renderer: Renderer, slot: Slot) -> None:
     rendered = renderer.render(slot.row_B, slot.view_B, slot.pixels_BHWC)
     slot.crc_B[:] = rendered.crc_B
     slot.luma_B16[:] = rendered.luma_B16
+    slot.bad_B[:] = np.isin(slot.row_B, rendered.bad_rows) if rendered.bad_rows else 0
 
 
 def _work(connection: Connection, recipe: Recipe, index: SampleIndex, ring: Ring) -> None:

@@ -10,11 +10,13 @@ one dies), else an unlinked temporary file. A forked worker inherits the mapping
 
 from __future__ import annotations
 
+import itertools
+import math
 import mmap
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
@@ -25,27 +27,29 @@ from numpy.typing import NDArray
 LUMA = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """One batch of views: the request, and the answer."""
 
     row_B: NDArray[np.int64]
     view_B: NDArray[np.int64]
-    pixels_BHWC: NDArray[np.uint8]
     crc_B: NDArray[np.uint32]
+    pixels_BHWC: NDArray[np.uint8]
     luma_B16: NDArray[np.uint8]
+    bad_B: NDArray[np.uint8]
+    """1 where the row's picture could not be decoded and is drawn grey."""
 
     def first(self, count: int) -> Slot:
         """The same slot, cut to its first `count` views."""
-        return Slot(
-            self.row_B[:count], self.view_B[:count], self.pixels_BHWC[:count], self.crc_B[:count], self.luma_B16[:count]
-        )
+        return Slot(**{name: getattr(self, name)[:count] for name in FIELDS})
 
     def answers(self) -> Slot:
         """A copy without the pixels, for whoever needs it after the slot has been used again."""
-        return Slot(
-            self.row_B.copy(), self.view_B.copy(), self.pixels_BHWC[:0], self.crc_B.copy(), self.luma_B16.copy()
-        )
+        copies = {name: getattr(self, name).copy() for name in FIELDS if name != "pixels_BHWC"}
+        return Slot(**copies, pixels_BHWC=self.pixels_BHWC[:0])
+
+
+FIELDS = tuple(field.name for field in fields(Slot))
 
 
 class Ring:
@@ -54,8 +58,13 @@ class Ring:
     def __init__(self, slots: int, batch: int, side: int, descriptor: int | None = None) -> None:
         assert slots > 0 and batch > 0 and side > 0
         self.slots, self.batch, self.side = slots, batch, side
-        self._parts = [batch * side * side * 3, batch * 8, batch * 8, batch * 4, batch * LUMA]
-        self._stride = -(-sum(self._parts) // mmap.PAGESIZE) * mmap.PAGESIZE
+        # the wide types first, so that each array is aligned whatever the side
+        self._parts: list[tuple[type[np.generic], tuple[int, ...]]] = [
+            *((np.int64, (batch,)), (np.int64, (batch,)), (np.uint32, (batch,))),
+            *((np.uint8, (batch, side, side, 3)), (np.uint8, (batch, LUMA)), (np.uint8, (batch,))),
+        ]
+        self._sizes = [np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in self._parts]
+        self._stride = -(-sum(self._sizes) // mmap.PAGESIZE) * mmap.PAGESIZE
         self._descriptor = _anonymous(slots * self._stride) if descriptor is None else descriptor
         self._memory = mmap.mmap(self._descriptor, slots * self._stride)
 
@@ -73,14 +82,12 @@ class Ring:
 
     def slot(self, number: int) -> Slot:
         """The arrays of one slot, in place."""
-        starts = np.cumsum([number * self._stride, *self._parts])
-        pixels, rows, views, crcs, lumas = (
-            np.frombuffer(self._memory, dtype, size // np.dtype(dtype).itemsize, start)
-            for dtype, size, start in zip(
-                (np.uint8, np.int64, np.int64, np.uint32, np.uint8), self._parts, starts[:-1].tolist(), strict=True
-            )
-        )
-        return Slot(rows, views, pixels.reshape(self.batch, self.side, self.side, 3), crcs, lumas.reshape(-1, LUMA))
+        starts = itertools.accumulate(self._sizes[:-1], initial=number * self._stride)
+        arrays = [
+            np.frombuffer(self._memory, dtype, math.prod(shape), start).reshape(shape)
+            for (dtype, shape), start in zip(self._parts, starts, strict=True)
+        ]
+        return Slot(**dict(zip(FIELDS, arrays, strict=True)))
 
 
 def _attach(slots: int, batch: int, side: int, descriptor: Any) -> Ring:

@@ -7,6 +7,7 @@ no tensor may be missing, left over, or of another shape.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
+        require_uncompressed(path)
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path} is not a sound safetensors file: {error}.") from error
     except Exception as error:  # torch.load raises a dozen kinds for a damaged or hostile file
@@ -51,6 +55,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()) or not found:
         raise WeightsError(f"{path} holds no state dict (names → tensors).")
     return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def require_uncompressed(path: Path) -> None:
+    """Refuse a checkpoint that inflates when it is read: torch stores what it writes as it is."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise WeightsError(
+            f"{path}: {packed[0].filename!r} is compressed, from {packed[0].file_size:,} bytes to "
+            f"{packed[0].compress_size:,}, and torch.save compresses nothing. Save it again where it was made."
+        )
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

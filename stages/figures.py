@@ -71,7 +71,14 @@ class Series:
 
 
 def chart(
-    series: Sequence[Series], x: Axis, y: Axis, *, x_name: str, y_name: str, told: str, rule: tuple[float, str] | None = None
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    *,
+    x_name: str,
+    y_name: str,
+    told: str,
+    rule: tuple[float, str] | None = None,
 ) -> str:
     """Lines over two scales; `rule` is one more level with its name."""
     marks_y = "".join(f'<span style="bottom:{y.at(t)}%">{y.text(t)}</span>' for t in y.ticks)
@@ -124,9 +131,7 @@ def strips(groups: Sequence[tuple[str, Sequence[Strip]]], x: Axis, *, told: str,
         body += f'<div class="strip-title">{escape(title)}</div>'
         body += "".join(_strip(row, x, grid) for row in rows)
     label = escape(told, quote=True)
-    return (
-        f'<div class="strips" role="img" aria-label="{label}">{body}<div class="strip-axis"><div>{marks}</div></div></div>'
-    )
+    return f'<div class="strips" role="img" aria-label="{label}">{body}<div class="strip-axis"><div>{marks}</div></div></div>'
 
 
 def _strip(row: Strip, x: Axis, grid: str) -> str:
@@ -143,7 +148,9 @@ def _strip(row: Strip, x: Axis, grid: str) -> str:
 
 def legend(entries: Iterable[tuple[str, str]]) -> str:
     """Names beside their colours."""
-    marks = "".join(f'<span><i style="background:var(--{colour})"></i>{escape(name)}</span>' for name, colour in entries)
+    marks = "".join(
+        f'<span><i style="background:var(--{colour})"></i>{escape(name)}</span>' for name, colour in entries
+    )
     return f'<div class="legend">{marks}</div>'
 
 

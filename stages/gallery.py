@@ -118,7 +118,7 @@ def held_out_shelves(results: Results, store: LabelStore, index: SampleIndex, *,
     if judged is None:
         return []
     kinds, truth_N, row_N, answer_NK = judged
-    best = max((k for k in kinds if k != "none"), key=lambda k: results.spread(k, lambda s: s.best).mean)  # type: ignore[union-attr]
+    best = max(gains := results.gains(), key=lambda kind: gains[kind].mean)
     right_NK = answer_NK == truth_N[:, None]
     plain_N, taught_N = right_NK[:, kinds.index("none")], right_NK[:, kinds.index(best)]
     groups = {
@@ -138,7 +138,7 @@ def _judged(
 ) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
     """Kinds (the teacher first), truth, rows and the answers of one seed, on rows that have a label."""
     seeds = set.intersection(*({s.seed for s in results.of(kind) if s.answers} for kind in results.kinds))
-    if not seeds or "none" not in results.kinds or len(results.kinds) < 2:
+    if not seeds or not results.gains():
         return None
     students = [next(s for s in results.of(kind) if s.seed == min(seeds)) for kind in results.kinds]
     first = students[0].answers
@@ -194,6 +194,8 @@ def _fitted(pixels_HWC: Pixels) -> Pixels:
 
 def data_uri(pixels_HWC: Pixels, quality: int = 92) -> str:
     """The picture as text for a page."""
-    done, data = cv2.imencode(".webp", np.ascontiguousarray(pixels_HWC[:, :, ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality])
+    done, data = cv2.imencode(
+        ".webp", np.ascontiguousarray(pixels_HWC[:, :, ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality]
+    )
     assert done
     return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"

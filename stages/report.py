@@ -39,12 +39,16 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--results", type=FOLDER, default=Path("reports"), help="Folder of the other stages' figures.")
 @click.option("--runs", type=FOLDER, default=Path("runs"), help="Folder of the students' runs, KIND-SEED.")
 @click.option("--logits", type=FOLDER, required=True, help="The store that the students learned from.")
-@click.option("--shards", multiple=True, metavar="PATTERN", help="Where its shards are now.  [default: where they were]")
+@click.option(
+    "--shards", multiple=True, metavar="PATTERN", help="Where its shards are now.  [default: where they were]"
+)
 @click.option("--val-logits", type=FOLDER, help="A store of the held-out pictures, for the gallery.")
 @click.option("--val-shards", multiple=True, metavar="PATTERN", help="Where the held-out shards are now.")
 @click.option("--out", type=FOLDER, default=Path("reports/page"), help="Folder for the page and its figures.")
 @click.option("--summary", type=FOLDER, help="JSON file for the few numbers.  [default: none]")
-@click.option("--measure/--no-measure", "measured", default=True, help="Time the teacher again, for the table of costs.")
+@click.option(
+    "--measure/--no-measure", "measured", default=True, help="Time the teacher again, for the table of costs."
+)
 @click.option("--weights", type=FOLDER, help="The teacher's weights, where it is not found by its name.")
 @click.option("--rows", type=click.IntRange(0, 20), default=4, help="Rows whose views are shown.")
 @click.option("--views", type=click.IntRange(1, 20), default=7, help="Views of each that are shown.")
@@ -94,9 +98,7 @@ def main(
     click.echo(f"report: {out / 'index.html'} ({gains or 'no student without a teacher to compare with'})")
 
 
-def _held_out(
-    results: Results, val_logits: Path | None, val_shards: tuple[str, ...], examples: int
-) -> list[Shelf]:
+def _held_out(results: Results, val_logits: Path | None, val_shards: tuple[str, ...], examples: int) -> list[Shelf]:
     if val_logits is None or not examples:
         return []
     store = LabelStore.open_finished(val_logits)

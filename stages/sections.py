@@ -105,7 +105,9 @@ def _gained(story: Story) -> str:
     for kind, gain in results.gains().items():
         reached = results.spread(kind, lambda s: s.best)
         least, most = min(gain.values), max(gain.values)
-        each = f" (the least of the seeds {100 * least:+.1f}, the most {100 * most:+.1f})" if len(gain.values) > 1 else ""
+        each = (
+            f" (the least of the seeds {100 * least:+.1f}, the most {100 * most:+.1f})" if len(gain.values) > 1 else ""
+        )
         parts.append(f"With {called(kind)} it names {reached} %: {points(gain)} points{each.replace('-', '−')}.")
     if results.teacher_accuracy is not None:
         parts.append(f"The teacher itself names {100 * results.teacher_accuracy:.1f} %.")
@@ -163,7 +165,9 @@ def accuracy(story: Story) -> str:
             "A student has two heads: the class head learns the labels, the distillation head learns what the teacher "
             "said. Fused, their logits are averaged. (Without a teacher both learn the labels.)"
         ),
-        figure(body, "Held-out accuracy: a dot for each seed, a bar at their mean; mean ± standard deviation at the right."),
+        figure(
+            body, "Held-out accuracy: a dot for each seed, a bar at their mean; mean ± standard deviation at the right."
+        ),
         table(["learned from", *HEADS.values(), "log loss", "calibration error", "agrees with teacher"], cells),
     )
 
@@ -236,7 +240,9 @@ def teacher(story: Story) -> str:
     agreement = labels.get("view_agreement")
     said = [
         f"The store holds {labels['views']} answers about each of {labels['rows']:,} rows.",
-        "" if agreement is None else f"Two views of one row get the same answer in {100 * agreement:.1f} % of the cases.",
+        ""
+        if agreement is None
+        else f"Two views of one row get the same answer in {100 * agreement:.1f} % of the cases.",
         "On rows that the teacher itself learned from it is nearly always right; what it is worth shows on held-out "
         f"pictures: {100 * results.teacher_accuracy:.1f} %."
         if results.teacher_accuracy is not None
@@ -296,7 +302,9 @@ def gallery(story: Story) -> str:
         parts.append(
             section(
                 "Where they differ",
-                paragraph("Held-out pictures, students of one seed. The first ones of each kind: none is picked by hand."),
+                paragraph(
+                    "Held-out pictures, students of one seed. The first ones of each kind: none is picked by hand."
+                ),
                 *(_shelf(shelf) for shelf in story.held_out),
             )
         )
@@ -338,7 +346,9 @@ def tokens(story: Story) -> str:
         rows.append([f'<i style="background:var(--{colour(kind)})"></i>{escape(called(kind))}', *cells])
     last = max(int(x) for s in series for x, _ in s.points)
     y = Axis.around([v for s in series for _, v in s.points] + [0.0, 1.0], room=0.02)
-    told = "; ".join(f"{called(k)}: {s.points[-1][1]:.2f} after the last block" for k, s in zip(kinds, series, strict=True))
+    told = "; ".join(
+        f"{called(k)}: {s.points[-1][1]:.2f} after the last block" for k, s in zip(kinds, series, strict=True)
+    )
     drawn = chart(
         series, Axis.counting(last, first=0), y, x_name="after block (0: as learned)", y_name="cosine", told=told
     )
@@ -370,7 +380,9 @@ def costs(story: Story) -> str:
     if rates is not None:
         rows.append(["a student learns", f"{rates.mean:,.0f} images/s", "median interval, no teacher in the step"])
     if waits:
-        rows.append(["of its time it waits for views", f"{100 * sum(waits) / len(waits):.0f} %", "mean of all students"])
+        rows.append(
+            ["of its time it waits for views", f"{100 * sum(waits) / len(waits):.0f} %", "mean of all students"]
+        )
     if story.cost is not None:
         rows += _saving(story, story.cost)
     return section(
@@ -391,10 +403,14 @@ def _saving(story: Story, cost: Cost) -> list[list[str]]:
     rows = [["the teacher answers", f"{cost.teacher_rate:,.0f} views/s", "measured again for this page"]]
     rows.append(["asked once for all views", duration(once), "forward passes alone; rendering overlaps"])
     if taught:
-        rows.append([f"asked by {len(taught)} students, online", duration(online), "every step of every distilled student"])
+        rows.append(
+            [f"asked by {len(taught)} students, online", duration(online), "every step of every distilled student"]
+        )
         change = online - once
         said = "saved" if change >= 0 else "spent more"
-        rows.append([f"<b>{said}</b>", f"<b>{duration(abs(change))}</b>", f"{online / once:.1f} times the teacher’s work"])
+        rows.append(
+            [f"<b>{said}</b>", f"<b>{duration(abs(change))}</b>", f"{online / once:.1f} times the teacher’s work"]
+        )
     return rows
 
 

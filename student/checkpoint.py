@@ -29,7 +29,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from pipeline.errors import StudentError
+from pipeline.errors import StudentError, WeightsError
+from pipeline.weights import require_uncompressed
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 FORMAT = 1
@@ -152,8 +153,9 @@ def _write_temporary(target: Path, state: State) -> Path:
 def _read(path: Path) -> State:
     _require_digest(path)
     try:
+        require_uncompressed(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, WeightsError) as error:
         raise StudentError(f"{path} cannot be read: {error}") from error
     found = state.get("format") if isinstance(state, dict) else type(state).__name__
     if found != FORMAT:

@@ -185,9 +185,11 @@ def _pickles() -> Iterator[Case]:
         (folder / "teacher.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
         read_weights(folder / "teacher.safetensors")
 
-    def zip_bomb(folder: Path, _: Path) -> None:
+    def zip_bomb(folder: Path, __: Path) -> None:
         with zipfile.ZipFile(folder / "teacher.pth", "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("archive/data.pkl", bytes(1 << 28))
+            with archive.open("archive/data.pkl", "w") as file:
+                for _ in range(1024):
+                    file.write(bytes(1 << 20))
             archive.writestr("archive/version", b"3\n")
         read_weights(folder / "teacher.pth")
 

@@ -8,6 +8,7 @@ refused with the version in the message. `tests/campaign/test_old_stores.py` say
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -41,7 +42,7 @@ def golden_of(version: int) -> Path:
 def unpacked(version: int, place: Path) -> Path:
     """The golden store of a format, in a folder in which its shards lie where it says."""
     folder = place / f"v{version}"
-    with tarfile.open(golden_of(version) / "store.tar") as tar:
+    with tarfile.open(golden_of(version) / "store.tar.gz") as tar:
         tar.extractall(folder, filter="data")
     return folder
 
@@ -60,7 +61,10 @@ def make_golden(version: int) -> None:
             found = opened.read(unit.view, unit.run).arrays()
             expected["units"][str(unit)] = {n: a.tolist() for n, a in found.items() if n != "luma"}  # type: ignore[index]
         Path("expected.json").write_text(json.dumps(expected) + "\n")
-        with tarfile.open("store.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            gzip.GzipFile("store.tar.gz", "wb", mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for top in ("shards", str(store)):
                 for path in sorted(Path(top).rglob("*")):
                     if path.is_file():

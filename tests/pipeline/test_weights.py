@@ -1,6 +1,7 @@
 """Weights are data: read without executing, loaded without a gap, identified by their bytes."""
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,13 @@ def test_a_damaged_file_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=name):
         read_weights(tmp_path / name)
+
+
+def test_a_checkpoint_that_inflates_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10_000))
+    with pytest.raises(WeightsError, match=r"'archive/data.pkl' is compressed, from 10,000 bytes to \d+, and torch"):
+        read_weights(tmp_path / "w.pth")
 
 
 def test_an_absent_file_is_named(tmp_path):

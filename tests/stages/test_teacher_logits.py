@@ -183,8 +183,10 @@ def test_one_bad_image_is_named_and_can_be_greyed(weights, tmp_path):
     tiny_shards(tmp_path / "sh", rows=ROWS, shards=1, classes=3, replace={41: b"\xff\xd8\xff\xe0 rubbish"})
     output = label(f"{tmp_path}/sh/*.tar", weights, tmp_path / "s.zarr", "--workers", 0, expect=1)
     assert "s0/000041" in output
-    label(f"{tmp_path}/sh/*.tar", weights, tmp_path / "s.zarr", "--workers", 0, "--on-bad-image", "grey")
+    grey = ("--workers", 1, "--on-bad-image", "grey", "--log-level", "warning")
+    output = label(f"{tmp_path}/sh/*.tar", weights, tmp_path / "s.zarr", *grey)
     assert (tmp_path / "s.zarr" / "COMPLETE").exists()
+    assert output.count("row 41 ('s0/000041') cannot be decoded: a grey picture stands in for it") == 1
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,7 @@ def test_killed_at_any_moment(whole: Path, store: Path, folder: Path) -> None:
 def test_a_signal_ends_in_a_checkpoint(whole: Path, store: Path, folder: Path, number: int, code: int) -> None:
     out, output = folder / f"signal{code}", folder / "signal.txt"
     process = start(line(store, out, "--log-every", "1"), output)
-    while "step 0" not in (output.read_text() if output.exists() else ""):
-        time.sleep(0.02)
+    await_first_step(output)
     os.kill(process.pid or 0, number)
     process.join(30)
     assert process.exitcode == code
@@ -114,6 +113,14 @@ def test_workers_change_nothing(whole: Path, store: Path, folder: Path, workers:
     code, said = train(line(store, out, "--resume", "none", "--workers", workers), folder / "workers.txt")
     assert code == 0, said
     assert same(weights(out), weights(whole)) and record(out) == record(whole)
+
+
+def await_first_step(output: Path) -> None:
+    """Until the run has written its first line about a step."""
+    deadline = time.monotonic() + 60
+    while not (output.exists() and " | loss " in output.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def close(left: Path, right: Path) -> bool:
@@ -151,8 +158,7 @@ def test_a_stop_is_agreed_by_all_ranks(folder: Path, store: Path) -> None:
     out, outputs = folder / "agreed", [folder / f"agreed{rank}.txt" for rank in range(2)]
     more = ("--epochs", "500", "--warmup-epochs", "0", "--log-every", "1")
     processes = [start(line(store, out, *more), outputs[rank], env) for rank, env in enumerate(rank_env(2))]
-    while "step 0" not in (outputs[0].read_text() if outputs[0].exists() else ""):
-        time.sleep(0.02)
+    await_first_step(outputs[0])
     os.kill(processes[1].pid or 0, signal.SIGTERM)  # rank 1 alone
     for process in processes:
         process.join(30)
@@ -164,8 +170,7 @@ def test_a_lost_rank_ends_the_run_within_its_time_out(folder: Path, store: Path)
     out, outputs = folder / "lost", [folder / f"lost{rank}.txt" for rank in range(2)]
     more = ("--epochs", "500", "--warmup-epochs", "0", "--log-every", "1", "--timeout", "5", "--checkpoint-every", "1")
     processes = [start(line(store, out, *more), outputs[rank], env) for rank, env in enumerate(rank_env(2))]
-    while "step 0" not in (outputs[0].read_text() if outputs[0].exists() else ""):
-        time.sleep(0.02)
+    await_first_step(outputs[0])
     os.kill(processes[1].pid or 0, signal.SIGKILL)
     processes[0].join(30)
     assert processes[0].exitcode == 1

@@ -1,0 +1,53 @@
+"""The campaign at reduced counts, and its self-checks: each row finds nothing, and each sabotage is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.campaign.__main__ import ROWS, is_sound, one_thread, run_row, table
+from tests.campaign.tally import Scale, Tally
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Processes are forked from here."""
+    before = torch.get_num_threads()
+    one_thread()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_nothing_is_silent_and_sabotage_is_noticed(row: str) -> None:
+    record = run_row(row, Scale(share=0.0))
+    assert record["noticed"], "the campaign does not notice that its mechanism was taken away"
+    assert record["silent"] == [] and record["failures"] == []
+    assert is_sound(record)
+
+
+def test_the_table_says_what_was_wrong() -> None:
+    tally = Tally()
+    tally.case(silent="an object was exchanged")
+    tally.require(False, "the error has no name")
+    record = {"title": "flips", "shows": "0 silent", "noticed": False, "seconds": 1.2, **tally.to_json()}
+    assert not is_sound(record)
+    said = table([record])
+    assert "| flips | 2 | 1 | 1 | **unnoticed** | 0 silent | 1 |" in said
+    assert "- SILENT: an object was exchanged" in said and "- failed: the error has no name" in said
+
+
+@pytest.mark.parametrize(("text", "full", "reduced", "count"), [("full", 200, 8, 200), ("10%", 200, 8, 20), ("reduced", 200, 8, 8), ("1%", 200, 8, 8), ("full", 5, 8, 5)])
+def test_scales(text: str, full: int, reduced: int, count: int) -> None:
+    scale = Scale.parse(text, 0)
+    assert scale.count(full, reduced) == count
+    assert len(scale.some(range(full), reduced)) == count
+
+
+def test_the_published_page_has_every_row() -> None:
+    page = Path("docs/trust.md").read_text(encoding="utf-8")
+    for row in ROWS:
+        assert __import__(f"tests.campaign.{row}", fromlist=["TITLE"]).TITLE in page, row

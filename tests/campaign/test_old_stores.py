@@ -1,0 +1,39 @@
+"""How to add the store of the next format: what a release that changes `pipeline.layout.VERSION` does.
+
+    1. leave tests/golden/store-v1 … as they are
+    2. python -m tests.campaign.old_stores      makes tests/golden/store-v<VERSION> from the program of that release
+    3. commit it; add VERSION to `tests.campaign.old_stores.READABLE`, and take out what is read no longer
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.layout import VERSION
+from pipeline.store import LabelStore
+from tests.campaign.old_stores import GOLDEN, READABLE, golden_of, unpacked
+from tests.student.small import arguments, train
+
+
+def test_the_format_of_today_has_a_golden_store() -> None:
+    assert golden_of(VERSION).exists(), "run: python -m tests.campaign.old_stores, and commit what it makes"
+    assert VERSION in READABLE
+
+
+def test_golden_stores_are_small() -> None:
+    assert sum(path.stat().st_size for path in GOLDEN.glob("store-v*/*")) < 200_000
+
+
+def test_a_student_trains_on_the_golden_store(tmp_path: Path) -> None:
+    folder, before = unpacked(VERSION, tmp_path), Path.cwd()
+    os.chdir(folder)
+    try:
+        code, said = train(arguments(Path("store.zarr"), Path("run"), "--epochs", "1", "--batch", "8"), Path("said.txt"))
+    finally:
+        os.chdir(before)
+    assert code == 0, said
+
+
+def test_the_golden_store_is_finished(tmp_path: Path) -> None:
+    assert LabelStore.open_finished(unpacked(VERSION, tmp_path) / "store.zarr").verify() == []
