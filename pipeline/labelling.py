@@ -33,7 +33,6 @@ from pipeline.ring import Slot
 from pipeline.store import LabelStore, Unit, UnitLabels
 from pipeline.teacher import Teacher
 
-
 log = logging.getLogger(__name__)
 
 

@@ -58,7 +58,7 @@ class Shelf:
     tiles: tuple[Tile, ...]
 
 
-def view_shelves(store: LabelStore, index: SampleIndex, *, rows: int = 4, views: int = 7) -> list[Shelf]:
+def view_shelves(store: LabelStore, index: SampleIndex, *, rows: int, views: int) -> list[Shelf]:
     """Rows spread over the data: the picture, then its first views."""
     recipe, files = store.manifest.recipe, index.files()
     shown = min(views, store.views)
@@ -68,10 +68,10 @@ def view_shelves(store: LabelStore, index: SampleIndex, *, rows: int = 4, views:
     shelves = []
     for number, row in enumerate(chosen.tolist()):
         part = slice(number * shown, (number + 1) * shown)
-        original = Tile(_fitted(decode(index.payload(files, row))), (Word("the picture", _name(index, row)),))
+        original = Tile(_fitted(decode(index.payload(files, row))), (Word("the picture", ""),))
         words = _view_words(store, index, row_B[part], view_B[part])
         tiles = [Tile(p, w) for p, w in zip(pixels_BHWC[part], words, strict=True)]
-        shelves.append(Shelf(f"row {row:,}", (original, *tiles)))
+        shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (original, *tiles)))
     return shelves
 
 
@@ -89,17 +89,20 @@ def _view_words(
     mixing = plan_mixing(store.manifest.recipe, len(index), row_B, view_B)
     words = []
     for at, (row, view) in enumerate(zip(row_B.tolist(), view_B.tolist(), strict=True)):
-        truth = _name(index, row)
+        partner = int(mixing.partner_B[at])
+        mixed: tuple[Word, ...] = ()
         if mixing.kind_B[at] != Kind.NONE:
-            share = float(mixing.lam_B[at])
-            truth = f"{100 * share:.0f} % {truth} + {100 - 100 * share:.0f} % {_name(index, int(mixing.partner_B[at]))}"
+            mixed = (Word(f"{100 - 100 * float(mixing.lam_B[at]):.0f} %", _name(index, partner)),)
         unit = row // store.manifest.unit_rows
         labels = store.read(view, unit, luma=False).labels
         named, sure = _answer(labels, row - unit * store.manifest.unit_rows)
-        known = {int(index.classes[row]), int(index.classes[int(mixing.partner_B[at])])} - {-1}
-        says = class_name(index, named) + (f" {100 * sure:.0f} %" if sure is not None else "")
-        words.append((Word("view", truth), Word("teacher", says, named in known if known else None)))
+        known = {int(index.classes[row]), int(index.classes[partner])} - {-1}
+        words.append((*mixed, Word(_sure(sure), class_name(index, named), named in known if known else None)))
     return words
+
+
+def _sure(share: float | None) -> str:
+    return "teacher" if share is None else f"{100 * share:.0f} %"
 
 
 def _answer(labels: SoftLabels, at: int) -> tuple[int, float | None]:
@@ -112,7 +115,7 @@ def _answer(labels: SoftLabels, at: int) -> tuple[int, float | None]:
     return named, float(p_C[named] / p_C.sum())
 
 
-def held_out_shelves(results: Results, store: LabelStore, index: SampleIndex, *, most: int = 6) -> list[Shelf]:
+def held_out_shelves(results: Results, store: LabelStore, index: SampleIndex, *, most: int) -> list[Shelf]:
     """Pictures by who recognises them; empty where the students' answers were not kept."""
     judged = _judged(results)
     if judged is None:
@@ -179,7 +182,7 @@ def class_name(index: SampleIndex, number: int) -> str:
 
 
 def _name(index: SampleIndex, row: int) -> str:
-    return "no label" if index.classes[row] < 0 else class_name(index, int(index.classes[row]))
+    return "without a label" if index.classes[row] < 0 else class_name(index, int(index.classes[row]))
 
 
 def _fitted(pixels_HWC: Pixels) -> Pixels:

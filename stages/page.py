@@ -127,7 +127,7 @@ td b, td strong { font-weight: 600; }
 
 .shelf { margin-top: 1.3rem; }
 .shelf h3 { margin: 0 0 .5rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.6rem, 1fr)); gap: .9rem .7rem; }
+.tiles { display: grid; grid-template-columns: repeat(8, 1fr); gap: .9rem .7rem; }
 .tile img {
   display: block; width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: .35rem; background: var(--grid);
 }
@@ -146,10 +146,10 @@ footer { border-top: 1px solid var(--line); margin-top: 3rem; padding-top: 1.2re
   body { font-size: 16px; }
   main { padding: 2rem 1.1rem 3rem; }
   .lead { font-size: 1.05rem; }
-  .strip, .strip-axis { grid-template-columns: 5.6rem 1fr 5.1rem; gap: 0 .6rem; }
+  .strip, .strip-axis { grid-template-columns: 5.4rem 1fr 5.1rem; gap: 0 .6rem; }
   .strip { font-size: .84rem; }
   .chart { grid-template-columns: 2.7rem 1fr; grid-template-rows: auto 11rem 1.3rem auto; }
-  .tiles { grid-template-columns: repeat(auto-fill, minmax(4.9rem, 1fr)); }
+  .tiles { grid-template-columns: repeat(4, 1fr); gap: .8rem .55rem; }
 }
 @media print { section { break-inside: avoid; } body { background: none; } }
 """

@@ -85,6 +85,7 @@ def main(
         results=found,
         store=store,
         index=index,
+        architecture=_architecture(store.manifest.teacher.name),
         cost=_cost(store, weights, device, workers) if measured else None,
         per_view=accuracy_per_view(store, index),
         views=view_shelves(store, index, rows=rows, views=views) if rows else [],
@@ -104,6 +105,17 @@ def _held_out(results: Results, val_logits: Path | None, val_shards: tuple[str, 
     store = LabelStore.open_finished(val_logits)
     index = store.index.moved_to(expand(val_shards)) if val_shards else store.index
     return held_out_shelves(results, store, index, most=examples)
+
+
+def _architecture(name: str) -> str | None:
+    """Of a teacher in a folder: what timm wrote beside its weights."""
+    if not name.startswith("local-dir:"):
+        return None
+    try:
+        config = json.loads((Path(name.removeprefix("local-dir:")) / "config.json").read_text(encoding="utf-8"))
+        return str(config["architecture"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _cost(store: LabelStore, weights: Path | None, device: str, workers: int) -> Cost | None:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 
 KINDS = ("none", "hard", "soft")
-HEADS = {"class": "class head", "distillation": "distillation head", "fused_logits": "both fused"}
+HEADS = {"class": "class head", "distillation": "distillation", "fused_logits": "both fused"}
 BEST_HEAD = "fused_logits"
 
 T = TypeVar("T")

@@ -21,6 +21,12 @@ from stages.page import figure, paragraph, section
 from stages.results import BEST_HEAD, HEADS, KINDS, Results, Spread, StudentResult, mean_curve
 
 CALLED = {"none": "no teacher", "hard": "hard labels", "soft": "soft labels"}
+LEARNED_FROM = {
+    "none": "from the true labels alone",
+    "hard": "also from the teacher’s choices (hard labels)",
+    "soft": "also from its probabilities (soft labels)",
+}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 SMALL = 100
 """Pictures of fewer pixels a side are shown as the pixels that they are."""
 
@@ -32,6 +38,8 @@ class Story:
     results: Results
     store: LabelStore
     index: SampleIndex
+    architecture: str | None
+    """The teacher's, where its name does not say it"""
     cost: Cost | None
     per_view: Sequence[tuple[int, float]]
     views: Sequence[Shelf]
@@ -81,17 +89,16 @@ def opening(story: Story) -> str:
 
 
 def _compared(story: Story) -> str:
-    results, manifest = story.results, story.store.manifest
-    seeds = {s.seed for s in results.students}
+    results = story.results
     rows, labelled = len(story.index), story.labelled
     data = f"{rows:,} pictures" + (f", of which {labelled:,} have a label" if labelled < rows else "")
     epochs = max((len(s.epochs) for s in results.students), default=0)
-    how_long = f" for {epochs} epochs" if epochs else ""
+    how_long = f", for {epochs} epochs" if epochs else ""
+    groups = [f"{_count(len(results.of(kind)))} {LEARNED_FROM.get(kind, escape(kind))}" for kind in results.kinds]
     return (
-        f"{len(results.students)} vision transformers of one size were trained{how_long} on the same views of "
-        f"{data}: {_listed([called(k) for k in results.kinds])}, {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'} "
-        f"each. The teacher, <code>{escape(manifest.teacher.name)}</code>, was asked {story.store.views} times about "
-        "each picture, before any student began."
+        f"{_count(len(results.students)).capitalize()} vision transformers of one size learned from the same views of "
+        f"{data}{how_long}: {_listed(groups)}. The teacher, {_teacher_name(story)}, had answered {story.store.views} views "
+        "of each picture beforehand, once and for all."
     )
 
 
@@ -101,21 +108,30 @@ def _gained(story: Story) -> str:
     if plain is None or story.best is None:
         return "There is no student without a teacher to compare with."
     images = results.of("none")[0].images
-    parts = [f"On {images:,} held-out pictures the student without a teacher names {plain} % correctly."]
+    parts = [f"Of {images:,} held-out pictures the students without a teacher name {plain} % correctly."]
     for kind, gain in results.gains().items():
-        reached = results.spread(kind, lambda s: s.best)
-        least, most = min(gain.values), max(gain.values)
-        each = (
-            f" (the least of the seeds {100 * least:+.1f}, the most {100 * most:+.1f})" if len(gain.values) > 1 else ""
-        )
-        parts.append(f"With {called(kind)} it names {reached} %: {points(gain)} points{each.replace('-', '−')}.")
+        verb = "add" if gain.mean > 0 else "change this by"
+        least, most = (f"{100 * value:+.1f}".replace("-", "−") for value in (min(gain.values), max(gain.values)))
+        each = f", seed by seed {least} to {most}" if len(gain.values) > 1 else ""
+        parts.append(f"{called(kind).capitalize()} {verb} {points(gain).lstrip('+')} points{each}.")
     if results.teacher_accuracy is not None:
         parts.append(f"The teacher itself names {100 * results.teacher_accuracy:.1f} %.")
     return " ".join(parts)
 
 
+def _teacher_name(story: Story) -> str:
+    name = story.store.manifest.teacher.name
+    if story.architecture is None:
+        return f"<code>{escape(name)}</code>"
+    return f"a <code>{escape(story.architecture)}</code>"
+
+
+def _count(number: int) -> str:
+    return NUMBERS[number] if number < len(NUMBERS) else f"{number:,}"
+
+
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])}, and {names[-1]}"
 
 
 def _cards(results: Results) -> str:
@@ -243,19 +259,29 @@ def teacher(story: Story) -> str:
         ""
         if agreement is None
         else f"Two views of one row get the same answer in {100 * agreement:.1f} % of the cases.",
-        "On rows that the teacher itself learned from it is nearly always right; what it is worth shows on held-out "
-        f"pictures: {100 * results.teacher_accuracy:.1f} %."
-        if results.teacher_accuracy is not None
-        else "",
+        _worth(story),
     ]
-    body = f'<div class="pair">{"".join(drawn)}</div>' if drawn else ""
-    caption = "Left: each stored view is as good as the next. Right: the teacher’s own learning." if drawn else ""
+    body = f'<div class="pair">{"".join(drawn)}</div>'
+    caption = "How often the stored answers name the true class, view by view" + (
+        "; and how the teacher itself was fitted." if len(drawn) > 1 else "."
+    )
     return section(
         "The teacher’s labels",
         paragraph(" ".join(filter(None, said))),
         figure(body, caption) if drawn else "",
         _by_share(labels),
     )
+
+
+def _worth(story: Story) -> str:
+    """What the labels are worth, told apart from what the teacher has learned by heart."""
+    own = [value for _, value in story.per_view]
+    held_out = story.results.teacher_accuracy
+    learned = ", which this teacher was fitted on," if story.results.teacher else ""
+    said = f"On the rows with a label{learned} it names the true class in {100 * sum(own) / len(own):.1f} % of the views"
+    if held_out is None:
+        return f"{said}." if own else ""
+    return f"{said}; on held-out pictures, in {100 * held_out:.1f} %." if own else ""
 
 
 def _fit_curve(results: Results) -> str:
@@ -293,7 +319,8 @@ def gallery(story: Story) -> str:
                 "What the teacher saw",
                 paragraph(
                     "The recipe draws a view from the picture’s key and the view’s number alone. The student draws the "
-                    "same view again, proves it by its checksum, and reads the answer that the teacher gave to it."
+                    "same view again, proves it by its checksum, and reads the answer that the teacher gave to it: "
+                    "below each view, how sure it was of which class."
                 ),
                 *(_shelf(shelf) for shelf in story.views),
             )

@@ -38,6 +38,8 @@ _MARK = b"sha256:"
 COMMENT = len(_MARK) + 64
 _END_OF_ZIP = b"PK\x05\x06"
 
+_HELD: list[BinaryIO] = []
+
 log = logging.getLogger(__name__)
 
 State = dict[str, Any]
@@ -128,7 +130,20 @@ def only_writer(run: Path) -> Iterator[None]:
             raise StudentError(
                 f"{run} is being written by another student.train. Wait for it, stop it, or give another --out."
             ) from None
-        yield
+        _HELD.append(file)
+        try:
+            yield
+        finally:
+            _HELD.clear()
+
+
+def _let_go() -> None:
+    """In a forked worker: it must not hold the run for as long as it outlives a trainer that was killed."""
+    while _HELD:
+        _HELD.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _write_temporary(target: Path, state: State) -> Path:

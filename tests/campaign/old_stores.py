@@ -8,6 +8,7 @@ refused with the version in the message. `tests/campaign/test_old_stores.py` say
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -16,6 +17,7 @@ import sys
 import tarfile
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.layout import VERSION
@@ -25,7 +27,7 @@ from pipeline.store import LabelStore
 from pipeline.witness import check_witnesses
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import tiny_shards
-from tests.student.small import make_store
+from tests.student.small import RECIPE, make_store
 
 TITLE = "old stores: one of each released format"
 SHOWS = "read, or refused by name"
@@ -53,13 +55,14 @@ def make_golden(version: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with chdir(folder):
-        shards = tiny_shards(Path("shards"), 24, classes=5, size=(20, 16))
-        store = make_store(Path(), rows=24, views=2, keep="topk:3", shards=shards)
-        expected = {"rows": 24, "views": 2, "units": {}}
+        shards = tiny_shards(Path("shards"), 16, classes=5, size=(20, 16))
+        recipe = dataclasses.replace(RECIPE, image_size=16)
+        store = make_store(Path(), rows=16, views=2, keep="topk:3", shards=shards, recipe=recipe)
+        expected: dict[str, Any] = {"rows": 16, "views": 2, "units": {}}
         opened = LabelStore.open_finished(store)
         for unit in opened.units():
             found = opened.read(unit.view, unit.run).arrays()
-            expected["units"][str(unit)] = {n: a.tolist() for n, a in found.items() if n != "luma"}  # type: ignore[index]
+            expected["units"][str(unit)] = {n: a.tolist() for n, a in found.items() if n != "luma"}
         Path("expected.json").write_text(json.dumps(expected) + "\n")
         with (
             gzip.GzipFile("store.tar.gz", "wb", mtime=0) as packed,

@@ -1,0 +1,162 @@
+"""What is lost between rendering and a batch, and how do other loaders fare?
+
+The most that a loader can give is what its processes render when nothing is handed over: that is measured first (each
+process draws its share of the same batches into memory of its own). Then ours, through the ring, and the peers with
+DeiT's transform; all of them for whole epochs over the same rows, with as many workers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+
+import numpy as np
+
+from benchmarks import peers
+from benchmarks.bench import Bench
+from benchmarks.race import Contestant, Race, race
+from benchmarks.report import Table, grid
+from pipeline.index import SampleIndex
+from pipeline.loader import CACHE_BYTES, Loader, Request, requests_of
+from pipeline.recipe import Recipe
+from pipeline.render import Renderer
+
+BARE, OURS = "bare rendering, no loader", "ours: Loader"
+BARE_MANY, OURS_MANY = "bare rendering, 8 views a decode", "ours: Loader, 8 views a decode"
+BATCH = peers.BATCH
+
+
+class BareCrew:
+    """Processes that render their share of batches and hand nothing over; what no loader can beat."""
+
+    def __init__(self, index: SampleIndex, workers: int) -> None:
+        context = multiprocessing.get_context("fork")
+        self.crew: list[Connection] = []
+        for number in range(workers):
+            ours, theirs = context.Pipe()
+            context.Process(target=_render_share, args=(theirs, index, number, workers), daemon=True).start()
+            theirs.close()
+            self.crew.append(ours)
+
+    def render(self, first_view: int, views: int) -> int:
+        """One epoch of so many views; each process takes every so-manieth stretch of rows."""
+        for connection in self.crew:
+            connection.send((first_view, views))
+        return sum(connection.recv() for connection in self.crew)
+
+    def close(self) -> None:
+        """End them."""
+        for connection in self.crew:
+            connection.close()
+
+
+def _render_share(connection: Connection, index: SampleIndex, number: int, workers: int) -> None:
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    renderer = Renderer(Recipe(), index, index.files(), cache_bytes=CACHE_BYTES)
+    pixels = np.empty((BATCH, peers.SIDE, peers.SIDE, 3), np.uint8)
+    try:
+        while True:
+            first, views = connection.recv()
+            done = 0
+            for row_B, view_B in _share(index, first, views, number, workers):
+                renderer.render(row_B, view_B, pixels[: len(row_B)])
+                done += len(row_B)
+            connection.send(done)
+    except EOFError:
+        return
+
+
+def _share(index: SampleIndex, first: int, views: int, number: int, workers: int) -> Iterator[Request]:
+    """Every `workers`-th stretch of rows, in all views."""
+    stretches = list(requests_of(np.arange(len(index)), 0, BATCH))
+    for row_B, _ in stretches[number::workers]:
+        for view in range(first, first + views):
+            yield row_B, np.full(len(row_B), view)
+
+
+def our_epochs(loader: Loader, index: SampleIndex, views: int) -> Contestant:
+    """Every row in so many new views a turn."""
+    first = itertools.count(0, views)
+
+    def turn() -> int:
+        return sum(len(slot.row_B) for slot in loader.render(_share(index, next(first), views, 0, 1)))
+
+    return turn
+
+
+def bare_epochs(crew: BareCrew, views: int) -> Contestant:
+    """The same without a loader."""
+    first = itertools.count(0, views)
+    return lambda: crew.render(next(first), views)
+
+
+def measure(bench: Bench) -> Table:
+    """Race them all."""
+    rows = 2 * BATCH if bench.tiny else 16 * BATCH
+    index = bench.photographs.indexed(bench.scratch("loaders"), rows)
+    payloads = tuple(itertools.islice(itertools.cycle(bench.photographs.payloads), rows))
+    many = 2 if bench.tiny else 8
+    few = index if bench.tiny else bench.photographs.indexed(bench.scratch("few"), 4 * BATCH)
+    notes = []
+    with ExitStack() as stack:
+        runs: dict[str, Contestant] = {}
+        for name, world, views in ((BARE, index, 1), (BARE_MANY, few, many)):  # processes before any thread
+            crew = BareCrew(world, bench.workers)
+            stack.callback(crew.close)
+            runs[name] = bare_epochs(crew, views)
+        for name, world, views in ((OURS, index, 1), (OURS_MANY, few, many)):
+            loader = stack.enter_context(
+                Loader(Recipe(), world, batch=BATCH, workers=bench.workers, together=views)
+            )
+            runs[name] = our_epochs(loader, world, views)
+        for name, loader in peer_loaders(bench, index, payloads, notes).items():
+            runs[name] = lambda loader=loader: peers.count_views(loader)  # type: ignore[misc]
+        result = race(runs, seconds=bench.seconds, fewest=bench.fewest)
+    return table(result, bench.workers, notes)
+
+
+def peer_loaders(
+    bench: Bench, index: SampleIndex, payloads: tuple[bytes, ...], notes: list[str]
+) -> dict[str, object]:
+    """The others, with as many workers."""
+    found = {
+        "timm create_loader, float": peers.timm_loader(payloads, bench.workers, to_uint8=False),
+        "timm create_loader, uint8 half": peers.timm_loader(payloads, bench.workers, to_uint8=True),
+        "WebDataset + timm transform": peers.webdataset_loader(index.urls, bench.workers),
+    }
+    if not bench.with_litdata:
+        notes.append("litdata was not asked for: --with-litdata installs it outside the project's environment.")
+        return found
+    try:
+        found["litdata + timm transform"] = peers.litdata_loader(payloads, bench.workers, bench.scratch("litdata"))
+    except Exception as error:  # whatever an installation or a foreign library raises, the others are still measured
+        notes.append(f"litdata was asked for and skipped: {type(error).__name__}: {error}")
+    return found
+
+
+def table(result: Race, workers: int, notes: list[str]) -> Table:
+    """Views a second, and ratios to bare rendering and of ours to each."""
+    rows, figures = [], {}
+    for name in result.turns:
+        many = name in (BARE_MANY, OURS_MANY)
+        share = result.ratio(name, BARE_MANY if many else BARE)
+        ahead = "" if many or name == BARE else result.ratio(OURS, name).text()
+        rows.append([name, f"{result.rate(name).median:,.0f}", share.text(".3f"), "" if name == OURS else ahead])
+        figures[f"{name}, share of bare"] = share.median
+        if ahead and name != OURS:
+            figures[f"ours against {name}"] = result.ratio(OURS, name).median
+    return Table(
+        name="loaders",
+        title=f"Loaders end to end with {workers} workers: DeiT's recipe at 224, batches of {BATCH}",
+        columns=("loader", "views/s", "of bare rendering", "ours is × as fast"),
+        rows=grid(rows),
+        figures=figures,
+        notes=(f"{result.rounds} rounds in turn; medians (smallest–largest) of ratios within a round.", *notes),
+    )

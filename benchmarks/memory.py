@@ -1,0 +1,44 @@
+"""Does memory grow with the data? `teacher_logits` and `student.train` over a data set, and over ten times as much."""
+
+from __future__ import annotations
+
+from benchmarks.bench import Bench
+from benchmarks.commands import IMAGE_SIDE, Usage, small_shards, teacher_logits, train, watch
+from benchmarks.report import Table, grid
+
+ROWS, TIMES = 1024, 10
+
+
+def measure(bench: Bench) -> Table:
+    """Run both commands at both sizes."""
+    base = bench.rows(ROWS)
+    found: dict[tuple[str, int], Usage] = {}
+    for times in (1, 2 if bench.tiny else TIMES):
+        folder = bench.scratch(f"memory-{times}")
+        shards, store = small_shards(bench.photographs, folder / "data", base * times), folder / "store.zarr"
+        found["teacher_logits", times] = watch(teacher_logits(shards, store))
+        found["student.train", times] = watch(train(store, folder / "run", batch=64))
+    rows, figures = [], {}
+    for (command, times), usage in found.items():
+        first = found[command, 1]
+        rows.append([
+            command, f"{base * times:,}", _mb(usage.parent), " + ".join(_mb(child) for child in usage.children),
+            f"{usage.parent / first.parent:.3f}", f"{usage.total / first.total:.3f}", f"{usage.seconds:.1f}",
+        ])  # fmt: skip
+        if times > 1:
+            figures |= {f"{command}, parent": usage.parent / first.parent, f"{command}, all": usage.total / first.total}
+    return Table(
+        name="memory",
+        title="Peak memory, and with ten times the data",
+        columns=("command", "rows", "parent, MB", "workers, MB", "parent ×", "all processes ×", "seconds"),
+        rows=grid(rows),
+        figures=figures,
+        notes=(
+            f"VmHWM; memory that a worker shares with its parent counts in both. Views of {IMAGE_SIDE} pixels, "
+            "top-10 labels, one worker; the interpreter with torch alone is most of each figure.",
+        ),
+    )
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.0f}"

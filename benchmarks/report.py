@@ -1,0 +1,114 @@
+"""What was measured, on what machine, under what load, and how can it be measured again?
+
+A `Table` is written as Markdown for people and as sorted JSON for programs. It carries the command, the machine, the
+versions of what draws pixels and moves tensors, and the load average before and after: a figure from a busy machine
+says so.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.environment import describe_environment
+
+RESULTS = Path(__file__).parent / "results"
+Cell = str | float | int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One table."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """The numbers that a row of the table stands for, by name."""
+    notes: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Markdown: a line a row, then the notes."""
+        lines = ["| " + " | ".join(cells) + " |" for cells in (self.columns, *self.rows)]
+        lines.insert(1, "|" + "---|" * len(self.columns))
+        return "\n".join([*lines, *(f"\n- {note}" if i == 0 else f"- {note}" for i, note in enumerate(self.notes))])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """Under what a table was measured."""
+
+    command: str
+    photographs: str
+    load_before: tuple[float, float, float]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        before, after = (" ".join(f"{value:.2f}" for value in load) for load in (self.load_before, load_average()))
+        return [
+            f"- command: `{self.command}`",
+            f"- photographs: {self.photographs}",
+            f"- machine: {machine()}",
+            f"- with: {', '.join(f'{k} {v}' for k, v in versions().items())}",
+            f"- load average (1, 5, 15 minutes): {before} before, {after} after",
+            f"- date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        ]
+
+
+def write(table: Table, around: Circumstances, folder: Path = RESULTS) -> None:
+    """Put a table into the results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = around.lines()
+    text = "\n".join([f"# {table.title}", "", table.text(), "", *lines, ""])
+    (folder / f"{table.name}.md").write_text(text, encoding="utf-8")
+    record = {
+        "title": table.title,
+        "figures": {name: float(f"{value:.6g}") for name, value in table.figures.items()},
+        "rows": [dict(zip(table.columns, row, strict=True)) for row in table.rows],
+        "notes": table.notes,
+        "circumstances": [line.removeprefix("- ") for line in lines],
+    }
+    data = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / f"{table.name}.json").write_text(data, encoding="utf-8")
+
+
+def load_average() -> tuple[float, float, float]:
+    """Processes that want to run, over the last 1, 5 and 15 minutes."""
+    return os.getloadavg()
+
+
+def machine() -> str:
+    """Processor, cores, memory, accelerator."""
+    found = describe_environment()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = "" if found["gpu"] == "none" else f", {found['gpu']}"
+    return f"{_processor()}, {os.cpu_count()} cores, {found['cpu']}, {memory:.0f} GiB{gpu}, {found['machine']}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and what does the work."""
+    found = describe_environment()
+    return {name: found[name] for name in sorted(found) if name not in ("machine", "cpu", "gpu")}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    return f"{fields.get('model name', 'unknown processor')} (family {fields.get('cpu family', '?')})"
+
+
+def grid(rows: Sequence[Sequence[object]]) -> tuple[tuple[str, ...], ...]:
+    """Cells as text."""
+    return tuple(tuple(str(cell) for cell in row) for row in rows)

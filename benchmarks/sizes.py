@@ -1,0 +1,93 @@
+"""How many bytes does a view take in the store, with the logits of a trained convnet?
+
+Compressed size depends on what is compressed, so the logits are real ones wherever weights are at hand: 2,048 views of
+the photographs, augmented and mixed by the recipe, 1,024 rows a run, through the same writer as any store. Checksums
+and thumbnails are counted apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import timm
+from numpy.typing import NDArray
+
+from benchmarks.bench import Bench
+from benchmarks.labels_at_hand import manifest_of, random_teacher
+from benchmarks.report import Table, grid
+from pipeline.index import SampleIndex
+from pipeline.labels import encode
+from pipeline.recipe import Recipe
+from pipeline.render import Renderer
+from pipeline.ring import Slot
+from pipeline.store import LabelStore, UnitLabels
+from pipeline.teacher import Teacher, load_teacher
+from pipeline.witness import draw_witnesses
+
+MODEL = "tf_efficientnet_lite0"
+WEIGHTS = Path(__file__).parents[2] / f"shared/data/weights/{MODEL}.safetensors"
+KEEPS = {"dense": ("fp16", 2000.0), "topk:10": ("TinyViT", 44.0), "argmax": ("16 bit", 2.0)}
+PROOF = ("crc", "luma")
+RUN_ROWS, BATCH = 1024, 64
+
+
+def measure(bench: Bench) -> Table:
+    """Write the three stores and weigh them."""
+    index = bench.photographs.indexed(bench.scratch("sizes"), bench.rows(2 * RUN_ROWS))
+    teacher, real = teacher_of(bench)
+    answers, logits_BC = answers_of(teacher, index)
+    witness, rows, figures = draw_witnesses(Recipe(), index), [], {}
+    for keep, (what, theirs) in KEEPS.items():
+        manifest = manifest_of(index, keep, unit_rows=min(RUN_ROWS, len(index)), card=teacher.card)
+        path = bench.scratch(f"sizes-{keep[:4]}") / "store.zarr"
+        with LabelStore.open_writing(path, manifest, index, 1, witness=lambda: witness) as store:
+            for unit in store.missing():
+                part = slice(*store.rows_of(unit))
+                labels = encode(logits_BC[part], manifest.keep, manifest.temperatures)
+                store.write(unit, UnitLabels(labels=labels, crc_B=answers.crc_B[part], luma_B16=answers.luma_B16[part]))
+            store.finish()
+            sizes = store.bytes_per_view()
+        own = sum(size for name, size in sizes.items() if name not in PROOF)
+        proof = sum(sizes[name] for name in PROOF)
+        parts = ", ".join(f"{name} {size:.2f}" for name, size in sizes.items() if name not in PROOF)
+        rows.append([keep, f"{own:,.2f}", parts, f"{proof:.2f}", f"{what}: {theirs:,.0f}"])
+        figures[f"{keep}, bytes a view"] = own
+    source = "trained weights" if real else "RANDOM WEIGHTS, for want of trained ones (--weights): not to be quoted"
+    return Table(
+        name="sizes",
+        title="Bytes a view in the store",
+        columns=("keep", "labels", "of which", "checksum + thumbnail", "others"),
+        rows=grid(rows),
+        figures=figures,
+        notes=(
+            f"{len(index):,} views of 1,000 classes, {min(RUN_ROWS, len(index)):,} rows a run; {teacher.card.name} "
+            f"with {source}. Log-sum-exp at two temperatures is part of topk.",
+        ),
+    )
+
+
+def teacher_of(bench: Bench) -> tuple[Teacher, bool]:
+    """A convnet, and whether it was trained."""
+    weights = bench.weights or (WEIGHTS if WEIGHTS.exists() else None)
+    if bench.tiny or weights is None:
+        name = "test_efficientnet" if bench.tiny else MODEL
+        return random_teacher(name, precision="fp32", batch=BATCH), False
+    assert timm.is_model(MODEL)
+    return load_teacher(MODEL, view_size=224, weights=weights, device="cpu", batch_size=BATCH), True
+
+
+def answers_of(teacher: Teacher, index: SampleIndex) -> tuple[Slot, NDArray[np.float32]]:
+    """One view of every row, as the teacher sees it."""
+    renderer = Renderer(Recipe(), index, index.files())
+    logits, crcs, lumas = [], [], []
+    for start in range(0, len(index), BATCH):
+        row_B = np.arange(start, min(start + BATCH, len(index)))
+        pixels_BHWC = np.empty((len(row_B), 224, 224, 3), np.uint8)
+        drawn = renderer.render(row_B, np.zeros_like(row_B), pixels_BHWC)
+        logits.append(teacher(pixels_BHWC))
+        crcs.append(drawn.crc_B)
+        lumas.append(drawn.luma_B16)
+    row_B = np.arange(len(index))
+    slot = Slot(row_B, np.zeros_like(row_B), pixels_BHWC[:0], np.concatenate(crcs), np.concatenate(lumas))
+    return slot, np.concatenate(logits)

@@ -1,0 +1,123 @@
+"""The pictures of the embedded default: the same bytes each time, parts that share nothing, and no one else's files."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from stages.demo_images import Digits, deal, load_digits, main, picture
+from stages.scene import SceneStyle, paint
+
+FEW = ("--labelled", 20, "--unlabelled", 10, "--val", 10, "--side", 32)
+
+
+def make(out: Path, *more: object, expect: int = 0) -> str:
+    result = CliRunner().invoke(main, [str(a) for a in ("--out", out, *FEW, "--log-level", "error", *more)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == expect, result.output
+    return result.output
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo") / "images"
+    make(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digits()
+
+
+def test_there_is_a_folder_for_each_class_of_labelled_pictures(made):
+    assert sorted(p.name for p in (made / "train").iterdir()) == [str(n) for n in range(10)]
+    assert [len(list((made / "train" / str(n)).glob("*.jpg"))) for n in range(10)] == [2] * 10
+    assert [len(list((made / "val" / str(n)).glob("*.jpg"))) for n in range(10)] == [1] * 10
+    assert len(list((made / "unlabelled").glob("*.jpg"))) == 10
+    assert cv2.imread(str(next((made / "unlabelled").glob("*.jpg")))).shape == (32, 32, 3)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(made, tmp_path):
+    make(tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(made)
+    make(tmp_path / "other", "--seed", 1)
+    same = tree(made).items() & tree(tmp_path / "other").items()
+    assert not {name for name, _ in same if name.endswith(".jpg")}
+
+
+def test_made_before_is_not_made_again(made):
+    before = {p: p.stat().st_mtime_ns for p in made.rglob("*.jpg")}
+    assert "made before" in make(made)
+    assert {p: p.stat().st_mtime_ns for p in made.rglob("*.jpg")} == before
+
+
+def test_other_options_leave_nothing_of_the_earlier_pictures(tmp_path):
+    make(tmp_path / "images")
+    make(tmp_path / "images", "--labelled", 10)
+    assert len(list((tmp_path / "images" / "train").rglob("*.jpg"))) == 10
+    assert json.loads((tmp_path / "images" / "demo.json").read_text())["labelled"] == 10
+
+
+def test_an_interrupted_run_is_made_whole_by_the_next(made, tmp_path):
+    make(tmp_path / "images")
+    (tmp_path / "images" / "demo.json").write_text('{"unfinished": true}')
+    for path in list((tmp_path / "images" / "val").rglob("*.jpg")):
+        path.unlink()
+    (tmp_path / "images" / "train" / "0" / "stray.jpg").write_bytes(b"half")
+    make(tmp_path / "images")
+    assert tree(tmp_path / "images") == tree(made)
+
+
+def test_a_folder_of_someone_else_is_refused_and_left_alone(tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "train").mkdir(parents=True)
+    (photos / "train" / "holiday.jpg").write_bytes(b"mine")
+    output = make(photos, expect=1)
+    assert output == f"error: {photos} holds files that were not made here. Name a new or empty folder by --out.\n"
+    assert tree(photos) == {"train/holiday.jpg": b"mine"}
+
+
+def test_more_pictures_than_digits_are_refused(tmp_path):
+    output = make(tmp_path / "images", "--unlabelled", 4990, expect=1)
+    assert output == (
+        "error: --labelled 20, --unlabelled 4990 and --val 10 make 5,020 pictures; the package has 5,000 digits, and "
+        "each is used once. Ask for fewer.\n"
+    )
+    assert not (tmp_path / "images").exists()
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_no_digit_is_in_two_parts_and_every_class_has_its_share(digits, seed):
+    parts = deal(digits, seed=seed, labelled=100, unlabelled=300, val=200)
+    assert [part.name for part in parts] == ["val", "train", "unlabelled"]
+    for part, count in zip(parts, (20, 10, 30), strict=True):
+        assert np.bincount(part.digits.class_N).tolist() == [count] * 10
+    seen = [{hashlib.sha256(g.tobytes()).digest() for g in part.digits.glyph_NHW} for part in parts]
+    assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+
+
+def test_a_picture_depends_on_its_own_number_alone(digits):
+    few = deal(digits, seed=3, labelled=20, unlabelled=0, val=20)[1]
+    style = SceneStyle(side=32, pieces=(0, 0))
+    alone = type(few)(name=few.name, digits=Digits(few.digits.glyph_NHW[:5], few.digits.class_N[:5]), labelled=True)
+    assert (picture(few, 4, style, 3) == picture(alone, 4, style, 3)).all()
+
+
+def test_the_digit_lies_inside_what_is_judged(digits):
+    style = SceneStyle(side=64, pieces=(0, 0), strokes=(0, 0))
+    blank = np.zeros_like(digits.glyph_NHW[0])
+    for number in range(40):
+        with_digit = paint(style, digits.glyph_NHW[number * 7], [], np.random.default_rng(number)).astype(int)
+        without = paint(style, blank, [], np.random.default_rng(number)).astype(int)
+        rows, columns = np.nonzero(np.abs(with_digit - without).max(2) > 60)
+        assert len(rows) and min(rows.min(), columns.min()) >= 2 and max(rows.max(), columns.max()) <= 61
