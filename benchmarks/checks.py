@@ -54,7 +54,9 @@ def measure(bench: Bench) -> Table:
         shares[name] = result.ratio(RENDER, name, busy=True).median
         rows.append([name, f"{micros:,.1f}", f"{shares[name]:.2%}"])
     total = {keep: shares[CHECKSUM] + shares[THUMBNAIL] + shares[_look_up(keep)] for keep in KEEPS}
-    rows += [[f"checksum + thumbnail + labels, {keep}", f"{1e6 * base * s:,.1f}", f"{s:.2%}"] for keep, s in total.items()]
+    rows += [
+        [f"checksum + thumbnail + labels, {keep}", f"{1e6 * base * s:,.1f}", f"{s:.2%}"] for keep, s in total.items()
+    ]
     return Table(
         name="checks",
         title="Proof and labels beside rendering, one core",

@@ -110,9 +110,7 @@ def training(
     """A run as `student.launch` puts it together, without its files."""
     order = order_of(store, settings)
     with ExitStack() as stack:
-        loader = stack.enter_context(
-            Loader(order.recipe, store.index, batch=piece_capacity(order), workers=workers)
-        )
+        loader = stack.enter_context(Loader(order.recipe, store.index, batch=piece_capacity(order), workers=workers))
         if answers is None:
             names = needed(settings.distill, store.manifest.keep.kind, luma=False)
             stored = StoredAnswers(store, names, keep_units=16)

@@ -112,9 +112,7 @@ def measure(bench: Bench) -> Table:
             stack.callback(crew.close)
             runs[name] = bare_epochs(crew, views)
         for name, world, views in ((OURS, index, 1), (OURS_MANY, few, many)):
-            loader = stack.enter_context(
-                Loader(Recipe(), world, batch=BATCH, workers=bench.workers, together=views)
-            )
+            loader = stack.enter_context(Loader(Recipe(), world, batch=BATCH, workers=bench.workers, together=views))
             runs[name] = our_epochs(loader, world, views)
         for name, loader in peer_loaders(bench, index, payloads, notes).items():
             runs[name] = lambda loader=loader: peers.count_views(loader)  # type: ignore[misc]
@@ -122,9 +120,7 @@ def measure(bench: Bench) -> Table:
     return table(result, bench.workers, notes)
 
 
-def peer_loaders(
-    bench: Bench, index: SampleIndex, payloads: tuple[bytes, ...], notes: list[str]
-) -> dict[str, object]:
+def peer_loaders(bench: Bench, index: SampleIndex, payloads: tuple[bytes, ...], notes: list[str]) -> dict[str, object]:
     """The others, with as many workers."""
     found = {
         "timm create_loader, float": peers.timm_loader(payloads, bench.workers, to_uint8=False),

@@ -56,6 +56,11 @@ class Photographs:
         """Some of them."""
         return Photographs(payloads=self.payloads[:count], source=self.source)
 
+    def whole_windows(self, rows: int) -> Photographs:
+        """As many of them as make whole stretches of so many rows; where there are too few, some twice."""
+        count = max(rows, len(self) // rows * rows)
+        return Photographs(payloads=tuple(itertools.islice(itertools.cycle(self.payloads), count)), source=self.source)
+
     def indexed(self, folder: Path, rows: int, per_shard: int = PER_SHARD) -> SampleIndex:
         """Shards of so many rows, and their index."""
         return scan(write_shards(folder, list(itertools.islice(itertools.cycle(self.payloads), rows)), per_shard))

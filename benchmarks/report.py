@@ -7,7 +7,7 @@ says so.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -57,7 +57,7 @@ class Circumstances:
             f"- machine: {machine()}",
             f"- with: {', '.join(f'{k} {v}' for k, v in versions().items())}",
             f"- load average (1, 5, 15 minutes): {before} before, {after} after",
-            f"- date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+            f"- date: {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC",
         ]
 
 

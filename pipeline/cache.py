@@ -89,7 +89,7 @@ class Cache:
                 descriptor = self._opened(place, size, known)
                 if descriptor is not None:
                     return descriptor
-                self._fetch(url, place, size)
+                self._fetch(url, place, known or self.known(url), size)
         raise ShardError(f"{url} left the cache {self.folder} as often as it came. Give a larger --cache-size.")
 
     def path(self, url: str) -> Path:
@@ -157,11 +157,10 @@ class Cache:
                 if descriptor is not None:
                     os.close(descriptor)
                 elif ours:
-                    self._fetch(url, place, size)
+                    self._fetch(url, place, self.known(url), size)
 
-    def _fetch(self, url: str, place: Path, size: int | None) -> None:
+    def _fetch(self, url: str, place: Path, known: Known, size: int | None) -> None:
         """Bring the shard under its name, whole."""
-        known = self.known(url)
         if size is not None and known.size != size:
             raise ShardError(
                 f"{url} has {known.size:,} bytes, and had {size:,} when it was indexed: it is another file, or was "

@@ -97,8 +97,8 @@ class FittedFolder:
             return "finished" if (self.path / RECORD).exists() else "begun"
         if not restart:
             raise MismatchError(
-                f"{self.path} holds a teacher that was fitted otherwise: {_few(differences)}. Give the flags that it was "
-                "begun with, another --out, or --if-changed restart to fit it anew."
+                f"{self.path} holds a teacher that was fitted otherwise: {_few(differences)}. Give the flags that it "
+                "was begun with, another --out, or --if-changed restart to fit it anew."
             )
         log.warning("%s: fitted anew, since %s", self.path, _few(differences))
         for name in reversed(OWN):

@@ -261,12 +261,16 @@ def score(fit: Fit, loader: Loader) -> dict[str, float]:
     return {"val_top1": round(right / len(row_R), 6), "val_loss": round(loss / len(row_R), 6)}
 
 
-def build_model(name: str, num_classes: int, *, seed: int, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
-    """The timm model with a head for these classes, its fresh weights drawn from `seed` alone."""
+def build_model(
+    name: str, num_classes: int, *, seed: int, pretrained: bool, arguments: dict[str, Any], own_head: bool = False
+) -> nn.Module:
+    """The timm model with a head for these classes, or with its own; fresh weights are drawn from `seed` alone."""
+    if not (own_head and pretrained):
+        arguments = {**arguments, "num_classes": num_classes}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
         except (TypeError, AssertionError, ValueError, AttributeError) as error:
             asked = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "none"
             raise TeacherError(
@@ -282,6 +286,17 @@ def build_model(name: str, num_classes: int, *, seed: int, pretrained: bool, arg
                 "--no-pretrained to begin from random weights."
             ) from error
     return model
+
+
+def require_own_head(model: nn.Module, index: SampleIndex, fresh: list[str]) -> None:
+    """Refuse to take a model as it is whose head was not trained for these classes."""
+    found = int(model.num_classes)  # type: ignore[arg-type]
+    if fresh or found != index.num_classes:
+        what = "a new, random head" if fresh else f"{found} classes"
+        raise TeacherError(
+            f"--epochs 0 takes the model as it is, which has {what}; the shards have {index.num_classes} classes. "
+            "Give weights that were trained for these classes, or some --epochs to learn them."
+        )
 
 
 def begin_from(model: nn.Module, state: Mapping[str, Tensor], where: str) -> list[str]:

@@ -32,6 +32,8 @@ MAX_PIXELS = 64_000_000
 MAX_SCANS = 500
 START_OF_SCAN, SEQUENTIAL = b"\xda", (b"\xc0", b"\xc1")  # JPEG markers, after their 0xff
 STRIP_PIXELS = 1 << 22
+PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 ORIENTATION_TAG = 0x0112
 
 SIGNATURES = (
@@ -176,6 +178,29 @@ def _png_size(payload: bytes) -> tuple[int, int]:
     return width, height
 
 
+def _png_bytes(payload: bytes) -> int:
+    """Bytes of all rows of a PNG, each with its filter, before compression."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", payload[16:29])
+    total = 0
+    for left, top, right, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // right), -(-(height - top) // down)
+        total += rows * (1 + -(-columns * depth * PNG_SAMPLES[colour] // 8)) if columns > 0 and rows > 0 else 0
+    return total
+
+
+def _inflated(payload: bytes, most: int) -> int:
+    """How many bytes the data of a PNG inflate to, as far as `most`; never more than a megabyte at once."""
+    inflate, count, place = zlib.decompressobj(), 0, 8
+    while count < most and place + 8 <= len(payload):
+        stop = place + 8 + int.from_bytes(payload[place : place + 4], "big")
+        data = payload[place + 8 : stop] if payload[place + 4 : place + 8] == b"IDAT" else b""
+        while data and count < most:
+            count += len(inflate.decompress(data, 1 << 20))
+            data = inflate.unconsumed_tail
+        place = stop + 4
+    return count + len(inflate.flush())
+
+
 def _webp_size(payload: bytes) -> tuple[int, int]:
     chunk, body = payload[12:16], payload[20:30]
     if len(body) < 10 or chunk not in (b"VP8X", b"VP8L", b"VP8 "):
@@ -228,6 +253,8 @@ def _open(kind: str, payload: bytes) -> Iterator[ImageFile.ImageFile]:
 def _flatten(image: ImageFile.ImageFile, payload: bytes) -> NDArray[np.uint8]:
     """Any mode that the three formats have, as RGB on white; in strips, so that a large picture is not held thrice."""
     image.load()
+    if image.format == "PNG" and _inflated(payload, (wanted := _png_bytes(payload))) < wanted:
+        raise ValueError("its data end before its last row")  # Pillow leaves the rest black
     key = image.info.get("transparency")
     if image.mode == "L" and isinstance(key, int):
         image.info["transparency"] = key * 255 // ((1 << payload[24]) - 1)  # Pillow leaves it in units of the file

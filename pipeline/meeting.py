@@ -27,6 +27,7 @@ from pipeline.errors import UserError
 from pipeline.place import Place
 
 POLL_S = 0.1
+LINGER_S = 3.0
 T = TypeVar("T")
 
 
@@ -152,7 +153,16 @@ class Meeting:
                 self.put(f"failed/{self.place.rank}", failure)
             if self._session:
                 self.put(f"left/{self.place.rank}", "1")
+            if failure and self.place.leads and not self.place.hosted:
+                self._linger()
         self._calls.end()
+
+    def _linger(self) -> None:
+        """Keep the meeting place open until the others have heard why it closes, or for a moment."""
+        deadline = time.monotonic() + min(LINGER_S, self.timeout_s)
+        heard = range(1, self.place.world)
+        while time.monotonic() < deadline and any(self.get(f"left/{rank}") is None for rank in heard):
+            time.sleep(POLL_S)
 
     def _live(self) -> None:
         """Beat; as rank 0 also answer to hellos, until all have joined."""

@@ -64,9 +64,14 @@ class Objects(Protocol):
 
 
 def open_objects(where: str | Path) -> Objects:
-    """The objects at a path (or, one day, at a URL)."""
-    if "://" in str(where):
-        raise StoreError(f"{where}: label stores are kept on a file system, not at a URL. Give a path.")
+    """The objects at a path, or at an s3:// URL (which a `Path` writes with one slash)."""
+    place = re.sub(r"^(s3a?):/+", r"\1://", str(where))
+    if place.startswith(("s3://", "s3a://")):
+        from pipeline.remote_objects import S3Objects  # here, because most runs never need it
+
+        return S3Objects(place)
+    if "://" in place:
+        raise StoreError(f"{where}: label stores are kept on a file system or in S3. Give a path, or s3://bucket/name.")
     return LocalObjects(Path(where))
 
 

@@ -112,7 +112,9 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def attempts(what: str, call: Callable[[], T], *, count: int = ATTEMPTS) -> T:
+def attempts(
+    what: str, call: Callable[[], T], *, count: int = ATTEMPTS, permanent: Callable[[Exception], bool] = lambda _: False
+) -> T:
     """The call's answer; tried `count` times with growing pauses unless the error is one that will stay."""
     for number in range(1, count + 1):
         try:
@@ -120,7 +122,7 @@ def attempts(what: str, call: Callable[[], T], *, count: int = ATTEMPTS) -> T:
         except UserError:
             raise
         except Exception as error:  # clients raise whatever their transport raises
-            if is_permanent(error):
+            if is_permanent(error) or permanent(error):
                 raise
             said = say(error)
             if number == count:

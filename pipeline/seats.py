@@ -5,7 +5,7 @@ is the *first*: nobody writes, it may sweep, and it lets the others in when it i
 takes a share, and waits for the first to let it in. A single process keeps it whole for as long as it writes.
 
 So a store is swept only while nobody writes to it: a run that starts while a process of an earlier one still lives is
-told so. The system lets go of a share however its process ends.
+told so. The system lets go of a share however its process ends; on S3 a lease expires (`pipeline.remote_objects`).
 """
 
 from __future__ import annotations
@@ -21,39 +21,49 @@ from typing import Protocol
 from pipeline.errors import StoreError
 from pipeline.objects import LocalObjects, Objects
 
-POLL_S = 0.05
-
 
 class Seat(Protocol):
     """The right to write, alone or with others."""
 
-    @property
-    def first(self) -> bool:
-        """Whether nobody else may write yet."""
+    patience_s: float
+    """How long the claim of a process that was killed may last"""
+    poll_s: float
+
+    first: bool
+    """Whether nobody else may write yet"""
+
+    def take(self, *, follows: bool, alone: bool) -> bool:
+        """Take what can be had now."""
         ...
 
     def share(self) -> None:
         """Let others write too."""
         ...
 
+    def leave(self) -> None:
+        """Give the seat up."""
+        ...
+
 
 @contextlib.contextmanager
 def seated(objects: Objects, *, alone: bool, follows: bool, wait_s: float) -> Iterator[Seat]:
-    """A seat at the store: refused at once if it must be `alone` and is not; else waited for, `wait_s` at most.
+    """A seat at the store, waited for `wait_s` at most; one that must be `alone` is refused at once (on S3: when leases
+    of killed processes have expired).
 
     One that `follows` is never first.
     """
-    seat: _LocalSeat = _LocalSeat(objects.root) if isinstance(objects, LocalObjects) else objects.seat()  # type: ignore[attr-defined]
-    deadline = time.monotonic() + wait_s
+    seat: Seat = _LocalSeat(objects.root) if isinstance(objects, LocalObjects) else objects.seat()
+    begun = time.monotonic()
+    longest = seat.patience_s if alone else wait_s
     try:
         while not seat.take(follows=follows, alone=alone):
-            if alone or time.monotonic() > deadline:
-                waited = "" if alone else f" (waited for {wait_s:g} s)"
+            if time.monotonic() - begun > longest:
+                waited = f" (waited for {longest:g} s)" if longest else ""
                 raise StoreError(
                     f"{objects.name} is being written by other processes{waited}. Wait until they end, or end them; "
                     "then run this again."
                 )
-            time.sleep(POLL_S)
+            time.sleep(seat.poll_s)
         yield seat
     finally:
         seat.leave()
@@ -64,7 +74,7 @@ class _LocalSeat:
 
     def __init__(self, root: Path) -> None:
         self.path = root.with_name(root.name + ".writers.lock")
-        self.first = False
+        self.first, self.patience_s, self.poll_s = False, 0.0, 0.05
         self._descriptor: int | None = None
 
     def take(self, *, follows: bool, alone: bool) -> bool:

@@ -1,8 +1,8 @@
 """How is a figure drawn so that it can be read on a phone, on a screen, in the dark and by a screen reader?
 
-Lines are SVG that stretches to whatever width there is (strokes keep theirs); all words and dots are HTML placed over it
-by percentages, so text has its real size everywhere. Colours are CSS variables, which the page sets for light and dark.
-Every figure has a text that says what it shows.
+Lines are SVG that stretches to whatever width there is (strokes keep theirs); all words and dots are HTML placed over
+it by percentages, so text has its real size everywhere. Colours are CSS variables, which the page sets for light and
+dark. Every figure has a text that says what it shows.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Axis:
 
 def _round_step(wanted: float) -> float:
     """The nearest of 1, 2, 2.5, 5 × 10ⁿ that is not smaller."""
-    scale = 10 ** math.floor(math.log10(wanted))
+    scale = float(10 ** math.floor(math.log10(wanted)))
     return next(m * scale for m in (1, 2, 2.5, 5, 10) if m * scale >= wanted * 0.999)
 
 
@@ -92,7 +92,8 @@ def chart(
     return (
         f'<div class="chart" role="img" aria-label="{escape(told, quote=True)}">'
         f'<div class="y-name">{escape(y_name)}</div><div class="y">{marks_y}</div>'
-        f'<div class="area">{grid}<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{lines}</svg>'
+        f'<div class="area">{grid}'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{lines}</svg>'
         f'{dots}{level}</div><div class="x">{marks_x}</div><div class="x-name">{escape(x_name)}</div></div>'
     )
 
@@ -130,8 +131,8 @@ def strips(groups: Sequence[tuple[str, Sequence[Strip]]], x: Axis, *, told: str,
     for title, rows in groups:
         body += f'<div class="strip-title">{escape(title)}</div>'
         body += "".join(_strip(row, x, grid) for row in rows)
-    label = escape(told, quote=True)
-    return f'<div class="strips" role="img" aria-label="{label}">{body}<div class="strip-axis"><div>{marks}</div></div></div>'
+    axis = f'<div class="strip-axis"><div>{marks}</div></div>'
+    return f'<div class="strips" role="img" aria-label="{escape(told, quote=True)}">{body}{axis}</div>'
 
 
 def _strip(row: Strip, x: Axis, grid: str) -> str:

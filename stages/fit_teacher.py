@@ -3,7 +3,8 @@
     python -m stages.fit_teacher --shards 'data/train/*.tar' --val-shards 'data/val/*.tar' --pretrained
     python -m stages.teacher_logits --shards 'data/train/*.tar' --model local-dir:runs/teacher
 
-Rows without a label are passed over. The folder holds what timm itself can load (``model.safetensors`` and
+Rows without a label are passed over. With --epochs 0 nothing is learned: published weights that know these very classes
+become a folder that needs no network any more. The folder holds what timm itself can load (``model.safetensors`` and
 ``config.json``) and ``fit.json``, which says what the weights came from. Started again, an unfinished fit goes on after
 its last whole epoch, and a finished one ends at once.
 """
@@ -22,7 +23,17 @@ import torch
 from pipeline import cli
 from pipeline.errors import TeacherError
 from pipeline.fitted import Contract, FittedFolder
-from pipeline.fitting import Eye, Fit, FitSettings, begin_from, build_model, require_labels, run_epoch, score
+from pipeline.fitting import (
+    Eye,
+    Fit,
+    FitSettings,
+    begin_from,
+    build_model,
+    require_labels,
+    require_own_head,
+    run_epoch,
+    score,
+)
 from pipeline.index import SampleIndex, scan
 from pipeline.loader import Loader
 from pipeline.progress import Progress
@@ -53,7 +64,12 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--input-size", type=COUNT, help="Side at which the model looks at a view, in pixels.  [default: the view's]"
 )
-@click.option("--epochs", type=COUNT, default=DEFAULTS.epochs, help="Epochs; each sees every labelled row once.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=0),
+    default=DEFAULTS.epochs,
+    help="Epochs; each sees every labelled row once. 0 takes --pretrained or --weights as they are, head and all.",
+)
 @click.option("--batch", type=COUNT, default=DEFAULTS.batch, help="Views of one update.")
 @click.option("--lr", type=float, default=DEFAULTS.lr, help="Peak learning rate of AdamW.")
 @click.option("--warmup-epochs", type=float, default=DEFAULTS.warmup_epochs, help="Epochs of linear warm-up.")
@@ -143,11 +159,15 @@ def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: Sampl
         index.num_classes,
         seed=contract.settings.seed,
         pretrained=contract.start == "pretrained",
+        own_head=contract.settings.epochs == 0,
         arguments=contract.model_args,
     )
+    fresh: list[str] = [] if contract.start != "random" else ["all"]
     if flags["weights"]:
         fresh = begin_from(model, read_weights(flags["weights"]), f"--weights {flags['weights']}")
         log.info("%s: all tensors taken%s", flags["weights"], f" but {', '.join(fresh)}" if fresh else "")
+    if contract.settings.epochs == 0:
+        require_own_head(model, index, fresh)
     config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     precision = flags["precision"]
     if precision == "auto":
@@ -174,6 +194,8 @@ def _run(fit: Fit, folder: FittedFolder, val: SampleIndex | None, flags: dict[st
             plain = Recipe.preset("none", image_size=fit.recipe.image_size)
             judge = stack.enter_context(Loader(plain, val, batch=fit.settings.batch, **speed))
         progress = stack.enter_context(Progress("fit", total, "images", done=done))
+        if fit.settings.epochs == 0 and not fit.history:
+            fit.history.append({"epoch": 0.0, **(score(fit, judge) if judge is not None else {})})
         while not fit.finished:
             run_epoch(fit, loader, progress)
             if judge is not None and (fit.finished or fit.epoch % flags["val_every"] == 0):

@@ -1,8 +1,8 @@
 """Which pictures does a report show, and what is said about each?
 
-Views: a few rows, spread over the data, each as it is and as the teacher saw it, with the truth (of both pictures, where
-two are mixed) and the teacher's answer. Held-out pictures: those on which the plain and the distilled student disagree,
-and some that nobody recognises, always the first ones in the order of the rows: nothing is picked by hand.
+Views: a few rows, spread over the data, each as it is and as the teacher saw it, with the teacher's answer (and the
+other picture's share, where two are mixed). Held-out pictures: those on which the plain and the distilled student
+disagree, and some that nobody recognises, always the first ones in the order of the rows: nothing is picked by hand.
 
 Pictures become data URIs (WebP), so that the page is one file.
 
@@ -191,8 +191,7 @@ def _fitted(pixels_HWC: Pixels) -> Pixels:
     if scale >= 1:
         return pixels_HWC
     size = (max(1, round(pixels_HWC.shape[1] * scale)), max(1, round(pixels_HWC.shape[0] * scale)))
-    small: Pixels = cv2.resize(pixels_HWC, size, interpolation=cv2.INTER_AREA)
-    return small
+    return np.asarray(cv2.resize(pixels_HWC, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def data_uri(pixels_HWC: Pixels, quality: int = 92) -> str:

@@ -1,8 +1,8 @@
 """What does the page look like? One HTML file: its style, and the frame around the sections.
 
 Nothing is loaded from anywhere: the style is here, the pictures are data URIs, and there is no script. Colours are
-variables with a light and a dark set, so that figures follow the reader's scheme; widths are fluid, so that a phone gets
-the same page.
+variables with a light and a dark set, so that figures follow the reader's scheme; widths are fluid, so that a phone
+gets the same page.
 """
 
 from __future__ import annotations
@@ -83,14 +83,18 @@ figcaption { margin-top: .8rem; }
 .track { position: relative; height: 100%; }
 .track i { position: absolute; top: 0; bottom: 0; width: 1px; background: var(--grid); }
 .track b { position: absolute; top: 0; bottom: 0; width: 0; border-left: 2px dotted var(--teacher); margin-left: -1px; }
-.track u { position: absolute; top: 18%; bottom: 18%; width: 3px; margin-left: -1.5px; background: var(--c); border-radius: 2px; }
+.track u {
+  position: absolute; top: 18%; bottom: 18%; width: 3px; margin-left: -1.5px; background: var(--c); border-radius: 2px;
+}
 .track s {
   position: absolute; top: 50%; width: .62rem; height: .62rem; margin: -.31rem 0 0 -.31rem; border-radius: 50%;
   background: var(--c); opacity: .55;
 }
 .strip-axis { display: grid; grid-template-columns: 9.2rem 1fr 6.2rem; gap: 0 1rem; }
 .strip-axis > div { grid-column: 2; position: relative; height: 2.6rem; font-size: .78rem; color: var(--dim); }
-.strip-axis span, .strip-axis strong { position: absolute; transform: translateX(-50%); top: .3rem; white-space: nowrap; }
+.strip-axis span, .strip-axis strong {
+  position: absolute; transform: translateX(-50%); top: .3rem; white-space: nowrap;
+}
 .strip-axis strong { top: 1.4rem; color: var(--teacher); font-weight: 600; }
 
 .chart {
@@ -109,7 +113,9 @@ figcaption { margin-top: .8rem; }
 .area polyline.faint { stroke-width: 1; opacity: .35; }
 .area s { position: absolute; width: .5rem; height: .5rem; margin: 0 0 -.25rem -.25rem; border-radius: 50%; }
 .area .rule { position: absolute; left: 0; right: 0; height: 0; border-top: 2px dotted var(--teacher); }
-.area .rule em { position: absolute; right: 0; bottom: .1rem; font-style: normal; font-weight: 600; color: var(--teacher); }
+.area .rule em {
+  position: absolute; right: 0; bottom: .1rem; font-style: normal; font-weight: 600; color: var(--teacher);
+}
 .x { grid-column: 2; grid-row: 3; position: relative; }
 .x span { position: absolute; transform: translateX(-50%); top: .35rem; }
 .x-name { grid-column: 2; grid-row: 4; text-align: right; margin-top: .2rem; }
@@ -117,7 +123,9 @@ figcaption { margin-top: .8rem; }
 .scroll { overflow-x: auto; margin: 1.2rem 0 0; }
 table { border-collapse: collapse; font-size: .92rem; min-width: 100%; }
 caption { text-align: left; color: var(--dim); font-size: .88rem; padding-bottom: .5rem; }
-th, td { padding: .42rem 1.2rem .42rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td {
+  padding: .42rem 1.2rem .42rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
+}
 th:last-child, td:last-child { padding-right: 0; }
 th:first-child { text-align: left; white-space: normal; min-width: 8rem; }
 thead th { color: var(--dim); font-weight: 500; vertical-align: bottom; }
@@ -132,7 +140,9 @@ td b, td strong { font-weight: 600; }
   display: block; width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: .35rem; background: var(--grid);
 }
 .tile img.small { image-rendering: pixelated; }
-.tile dl { margin: .35rem 0 0; font-size: .76rem; line-height: 1.4; display: grid; grid-template-columns: auto 1fr; gap: 0 .4rem; }
+.tile dl {
+  margin: .35rem 0 0; font-size: .76rem; line-height: 1.4; display: grid; grid-template-columns: auto 1fr; gap: 0 .4rem;
+}
 .tile dt { color: var(--dim); }
 .tile dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 .tile dd.good { color: var(--good); font-weight: 600; }
@@ -140,7 +150,6 @@ td b, td strong { font-weight: 600; }
 details { margin-top: 1rem; }
 summary { cursor: pointer; color: var(--dim); font-size: .92rem; }
 details pre { margin-top: .8rem; }
-footer { border-top: 1px solid var(--line); margin-top: 3rem; padding-top: 1.2rem; color: var(--dim); font-size: .88rem; }
 
 @media (max-width: 40rem) {
   body { font-size: 16px; }

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from stages.gallery import Shelf
 from stages.results import BEST_HEAD, HEADS, Results, mean_curve
-from stages.sections import called
+from stages.story import called
 
 INK = "#7d8590"
 COLOURS = {"none": "#8b92a0", "hard": "#4f8df0", "soft": "#e8762f", "teacher": "#35a572"}
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
     **{f"axes.{part}": INK for part in ("labelcolor", "edgecolor", "titlecolor")},
     "axes.spines.top": False,
@@ -51,13 +51,13 @@ def accuracy(results: Results) -> bytes:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        names = []
+        names: list[str] = []
         for kind in results.kinds:
             for head, name in HEADS.items():
                 values = [s.accuracy[head] for s in results.of(kind) if head in s.accuracy]
                 if values:
                     strong = head == BEST_HEAD
-                    style = {"color": COLOURS.get(kind, INK), "alpha": 1.0 if strong else 0.55}
+                    style: Any = {"color": COLOURS.get(kind, INK), "alpha": 1.0 if strong else 0.55}
                     axes.plot(values, [len(names)] * len(values), "o", markersize=7, markeredgewidth=0, **style)
                     axes.plot([np.mean(values)], [len(names)], "|", markersize=17, markeredgewidth=3, **style)
                     names.append(f"{called(kind)}, {name}")

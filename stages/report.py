@@ -24,11 +24,11 @@ from pipeline.objects import LocalObjects
 from pipeline.shards import expand
 from pipeline.store import LabelStore
 from pipeline.teacher import load_teacher
-from stages import plots, sections
+from stages import background, plots, sections
 from stages.gallery import Shelf, held_out_shelves, view_shelves
 from stages.page import page
 from stages.results import Results, mean_curve, read_results
-from stages.sections import Story
+from stages.story import Story
 from stages.view_quality import accuracy_per_view
 
 log = logging.getLogger(__name__)
@@ -159,8 +159,8 @@ def html(story: Story) -> str:
     told = [
         part(story)
         for part in (
-            *(sections.opening, sections.accuracy, sections.curves, sections.gallery, sections.teacher),
-            *(sections.tokens, sections.costs, sections.proof),
+            *(sections.opening, sections.accuracy, sections.curves, sections.gallery),
+            *(background.teacher, background.tokens, background.costs, background.proof),
         )
     ]
     return page("What distillation gained", [part for part in told if part])

@@ -17,6 +17,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,6 +128,11 @@ class Results:
         known = [v for v in values if v is not None]
         return Spread(tuple(known)) if known else None
 
+    def heads(self, kind: str) -> dict[str, Spread]:
+        """The accuracy of each head that students of this kind have."""
+        spreads = ((head, self.spread(kind, partial(_accuracy, head))) for head in HEADS)
+        return {head: spread for head, spread in spreads if spread is not None}
+
     @property
     def teacher_accuracy(self) -> float | None:
         """On the held-out pictures."""
@@ -147,16 +153,15 @@ class Results:
     def summary(self) -> dict[str, Any]:
         """The few figures that experiments are compared by."""
         kinds = {
-            kind: {
-                head: round(spread.mean, 4)
-                for head in HEADS
-                if (spread := self.spread(kind, lambda s, h=head: s.accuracy.get(h)))  # type: ignore[misc]
-            }
-            for kind in self.kinds
+            kind: {head: round(spread.mean, 4) for head, spread in self.heads(kind).items()} for kind in self.kinds
         }
         gains = {kind: round(spread.mean, 4) for kind, spread in self.gains().items()}
         teacher = {} if self.teacher_accuracy is None else {"teacher": round(self.teacher_accuracy, 4)}
         return {**kinds, "gain": gains, **teacher}
+
+
+def _accuracy(head: str, student: StudentResult) -> float | None:
+    return student.accuracy.get(head)
 
 
 def read_results(results: Path, runs: Path) -> Results:
@@ -184,7 +189,7 @@ def _read_students(folder: Path, runs: Path) -> Iterable[StudentResult]:
         kind, dash, seed = path.stem.rpartition("-")
         if path.name.endswith(".speed.json") or not dash or not seed.isdigit():
             continue
-        yield _understood(path, lambda path=path, kind=kind, seed=seed: _student(path, kind, int(seed), runs))
+        yield _understood(path, partial(_student, path, kind, int(seed), runs))
 
 
 def _student(path: Path, kind: str, seed: int, runs: Path) -> StudentResult:

@@ -134,7 +134,7 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
             lost = _label(store, teacher, todo, index, flags, handout) if tasks else handout.settle(lambda _: None)
             if lost:
                 log.warning("ranks %s were lost; what they had in hand is done here", ", ".join(map(str, lost)))
-            if place.world > 1:
+            if not place.alone:
                 store.refresh()
             if rest := _missing(store, place, flags):
                 _label(store, teacher, rest, index, flags, Handout())

@@ -30,6 +30,7 @@ ROWS = (
     *("kills", "writes", "flips", "tars", "misalignments", "topology"),
     *("student_kills", "races", "hostile", "zoo", "stacks", "old_stores"),
 )
+PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
 
 
 def one_thread() -> None:
@@ -53,9 +54,14 @@ def run_row(name: str, scale: Scale) -> dict[str, Any]:
         logging.disable(logging.NOTSET)
     noticed = not sabotaged.sound and sabotaged.count > 0
     return {
-        **{"row": name, "title": module.TITLE, "shows": module.SHOWS, "share": scale.share, "seed": scale.seed},
+        "row": name,
+        "title": module.TITLE,
+        "shows": module.SHOWS,
+        "share": scale.share,
+        "seed": scale.seed,
         **tally.to_json(),
-        **{"noticed": noticed, "seconds": round(time.monotonic() - begun, 1)},
+        "noticed": noticed,
+        "seconds": round(time.monotonic() - begun, 1),
     }
 
 
@@ -94,8 +100,9 @@ def heading(scale: str, seed: int) -> str:
 @click.option("--scale", default="full", show_default=True, help="full, reduced, or a percentage of the full counts.")
 @click.option("--seed", default=0, show_default=True, help="Seed of kill times, mutations and places.")
 @click.option("--out", type=click.Path(path_type=Path), default="benchmarks/results/campaign.md", show_default=True)
+@click.option("--publish", is_flag=True, help="Put the table into docs/trust.md, too.")
 @click.option("--again", is_flag=True, help="Run rows that are there already.")
-def main(rows: tuple[str, ...], scale: str, seed: int, out: Path, again: bool) -> None:
+def main(rows: tuple[str, ...], scale: str, seed: int, out: Path, publish: bool, again: bool) -> None:
     """Damage, kill and mislead the program, and count what it did not notice."""
     asked = Scale.parse(scale, seed)
     chosen = rows or ROWS
@@ -113,8 +120,17 @@ def main(rows: tuple[str, ...], scale: str, seed: int, out: Path, again: bool) -
         click.echo(f"{name}: {said}, sabotage {'noticed' if record['noticed'] else 'UNNOTICED'}, {record['seconds']} s")
     records = [json.loads((kept / f"{n}.json").read_bytes()) for n in ROWS if (kept / f"{n}.json").exists()]
     out.write_text(heading(scale, seed) + table(records), encoding="utf-8")
+    if publish:
+        _publish(records)
     click.echo(table(records) + f"\n{out}")
     sys.exit(0 if all(map(is_sound, records)) else 1)
+
+
+def _publish(records: list[dict[str, Any]]) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    begin, end = (f"<!-- campaign: {which} -->\n" for which in ("begin", "end"))
+    before, after = text[: text.index(begin) + len(begin)], text[text.index(end) :]
+    PAGE.write_text(f"{before}\n{table(records)}\n{after}", encoding="utf-8")
 
 
 def _is_there(path: Path, asked: Scale) -> bool:

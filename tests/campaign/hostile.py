@@ -56,7 +56,14 @@ SHOWS = "nothing executes, memory under 1 GiB, clear error"
 MEMORY = 1 << 30
 WATCHED = (
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.startfile", "pty.spawn"),
-    *("subprocess.Popen", "pickle.find_class", "socket.connect", "socket.getaddrinfo", "code.__new__", "ftplib.connect"),
+    *(
+        "subprocess.Popen",
+        "pickle.find_class",
+        "socket.connect",
+        "socket.getaddrinfo",
+        "code.__new__",
+        "ftplib.connect",
+    ),
     *("urllib.Request", "shutil.unpack_archive"),
 )
 
@@ -119,8 +126,8 @@ def _try(tally: Tally, case: Case, folder: Path) -> int:
 def _attack(case: Case, folder: Path, canary: Path, report: Path) -> None:
     events: list[str] = []
     sys.addaudithook(lambda event, args: events.append(f"{event} {args!r:.120}") if event in WATCHED else None)
-    stderr = sys.stderr
-    sys.stderr = io.StringIO()
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
     outcome, said = "nothing", ""
     try:
         case.attack(folder, canary)
@@ -132,7 +139,7 @@ def _attack(case: Case, folder: Path, canary: Path, report: Path) -> None:
         outcome, said = ("refused", sys.stderr.getvalue()) if error.code == 1 else (f"exit {error.code}", "")
     except BaseException as error:
         outcome, said = type(error).__name__, str(error)
-    sys.stderr = stderr
+    sys.stdout, sys.stderr = streams
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     report.write_text(json.dumps({"outcome": outcome, "said": said, "events": list(events), "memory": memory}))
 
@@ -210,7 +217,14 @@ def _tars() -> Iterator[Case]:
         expand([f"pipe:touch {canary}"])
 
     def pipe_to_command(folder: Path, canary: Path) -> None:
-        line = ["--shards", f"pipe:touch {canary}; cat x.tar", "--model", "test_resnet", "--out", str(folder / "s.zarr")]
+        line = [
+            "--shards",
+            f"pipe:touch {canary}; cat x.tar",
+            "--model",
+            "test_resnet",
+            "--out",
+            str(folder / "s.zarr"),
+        ]
         teacher_logits.main(line, standalone_mode=True)
 
     def shell_name(folder: Path, canary: Path) -> None:
@@ -425,5 +439,3 @@ def sabotage(place: Path) -> Tally:
             if not (folder / "canary").exists():
                 return Tally(count=1)  # nothing ran: the sabotage itself does not work
     return tally
-
-

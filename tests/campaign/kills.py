@@ -37,7 +37,9 @@ NET, SIDE = "test_resnet", 32
 
 def arguments(folder: Path, out: Path, workers: int) -> list[str]:
     """The command, as a user would type it."""
-    fixed = f"--model {NET} --image-size {SIDE} --teacher-size view --mix-window 8 --device cpu --views 3 --batch-size 16"
+    fixed = (
+        f"--model {NET} --image-size {SIDE} --teacher-size view --mix-window 8 --device cpu --views 3 --batch-size 16"
+    )
     shown = "--unit-rows 32 --log-level error --weights"
     return [
         *("--shards", f"{folder}/shards/*.tar", "--out", str(out), *fixed.split(), *shown.split()),
@@ -114,4 +116,3 @@ def sabotage(place: Path) -> Tally:
     same = tree(path) == tree(place / "reference.zarr")
     tally.case(silent=None if same else "a zeroed object stayed in a finished store")
     return tally
-

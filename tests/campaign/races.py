@@ -92,7 +92,9 @@ def _judge(tally: Tally, path: Path, place: Path, statuses: list[int], what: str
     bad = [status for status in statuses if status not in (0, TOLD, -signal.SIGKILL)]
     tally.case(
         silent=f"{what}: two writers at once" if overlap else None,
-        failure=f"{what}: exit statuses {statuses}" if bad or (0 not in statuses and -signal.SIGKILL not in statuses) else None,
+        failure=f"{what}: exit statuses {statuses}"
+        if bad or (0 not in statuses and -signal.SIGKILL not in statuses)
+        else None,
     )
     _settle(lambda: _write_it(path, log))
     if tree(path) != tree(place / "reference.zarr"):

@@ -33,7 +33,10 @@ SAID = {"identical": "witness views are identical", "drifted": "drifted by at mo
 STACKS: dict[str, Mapping[str, str]] = {
     "the same": {},
     "torch without vector code": {"ATEN_CPU_CAPABILITY": "default"},
-    "OpenCV without vector code": {"OPENCV_CPU_DISABLE": "SSE4_1,SSE4_2,AVX,AVX2,FP16,AVX512_SKX", "CAMPAIGN_PLAIN_CV": "1"},
+    "OpenCV without vector code": {
+        "OPENCV_CPU_DISABLE": "SSE4_1,SSE4_2,AVX,AVX2,FP16,AVX512_SKX",
+        "CAMPAIGN_PLAIN_CV": "1",
+    },
 }
 
 PROBE = """
@@ -82,7 +85,12 @@ def _judge(tally: Tally, store: Path, name: str, changes: Mapping[str, str], *, 
     environment = {**os.environ, **changes, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [changes.get("PYTHONPATH"), str(ROOT)]))
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, str(store)], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+        [sys.executable, "-c", PROBE, str(store)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        check=False,
     )
     if done.returncode:
         tally.case(failure=f"{name}: {done.stderr[-300:]}")
@@ -91,7 +99,9 @@ def _judge(tally: Tally, store: Path, name: str, changes: Mapping[str, str], *, 
     right = (found["said_changed"], found["said_levels"]) == (found["changed"], found["levels"])
     right = right and (found["kind"] == "identical") == (found["changed"] == 0)
     tally.case(silent=None if right else f"{name}: witnesses say {found['said']}, {found['changed']} changed")
-    tally.note(f"{name} (Pillow {found['pillow']}, torch {found['torch']}, cv2 optimised {found['cv2']}): {found['said']}")
+    tally.note(
+        f"{name} (Pillow {found['pillow']}, torch {found['torch']}, cv2 optimised {found['cv2']}): {found['said']}"
+    )
     if run_student:
         line = arguments(store, store.parent / f"run {name}", "--epochs", "1")
         said = subprocess.run(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+EVERY = 20.0
+"""Seconds between two lines about a row that takes long"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)
     """Told, but not as promised."""
     notes: list[str] = field(default_factory=list)
+    _told: float = field(default_factory=time.monotonic)
 
     @property
     def sound(self) -> bool:
@@ -58,6 +63,10 @@ class Tally:
         self.count += 1
         self.silent += [silent] if silent else []
         self.failures += [failure] if failure else []
+        if time.monotonic() - self._told > EVERY:
+            self._told = time.monotonic()
+            faults = f"{len(self.silent)} silent, {len(self.failures)} failed"
+            print(f"    {self.count:,} cases, {faults}", file=sys.stderr, flush=True)
 
     def require(self, true: bool, failure: str) -> None:
         """Count one case that must be so."""
@@ -69,4 +78,4 @@ class Tally:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if not name.startswith("_")}

@@ -281,4 +281,3 @@ def sabotage(place: Path) -> Tally:
         patch.setattr(samples, "members", lenient)
         _judge(tally, path, data[: 8 * BLOCK], index, "cut", whole=data)
     return tally
-

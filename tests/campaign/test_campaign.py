@@ -41,7 +41,10 @@ def test_the_table_says_what_was_wrong() -> None:
     assert "- SILENT: an object was exchanged" in said and "- failed: the error has no name" in said
 
 
-@pytest.mark.parametrize(("text", "full", "reduced", "count"), [("full", 200, 8, 200), ("10%", 200, 8, 20), ("reduced", 200, 8, 8), ("1%", 200, 8, 8), ("full", 5, 8, 5)])
+@pytest.mark.parametrize(
+    ("text", "full", "reduced", "count"),
+    [("full", 200, 8, 200), ("10%", 200, 8, 20), ("reduced", 200, 8, 8), ("1%", 200, 8, 8), ("full", 5, 8, 5)],
+)
 def test_scales(text: str, full: int, reduced: int, count: int) -> None:
     scale = Scale.parse(text, 0)
     assert scale.count(full, reduced) == count

@@ -1,8 +1,8 @@
 """How to add the store of the next format: what a release that changes `pipeline.layout.VERSION` does.
 
-    1. leave tests/golden/store-v1 … as they are
-    2. python -m tests.campaign.old_stores      makes tests/golden/store-v<VERSION> from the program of that release
-    3. commit it; add VERSION to `tests.campaign.old_stores.READABLE`, and take out what is read no longer
+1. leave tests/golden/store-v1 … as they are
+2. python -m tests.campaign.old_stores      makes tests/golden/store-v<VERSION> from the program of that release
+3. commit it; add VERSION to `tests.campaign.old_stores.READABLE`, and take out what is read no longer
 """
 
 from __future__ import annotations

@@ -28,7 +28,13 @@ SHOWS = "one digest"
 WORLDS, WORKERS, BATCHES, STARTS = (1, 2, 4), (0, 1, 2, 5), (1, 7, 32), ("fork", "spawn")
 EPOCH = 1
 Case = tuple[int, int, int, str]
-REDUCED: tuple[Case, ...] = ((1, 0, 1, "fork"), (2, 1, 7, "fork"), (4, 2, 32, "fork"), (2, 5, 7, "fork"), (1, 1, 32, "spawn"))
+REDUCED: tuple[Case, ...] = (
+    (1, 0, 1, "fork"),
+    (2, 1, 7, "fork"),
+    (4, 2, 32, "fork"),
+    (2, 5, 7, "fork"),
+    (1, 1, 32, "spawn"),
+)
 
 
 def run(scale: Scale, place: Path) -> Tally:

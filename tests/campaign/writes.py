@@ -42,7 +42,9 @@ def run(scale: Scale, place: Path) -> Tally:
         store.finish()
     shutil.copytree(place / "one.zarr", place / "grown.zarr")
     made, grown = count_calls(place / "counted.zarr"), count_calls(place / "grown.zarr")
-    cases = [(start, at, error) for start, n in ((None, made), ("one.zarr", grown)) for at in range(n) for error in ERRORS]
+    cases = [
+        (start, at, error) for start, n in ((None, made), ("one.zarr", grown)) for at in range(n) for error in ERRORS
+    ]
     for start, at, error in scale.some(cases, 36):
         path = place / "store.zarr"
         if start is not None:
@@ -52,7 +54,9 @@ def run(scale: Scale, place: Path) -> Tally:
     _checkpoints(tally, place)
     _full_disk(tally, place / "disk")
     _limited_files(tally, place)
-    tally.note(f"{made} calls make the store, {grown} grow it by a view; each fails with {len(ERRORS)} errors at full scale.")
+    tally.note(
+        f"{made} calls make the store, {grown} grow it by a view; each fails with {len(ERRORS)} errors at full scale."
+    )
     return tally
 
 

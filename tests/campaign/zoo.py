@@ -95,7 +95,14 @@ def _odd() -> Iterator[Kind]:
     plain = Image.fromarray(scene(1))
     remade = {"packed": "remade"}
     inks = Image.new("CMYK", (32, 24), (255, 0, 0, 0))
-    yield Kind(name="CMYK", line="CMYK", payload=encoded(inks, "JPEG", quality=95), pixels=_flat(0, 255, 255), apart=8, **remade)
+    yield Kind(
+        name="CMYK",
+        line="CMYK",
+        payload=encoded(inks, "JPEG", quality=95),
+        pixels=_flat(0, 255, 255),
+        apart=8,
+        **remade,
+    )
     deep, samples = pictures.deep_png(5)
     upper = np.repeat((samples >> 8).astype(np.uint8)[..., None], 3, axis=2)
     yield Kind(name="16-bit grey PNG", line="16-bit PNG", payload=deep, pixels=upper, **remade)
@@ -131,7 +138,11 @@ def _odd() -> Iterator[Kind]:
     for orientation in (3, 6):
         payload = pictures.with_orientation(4, orientation)
         yield Kind(
-            name=f"EXIF orientation {orientation}", line="EXIF orientation", payload=payload, pixels=_shown(payload), **remade
+            name=f"EXIF orientation {orientation}",
+            line="EXIF orientation",
+            payload=payload,
+            pixels=_shown(payload),
+            **remade,
         )
     for kind in ("PNG", "WEBP"):
         payload = pictures.animation(kind)
@@ -160,6 +171,7 @@ def _refused() -> Iterator[Kind]:
         ("WebP bomb", bombs, webp, "32,000,000 are allowed"),
         ("600 scans", "over 500 JPEG scans", scans, "over 500 scans"),
         ("inflating text", "over 500 JPEG scans", text, undecodable),
+        ("PNG of fewer rows", "header and pixels", raw_png(64, 48, 8, 0, bytes(65 * 47)), "end before its last row"),
         ("header of another size", "header and pixels", bytes(lying), undecodable),
         *((k, other, encoded(plain, k), f"looks like {k}") for k in ("GIF", "BMP", "TIFF")),
         ("EPS named .jpg", other, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "looks like EPS"),

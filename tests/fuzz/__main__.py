@@ -102,7 +102,14 @@ def _with_atheris(target: str, seconds: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number, data in enumerate(targets.seeds(target)):
             Path(folder, str(number)).write_bytes(data)
-        line = [sys.argv[0], folder, f"-max_total_time={seconds}", f"-seed={seed + 1}", "-max_len=65536", "-rss_limit_mb=4096"]
+        line = [
+            sys.argv[0],
+            folder,
+            f"-max_total_time={seconds}",
+            f"-seed={seed + 1}",
+            "-max_len=65536",
+            "-rss_limit_mb=4096",
+        ]
         os.chdir(folder)  # libFuzzer leaves its own copies of crashes in the folder that it runs in
         atheris.Setup([*line, "-print_final_stats=1"], one, custom_mutator=mutate)
         atheris.Fuzz()

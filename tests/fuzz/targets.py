@@ -39,14 +39,20 @@ PIXELS = 1 << 20
 INDEX = index_of(20)
 MANIFEST = manifest_of(INDEX, "topk:2", unit_rows=16)
 LAYOUT = Layout(
-    manifest=MANIFEST, views=2, environment={}, urls=INDEX.urls, class_names=None, key_bytes=len(INDEX.key_bytes), witnesses=3
+    manifest=MANIFEST,
+    views=2,
+    environment={},
+    urls=INDEX.urls,
+    class_names=None,
+    key_bytes=len(INDEX.key_bytes),
+    witnesses=3,
 )
 
 
 def tar(data: bytes) -> None:
     """Walk the archive."""
     found = list(members(io.BytesIO(data), "x.tar", len(data)))
-    assert all(0 <= m.offset and m.offset + m.size <= len(data) for m in found), "a member lies outside"
+    assert all(m.offset >= 0 and m.offset + m.size <= len(data) for m in found), "a member lies outside"
 
 
 def index(data: bytes) -> None:

@@ -225,6 +225,26 @@ def test_other_bombs_are_refused() -> None:
             decode(payload)
 
 
+@pytest.mark.parametrize(("depth", "colour"), [(1, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 6)])
+def test_a_png_that_ends_before_its_last_row_is_refused(depth: int, colour: int) -> None:
+    row = b"\0" + bytes(-(-64 * depth * {0: 1, 2: 3, 6: 4}[colour] // 8))
+    assert decode(raw_png(64, 20, depth, colour, row * 20)).shape == (20, 64, 3)
+    with pytest.raises(ImageError, match="its data end before its last row"):
+        decode(raw_png(64, 20, depth, colour, row * 19))
+
+
+def test_an_interlaced_png_is_held_to_its_seven_passes() -> None:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 3, 8, 2, 0, 0, 1))
+    for count, accepted in ((52, True), (51, False)):  # 1 × 1, 1 × 1, 1 × 1, 3 × 1, 2 × 2 and 5 × 1 pixels
+        body = png_chunk(b"IDAT", zlib.compress(bytes(count))) + png_chunk(b"IEND", b"")
+        payload = b"\x89PNG\r\n\x1a\n" + header + body
+        if accepted:
+            assert decode(payload).shape == (3, 5, 3)
+        else:
+            with pytest.raises(ImageError, match="cannot be decoded as PNG"):
+                decode(payload)
+
+
 def test_the_cap_is_an_argument() -> None:
     payload = pictures.jpeg(1, 64, 48)
     assert decode(payload, max_pixels=64 * 48).shape == (48, 64, 3)

@@ -78,6 +78,11 @@ def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def _run(command: click.Command, arguments: list[str], env: dict[str, str], log: Path) -> None:
+    os._exit(run_here(command, arguments, env, log))
+
+
+def run_here(command: click.Command, arguments: list[str], env: dict[str, str], log: Path) -> int:
+    """Run the command in this process and environment, and give its exit code."""
     torch.set_num_threads(1)
     for name in list(os.environ):
         if name in LAUNCHER or name.startswith(("SLURM_", "TORCHELASTIC_")):
@@ -95,8 +100,7 @@ def _run(command: click.Command, arguments: list[str], env: dict[str, str], log:
             command.main(arguments, prog_name="test", standalone_mode=True)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(bool(end.code))
-        stream.flush()
-    os._exit(code)
+        return code
 
 
 def _enter(namespace: str) -> None:

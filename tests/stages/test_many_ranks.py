@@ -18,7 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from pipeline.store import LabelStore
 from stages.teacher_logits import main
 from tests.pictures import tiny_shards
-from tests.stages.ranks import Rank, _run, eventually, meeting, start
+from tests.stages.ranks import Rank, eventually, meeting, run_here, start
 
 NET, ROWS, VIEWS = "test_resnet", 90, 8
 UNITS = VIEWS * 3
@@ -178,7 +178,8 @@ def attempt(folder: str, out: str) -> None:
     env = {name: value for name, value in os.environ.items() if name.startswith(("TORCHELASTIC_", "MASTER_"))}
     env |= {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
     log = Path(out).with_name(f"{os.environ['TORCHELASTIC_RESTART_COUNT']}-{os.environ['RANK']}.log")
-    _run(main, [str(a) for a in arguments(Path(folder), Path(out), "--timeout", 30)], env, log)
+    code = run_here(main, [str(a) for a in arguments(Path(folder), Path(out), "--timeout", 30)], env, log)
+    assert code == 0, log.read_text()
 
 
 def test_torchrun_restarts_after_a_death_and_the_store_is_the_same(folder, reference, tmp_path) -> None:

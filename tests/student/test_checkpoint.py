@@ -118,6 +118,24 @@ def _hold(run: Path, ready: multiprocessing.synchronize.Event, done: multiproces
         done.wait(30)
 
 
+def _outlive(ready: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
+    ready.set()
+    done.wait(30)
+
+
+def test_a_worker_that_outlives_its_trainer_does_not_hold_the_run(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    with checkpoint.only_writer(tmp_path):
+        worker = context.Process(target=_outlive, args=(ready, done))
+        worker.start()
+        assert ready.wait(30)
+    with checkpoint.only_writer(tmp_path):
+        assert worker.is_alive()
+    done.set()
+    worker.join()
+
+
 def test_a_second_writer_is_told_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     ready, done = context.Event(), context.Event()

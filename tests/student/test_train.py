@@ -86,7 +86,7 @@ def test_killed_at_any_moment(whole: Path, store: Path, folder: Path) -> None:
     """SIGKILL after random times until the run gets through; every checkpoint on the way is whole."""
     out, output, draw = folder / "killed", folder / "killed.txt", np.random.default_rng(5)
     for attempt in range(12):
-        process = start(line(store, out, "--checkpoint-every", "1"), output)
+        process = start(line(store, out, "--checkpoint-every", "1", "--workers", "1"), output)
         process.join(draw.uniform(0.1, 0.6) if attempt < 11 else 60)
         if process.exitcode is not None:
             break

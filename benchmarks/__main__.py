@@ -1,0 +1,90 @@
+"""Measure, print, and write benchmarks/results.
+
+python -m benchmarks                                        # every table
+python -m benchmarks render --photos FOLDER --seconds 20    # one of them
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.bench import Bench
+from benchmarks.photographs import load
+from benchmarks.report import RESULTS, Circumstances, Table, load_average, write
+from pipeline import cli
+from pipeline.errors import UserError
+
+TABLES = (
+    *("render", "loaders", "checks", "labelling", "student_step", "online", "sizes", "memory", "startup", "growth"),
+    *("profile", "packing"),
+)
+ALONE = ("guard", "gpu")
+
+
+@cli.command()
+@click.argument("tables", nargs=-1, type=click.Choice([*TABLES, *ALONE]), metavar="[TABLE]...")
+@click.option("--photos", type=click.Path(path_type=Path, exists=True, file_okay=False), help="A folder of JPEGs.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=20.0, help="For each contestant of a race.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, help="Processes of each loader.")
+@click.option("--teacher", default="regnety_160", help="timm model beside the students, with random weights.")
+@click.option("--weights", type=click.Path(path_type=Path, exists=True), help="tf_efficientnet_lite0, for real logits.")
+@click.option("--students", default="tiny,small,base", help="DeiT sizes with commas between them.")
+@click.option("--batch", type=click.IntRange(min=1), default=8, help="Views of a step beside a teacher.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="bf16", help="Of teachers and students.")
+@click.option("--with-litdata", is_flag=True, help="Install litdata outside the project's environment and race it.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False, help="For the results.")
+@click.option("--tiny", is_flag=True, help="As small as it runs, for the tests; the figures mean nothing.")
+def main(tables: tuple[str, ...], photos: Path | None, out: Path, students: str, **flags: Any) -> None:
+    """Race ours and the peers on the same photographs and write tables; all of them by default.
+
+    Tables: render, loaders, checks, labelling, student_step, online, sizes, memory, startup, growth, profile, packing;
+    guard (pass or fail) and gpu (needs CUDA) run when they are named.
+
+    \b
+    Example:
+      python -m benchmarks render loaders --photos data/photos --seconds 20
+    """
+    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    photographs = load(photos, most=8 if flags["tiny"] else None)
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
+        for number, name in enumerate(tables or TABLES):
+            folder = Path(scratch) / f"{number}"
+            folder.mkdir()
+            bench = Bench(photographs=photographs, folder=folder, students=tuple(students.split(",")), **flags)
+            around = Circumstances(command=command(name), photographs=photographs.about, load_before=load_average())
+            table = run(name, bench)
+            click.echo(f"\n## {table.title}\n\n{table.text()}\n")
+            if not bench.tiny:
+                write(table, around, out)
+    if not flags["tiny"]:
+        click.echo(f"written to {out.name}: {', '.join(f'{name}.md' for name in tables or TABLES)}")
+
+
+def run(name: str, bench: Bench) -> Table:
+    """One table; what is not known is a user's error."""
+    if name not in (*TABLES, *ALONE):
+        raise UserError(f"no table is called {name!r}. Known: {', '.join((*TABLES, *ALONE))}.")
+    table: Table = importlib.import_module(f"benchmarks.{name}").measure(bench)
+    return table
+
+
+def command(name: str) -> str:
+    """What to type to measure this table again; folders of this machine are left out."""
+    kept, skip = [], False
+    for word in sys.argv[1:]:
+        if not skip and word not in (*TABLES, *ALONE) and word not in ("--out",):
+            kept.append("FOLDER" if kept and kept[-1] in ("--photos", "--weights") else word)
+        skip = word == "--out"
+    return shlex.join(["python", "-m", "benchmarks", name, *kept])
+
+
+if __name__ == "__main__":
+    main()

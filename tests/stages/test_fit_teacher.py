@@ -1,0 +1,191 @@
+"""A fitted teacher is a function of its contract: resumed, finished, refused; and teacher_logits can ask it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner
+
+from pipeline.fitting import Fit, FitSettings, order_of, smoothed_loss, targets
+from pipeline.index import scan
+from pipeline.mixing import plan_mixing
+from pipeline.recipe import Recipe
+from pipeline.shards import expand
+from pipeline.teacher import load_teacher
+from stages.fit_teacher import main
+from tests.pictures import jpeg, sample, tiny_shards, write_tar
+
+NET = "test_resnet"
+NAMES = ["ant", "bee", "cat"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    tiny_shards(folder, rows=30, shards=2, classes=3, class_names=NAMES)
+    return f"{folder}/*.tar"
+
+
+def arguments(shards, out, *more):
+    fixed = ["--model", NET, "--image-size", 32, "--recipe", "light", "--batch", 16, "--workers", 0, "--device", "cpu"]
+    return [str(a) for a in ("--shards", shards, "--out", out, *fixed, "--log-level", "error", *more)]
+
+
+def fit(*args, expect=0):
+    result = CliRunner().invoke(main, arguments(*args))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == expect, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def fitted(shards, tmp_path_factory):
+    out = tmp_path_factory.mktemp("fitted") / "teacher"
+    fit(shards, out, "--epochs", 2, "--val-shards", shards, "--history", out.parent / "curve.csv")
+    return out
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(root.iterdir())}
+
+
+def test_what_it_writes_is_what_timm_and_the_teacher_load(fitted, shards):
+    assert sorted(tree(fitted)) == ["config.json", "fit.json", "model.safetensors"]
+    config = json.loads((fitted / "config.json").read_text())
+    assert config["label_names"] == NAMES and config["num_classes"] == 3
+    teacher = load_teacher(f"local-dir:{fitted}", view_size=32, device="cpu")
+    assert teacher.num_classes == 3 and teacher.card.input_size == 32
+    pixels_BHWC = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    state = safetensors.torch.load_file(fitted / "model.safetensors")
+    import timm
+
+    model = timm.create_model(NET, num_classes=3).eval()
+    model.load_state_dict(state)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (teacher.card.mean, teacher.card.std))
+    with torch.inference_mode():
+        x_BCHW = (torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() - mean) / std
+        expected_BK = model(x_BCHW).numpy()
+    np.testing.assert_allclose(teacher(pixels_BHWC), expected_BK, atol=1e-4)
+
+
+def test_it_is_seen_as_it_will_be_seen(shards, tmp_path):
+    fit(shards, tmp_path / "teacher", "--epochs", 1, "--input-size", 48)
+    teacher = load_teacher(f"local-dir:{tmp_path / 'teacher'}", view_size=32, device="cpu")
+    assert teacher.card.input_size == 48
+
+
+def test_stopped_and_started_again_it_ends_with_the_same_bytes(fitted, shards, tmp_path, monkeypatch):
+    import stages.fit_teacher as stage
+
+    epoch = stage.run_epoch
+
+    def interrupted(run, *rest):
+        if run.epoch == 1:
+            raise KeyboardInterrupt
+        epoch(run, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "run_epoch", interrupted)
+        fit(shards, tmp_path / "teacher", "--epochs", 2, "--val-shards", shards, expect=130)
+    assert sorted(tree(tmp_path / "teacher")) == ["last.pt"]
+    fit(shards, tmp_path / "teacher", "--epochs", 2, "--val-shards", shards)
+    assert tree(tmp_path / "teacher") == tree(fitted)
+
+
+def test_finished_before_it_only_reports(fitted, shards, tmp_path):
+    before = tree(fitted)
+    output = fit(shards, fitted, "--epochs", 2, "--metrics", tmp_path / "m.json", "--history", tmp_path / "c.csv")
+    assert "(finished before)" in output and tree(fitted) == before
+    assert set(json.loads((tmp_path / "m.json").read_text())) == {"loss", "val_loss", "val_top1"}
+    assert (tmp_path / "c.csv").read_text() == (fitted.parent / "curve.csv").read_text()
+    assert (tmp_path / "c.csv").read_text().splitlines()[0] == "epoch,loss,val_loss,val_top1"
+
+
+def test_other_flags_are_refused_with_both_values_or_begin_anew(shards, tmp_path):
+    out = tmp_path / "teacher"
+    fit(shards, out, "--epochs", 1)
+    before = tree(out)
+    output = fit(shards, out, "--epochs", 1, "--lr", 0.01, expect=1)
+    assert output == (
+        f"error: {out} holds a teacher that was fitted otherwise: settings.lr: 0.001 then, 0.01 now. Give the flags "
+        "that it was begun with, another --out, or --if-changed restart to fit it anew.\n"
+    )
+    assert tree(out) == before
+    fit(shards, out, "--epochs", 1, "--lr", 0.01, "--if-changed", "restart")
+    assert json.loads((out / "fit.json").read_text())["contract"]["settings"]["lr"] == 0.01
+
+
+def test_a_folder_of_someone_else_is_refused(shards, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    output = fit(shards, tmp_path, "--epochs", 1, "--if-changed", "restart", expect=1)
+    assert output == f"error: {tmp_path} holds files that no fit wrote (thesis.tex). Name another --out.\n"
+
+
+def test_changed_weights_are_found(shards, tmp_path):
+    out = tmp_path / "teacher"
+    fit(shards, out, "--epochs", 1)
+    state = safetensors.torch.load_file(out / "model.safetensors")
+    state["fc.bias"] = state["fc.bias"] + 1
+    safetensors.torch.save_file(state, out / "model.safetensors")
+    assert "not what was fitted" in fit(shards, out, "--epochs", 1, expect=1)
+
+
+def test_a_single_class_is_refused(tmp_path):
+    members = [m for n in range(4) for m in sample(f"key{n}", jpeg(n), 0)]
+    write_tar(tmp_path / "000000.tar", members)
+    output = fit(f"{tmp_path}/000000.tar", tmp_path / "teacher", expect=1)
+    assert output == (
+        "error: The shards hold 4 rows with only class 0; a classifier needs at least 2 classes to tell apart. "
+        "Pack labelled images (a folder per class), or give --shards that have labels.\n"
+    )
+
+
+def test_an_argument_that_the_model_has_not_is_named(shards, tmp_path):
+    output = fit(shards, tmp_path / "teacher", "--model-arg", "wings=2", expect=1)
+    assert "--model test_resnet cannot be built with these --model-arg (wings=2)" in output
+
+
+def test_weights_of_other_classes_keep_all_but_the_head(fitted, shards, tmp_path):
+    folder = tmp_path / "two"
+    tiny_shards(folder, rows=12, shards=1, classes=2, class_names=["ant", "bee"])
+    fit(f"{folder}/*.tar", tmp_path / "teacher", "--epochs", 1, "--weights", fitted / "model.safetensors", "--lr", 1e-9)
+    new, old = (safetensors.torch.load_file(f / "model.safetensors") for f in (tmp_path / "teacher", fitted))
+    assert new["fc.weight"].shape[0] == 2
+    torch.testing.assert_close(new["conv1.0.weight"], old["conv1.0.weight"], atol=1e-6, rtol=0)
+
+
+def test_an_epoch_sees_every_labelled_row_once_and_no_other(tmp_path):
+    members = [m for n in range(12) for m in sample(f"key{n}", jpeg(n), n % 3 if n % 4 else None)]
+    write_tar(tmp_path / "000000.tar", members)
+    index = scan(expand([f"{tmp_path}/000000.tar"]))
+    labelled = np.flatnonzero(index.classes >= 0)
+    orders = [order_of(labelled, index, 5, epoch) for epoch in range(3)]
+    assert all(sorted(order) == sorted(labelled) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_targets_are_the_shares_of_the_labels(shards):
+    index = scan(expand([shards]))
+    recipe = Recipe(image_size=32, mix_window=8)
+    run = Fit(
+        model=torch.nn.Linear(1, 1), settings=FitSettings(), recipe=recipe, index=index, device=torch.device("cpu"),
+        autocast=None, eye=None,
+    )  # fmt: skip
+    row_B, view_B = np.arange(30), np.full(30, 4)
+    mixing = plan_mixing(recipe, 30, row_B, view_B)
+    target_BK = targets(run, row_B, view_B).numpy()
+    for row in range(30):
+        expected_K = np.zeros(3)
+        expected_K[index.classes[row]] += mixing.lam_B[row]
+        expected_K[index.classes[mixing.partner_B[row]]] += 1 - mixing.lam_B[row]
+        np.testing.assert_allclose(target_BK[row], expected_K, atol=1e-6)
+
+
+def test_the_loss_is_the_smoothed_cross_entropy_where_all_is_labelled():
+    logits_BK, truth_B = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0, 1])
+    ours = smoothed_loss(logits_BK, torch.nn.functional.one_hot(truth_B, 4).float(), 0.1)
+    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits_BK, truth_B, label_smoothing=0.1))
