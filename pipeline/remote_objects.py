@@ -157,17 +157,18 @@ class S3Objects:
 
         def call() -> bytes:
             path, within = f"{self.bucket}/{self._key(key)}", START_S + limit / SLOWEST
-            data: bytes = remote(self.url).call("cat_file", path, start=0, end=limit + 1, within_s=within)
-            return data
+            found: bytes = remote(self.url).call("cat_file", path, start=0, end=limit + 1, within_s=within)
+            return found
 
         try:
-            return _as_store_error(what, lambda: attempts(what, call, permanent=_is_empty_range))
+            data: bytes = _as_store_error(what, lambda: attempts(what, call, permanent=_is_empty_range))
         except FileNotFoundError:
             raise KeyError(key) from None
         except OSError as error:
             if _is_empty_range(error):
                 return b""
             raise
+        return data
 
     def _put_if(self, key: str, data: bytes, **condition: str) -> str | None:
         """The tag of what was put; None where the condition does not hold."""

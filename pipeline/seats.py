@@ -52,7 +52,7 @@ def seated(objects: Objects, *, alone: bool, follows: bool, wait_s: float) -> It
 
     One that `follows` is never first.
     """
-    seat: Seat = _LocalSeat(objects.root) if isinstance(objects, LocalObjects) else objects.seat()
+    seat: Seat = _LocalSeat(objects.root) if isinstance(objects, LocalObjects) else _remote_seat(objects)
     begun = time.monotonic()
     longest = seat.patience_s if alone else wait_s
     try:
@@ -67,6 +67,13 @@ def seated(objects: Objects, *, alone: bool, follows: bool, wait_s: float) -> It
         yield seat
     finally:
         seat.leave()
+
+
+def _remote_seat(objects: Objects) -> Seat:
+    from pipeline.remote_objects import S3Objects  # here, because most runs never need it
+
+    assert isinstance(objects, S3Objects)
+    return objects.seat()
 
 
 class _LocalSeat:

@@ -51,7 +51,9 @@ class Engine:
         choose_attention(student, settings, ranks.device)
         self.masks = ItemDropPath.install(student, settings.seed)
         self.student = student.to(ranks.device).to(memory_format=torch.channels_last)
-        self.ema = create_ema(self.student, decay=settings.ema_decay) if settings.ema else None
+        self.ema = (
+            create_ema(self.student, decay=settings.ema_decay, warmup=settings.ema_warmup) if settings.ema else None
+        )
         self.loss = settings.loss()
         self.optimizer = settings.optimizer().create(self.student, schedule.lr)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "fp16")

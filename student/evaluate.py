@@ -17,6 +17,7 @@ from student import results
 from student.checkpoint_flags import bad_image_option, batch_option, checkpoint_options, crop_option
 from student.metrics import Scores
 from student.model import Student
+from student.predictions import Predictions, Table, write_predictions
 from student.ranks import joined
 from student.saved import Saved, open_saved
 from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_set
@@ -31,6 +32,12 @@ RANK_SECONDS = 1800.0
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     help="JSON file for the metrics; images/s go to NAME.speed.json beside it.",
+)
+@click.option(
+    "--predictions",
+    "answers",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Table (.npz) of the class that each head names for each picture.",
 )
 @click.option("--plots", "plot_dir", type=click.Path(path_type=Path, file_okay=False), help="Folder for figures (PNG).")
 @click.option(
@@ -64,10 +71,12 @@ def main(**flags: Any) -> None:
     with joined(flags["device"], RANK_SECONDS) as ranks:
         judge = Judge(students, saved, ranks, flags["precision"])
         batches = pictures.batches(ranks, **speed)
-        scores = judge.score(batches, num_classes=saved.spec.num_classes, teacher=pictures.teaching is not None)
+        teacher, predictions = pictures.teaching is not None, Predictions() if flags["answers"] else None
+        scores = judge.score(batches, num_classes=saved.spec.num_classes, teacher=teacher, predictions=predictions)
+        named = predictions.table() if predictions else None
     if ranks.main:
         speed |= {"device": str(ranks.device), "world": ranks.world, "precision": flags["precision"], **judge.speed()}
-        _report(flags, saved, pictures, scores, speed)
+        _report(flags, saved, pictures, scores, speed, named)
 
 
 def _students(saved: Saved, ema: bool | None) -> dict[str, Student]:
@@ -76,13 +85,20 @@ def _students(saved: Saved, ema: bool | None) -> dict[str, Student]:
 
 
 def _report(
-    flags: dict[str, Any], saved: Saved, pictures: EvaluationSet, scores: dict[str, Scores], speed: dict[str, Any]
+    flags: dict[str, Any],
+    saved: Saved,
+    pictures: EvaluationSet,
+    scores: dict[str, Scores],
+    speed: dict[str, Any],
+    named: Table | None,
 ) -> None:
     click.echo(results.table(scores))
     click.echo(f"{speed['images_per_second']:,} images/s, {speed['forward_images_per_second']:,} in the forward pass")
     written: list[Path] = []
     if flags["out"]:
         written += results.write_metrics(flags["out"], saved, pictures.recipe, scores, speed)
+    if named is not None:
+        written.append(write_predictions(flags["answers"], named))
     if flags["per_class"]:
         written.append(results.write_classes(flags["per_class"], scores["student"], saved.class_names))
     if flags["plot_dir"]:

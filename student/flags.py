@@ -55,6 +55,13 @@ places_options = cli.options(
         help="Go on from the run directory's last checkpoint if there is one, begin again and remove it, or go on from "
         "this checkpoint.",
     ),
+    click.option(
+        "--if-changed",
+        type=click.Choice(["refuse", "restart"]),
+        default="refuse",
+        show_default=True,
+        help="A run that was begun with other settings or labels is refused with what differs, or begun again.",
+    ),
 )
 
 model_options = cli.options(
@@ -95,6 +102,7 @@ recipe_options = cli.options(
     _flag("clip-grad", "Largest norm of the gradient.", float),
     _flag("ema", "Keep a moving average of the weights, and score it too."),
     _flag("ema-decay", "Its decay in one step.", float),
+    _flag("ema-warmup", "Let the decay grow with the steps, for runs too short for it."),
     _flag("precision", "Number format of the forward and backward pass.", click.Choice(PRECISIONS)),
     _flag("seed", "Seed of weights, order, drop path and dropout.", click.IntRange(min=0)),
 )

@@ -50,6 +50,8 @@ class Places:
     """Where the labelled shards lie now; empty for where they lay."""
     val_shards: tuple[str, ...] = ()
     resume: str = "auto"
+    if_changed: str = "refuse"
+    """What becomes of a run that was begun otherwise: refuse keeps it, restart removes it and begins again."""
     workers: int = 0
     start_method: str | None = None
     dvclive: bool = True
@@ -66,7 +68,14 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
         state = earlier_state(places, ranks)
-        settings = same_run(settings, store, state, places.out)
+        try:
+            settings = same_run(settings, store, state, places.out)
+        except (MismatchError, StudentError) as changed:
+            if places.if_changed == "refuse" or state is None:
+                raise
+            log.warning("%s It is begun again, as --if-changed restart says.", changed)
+            places, state = dataclasses.replace(places, resume="none"), None
+            settings = same_run(settings, store, None, places.out)
         if state is not None and state["epoch"] >= settings.epochs:
             yield None
             return

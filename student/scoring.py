@@ -33,6 +33,7 @@ from pipeline.store import LabelStore
 from student.device import normalise
 from student.metrics import Scores, heads_on_cpu
 from student.model import Heads, Student
+from student.predictions import Predictions
 from student.preprocessing import evaluation_recipe
 from student.ranks import Ranks
 from student.saved import Saved
@@ -52,6 +53,7 @@ class Teaching:
 class EvaluationBatch:
     """Some pictures, on the device, with what is known about them."""
 
+    row_B: NDArray[np.int64]
     pixels_BHWC: Tensor
     truth_B: Tensor
     """int64; -1 is unlabelled."""
@@ -88,6 +90,7 @@ class EvaluationSet:
             self._require_same_views(slot, self.teaching)
             teacher_B = torch.from_numpy(self.teaching.argmax_R[slot.row_B])
         return EvaluationBatch(
+            row_B=slot.row_B.copy(),
             pixels_BHWC=torch.from_numpy(slot.pixels_BHWC).to(device),
             truth_B=torch.from_numpy(self.index.classes[slot.row_B].astype(np.int64)),
             teacher_B=teacher_B,
@@ -180,16 +183,26 @@ class Judge:
         self._seconds = self._forward_seconds = 0.0
         self._answered = 0
 
-    def score(self, batches: Iterator[EvaluationBatch], *, num_classes: int, teacher: bool) -> dict[str, Scores]:
-        """Scores of every student, over all ranks."""
+    def score(
+        self,
+        batches: Iterator[EvaluationBatch],
+        *,
+        num_classes: int,
+        teacher: bool,
+        predictions: Predictions | None = None,
+    ) -> dict[str, Scores]:
+        """Scores of every student, over all ranks; what the first one names for each picture goes to `predictions`."""
         begun = time.perf_counter()
         scores = {
             name: Scores(num_classes, two_heads=student.two_heads, teacher=teacher)
             for name, student in self.students.items()
         }
         for batch in batches:
-            for name, heads in self.answers(batch.pixels_BHWC).items():
+            answers = self.answers(batch.pixels_BHWC)
+            for name, heads in answers.items():
                 scores[name].add(heads, batch.truth_B, batch.teacher_B)
+            if predictions is not None:
+                predictions.add(next(iter(answers.values())), batch.row_B, batch.truth_B, batch.teacher_B)
         for score in scores.values():
             score.reduce()
         self._seconds += time.perf_counter() - begun

@@ -67,6 +67,7 @@ class Settings:
     repeats: int = 1
     ema: bool = False
     ema_decay: float = 0.99996
+    ema_warmup: bool = False
     precision: str = "fp32"
     seed: int = 0
     init: str | None = None

@@ -59,6 +59,20 @@ def _all_logits(student: Student, folder: Path) -> tuple[torch.Tensor, torch.Ten
     return heads.cls, heads.dist, torch.from_numpy(index.classes.astype(np.int64))
 
 
+def test_predictions_name_the_class_of_each_head_for_each_picture(tmp_path: Path) -> None:
+    student, _ = save_run(tmp_path / "run")
+    tiny_shards(tmp_path / "data", ROWS, classes=4, class_names=NAMES)
+    table = tmp_path / "predictions.npz"
+    for _ in range(2):
+        assert _evaluate(tmp_path, "--predictions", str(table), "--batch", "7").exit_code == 0
+    found = np.load(table, allow_pickle=False)
+    cls, dist, truth = _all_logits(student, tmp_path)
+    assert found["row"].tolist() == list(range(ROWS)) and found["truth"].tolist() == truth.tolist()
+    assert found["class"].tolist() == cls.argmax(-1).tolist()
+    assert found["distillation"].tolist() == dist.argmax(-1).tolist()
+    assert found["fused_logits"].tolist() == ((cls + dist) / 2).argmax(-1).tolist()
+
+
 def test_the_figures_are_those_of_all_pictures_at_once(tmp_path: Path) -> None:
     students = save_run(tmp_path / "run")
     tiny_shards(tmp_path / "data", ROWS, classes=4, class_names=NAMES)

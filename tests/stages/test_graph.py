@@ -1,0 +1,184 @@
+"""dvc.yaml says what the code is: each stage's listed .py files are the import closure of its module.
+
+    python -m tests.stages.test_graph --write       # list them anew, in place
+
+A module's closure is itself, its packages' __init__ files, and everything of ours that any of these imports, at the top
+or inside a function. Nothing is imported to find out.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+GRAPH = ROOT / "dvc.yaml"
+PACKAGES = ("pipeline", "stages", "student")
+PARAMS = ("params.yaml", "params.imagenet.yaml", "params.folder.yaml")
+OUR_FILE = re.compile(rf"^ +- (?:{'|'.join(PACKAGES)})/[\w/]+\.py$")
+SPEED = ("device", "workers", "start-method", "compile", "views-together", "attention", "accumulate", "log-level")
+
+
+def file_of(module: str) -> Path | None:
+    """Where a module of ours is, without importing it."""
+    path = ROOT.joinpath(*module.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every name of ours that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] in PACKAGES)
+
+
+def closure(module: str) -> list[str]:
+    """The files that decide what a module does, sorted, as paths from the root."""
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = file_of(name)
+        if path is not None and path not in found:
+            found.add(path)
+            waiting += imports(path)
+        if "." in name:
+            waiting.append(name.rpartition(".")[0])
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def stages(graph: str) -> dict[str, dict[str, object]]:
+    """Each stage's definition (of a foreach: what it does for each)."""
+    found = yaml.safe_load(graph)["stages"]
+    return {name: stage.get("do", stage) for name, stage in found.items()}
+
+
+def module_of(stage: dict[str, object]) -> str:
+    words = str(stage["cmd"]).split()
+    assert words[:2] == ["python", "-m"], words
+    return words[2]
+
+
+def rewritten(graph: str) -> str:
+    """The graph with every stage's .py files listed anew."""
+    lists = {name: closure(module_of(stage)) for name, stage in stages(graph).items()}
+    lines, stage, listed = [], "", False
+    for line in graph.splitlines():
+        if start := re.match(r"^  (\w+):$", line):
+            stage, listed = start[1], False
+        if not OUR_FILE.match(line):
+            lines.append(line)
+        elif not listed:
+            indent = line[: line.index("-")]
+            lines += [f"{indent}- {path}" for path in lists[stage]]
+            listed = True
+    return "\n".join(lines) + "\n"
+
+
+GRAPH_TEXT = GRAPH.read_text(encoding="utf-8")
+STAGES = stages(GRAPH_TEXT)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_listed_files_are_the_import_closure(name):
+    listed = [str(dep) for dep in STAGES[name]["deps"] if str(dep).endswith(".py")]
+    needed = closure(module_of(STAGES[name]))
+    assert listed == needed, (
+        f"stage {name}: missing {sorted(set(needed) - set(listed))}, too many {sorted(set(listed) - set(needed))}. "
+        "List them anew: python -m tests.stages.test_graph --write"
+    )
+
+
+def test_the_writer_changes_nothing_that_is_right():
+    assert rewritten(GRAPH_TEXT) == GRAPH_TEXT
+
+
+def test_the_closure_finds_what_python_would_import():
+    import subprocess
+
+    code = "import sys, stages.pack; print(*[m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in sys.argv])"
+    out = subprocess.run([sys.executable, "-c", code, *PACKAGES], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = {str(Path(p).relative_to(ROOT)) for p in out.stdout.split()}
+    assert loaded <= set(closure("stages.pack"))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_is_its_module_and_its_group_of_parameters(name):
+    stage = STAGES[name]
+    assert module_of(stage).split(".")[1] == name
+    assert str(stage["desc"]).endswith(".")
+    assert all(str(group).split(".")[0] == name for group in stage.get("params", []))
+
+
+def commands() -> dict[str, click.Command]:
+    return {name: import_module(module_of(stage)).main for name, stage in STAGES.items()}
+
+
+def flags_of(params: dict[str, object], stage: str) -> Iterator[tuple[str, object]]:
+    """The flags that a group unpacks to; a group of a foreach has a group for each."""
+    groups = params.get(stage) or {}
+    parts = groups.values() if "do" in yaml.safe_load(GRAPH_TEXT)["stages"][stage] else [groups]
+    yield from itertools.chain.from_iterable((part or {}).items() for part in parts)
+
+
+@pytest.mark.parametrize("file", PARAMS)
+def test_every_parameter_is_a_flag_of_its_stage_and_none_is_about_speed(file):
+    params = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+    for stage, command in commands().items():
+        known = {opt for p in command.params for opt in (*p.opts, *p.secondary_opts)}
+        for flag, value in flags_of(params, stage):
+            assert f"--{flag}" in known, f"{file}: {stage} has no flag --{flag}"
+            assert flag not in SPEED, f"{file}: --{flag} of {stage} changes speed alone; it belongs to the environment"
+            for one in value if isinstance(value, list) else [value]:
+                parameter = next(p for p in command.params if f"--{flag}" in p.opts)
+                if not isinstance(one, bool):
+                    parameter.type.convert(one, parameter, None)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_fixed_flags_of_a_command_exist(name):
+    known = {opt for p in commands()[name].params for opt in (*p.opts, *p.secondary_opts)}
+    used = {word for word in shlex.split(str(STAGES[name]["cmd"])) if word.startswith("--")}
+    assert used <= known, f"{name} has no {sorted(used - known)}"
+
+
+@pytest.mark.parametrize("file", PARAMS)
+def test_the_files_of_parameters_have_the_same_groups(file):
+    params, default = (yaml.safe_load((ROOT / f).read_text(encoding="utf-8")) for f in (file, "params.yaml"))
+    assert params.keys() == default.keys()
+    assert all(params[g].keys() == default[g].keys() for g in ("shards", "pack", "teacher_logits", "students"))
+
+
+def test_what_is_expensive_is_kept_when_its_stage_runs_again():
+    kept = {
+        str(path)
+        for stage in STAGES.values()
+        for out in stage["outs"]
+        if isinstance(out, dict)
+        for path, options in out.items()
+        if options.get("persist")
+    }
+    assert {"runs/teacher", "stores/${key}.zarr", "runs/${item.distill}-${item.seed}"} <= kept
+
+
+if __name__ == "__main__":
+    text = rewritten(GRAPH_TEXT)
+    if "--write" in sys.argv:
+        GRAPH.write_text(text, encoding="utf-8")
+    print(text)
