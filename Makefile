@@ -11,7 +11,7 @@ repro: $(SYNCED)  ## the whole graph on the embedded default
 	$(BIN)/dvc repro
 
 test: $(SYNCED)  ## every test
-	$(RUN) -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: $(SYNCED)  ## what CI runs besides the tests
 	$(BIN)/ruff format --check .

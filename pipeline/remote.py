@@ -56,7 +56,7 @@ def scheme_of(url: str) -> str:
 class Remote:
     """The file system of a scheme, in this process."""
 
-    def __init__(self, scheme: str, *, stall_s: float = STALL_S) -> None:
+    def __init__(self, scheme: str, stall_s: float) -> None:
         self.scheme, self.stall_s = scheme, stall_s
         self.filesystem = _filesystem(scheme, stall_s)
 
@@ -79,13 +79,13 @@ _lock = threading.Lock()
 _forked_after_use = False
 
 
-def remote(url: str, *, stall_s: float = STALL_S) -> Remote:
+def remote(url: str, *, stall_s: float | None = None) -> Remote:
     """The remote of a URL's scheme; made once a process."""
     require_unforked()
-    key = scheme_of(url), stall_s
+    key = scheme_of(url), STALL_S if stall_s is None else stall_s
     with _lock:
         if key not in _remotes:
-            _remotes[key] = Remote(key[0], stall_s=stall_s)
+            _remotes[key] = Remote(*key)
         return _remotes[key]
 
 

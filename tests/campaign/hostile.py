@@ -193,7 +193,7 @@ def _pickles() -> Iterator[Case]:
         read_weights(folder / "teacher.safetensors")
 
     def zip_bomb(folder: Path, __: Path) -> None:
-        with zipfile.ZipFile(folder / "teacher.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(folder / "teacher.pth", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             with archive.open("archive/data.pkl", "w") as file:
                 for _ in range(1024):
                     file.write(bytes(1 << 20))
@@ -275,7 +275,7 @@ def _images() -> Iterator[Case]:
         return attack
 
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch canary) (w) file\nshowpage\n"
-    text = raw_png(1, 1, 8, 0, b"\0\0", pictures.png_chunk(b"iCCP", b"k\0\0" + _deflated(400_000_000)))
+    text = raw_png(1, 1, 8, 0, b"\0\0", pictures.png_chunk(b"iCCP", b"k\0\0" + _deflated(200_000_000)))
     bombs = {
         "an EPS named .jpg": eps,
         "an SVG named .jpg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>',
@@ -290,7 +290,7 @@ def _images() -> Iterator[Case]:
     def profile(folder: Path, _: Path) -> None:
         _draw_all(write_tar(folder / "x.tar", sample("a", text, 0)))
 
-    yield Case("a PNG whose profile inflates to 400 MB", profile)
+    yield Case("a PNG whose profile inflates to 200 MB", profile)
 
 
 def _stores() -> Iterator[Case]:
@@ -403,7 +403,7 @@ def _put(path: Path, data: bytes) -> str:
 
 
 def _deflated(count: int) -> bytes:
-    packer = zlib.compressobj(9)
+    packer = zlib.compressobj(1)
     parts = [packer.compress(bytes(1 << 20)) for _ in range(count >> 20)]
     return b"".join([*parts, packer.flush()])
 

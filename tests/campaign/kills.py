@@ -31,7 +31,7 @@ from tests.stores import fill, open_writing, tree
 
 TITLE = "SIGKILL during precompute, files without receipt emptied / cut / zeroed / removed in between"
 SHOWS = "byte-identical store, 0 manual steps"
-FULL, REDUCED = 200, 8
+FULL, REDUCED = 200, 6
 NET, SIDE = "test_resnet", 32
 
 

@@ -42,6 +42,7 @@ def run(scale: Scale, place: Path) -> Tally:
     tally = Tally()
     store = LabelStore.open_finished(make_store(place, rows=100))
     cases = list(itertools.product(WORLDS, WORKERS, BATCHES, STARTS))
+    np.random.default_rng(scale.seed).shuffle(cases)  # or a part of them would have something in common
     chosen = scale.some(cases, len(REDUCED)) if scale.share else list(REDUCED)
     wanted = _digest(_stored(store))
     for case in chosen:

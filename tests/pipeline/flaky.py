@@ -60,6 +60,8 @@ class Proxy:
                 _pump(server, client, left)
                 if fault == "stall":
                     self._over.wait(60)
+                for end in (client, server):  # the other thread still reads: closing alone would tell nobody
+                    end.shutdown(socket.SHUT_RDWR)
 
 
 def _pump(source: socket.socket, target: socket.socket, left: int | None) -> None:

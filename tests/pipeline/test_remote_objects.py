@@ -162,7 +162,7 @@ def test_a_store_in_s3_is_the_one_on_a_disk_and_is_read_there(s3: Any, url: str,
 @pytest.mark.parametrize("fault", ["refuse", "error", "cut"])
 def test_faults_now_and_then_change_nothing(server, s3, url, local, fault, monkeypatch) -> None:
     """A cut answer to a conditional PUT is the hard one: it was done, and the next attempt is told that it exists."""
-    with proxy(server[0], lambda number: fault if number % 3 == 1 else "pass", cut_at=60) as between:
+    with proxy(server[0], lambda number: fault if number % 10 == 1 else "pass", cut_at=60) as between:
         point_at(between.port, monkeypatch)
         with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
             fill(store)

@@ -70,9 +70,9 @@ def stages(graph: str) -> dict[str, dict[str, object]]:
 
 
 def module_of(stage: dict[str, object]) -> str:
-    words = str(stage["cmd"]).split()
-    assert words[:2] == ["python", "-m"], words
-    return words[2]
+    start, dash_m, module = str(stage["cmd"]).split()[:3]
+    assert start in ("python", "${launch}") and dash_m == "-m", stage["cmd"]
+    return module
 
 
 def rewritten(graph: str) -> str:
