@@ -78,7 +78,8 @@ def run(name: str, bench: Bench) -> Table:
 
 def command(name: str) -> str:
     """What to type to measure this table again; folders of this machine are left out."""
-    kept, skip = [], False
+    kept: list[str] = []
+    skip = False
     for word in sys.argv[1:]:
         if not skip and word not in (*TABLES, *ALONE) and word not in ("--out",):
             kept.append("FOLDER" if kept and kept[-1] in ("--photos", "--weights") else word)

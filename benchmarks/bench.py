@@ -36,7 +36,7 @@ class Bench:
 
     def rows(self, wanted: int) -> int:
         """So many rows, or the few of a tiny run."""
-        return min(wanted, 64) if self.tiny else wanted
+        return min(wanted, 16) if self.tiny else wanted
 
     @property
     def fewest(self) -> int:

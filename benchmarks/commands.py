@@ -6,12 +6,17 @@ few dozen times a second, until it ends. The largest figure of each process coun
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import runpy
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor, nn
@@ -41,26 +46,51 @@ class Usage:
         return self.parent + sum(self.children)
 
 
-def watch(arguments: Sequence[str], *, timeout: float = 600.0) -> Usage:
-    """Run `python -m …` to its end."""
+def watch(arguments: Sequence[str], *, forked: bool = False) -> Usage:
+    """Run `python -m …` to its end; forked, it has this process's modules already, which a test does not wait for."""
     if not Path("/proc/self/status").exists():
         raise UserError("peak memory is read from /proc, which this system does not have. Measure on Linux.")
     begun, peaks = time.perf_counter(), dict[int, int]()
-    line = [sys.executable, *arguments]
-    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        while process.poll() is None:
+    with tempfile.TemporaryFile("w+") as output:
+        process = _Fork(arguments, output) if forked else _spawn(arguments, output)
+        while (code := process.poll()) is None:
             for pid in (process.pid, *descendants(process.pid)):
                 peaks[pid] = max(peaks.get(pid, 0), peak_bytes(pid))
-            if time.perf_counter() - begun > timeout:
-                process.kill()
             time.sleep(INTERVAL)
         seconds = time.perf_counter() - begun
-        assert process.stdout is not None
-        output = process.stdout.read()
-    if process.returncode != 0:
-        raise UserError(f"'python {' '.join(arguments[:3])} …' ended with {process.returncode}: {output[-500:]}")
+        output.seek(0)
+        said = output.read()
+    if code != 0:
+        raise UserError(f"'python {' '.join(arguments[:2])} …' ended with {code}: {said[-500:]}")
     parent = peaks.pop(process.pid)
-    return Usage(seconds, parent, tuple(sorted((peak for peak in peaks.values() if peak), reverse=True)), output)
+    return Usage(seconds, parent, tuple(sorted((peak for peak in peaks.values() if peak), reverse=True)), said)
+
+
+def _spawn(arguments: Sequence[str], output: IO[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True)
+
+
+class _Fork:
+    """A forked process that runs a module as `python -m` does."""
+
+    def __init__(self, arguments: Sequence[str], output: IO[str]) -> None:
+        self._process = multiprocessing.get_context("fork").Process(target=_run, args=(list(arguments), output))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit status, once it has one."""
+        return self._process.exitcode
+
+
+def _run(arguments: list[str], output: IO[str]) -> None:
+    sys.stdout = sys.stderr = output
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    torch.set_num_threads(1)  # a forked process must not use its parent's thread pool
+    sys.argv = arguments[1:]
+    runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
 
 
 def descendants(pid: int) -> list[int]:

@@ -64,7 +64,7 @@ def measure(bench: Bench) -> Table:
 def _measure(bench: Bench, rows: int) -> Size:
     folder = bench.scratch(f"growth-{rows}")
     shards, path = small_shards(bench.photographs, folder / "data", rows), folder / "store.zarr"
-    usage = watch(teacher_logits(shards, path))
+    usage = watch(teacher_logits(shards, path), forked=bench.tiny)
     begun = time.perf_counter()
     assert len(LabelStore.open_finished(path).index) == rows
     opened = time.perf_counter()

@@ -27,27 +27,29 @@ from pipeline.witness import draw_witnesses
 
 BARE, OURS = "bare forward loop, tensors in memory", "teacher_logits: render, answer, encode, commit"
 ROWS, BATCH = 64, 32
+TINY_ROWS, TINY_BATCH = 8, 4
 
 
 def measure(bench: Bench) -> Table:
     """Race the two."""
-    index = bench.photographs.indexed(bench.scratch("labelling"), ROWS)
+    count, batch = (TINY_ROWS, TINY_BATCH) if bench.tiny else (ROWS, BATCH)
+    index = bench.photographs.indexed(bench.scratch("labelling"), count)
     model = timm.create_model(bench.teacher, pretrained=False, num_classes=CLASSES).eval()
     model = model.requires_grad_(False).to(memory_format=torch.channels_last)
-    teacher = Teacher(model, card_of(bench.teacher, precision=bench.precision, batch=BATCH), torch.device("cpu"))
+    teacher = Teacher(model, card_of(bench.teacher, precision=bench.precision, batch=batch), torch.device("cpu"))
     fresh = FreshStores(bench, index, teacher)
 
     def label() -> int:
         with fresh.store as store:
             label_missing(store, teacher, workers=1, shown=False)
-        return ROWS
+        return count
 
-    runs: dict[str, Contestant] = {BARE: bare_loop(model, bench.precision, ROWS // BATCH), OURS: label}
+    runs: dict[str, Contestant] = {BARE: bare_loop(model, bench.precision, count // batch, batch), OURS: label}
     result = race(runs, seconds=bench.seconds, fewest=bench.fewest, before={OURS: fresh})
     rows = [[name, f"{result.rate(name).median:.2f}", result.ratio(name, BARE).text(".3f")] for name in runs]
     return Table(
         name="labelling",
-        title=f"Labelling with {bench.teacher} in {bench.precision}, batches of {BATCH}",
+        title=f"Labelling with {bench.teacher} in {bench.precision}, batches of {batch}",
         columns=("what", "views/s", "of the bare loop"),
         rows=grid(rows),
         figures={"teacher_logits, share of bare": result.ratio(OURS, BARE).median},
@@ -60,7 +62,7 @@ class FreshStores:
 
     def __init__(self, bench: Bench, index: SampleIndex, teacher: Teacher) -> None:
         self.folder, self.numbers, self.index = bench.scratch("labelling-stores"), itertools.count(), index
-        self.manifest = manifest_of(index, "dense", unit_rows=ROWS, card=teacher.card)
+        self.manifest = manifest_of(index, "dense", unit_rows=len(index), card=teacher.card)
         self.witness = draw_witnesses(self.manifest.recipe, index)
         self.store: LabelStore
 
@@ -69,15 +71,15 @@ class FreshStores:
         self.store = LabelStore.open_writing(path, self.manifest, self.index, 1, witness=lambda: self.witness)
 
 
-def bare_loop(model: nn.Module, precision: str, batches: int) -> Contestant:
+def bare_loop(model: nn.Module, precision: str, batches: int, batch: int) -> Contestant:
     """The model and nothing else."""
-    x_BCHW = torch.randn(BATCH, 3, 224, 224).to(memory_format=torch.channels_last)
+    x_BCHW = torch.randn(batch, 3, 224, 224).to(memory_format=torch.channels_last)
     forward = forward_of(model, precision, "cpu")
 
     def turn() -> int:
         for _ in range(batches):
             forward(x_BCHW)
-        return batches * BATCH
+        return batches * batch
 
     return turn
 

@@ -99,12 +99,12 @@ def bare_epochs(crew: BareCrew, views: int) -> Contestant:
 
 def measure(bench: Bench) -> Table:
     """Race them all."""
-    rows = 2 * BATCH if bench.tiny else 16 * BATCH
+    rows = BATCH if bench.tiny else 16 * BATCH
     index = bench.photographs.indexed(bench.scratch("loaders"), rows)
     payloads = tuple(itertools.islice(itertools.cycle(bench.photographs.payloads), rows))
     many = 2 if bench.tiny else 8
     few = index if bench.tiny else bench.photographs.indexed(bench.scratch("few"), 4 * BATCH)
-    notes = []
+    notes: list[str] = []
     with ExitStack() as stack:
         runs: dict[str, Contestant] = {}
         for name, world, views in ((BARE, index, 1), (BARE_MANY, few, many)):  # processes before any thread
@@ -114,8 +114,8 @@ def measure(bench: Bench) -> Table:
         for name, world, views in ((OURS, index, 1), (OURS_MANY, few, many)):
             loader = stack.enter_context(Loader(Recipe(), world, batch=BATCH, workers=bench.workers, together=views))
             runs[name] = our_epochs(loader, world, views)
-        for name, loader in peer_loaders(bench, index, payloads, notes).items():
-            runs[name] = lambda loader=loader: peers.count_views(loader)  # type: ignore[misc]
+        for name, peer in peer_loaders(bench, index, payloads, notes).items():
+            runs[name] = lambda peer=peer: peers.count_views(peer)  # type: ignore[misc]
         result = race(runs, seconds=bench.seconds, fewest=bench.fewest)
     return table(result, bench.workers, notes)
 

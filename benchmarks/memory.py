@@ -16,9 +16,12 @@ def measure(bench: Bench) -> Table:
     for times in (1, 2 if bench.tiny else TIMES):
         folder = bench.scratch(f"memory-{times}")
         shards, store = small_shards(bench.photographs, folder / "data", base * times), folder / "store.zarr"
-        found["teacher_logits", times] = watch(teacher_logits(shards, store))
-        found["student.train", times] = watch(train(store, folder / "run", batch=64))
-    rows, figures = [], {}
+        found["teacher_logits", times] = watch(teacher_logits(shards, store), forked=bench.tiny)
+        found["student.train", times] = watch(
+            train(store, folder / "run", batch=8 if bench.tiny else 64), forked=bench.tiny
+        )
+    rows: list[list[str]] = []
+    figures: dict[str, float] = {}
     for (command, times), usage in found.items():
         first = found[command, 1]
         rows.append([

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import importlib
 import io
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 import webdataset
 from PIL import Image
-from timm.data import create_loader, create_transform
+from timm.data.loader import create_loader
+from timm.data.transforms_factory import create_transform
 from torch.utils.data import Dataset
 
 SIDE, BATCH = 224, 64
-DEIT = {
+DEIT: dict[str, Any] = {
     "input_size": (3, SIDE, SIDE), "is_training": True, "interpolation": "bicubic", "color_jitter": 0.3,
     "auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel", "re_count": 1,
 }  # fmt: skip
@@ -44,7 +45,8 @@ class InMemory(Dataset[tuple[Any, int]]):
     """Payloads as a map-style dataset; timm sets the transform."""
 
     def __init__(self, payloads: Sequence[bytes]) -> None:
-        self.payloads, self.transform = payloads, lambda image: image
+        self.payloads = payloads
+        self.transform: Transform = Image.Image.copy
 
     def __len__(self) -> int:
         return len(self.payloads)
@@ -57,7 +59,7 @@ def timm_loader(payloads: Sequence[bytes], workers: int, *, to_uint8: bool) -> A
     """`timm.data.create_loader` with DeiT's flags; to uint8 it is the loader inside timm's prefetcher."""
     options = {name: value for name, value in DEIT.items() if name != "is_training"}
     loader = create_loader(
-        InMemory(payloads), batch_size=BATCH, is_training=True, num_workers=workers, use_prefetcher=to_uint8,
+        cast(Any, InMemory(payloads)), batch_size=BATCH, is_training=True, num_workers=workers, use_prefetcher=to_uint8,
         persistent_workers=True, pin_memory=False, device=torch.device("cpu"), **options,
     )  # fmt: skip
     return loader.loader if to_uint8 else loader
@@ -109,11 +111,16 @@ def litdata_loader(payloads: Sequence[bytes], workers: int, folder: Path) -> Any
         fn=_Item(payloads), inputs=list(range(len(payloads))), output_dir=str(folder / "chunks"), num_workers=1,
         chunk_bytes="8MB",
     )  # fmt: skip
-    ready = _Decoded()
-    dataset = litdata.StreamingDataset(
-        str(folder / "chunks"), shuffle=False, transform=lambda item: (ready(item["jpg"]), item["cls"])
-    )
+    multiprocessing.set_start_method("fork", force=True)  # litdata sets another one for the whole process
+    dataset = litdata.StreamingDataset(str(folder / "chunks"), shuffle=False, transform=_DecodedItem())
     return litdata.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers, persistent_workers=True)
+
+
+class _DecodedItem(_Decoded):
+    """The same for litdata's items."""
+
+    def __call__(self, item: dict[str, Any]) -> Any:
+        return super().__call__(item["jpg"]), item["cls"]
 
 
 class _Item:
@@ -122,8 +129,3 @@ class _Item:
 
     def __call__(self, number: int) -> dict[str, Any]:
         return {"jpg": self.payloads[number], "cls": number % 1000}
-
-
-def to_uint8_pixels(view: Any) -> np.ndarray[Any, Any]:
-    """What the uint8 transform gives, as an array [C, H, W]."""
-    return np.asarray(view)

@@ -83,7 +83,7 @@ def load(folder: Path | None, *, most: int | None = None) -> Photographs:
     """The JPEGs of a folder and of those below it; painted ones where there is none."""
     if folder is None and not DEFAULT.is_dir():
         return painted(most or 64)
-    found = []
+    found: list[bytes] = []
     for path in sorted((folder or DEFAULT).rglob("*")):
         if path.suffix.lower() in (".jpg", ".jpeg") and len(found) != most and _is_readable(payload := _read(path)):
             found.append(payload)

@@ -87,6 +87,7 @@ def race(
     `before` prepares a contestant's turn, and is not timed.
     """
     prepare = before or {}
+    gc.collect()
     for name, run in contestants.items():
         prepare.get(name, _nothing)()
         run()
@@ -102,7 +103,6 @@ def race(
 
 def timed(run: Contestant) -> Turn:
     """One turn."""
-    gc.collect()
     begun, busy = time.perf_counter(), time.process_time()
     views = run()
     return Turn(time.perf_counter() - begun, time.process_time() - busy, views)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,19 +79,19 @@ def timm_turns(payloads: tuple[bytes, ...], count: int, *, to_uint8: bool) -> Co
     return turn
 
 
-def _into_uint8() -> Callable[[object], None]:
+def _into_uint8() -> Callable[[Any], None]:
     batch, slots = np.empty((WINDOW, 3, SIDE, SIDE), np.uint8), _slots()
 
-    def put(view: object) -> None:
+    def put(view: Any) -> None:
         batch[next(slots)] = view
 
     return put
 
 
-def _into_float() -> Callable[[object], None]:
+def _into_float() -> Callable[[Any], None]:
     batch, slots = torch.empty((WINDOW, 3, SIDE, SIDE)), _slots()
 
-    def put(view: object) -> None:
+    def put(view: Any) -> None:
         batch[next(slots)] = view
 
     return put

@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling --rows 14000000 --views 90 --ranks 64
 
-No picture is read and no teacher asked: an index of that many rows is made up, and the parts of a run that grow with rows,
-units or ranks are timed one by one, on this machine and its disk. Prints a table as Markdown.
+No picture is read and no teacher asked: an index of that many rows is made up, and the parts of a run that grow with
+rows, units or ranks are timed one by one, on this machine and its disk. Prints a table as Markdown.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(rows: int, views: int, ranks: int) -> None:
     with table.timed("digest of the index (rank 0 twice, others once)"):
         digest = index.digest()
     with table.timed("pickle the index to one spawned worker"):
-        pickle.loads(pickle.dumps(index, protocol=5))
+        pickle.loads(pickle.dumps(index, protocol=5))  # noqa: S301 - our own bytes
     manifest = manifest_of(index, digest)
     layout = Layout.of(manifest, index, views, 0, {})
     units = [Unit(view, run) for view in range(views) for run in range(layout.runs)]

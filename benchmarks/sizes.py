@@ -19,8 +19,7 @@ from benchmarks.report import Table, grid
 from pipeline.index import SampleIndex
 from pipeline.labels import encode
 from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.ring import Slot
+from pipeline.render import Rendered, Renderer
 from pipeline.store import LabelStore, UnitLabels
 from pipeline.teacher import Teacher, load_teacher
 from pipeline.witness import draw_witnesses
@@ -77,7 +76,7 @@ def teacher_of(bench: Bench) -> tuple[Teacher, bool]:
     return load_teacher(MODEL, view_size=224, weights=weights, device="cpu", batch_size=BATCH), True
 
 
-def answers_of(teacher: Teacher, index: SampleIndex) -> tuple[Slot, NDArray[np.float32]]:
+def answers_of(teacher: Teacher, index: SampleIndex) -> tuple[Rendered, NDArray[np.float32]]:
     """One view of every row, as the teacher sees it."""
     renderer = Renderer(Recipe(), index, index.files())
     logits, crcs, lumas = [], [], []
@@ -88,6 +87,4 @@ def answers_of(teacher: Teacher, index: SampleIndex) -> tuple[Slot, NDArray[np.f
         logits.append(teacher(pixels_BHWC))
         crcs.append(drawn.crc_B)
         lumas.append(drawn.luma_B16)
-    row_B = np.arange(len(index))
-    slot = Slot(row_B, np.zeros_like(row_B), pixels_BHWC[:0], np.concatenate(crcs), np.concatenate(lumas))
-    return slot, np.concatenate(logits)
+    return Rendered(np.concatenate(crcs), np.concatenate(lumas)), np.concatenate(logits)

@@ -34,10 +34,11 @@ ROWS, PER_SHARD, BATCH = 1_300_000, 1000, 256
 def measure(bench: Bench) -> Table:
     """Make the store, start the process a few times."""
     folder = bench.scratch("startup")
-    index = synthetic_index(bench, folder, 4 if bench.tiny else ROWS // PER_SHARD, 64 if bench.tiny else PER_SHARD)
-    store, batch = folder / "store.zarr", 64 if bench.tiny else BATCH
+    shards, per_shard = (2, 16) if bench.tiny else (ROWS // PER_SHARD, PER_SHARD)
+    index = synthetic_index(bench, folder, shards, per_shard)
+    store, batch = folder / "store.zarr", 8 if bench.tiny else BATCH
     make_store(store, index, batch)
-    runs = [first_batch(store, folder / f"run{n}", batch, bench.workers) for n in range(bench.fewest)]
+    runs = [first_batch(bench, store, folder / f"run{n}", batch) for n in range(bench.fewest)]
     usage, stages = sorted(runs, key=lambda run: run[0].seconds)[len(runs) // 2]
     import_s, opened_s, ready_s = stages["imported"], stages["launched"], stages["first batch"]
     rows = [
@@ -111,8 +112,9 @@ def make_store(path: Path, index: SampleIndex, batch: int) -> None:
         store.finish()
 
 
-def first_batch(store: Path, out: Path, batch: int, workers: int) -> tuple[Usage, dict[str, float]]:
+def first_batch(bench: Bench, store: Path, out: Path, batch: int) -> tuple[Usage, dict[str, float]]:
     """Start a process, and read what it says it took."""
-    usage = watch(["-m", "benchmarks.first_batch", str(store), str(out), str(batch), str(workers)])
+    arguments = ["-m", "benchmarks.first_batch", str(store), str(out), str(batch), str(bench.workers)]
+    usage = watch(arguments, forked=bench.tiny)
     stages: dict[str, float] = json.loads(usage.output.strip().splitlines()[-1])
     return usage, stages

@@ -31,7 +31,7 @@ BATCH = 32
 def measure(bench: Bench) -> Table:
     """Race the cases."""
     index = bench.photographs.indexed(bench.scratch("student"), bench.rows(512))
-    student, batch = bench.students[0], 16 if bench.tiny else BATCH
+    student, batch = bench.students[0], 8 if bench.tiny else BATCH
     ranks = Ranks(device=choose_device("cpu"))
     with ExitStack() as stack:
         runs: dict[str, Contestant] = {}
@@ -40,7 +40,7 @@ def measure(bench: Bench) -> Table:
             store = made_up_store(path, index, keep, unit_rows=512)
             settings = settings_of(student, batch, distill=distill, precision=bench.precision)
             runs[case] = steps(*stack.enter_context(training(store, settings, workers=0, ranks=ranks)))
-        result = race(runs, seconds=bench.seconds, fewest=2 * bench.fewest)
+        result = race(runs, seconds=bench.seconds, fewest=bench.fewest if bench.tiny else 2 * bench.fewest)
     rows = [
         [
             case,

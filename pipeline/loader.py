@@ -8,8 +8,9 @@ request alone: not on the workers, their number, or how they were started.
         for batch in loader.render(requests):      # each request: (rows, views)
             ...                                    # batch.pixels_BHWC is valid until the next turn
 
-`together` consecutive batches go to one worker, whose decode cache then serves several views of the same rows. Requests
-are drawn ahead only as far as slots are free. A worker that fails hands its error over; one that dies is noticed; all
+`together` consecutive batches go to one worker, whose decode cache then serves several views of the same rows; they go
+to whoever has the least to do, because pictures differ in size by far. Requests are drawn ahead only as far as slots
+are free. A worker that fails hands its error over; one that dies is noticed; all
 of them end when the parent does, however it ends.
 """
 
@@ -97,6 +98,8 @@ class Loader:
         self.ring = Ring(workers * max(2, self.together + 1) + 1, batch, recipe.image_size)
         self._slots = [self.ring.slot(number) for number in range(self.ring.slots)]
         self._crew: list[tuple[BaseProcess, Connection]] = []
+        self._unanswered = [0] * workers
+        self._answers: list[deque[Exception | None]] = [deque() for _ in range(workers)]
         self._renderer = _renderer(recipe, index) if workers == 0 else None
         context = multiprocessing.get_context(checked_start_method(index.urls, start_method))
         for number in range(workers):
@@ -138,7 +141,7 @@ class Loader:
     def _render_in_crew(self, requests: Iterable[Request]) -> Iterator[Slot]:
         free = deque(range(self.ring.slots))
         pending: deque[tuple[int, int, int]] = deque()
-        asked = 0
+        asked, worker = 0, -1
         source = iter(requests)
         exhausted = False
         try:
@@ -148,42 +151,61 @@ class Loader:
                     if request is None:
                         exhausted = True
                         break
-                    number, worker = free.popleft(), asked // self.together % len(self._crew)
+                    if asked % self.together == 0:
+                        worker = self._least_busy(worker)
+                    number = free.popleft()
                     _ask(self._slots[number], *request)
                     self._send(worker, (number, len(request[0])))
                     pending.append((number, worker, len(request[0])))
                     asked += 1
                 if not pending:
                     return
-                number, worker, count = pending.popleft()
-                self._receive(worker)
+                number, whose, count = pending.popleft()
+                self._receive(whose)
                 yield self._slots[number].first(count)
                 free.append(number)
         finally:
-            for _, worker, _ in pending:  # an abandoned run must not leave answers for the next one
+            for _, whose, _ in pending:  # an abandoned run must not leave answers for the next one
                 if self._crew:
-                    self._receive(worker)
+                    self._receive(whose)
+
+    def _least_busy(self, last: int) -> int:
+        """The worker with the fewest batches to do; of several the next one after `last`."""
+        busy = {self._crew[worker][1]: worker for worker, count in enumerate(self._unanswered) if count}
+        for connection in wait(list(busy), timeout=0):
+            assert isinstance(connection, Connection)
+            self._take_answer(busy[connection])
+        count = len(self._crew)
+        return min(range(count), key=lambda worker: (self._unanswered[worker], (worker - last - 1) % count))
 
     def _send(self, worker: int, task: tuple[int, int]) -> None:
         try:
             self._crew[worker][1].send(task)
         except (BrokenPipeError, ConnectionResetError):
             self._mourn(worker)
+        self._unanswered[worker] += 1
 
     def _receive(self, worker: int) -> None:
+        """Wait until the worker has finished its oldest batch that was not yet received."""
         process, connection = self._crew[worker]
-        begun = time.perf_counter()
-        ready = wait([connection, process.sentinel])
-        self.waited += time.perf_counter() - begun
-        if connection not in ready:
-            self._mourn(worker)
-        try:
-            failure = connection.recv()
-        except (EOFError, ConnectionResetError):
-            self._mourn(worker)
+        if not self._answers[worker]:
+            begun = time.perf_counter()
+            ready = wait([connection, process.sentinel])
+            self.waited += time.perf_counter() - begun
+            if connection not in ready:
+                self._mourn(worker)
+            self._take_answer(worker)
+        failure = self._answers[worker].popleft()
         if failure is not None:
             self.close()
             raise failure
+
+    def _take_answer(self, worker: int) -> None:
+        try:
+            self._answers[worker].append(self._crew[worker][1].recv())
+        except (EOFError, ConnectionResetError):
+            self._mourn(worker)
+        self._unanswered[worker] -= 1
 
     def _mourn(self, worker: int) -> NoReturn:
         process = self._crew[worker][0]

@@ -75,7 +75,14 @@ def table(records: list[dict[str, Any]]) -> str:
     lines = ["| campaign | run | silent | failed | sabotage | must show | seconds |", "|---|---|---|---|---|---|---|"]
     for record in records:
         noticed = "noticed" if record["noticed"] else "**unnoticed**"
-        cells = (record["title"], f"{record['count']:,}", len(record["silent"]), len(record["failures"]), noticed)
+        share = "" if record["share"] == 1 else f" ({record['share']:.0%} scale)" if record["share"] else " (reduced)"
+        cells = (
+            record["title"],
+            f"{record['count']:,}{share}",
+            len(record["silent"]),
+            len(record["failures"]),
+            noticed,
+        )
         lines.append("| " + " | ".join(map(str, (*cells, record["shows"], f"{record['seconds']:.0f}"))) + " |")
     for record in records:
         lines += ["", f"**{record['title']}**", ""] if record["notes"] or not is_sound(record) else []
@@ -91,7 +98,7 @@ def heading(scale: str, seed: int) -> str:
     return (
         f"# The fault campaign\n\n`python -m tests.campaign --scale {scale} --seed {seed}`, Python "
         f"{platform.python_version()}, torch {torch.__version__}, {platform.machine()}, {cores} cores, "
-        f"{time.strftime('%Y-%m-%d', time.gmtime())}.\n\n"
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}. Rows that were run at another scale say so.\n\n"
     )
 
 

@@ -133,9 +133,7 @@ def run(scale: Scale, place: Path) -> Tally:
     _other_shards(tally, place)
     _image_size(tally, _world(worlds, place, RECIPE))
     tally.note(f"{len(MISTAKES)} mistakes, {len(FIELDS)} recipe fields by their pixels and by name, 2 with one value,")
-    tally.note(
-        "on_bad_image by a picture that cannot be decoded, image_size, shards exchanged, replaced, and re-encoded."
-    )
+    tally.note("on_bad_image by a picture that cannot be decoded, image_size, shards exchanged, one bit of an image.")
     return tally
 
 

@@ -34,10 +34,10 @@ def test_the_table_says_what_was_wrong() -> None:
     tally = Tally()
     tally.case(silent="an object was exchanged")
     tally.require(False, "the error has no name")
-    record = {"title": "flips", "shows": "0 silent", "noticed": False, "seconds": 1.2, **tally.to_json()}
+    record = {"title": "flips", "shows": "0 silent", "noticed": False, "seconds": 1.2, "share": 0.1, **tally.to_json()}
     assert not is_sound(record)
     said = table([record])
-    assert "| flips | 2 | 1 | 1 | **unnoticed** | 0 silent | 1 |" in said
+    assert "| flips | 2 (10% scale) | 1 | 1 | **unnoticed** | 0 silent | 1 |" in said
     assert "- SILENT: an object was exchanged" in said and "- failed: the error has no name" in said
 
 

@@ -106,8 +106,9 @@ def test_workers_render_from_urls_what_they_render_from_files(shards, s3, at) ->
     recipe = Recipe.preset("light", image_size=32)
     pixels = []
     for urls in (tuple(map(str, shards)), tuple(map(url_of, shards))):
-        index = scan(urls)
-        with Loader(recipe, index, batch=8, workers=1 if "://" in urls[0] else 0) as loader:
+        index, workers = scan(urls), int("://" in urls[0])
+        # spawn: a fork server that another test started has the environment of that time
+        with Loader(recipe, index, batch=8, workers=workers, start_method="spawn" if workers else None) as loader:
             requests = requests_of(np.arange(ROWS), 0, 8)
             pixels.append(np.concatenate([slot.pixels_BHWC.copy() for slot in loader.render(requests)]))
     assert np.array_equal(*pixels)
@@ -161,6 +162,7 @@ def test_a_shard_that_was_changed_is_fetched_anew_by_a_scan_and_refused_by_a_rea
 
 @pytest.mark.parametrize("fault", ["refuse", "error", "cut", "stall"])
 def test_a_fault_now_and_then_is_got_over(shards, s3, at, tmp_path, fault, caplog) -> None:
+    caplog.set_level("WARNING", "pipeline.remote")
     with proxy(s3, lambda number: fault if number % 4 != 3 else "pass") as between:
         at(between.port)
         cache = Cache(tmp_path / "c", stall_s=0.5)

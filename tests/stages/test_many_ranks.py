@@ -18,6 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from pipeline.store import LabelStore
 from stages.teacher_logits import main
 from tests.pictures import tiny_shards
+from tests.pipeline.s3server import forget, point_at, s3_server
 from tests.stages.ranks import Rank, eventually, meeting, run_here, start
 
 NET, ROWS, VIEWS = "test_resnet", 90, 8
@@ -244,3 +245,33 @@ def test_a_node_that_is_cut_off_ends_in_time_and_the_rest_goes_on(folder, refere
     assert "ranks 1 were lost" in lead.said
     assert tree(out) == reference
     assert LabelStore.open_finished(out).missing() == []
+
+
+# ---- everything in S3
+
+
+def test_ranks_with_shards_and_store_in_s3_make_the_same_bytes(folder, reference, ranks, tmp_path, monkeypatch) -> None:
+    """Where the shards lay is written into the store, and so is the one difference."""
+    with s3_server() as (port, client):
+        for path in sorted((folder / "shards").glob("*.tar")):
+            client.put_object(Bucket="bucket", Key=f"train/{path.name}", Body=path.read_bytes())
+        point_at(port, monkeypatch)
+        monkeypatch.setenv("DISTILL_CACHE_DIR", str(tmp_path / "cache"))
+        where = ["--shards", "s3://bucket/train/*.tar", "--timeout", 60]
+        logs = [tmp_path / f"{at}.log" for at in range(2)]
+        given = arguments(folder, Path("unused"), *where, "--summary", tmp_path / "summary.json")[2:]
+        given[1] = "s3://bucket/store.zarr"
+        ranks += [start(main, given, env, log) for env, log in zip(meeting(2), logs, strict=True)]
+        assert [rank.wait(90) for rank in ranks] == [0, 0], [rank.said for rank in ranks]
+        found = {
+            entry["Key"].removeprefix("store.zarr/"): client.get_object(Bucket="bucket", Key=entry["Key"])[
+                "Body"
+            ].read()
+            for entry in client.list_objects_v2(Bucket="bucket", Prefix="store.zarr/")["Contents"]
+        }
+    assert found.keys() == reference.keys()
+    labels = ("argmax/c", "crc/c", "luma/c", "logits/c", "witness/pixels/c")
+    assert {k: v for k, v in found.items() if k.startswith(labels)} == {
+        k: v for k, v in reference.items() if k.startswith(labels)
+    }
+    forget()
