@@ -108,7 +108,7 @@ def training(
     store: LabelStore, settings: Settings, *, workers: int, ranks: Ranks, answers: AnswerSource | None = None
 ) -> Iterator[tuple[Feed, Engine]]:
     """A run as `student.launch` puts it together, without its files."""
-    order = order_of(store, settings)
+    order = order_of(store, store.index, settings)
     with ExitStack() as stack:
         loader = stack.enter_context(Loader(order.recipe, store.index, batch=piece_capacity(order), workers=workers))
         if answers is None:

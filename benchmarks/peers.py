@@ -116,11 +116,14 @@ def litdata_loader(payloads: Sequence[bytes], workers: int, folder: Path) -> Any
     return litdata.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers, persistent_workers=True)
 
 
-class _DecodedItem(_Decoded):
+class _DecodedItem:
     """The same for litdata's items."""
 
+    def __init__(self) -> None:
+        self.decoded = _Decoded()
+
     def __call__(self, item: dict[str, Any]) -> Any:
-        return super().__call__(item["jpg"]), item["cls"]
+        return self.decoded(item["jpg"]), item["cls"]
 
 
 class _Item:

@@ -98,7 +98,7 @@ def make_store(path: Path, index: SampleIndex, batch: int) -> None:
     """A complete store whose checksums are true in the first batch."""
     manifest = manifest_of(index, "argmax", unit_rows=unit_rows_for(len(index), 64))
     with LabelStore.open_writing(path, manifest, index, 1) as store:
-        first = order_of(store, settings_for(batch)).batch(0, 0)
+        first = order_of(store, store.index, settings_for(batch)).batch(0, 0)
         pixels_BHWC = np.empty((len(first), 224, 224, 3), np.uint8)
         drawn = Renderer(manifest.recipe, index, index.files()).render(first.row_B, first.view_B, pixels_BHWC)
         crc_R = np.zeros(len(index), np.uint32)

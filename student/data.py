@@ -50,8 +50,6 @@ class Step:
     pixels_BHWC: Tensor
     truth: Truth
     teacher: TeacherLabels
-    labelled: float
-    """Labelled mass of the global batch."""
 
     @property
     def count(self) -> int:
@@ -119,7 +117,6 @@ class Feed:
             pixels_BHWC=self._assemble.take(len(batch)),
             truth=truth_of(self.index, batch, device),
             teacher=teacher_labels(answers.labels, self.temperatures, device),
-            labelled=labelled_mass(self.index, whole),
         )
 
     def _check(self, batch: Batch, answers: Answers, crc_B: NDArray[np.uint32], luma_B16: NDArray[np.uint8]) -> None:
@@ -160,12 +157,6 @@ def piece_capacity(order: Order) -> int:
 def pieces_together(order: Order) -> int:
     """How many pieces one worker should get in a row: with repeats, those of one mix window."""
     return 1 if order.repeats == 1 else -(-order.recipe.mix_window * order.repeats // LARGEST_PIECE)
-
-
-def labelled_mass(index: SampleIndex, batch: Batch) -> float:
-    """How much of the batch has a true label, in views."""
-    own_B, partner_B = index.classes[batch.row_B] >= 0, index.classes[batch.partner_B] >= 0
-    return float((batch.lam_B * own_B + (1 - batch.lam_B) * partner_B).sum())
 
 
 def _last(edges: NDArray[np.int64], limit: int) -> int:

@@ -104,7 +104,6 @@ class Engine:
             part_of(step.truth, part),
             part_of(step.teacher, part),
             count=step.count,
-            labelled=step.labelled,
         )
         # each rank's loss is its share of the global batch's; DDP divides the summed gradients by the number of ranks
         torch.autograd.backward(self.scaler.scale(parts.total * self.ranks.world))

@@ -79,7 +79,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         if state is not None and state["epoch"] >= settings.epochs:
             yield None
             return
-        order = order_of(store, settings)
+        order = order_of(store, index, settings)
         order.require_shares(ranks.world)
         loader = stack.enter_context(_loader(order, index, places))
         validate = _validation(store, places, ranks, stack)
@@ -164,10 +164,16 @@ def same_run(settings: Settings, store: LabelStore, state: checkpoint.State | No
     return settings.with_views(views)
 
 
-def order_of(store: LabelStore, settings: Settings) -> Order:
-    """The run's sequence of batches."""
+def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order:
+    """The run's sequence of batches: of all rows, or, without a teacher, of those that have a true label."""
     manifest = store.manifest
     assert settings.views is not None
+    labelled = index.classes >= 0
+    if settings.distill == "none" and not labelled.any():
+        raise StudentError(
+            f"None of the {len(index):,} rows has a true label, and --distill none learns from those alone. "
+            "Use --distill hard or soft."
+        )
     return Order(
         manifest.recipe,
         rows=manifest.rows,
@@ -176,6 +182,7 @@ def order_of(store: LabelStore, settings: Settings) -> Order:
         batch=settings.batch,
         seed=settings.seed,
         repeats=settings.repeats,
+        chosen=None if settings.distill != "none" or labelled.all() else labelled,
     )
 
 

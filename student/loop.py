@@ -148,7 +148,7 @@ def log_interval(run: Run, recorded: bool) -> None:
     means, (rate, wait) = run.means.take_interval(keep=not recorded), run._pace.take(run.feed.waited)
     if run.log:
         lr = run.engine.schedule.lr_at(run.update - 1)
-        left = (run.total - run.update) * run.feed.order.rows / run.steps / max(rate, 1e-9)
+        left = (run.total - run.update) * run.feed.order.count / run.steps / max(rate, 1e-9)
         line = {"epoch": run.epoch, "step": run.step, "update": run.update, "lr": lr, **means}
         run.log.steps(line, rate=rate, wait=wait, left=left, recorded=recorded)
 

@@ -11,8 +11,9 @@ held against the student's mass on the same others (a divergence over K + 1 even
 A single-head student takes both terms on its head (the paper's "usual" distillation). Without a teacher (`none`), a
 second head learns the true labels too.
 
-A call returns *sums over its own items, divided by what belongs to the whole global batch*: items for `dist`, labelled
-mass for `cls`. So the parts of micro-batches and of ranks add up to the loss of the global batch.
+A call returns *sums over its own items, divided by the items of the whole global batch*, so the parts of micro-batches
+and of ranks add up to the loss of the global batch. An item counts in `cls` with its labelled mass: what has no label
+costs nothing there, and does not make the labels of its neighbours weigh more (docs/decisions/0040-loss-adds-up.md).
 
 Shapes: B items, C classes, K kept classes, T stored temperatures.
 """
@@ -119,28 +120,25 @@ class DistillationLoss:
                 f"Use a stored one (--tau), or label again with --temperatures {self.tau:g}."
             )
 
-    def __call__(
-        self, heads: Heads, truth: Truth, teacher: TeacherLabels | None, *, count: int, labelled: float
-    ) -> LossParts:
-        """The loss of these items as their share of a global batch of `count` items with `labelled` labelled mass."""
+    def __call__(self, heads: Heads, truth: Truth, teacher: TeacherLabels | None, *, count: int) -> LossParts:
+        """The loss of these items as their share of a global batch of `count` items."""
         second = heads.cls if heads.dist is None else heads.dist
-        cls = self._truth_term(heads.cls, truth, labelled)
+        cls = self._truth_term(heads.cls, truth) / count
         if self.kind == "none":
-            dist = self._truth_term(second, truth, labelled)
+            dist = self._truth_term(second, truth) / count
         else:
             assert teacher is not None, "this loss was asked for without the teacher's labels"
-            dist = self._hard(second, teacher) if self.kind == "hard" else self._soft(second, teacher)
-            dist = dist / count
+            dist = (self._hard(second, teacher) if self.kind == "hard" else self._soft(second, teacher)) / count
         return LossParts((1 - self.alpha) * cls + self.alpha * dist, cls, dist)
 
-    def _truth_term(self, logits_BC: Tensor, truth: Truth, labelled: float) -> Tensor:
+    def _truth_term(self, logits_BC: Tensor, truth: Truth) -> Tensor:
         logp_BC = log_softmax(_wide(logits_BC), -1)
         uniform_B = -logp_BC.mean(-1)
         total = logp_BC.new_zeros(())
         for class_B, mass_B in zip((truth.own_B, truth.partner_B), truth.masses(), strict=True):
             nll_B = -_pick(logp_BC, class_B.clamp(min=0))
             total = total + (mass_B * ((1 - self.smoothing) * nll_B + self.smoothing * uniform_B)).sum()
-        return total / labelled if labelled > 0 else total  # without labels every mass, and so the sum, is zero
+        return total
 
     def _hard(self, logits_BC: Tensor, teacher: TeacherLabels) -> Tensor:
         return -_pick(log_softmax(_wide(logits_BC), -1), teacher.argmax_B).sum()

@@ -17,6 +17,9 @@ repeated augmentation, about as many views an epoch), a round is R epochs; each 
 windows, every row of it in R views close together, so that one decoded picture serves them all. Over the round every
 row is seen once in each of the R views.
 
+A run that learns from true labels alone gives `chosen`, the rows that have one: the others are left out of the sequence
+(a partner of a chosen row is still drawn, and mixed in).
+
 Shapes: B views of a batch, P of a pool, R runs, N any number.
 """
 
@@ -106,14 +109,24 @@ class Order:
         seed: int = 0,
         repeats: int = 1,
         spread: int = 8,
+        chosen: NDArray[np.bool_] | None = None,
     ) -> None:
         assert rows > 0 and views and batch > 0 and repeats > 0 and spread > 0
+        assert chosen is None or (len(chosen) == rows and chosen.any())
         self.recipe, self.rows, self.views = recipe, rows, views
         self.run_rows = -(-run_rows // recipe.mix_window) * recipe.mix_window  # a run never cuts a mix window
         self.seed, self.repeats, self.spread = seed, repeats, spread
         self._windows = -(-rows // recipe.mix_window)
         _require_enough(repeats, len(views), self._windows, recipe.mix_window)
-        most = rows if repeats == 1 else repeats * recipe.mix_window * -(-self._windows // repeats)
+        self.chosen = chosen
+        self.count = rows if chosen is None else int(chosen.sum())
+        """Rows of an epoch."""
+        if chosen is not None and repeats > 1:
+            raise StudentError(
+                f"{self.count:,} of {rows:,} rows have a label, and --distill none learns from those alone, which "
+                f"--repeats {repeats} does not: it takes whole mix windows. Use --repeats 1, or labelled shards alone."
+            )
+        most = self.count if repeats == 1 else repeats * recipe.mix_window * -(-self._windows // repeats)
         self.steps = -(-most // batch)
         self.largest = -(-most // self.steps) + 1
         """No batch has more views than this: at most one more than was asked for."""
@@ -125,14 +138,14 @@ class Order:
         """No batch has fewer views than this."""
         window = self.recipe.mix_window
         fewest = self.repeats * (window * (self._windows // self.repeats - 1) + 1)
-        return max((self.rows if self.repeats == 1 else fewest) // self.steps - 1, 0)
+        return max((self.count if self.repeats == 1 else fewest) // self.steps - 1, 0)
 
     def require_shares(self, world: int) -> None:
         """Refuse a batch that cannot give every rank something to do."""
         need = 2 * world if world > 1 else 1
         if self.smallest < need:
             raise StudentError(
-                f"{self.rows:,} rows in {self.steps:,} steps make batches as small as {self.smallest}, and {world} "
+                f"{self.count:,} rows in {self.steps:,} steps make batches as small as {self.smallest}, and {world} "
                 f"process(es) need at least {need}: mixing partners stay together. Use a larger --batch"
                 + (", or fewer processes." if world > 1 else ".")
             )
@@ -180,15 +193,24 @@ class Order:
     def _draw_round(self, number: int) -> _Round:
         run_R = np.arange(-(-self.rows // self.run_rows))
         run_R = run_R[np.argsort(self._priority(RUNS, run_R, number), kind="stable")]
-        row_R = np.minimum(self.run_rows, self.rows - run_R * self.run_rows)
+        row_R = self._rows_of_runs()[run_R]
         first = np.arange(0, len(run_R), self.spread)
         starts = np.add.reduceat(row_R * self.repeats, first).cumsum()
-        windows = np.add.reduceat(-(-row_R // self.recipe.mix_window), first).cumsum()
+        whole_R = np.minimum(self.run_rows, self.rows - run_R * self.run_rows)
+        windows = np.add.reduceat(-(-whole_R // self.recipe.mix_window), first).cumsum()
         return _Round(run_R, np.append(0, starts), np.append(0, windows))
+
+    def _rows_of_runs(self) -> Ints:
+        """How many rows of each run an epoch sees."""
+        first_R = np.arange(0, self.rows, self.run_rows)
+        if self.chosen is None:
+            return np.minimum(self.run_rows, self.rows - first_R)
+        return np.add.reduceat(self.chosen.astype(np.int64), first_R)
 
     def _draw_pool(self, number: int, pool: int) -> _Pool:
         runs = self._round(number).run_R[pool * self.spread : (pool + 1) * self.spread].tolist()
         row = np.concatenate([np.arange(r * self.run_rows, min((r + 1) * self.run_rows, self.rows)) for r in runs])
+        row = row if self.chosen is None else row[self.chosen[row]]
         views = [self.views[(number * self.repeats + turn) % len(self.views)] for turn in range(self.repeats)]
         row_P, view_P = np.tile(row, self.repeats), np.repeat(np.array(views, np.int64), len(row))
         mixing = plan_mixing(self.recipe, self.rows, row_P, view_P)
@@ -237,7 +259,7 @@ def _cut(opens_N: NDArray[np.bool_], position: int) -> int:
 
 def _changes(value_N: Ints) -> NDArray[np.bool_]:
     """Where a value differs from the one before it; true at the first."""
-    return np.append(True, value_N[1:] != value_N[:-1])
+    return np.append(True, value_N[1:] != value_N[:-1])[: len(value_N)]
 
 
 def _joined(parts: list[Batch]) -> Batch:

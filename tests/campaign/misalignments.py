@@ -148,7 +148,7 @@ def _world(worlds: dict[str, LabelStore], place: Path, recipe: Recipe) -> LabelS
 def feeding(store: LabelStore, index: SampleIndex, renderer: Renderer | None) -> Iterator[Feed]:
     """What a run trains on, with this renderer in place of its own."""
     settings = Settings(batch=24, epochs=2, views=store.views)
-    order = order_of(store, settings)
+    order = order_of(store, store.index, settings)
     answers = StoredAnswers(store, needed("hard", "dense", luma=False), keep_units=8)
     with Loader(order.recipe, index, batch=piece_capacity(order), workers=0) as loader:
         if renderer is not None:

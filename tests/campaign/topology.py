@@ -70,7 +70,7 @@ def stream(store: LabelStore, world: int, workers: int, batch: int, start: str) 
 
 
 def _order(store: LabelStore) -> Order:
-    return order_of(store, Settings(batch=32, epochs=2, views=store.views))
+    return order_of(store, store.index, Settings(batch=32, epochs=2, views=store.views))
 
 
 def _pieces(share: Batch, batch: int) -> Iterator[Request]:

@@ -14,7 +14,7 @@ from pipeline.loader import Loader
 from pipeline.render import Renderer
 from pipeline.store import LabelStore
 from student.answers import StoredAnswers, needed
-from student.data import Feed, cut_pieces, labelled_mass, piece_capacity, pieces_together
+from student.data import Feed, cut_pieces, piece_capacity, pieces_together
 from student.device import normalise, part_of, teacher_labels, truth_of
 from student.loss import Truth
 from student.order import Order
@@ -63,7 +63,7 @@ def test_a_step_is_what_the_order_says(store: LabelStore, repeats: int, workers:
                 assert np.array_equal(step.teacher.logits_BC[at].numpy(), decode_dense(labels.logits_BC[row % 16]))
             assert step.truth.own_B.tolist() == (batch.row_B % 5).tolist()
             assert step.truth.partner_B.tolist() == (batch.partner_B % 5).tolist()
-            assert step.count == len(batch) and step.labelled == pytest.approx(len(batch))
+            assert step.count == len(batch)
         assert number == 3 * order.steps - 1 and feed.waited > 0
 
 
@@ -73,7 +73,7 @@ def test_ranks_share_a_step(store: LabelStore) -> None:
         found += [next(feed.steps(0, 1, 1)) for feed in feeds(store, order, ranks=Ranks(rank=rank, world=3))]
     whole = order.batch(0, 1)
     assert np.array_equal(np.concatenate([step.batch.row_B for step in found]), whole.row_B)
-    assert {step.count for step in found} == {len(whole)} and len({step.labelled for step in found}) == 1
+    assert {step.count for step in found} == {len(whole)}
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 3])
@@ -122,16 +122,11 @@ def test_codes_become_the_logits_that_were_stored() -> None:
     assert np.array_equal(teacher.lse_BT.numpy(), topk.lse_BT[2:4]) and teacher.temperatures == (1.0, 3.0)
 
 
-def test_unlabelled_rows_have_no_mass(store: LabelStore) -> None:
+def test_unlabelled_rows_stay_unlabelled(store: LabelStore) -> None:
     classes = store.index.classes.copy()
     classes[::3] = -1
     index = dataclasses.replace(store.index, classes=classes)
     batch = order_of(store).batch(0, 0)
-    own_B, partner_B = classes[batch.row_B] >= 0, classes[batch.partner_B] >= 0
-    expected = sum(
-        lam * own + (1 - lam) * partner for lam, own, partner in zip(batch.lam_B, own_B, partner_B, strict=True)
-    )
-    assert labelled_mass(index, batch) == pytest.approx(expected)
     truth = truth_of(index, batch, CPU)
     assert isinstance(truth, Truth) and truth.own_B.tolist() == classes[batch.row_B].tolist()
 

@@ -47,7 +47,6 @@ def step(seed: int = 0) -> Step:
         pixels_BHWC=torch.from_numpy(rng.integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)),
         truth=Truth(classes[0], classes[1], torch.from_numpy(lam_B.astype(np.float32))),
         teacher=TeacherLabels(argmax_B=classes[2]),
-        labelled=float(COUNT),
     )
 
 

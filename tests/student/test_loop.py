@@ -71,7 +71,7 @@ class LiveAnswers:
 @contextlib.contextmanager
 def training(store: LabelStore, answers: AnswerSource, settings: Settings) -> Iterator[tuple[Feed, Engine]]:
     """A feed from these answers, and a fresh student."""
-    order = order_of(store, settings)
+    order = order_of(store, store.index, settings)
     student = build(settings.spec(CLASSES, 32), seed=1)
     engine = Engine(student, settings, settings.schedule_of(order.steps), Ranks(), **STATS)
     with Loader(RECIPE, store.index, batch=piece_capacity(order), workers=0) as loader:
@@ -126,10 +126,7 @@ def test_the_raw_teacher_is_within_the_error_of_its_encoding(teacher: Beside, tm
             encoded = teacher_labels(encode(live.raw_BC, Keep("dense")), (), torch.device("cpu"))
             raw = TeacherLabels(argmax_B=encoded.argmax_B, logits_BC=torch.from_numpy(live.raw_BC))
             heads = engine.forward(step.pixels_BHWC)
-            parts = [
-                engine.loss(heads, step.truth, labels, count=step.count, labelled=step.labelled)
-                for labels in (encoded, raw)
-            ]
+            parts = [engine.loss(heads, step.truth, labels, count=step.count) for labels in (encoded, raw)]
             assert parts[0].cls == parts[1].cls
             stored, live_loss = (float(part.dist.detach()) for part in parts)
             assert abs(stored - live_loss) < 0.004 * max(live_loss, 1)

@@ -52,12 +52,8 @@ def _topk(dense: TeacherLabels, k: int, temperatures: tuple[float, ...]) -> Teac
     )
 
 
-def _labelled(truth: Truth) -> float:
-    return float(sum(mass.sum() for mass in truth.masses()))
-
-
 def _whole(loss: DistillationLoss, heads: Heads, truth: Truth, teacher: TeacherLabels | None) -> LossParts:
-    return loss(heads, truth, teacher, count=B, labelled=_labelled(truth))
+    return loss(heads, truth, teacher, count=B)
 
 
 class FixedTeacher(nn.Module):
@@ -177,11 +173,11 @@ def test_parts_of_a_batch_add_up_to_the_batch(kind: str, low: int) -> None:
         some = TeacherLabels(argmax_B=teacher.argmax_B[part], logits_BC=teacher.logits_BC[part])
         mine = Truth(truth.own_B[part], truth.partner_B[part], truth.lam_B[part])
         own_heads = Heads(heads.cls[part], heads.dist[part])
-        total += torch.stack(loss(own_heads, mine, some, count=B, labelled=_labelled(truth)))
+        total += torch.stack(loss(own_heads, mine, some, count=B))
     torch.testing.assert_close(total, torch.stack(whole), rtol=1e-12, atol=1e-12)
 
 
-def test_unlabelled_parts_cost_nothing_and_the_labelled_mass_is_the_denominator() -> None:
+def test_unlabelled_parts_cost_nothing_and_make_no_label_weigh_more() -> None:
     heads = _heads()
     own, partner = torch.tensor([3, -1, 2, -1, 0, 1]), torch.tensor([-1, 4, 2, -1, 5, 1])
     truth = Truth(own, partner, torch.full((B,), 0.75, dtype=torch.float64))
@@ -189,8 +185,7 @@ def test_unlabelled_parts_cost_nothing_and_the_labelled_mass_is_the_denominator(
         [functional.cross_entropy(heads.cls[i], c, label_smoothing=0.1).item() if c >= 0 else 0.0 for c in classes]
         for i, classes in enumerate(zip(own, partner, strict=True))
     ]
-    mass = sum(0.75 * (a >= 0).item() + 0.25 * (b >= 0).item() for a, b in zip(own, partner, strict=True))
-    expected = sum(0.75 * a + 0.25 * b for a, b in each) / mass
+    expected = sum(0.75 * a + 0.25 * b for a, b in each) / B
     assert _whole(DistillationLoss(), heads, truth, _dense()).cls.item() == pytest.approx(expected, rel=1e-12)
 
 

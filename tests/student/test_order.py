@@ -47,6 +47,31 @@ def test_every_row_once_an_epoch(rows: int, views: int, batch: int, run_rows: in
     assert order.smallest <= min(sizes) and max(sizes) <= order.largest <= batch + 1
 
 
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 900), share=st.floats(0.001, 1), batch=st.integers(4, 200), number=st.integers(0, 5))
+def test_of_chosen_rows_every_one_once_an_epoch(rows: int, share: float, batch: int, number: int) -> None:
+    chosen = np.random.default_rng(rows).random(rows) < share
+    chosen[rows // 2] = True
+    recipe = Recipe(mix_window=16, mix_prob=0.8)
+    order = Order(recipe, rows=rows, views=(0, 1), run_rows=64, batch=batch, spread=2, chosen=chosen)
+    batches = epoch(order, number)
+    assert seen(batches) == {(row, number % 2): 1 for row in np.flatnonzero(chosen).tolist()}
+    sizes = [len(b) for b in batches]
+    assert order.count == sum(sizes) and order.smallest <= min(sizes) and max(sizes) <= order.largest
+    for one in batches:
+        mixing = plan_mixing(recipe, rows, one.row_B, one.view_B)
+        assert np.array_equal(one.partner_B, mixing.partner_B) and np.array_equal(one.lam_B, mixing.lam_B)
+
+
+def test_all_rows_chosen_is_no_choice() -> None:
+    recipe = Recipe(mix_window=16)
+    one, other = (
+        Order(recipe, rows=300, views=(0,), run_rows=64, batch=40, chosen=c) for c in (None, np.ones(300, bool))
+    )
+    for mine, theirs in zip(epoch(one, 3), epoch(other, 3), strict=True):
+        assert mine.digest() == theirs.digest()
+
+
 @settings(max_examples=30, deadline=None)
 @given(rows=st.integers(64, 900), repeats=st.integers(1, 4), more=st.integers(0, 3), round_=st.integers(0, 4))
 def test_a_round_of_repeats_sees_every_row_in_each_of_its_views(
