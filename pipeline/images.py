@@ -220,7 +220,9 @@ def _decode_turbo(payload: bytes) -> NDArray[np.uint8] | None:
         if space not in ("YCbCr", "RGB", "Gray"):
             return None
         pixels_HWC: NDArray[np.uint8] = simplejpeg.decode_jpeg(payload, "RGB", strict=True)
-    except ValueError:
+    except ValueError as error:
+        if "premature end" in str(error):  # Pillow would take it, and fill what is missing with grey
+            raise ImageError("is truncated: its data end before its picture does") from None
         return None
     except MemoryError:
         raise ImageError("needs more memory than there is") from None

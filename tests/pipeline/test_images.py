@@ -19,7 +19,7 @@ from PIL import Image, ImageFile, ImageOps
 from pipeline.errors import ImageError
 from pipeline.images import MAX_PIXELS, decode, kind_of, size_of, traits_of
 from tests import pictures
-from tests.pictures import encoded, png_chunk, raw_png, scene
+from tests.pictures import encoded, jpeg, png_chunk, raw_png, scene
 
 Pixels = NDArray[np.uint8]
 
@@ -299,3 +299,18 @@ def test_a_large_picture_stays_under_a_gibibyte(tmp_path: Path) -> None:
     )
     scale = 1 if sys.platform == "darwin" else 1024
     assert int(done.stdout) * scale < 1 << 30
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_jpeg_that_was_cut_and_closed_again_is_refused(share: float) -> None:
+    whole = jpeg(1, 160, 120)
+    with pytest.raises(ImageError, match="truncated"):
+        decode(whole[: int(len(whole) * share)] + b"\xff\xd9")
+
+
+def test_a_jpeg_that_promises_more_rows_than_it_has_is_refused() -> None:
+    whole = bytearray(jpeg(1, 64, 48))
+    height = whole.find(b"\xff\xc0") + 5
+    whole[height : height + 2] = (96).to_bytes(2, "big")
+    with pytest.raises(ImageError, match="truncated"):
+        decode(bytes(whole))
