@@ -67,9 +67,3 @@ def followed(out: str | Path, wait_s: float) -> Iterator[LabelStore]:
 def index_at(index: SampleIndex, urls: tuple[str, ...]) -> SampleIndex:
     """The index with its shards at these places; sizes are checked as shards are opened, and not by every rank here."""
     return index if index.urls == urls else replace(index, urls=urls)
-
-
-def finish(store: LabelStore) -> None:
-    """Mark the store as complete; any writer may."""
-    store._coordinates = True
-    store.finish()

@@ -75,7 +75,6 @@ class LabelStore:
         self.objects, self.layout, self.base, self.table = objects, layout, base, table
         self.arrays = layout.unit_arrays()
         self.writable = False
-        self._coordinates = False
         self._index: SampleIndex | None = None
         self._lock = ExitStack()
 
@@ -120,7 +119,7 @@ class LabelStore:
             lock.enter_context(objects.lock())
             found = recover(objects, wanted)
             store = cls(objects, found.layout, found.base, found.table)
-            store.writable = store._coordinates = True
+            store.writable = True
             store._index = index
             store._lock = lock.pop_all()
         return store
@@ -186,7 +185,7 @@ class LabelStore:
 
     def close(self) -> None:
         """Let go of the lock, if this is the writer."""
-        self.writable = self._coordinates = False
+        self.writable = False
         self._lock.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -331,7 +330,7 @@ class LabelStore:
 
     def finish(self) -> None:
         """Mark the store as complete, once nothing is missing; from here on it can be read."""
-        assert self._coordinates, "only the process that opened the store for writing finishes it"
+        assert self.writable, "the store is not open for writing"
         self.refresh()
         missing = self.missing()
         if missing:

@@ -25,7 +25,7 @@ from pipeline import cli
 from pipeline.cache import cache_options
 from pipeline.classmap import read_class_map
 from pipeline.cost import estimate
-from pipeline.crew import finish, followed, index_at, leading_seat, led
+from pipeline.crew import followed, index_at, leading_seat, led
 from pipeline.errors import MismatchError
 from pipeline.handout import Handout, Task, handout_of, slice_of, tasks_of
 from pipeline.index import SampleIndex, scan
@@ -143,7 +143,7 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
                     f"slice {place.slice + 1} of {place.slices} is done; {left} units of other slices are missing"
                 )
                 return
-            finish(store)
+            store.finish()
             _report(store, flags)
 
 
