@@ -23,11 +23,15 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from pipeline.cache import cache_options
 from pipeline.errors import RecipeError, UserError
 from pipeline.recipe import Recipe
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+PLACES = ("shards", "val_shards", "logits", "out")
+"""Flags that may name a URL."""
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ def command(**attributes: Any) -> Callable[[Callable[..., Any]], Command]:
         @functools.wraps(function)
         def with_logging(*args: Any, log_level: str, **kwargs: Any) -> Any:
             configure_logging(log_level)
+            _settle_start_method(kwargs)
             return function(*args, **kwargs)
 
         settings = {"max_content_width": 110, "show_default": True}
@@ -77,6 +82,16 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("matplotlib", "PIL", "fsspec", "asyncio", "botocore", "aiobotocore", "s3fs", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _settle_start_method(flags: dict[str, Any]) -> None:
+    """Where a flag names a URL, no process may be forked any more: clients of object stores do not survive it."""
+    values = [value for name in PLACES if (value := flags.get(name)) is not None]
+    places = [str(place) for value in values for place in (value if isinstance(value, tuple) else (value,))]
+    if any("://" in place for place in places):
+        from pipeline.loader import settle_start_method  # only now: it brings torch
+
+        settle_start_method(tuple(places), flags.get("start_method"))
 
 
 def default_workers() -> int:
@@ -155,7 +170,7 @@ start_method_option = click.option(
     help="How workers are started. Default: fork for local shards on Linux, else forkserver or spawn.",
 )
 
-speed_options = options(device_option, workers_option, start_method_option)
+speed_options = options(device_option, workers_option, start_method_option, cache_options)
 
 _RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option(

@@ -25,12 +25,14 @@ import google_crc32c
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.cache import cache
 from pipeline.draws import key_hash
 from pipeline.errors import MismatchError, ShardError
 from pipeline.images import MAX_PIXELS
 from pipeline.packed import class_names_beside, digests_beside, require_class_names
 from pipeline.pool import ordered_map
 from pipeline.progress import Progress
+from pipeline.remote import is_remote
 from pipeline.samples import MAX_CLASSES, MAX_PAYLOAD, SHOWN, ShardRows, read_shard
 from pipeline.shards import ShardFiles, local_path
 from pipeline.tar import MAX_NAME
@@ -178,6 +180,8 @@ def _require(true: bool | np.bool_, what: str) -> None:
 
 
 def _size_of(url: str) -> int:
+    if is_remote(url):
+        return cache().known(url).size
     try:
         return local_path(url).stat().st_size
     except OSError as error:

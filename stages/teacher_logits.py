@@ -22,7 +22,6 @@ import torch
 from click.core import ParameterSource
 
 from pipeline import cli
-from pipeline.cache import cache_options
 from pipeline.classmap import read_class_map
 from pipeline.cost import estimate
 from pipeline.crew import followed, index_at, leading_seat, led
@@ -65,7 +64,6 @@ log = logging.getLogger(__name__)
 @click.option("--luma/--no-luma", default=True, help="Keep 16-byte thumbnails, which --accept-drift needs.")
 @cli.recipe_options
 @cli.speed_options
-@cache_options
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
