@@ -272,9 +272,9 @@ def build_model(
         try:
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
         except (TypeError, AssertionError, ValueError, AttributeError) as error:
-            asked = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "none"
+            asked = ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "num_classes")
             raise TeacherError(
-                f"--model {name} cannot be built with these --model-arg ({asked}): {str(error) or 'they do not fit'}. "
+                f"--model {name} cannot be built with these --model-arg ({asked or 'none'}): {str(error) or 'they do not fit'}. "
                 "Check their names and values."
             ) from error
         except Exception as error:  # hub clients raise whatever their transport raises

@@ -95,7 +95,7 @@ def test_an_unknown_model_names_near_ones(tmp_path):
 
 
 def test_pretrained_weights_that_cannot_be_had_are_an_error_with_a_remedy(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(TeacherError, match=r"cannot be had: .*--weights"):
         load_teacher("regnety_002.pycls_in1k", view_size=64, device="cpu")
 

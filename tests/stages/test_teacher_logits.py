@@ -131,7 +131,7 @@ def test_killed_at_any_time_it_ends_identical(shards, weights, reference, tmp_pa
     out = tmp_path / "store.zarr"
     command = [sys.executable, "-m", "stages.teacher_logits", *arguments(shards, weights, out, "--workers", 1)]
     kills = 0
-    for attempt in range(8):
+    for attempt in range(5):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
