@@ -274,7 +274,8 @@ def build_model(
         except (TypeError, AssertionError, ValueError, AttributeError) as error:
             asked = ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "num_classes")
             raise TeacherError(
-                f"--model {name} cannot be built with these --model-arg ({asked or 'none'}): {str(error) or 'they do not fit'}. "
+                f"--model {name} cannot be built with these --model-arg ({asked or 'none'}): "
+                f"{str(error) or 'they do not fit'}. "
                 "Check their names and values."
             ) from error
         except Exception as error:  # hub clients raise whatever their transport raises

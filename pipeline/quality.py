@@ -2,7 +2,7 @@
 
 The teacher's top-1 and top-5 against the truth: over views of one picture alone, and by λ where two are mixed (the
 truth is then the class with the larger share); its mean entropy; how often two views of a row get the same answer;
-bytes a view. Over at most `LIMIT` views, spread evenly over the store, so that it takes seconds whatever the store's size.
+bytes a view. Over at most `LIMIT` views, spread evenly over the store: seconds, whatever the store's size.
 
 Legend: B views, C classes, K kept classes, V views of one row.
 """

@@ -44,7 +44,7 @@ from pipeline.index import SampleIndex
 from pipeline.labels import SoftLabels
 from pipeline.layout import Layout
 from pipeline.manifest import Manifest
-from pipeline.objects import Objects, open_objects
+from pipeline.objects import Objects, is_temporary, open_objects
 from pipeline.receipts import (
     BASE_KEY,
     COMPLETE_KEY,
@@ -339,6 +339,8 @@ class LabelStore:
                 "Run teacher_logits again: it does what is missing."
             )
         require_sizes(self.objects, self.layout, self.base, self.table)
+        for key in filter(is_temporary, self.objects.sizes()):
+            self.objects.delete(key)  # of a writer that was killed while others went on
         record = complete(self.base, self.table)
         if get_record(self.objects, COMPLETE_KEY) != record:
             self.objects.put(COMPLETE_KEY, record)

@@ -480,3 +480,13 @@ def test_todays_code_writes_the_golden_store(tmp_path: Path) -> None:
     metadata = [key for key in then if key.endswith("zarr.json")]
     assert now.keys() == then.keys()
     assert {key: now[key] for key in metadata} == {key: then[key] for key in metadata}, "bump pipeline.layout.VERSION"
+
+
+def test_finishing_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
+    index = index_of(70)
+    with open_writing(tmp_path / "store.zarr", manifest_of(index, "argmax"), index, 1) as store:
+        fill(store)
+        stray = tmp_path / "store.zarr" / "argmax" / ".tmp-0123456789abcdef"
+        stray.write_bytes(b"half")
+        store.finish()
+    assert not stray.exists()
