@@ -52,7 +52,8 @@ def main(tables: tuple[str, ...], photos: Path | None, out: Path, students: str,
     Example:
       python -m benchmarks render loaders --photos data/photos --seconds 20
     """
-    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    for talkative in ("pipeline", "litdata"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     photographs = load(photos, most=8 if flags["tiny"] else None)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
         for number, name in enumerate(tables or TABLES):

@@ -11,7 +11,8 @@ import itertools
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 
@@ -34,10 +35,13 @@ class BareCrew:
 
     def __init__(self, index: SampleIndex, workers: int) -> None:
         context = multiprocessing.get_context("fork")
+        self.processes: list[BaseProcess] = []
         self.crew: list[Connection] = []
         for number in range(workers):
             ours, theirs = context.Pipe()
-            context.Process(target=_render_share, args=(theirs, index, number, workers), daemon=True).start()
+            process = context.Process(target=_render_share, args=(theirs, index, number, workers), daemon=True)
+            process.start()
+            self.processes.append(process)
             theirs.close()
             self.crew.append(ours)
 
@@ -48,9 +52,10 @@ class BareCrew:
         return sum(connection.recv() for connection in self.crew)
 
     def close(self) -> None:
-        """End them."""
-        for connection in self.crew:
-            connection.close()
+        """End them; a closed connection alone would not, since those that were forked later hold it too."""
+        for process in self.processes:
+            process.kill()
+            process.join()
 
 
 def _render_share(connection: Connection, index: SampleIndex, number: int, workers: int) -> None:
@@ -59,10 +64,12 @@ def _render_share(connection: Connection, index: SampleIndex, number: int, worke
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     renderer = Renderer(Recipe(), index, index.files(), cache_bytes=CACHE_BYTES)
     pixels = np.empty((BATCH, peers.SIDE, peers.SIDE, 3), np.uint8)
     try:
-        while True:
+        while connection in wait([connection, parent.sentinel]):  # ends with its parent, however that ends
             first, views = connection.recv()
             done = 0
             for row_B, view_B in _share(index, first, views, number, workers):
@@ -103,15 +110,14 @@ def measure(bench: Bench) -> Table:
     index = bench.photographs.indexed(bench.scratch("loaders"), rows)
     payloads = tuple(itertools.islice(itertools.cycle(bench.photographs.payloads), rows))
     many = 2 if bench.tiny else 8
-    few = index if bench.tiny else bench.photographs.indexed(bench.scratch("few"), 4 * BATCH)
     notes: list[str] = []
     with ExitStack() as stack:
         runs: dict[str, Contestant] = {}
-        for name, world, views in ((BARE, index, 1), (BARE_MANY, few, many)):  # processes before any thread
+        for name, world, views in ((BARE, index, 1), (BARE_MANY, index, many)):  # processes before any thread
             crew = BareCrew(world, bench.workers)
             stack.callback(crew.close)
             runs[name] = bare_epochs(crew, views)
-        for name, world, views in ((OURS, index, 1), (OURS_MANY, few, many)):
+        for name, world, views in ((OURS, index, 1), (OURS_MANY, index, many)):
             loader = stack.enter_context(Loader(Recipe(), world, batch=BATCH, workers=bench.workers, together=views))
             runs[name] = our_epochs(loader, world, views)
         for name, peer in peer_loaders(bench, index, payloads, notes).items():

@@ -50,7 +50,7 @@ def contestants(bench: Bench, payloads: tuple[bytes, ...], index: SampleIndex) -
 
 def our_turns(index: SampleIndex, *, views: int, cache_bytes: int, recipe: Recipe | None = None) -> Contestant:
     """A mix window in `views` new views a turn, as a rendering worker is asked for them."""
-    renderer = Renderer(recipe or Recipe(), index, index.files(), cache_bytes=cache_bytes)
+    files = index.files()
     pixels = np.empty((WINDOW, SIDE, SIDE, 3), np.uint8)
     windows = itertools.cycle(range(max(1, len(index) // WINDOW)))
     first = itertools.count(0, views)
@@ -59,6 +59,7 @@ def our_turns(index: SampleIndex, *, views: int, cache_bytes: int, recipe: Recip
         row_B = np.arange(WINDOW) + next(windows) * WINDOW
         row_B = row_B[row_B < len(index)]
         start = next(first)
+        renderer = Renderer(recipe or Recipe(), index, files, cache_bytes=cache_bytes)  # nothing is kept between turns
         for view in range(start, start + views):
             renderer.render(row_B, np.full(len(row_B), view), pixels[: len(row_B)])
         return views * len(row_B)

@@ -143,7 +143,7 @@ class LabelStore:
 
     @classmethod
     def attach(cls, path: str | Path) -> LabelStore:
-        """For further writers of a store that one process has opened for writing: they sweep nothing that may be another's."""
+        """For further writers of a store that one process has opened: they sweep nothing that may be another's."""
         objects = open_objects(path)
         base = read_base(objects)
         layout = stored_layout(objects, base)
