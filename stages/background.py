@@ -1,4 +1,4 @@
-"""What does the report say behind its results? The teacher's labels, the tokens, the costs, and what it all rests on."""
+"""What does the report say behind its results? The labels, the tokens, the costs, and what it all rests on."""
 
 from __future__ import annotations
 

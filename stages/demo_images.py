@@ -68,12 +68,12 @@ class Part:
     default=Path("data/demo_images"),
     help="Folder for the parts train/, unlabelled/ and val/.",
 )
-@click.option("--labelled", type=click.IntRange(min=CLASSES), default=1000, help="Pictures with a label.")
-@click.option("--unlabelled", type=click.IntRange(min=0), default=3000, help="Pictures without one.")
+@click.option("--labelled", type=click.IntRange(min=CLASSES), default=256, help="Pictures with a label.")
+@click.option("--unlabelled", type=click.IntRange(min=0), default=1792, help="Pictures without one.")
 @click.option("--val", type=click.IntRange(min=CLASSES), default=1000, help="Pictures to judge by.")
-@click.option("--side", type=click.IntRange(16, 512), default=64, help="Side of a picture in pixels.")
+@click.option("--side", type=click.IntRange(16, 512), default=40, help="Side of a picture in pixels.")
 @click.option("--pieces", type=click.IntRange(0, 20), default=2, help="Most pieces of other digits in a picture.")
-@click.option("--strokes", type=click.IntRange(0, 20), default=2, help="Most brush strokes in a picture.")
+@click.option("--strokes", type=click.IntRange(0, 20), default=1, help="Most brush strokes in a picture.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of every draw.")
 def main(out: Path, **options: int) -> None:
     """Make the pictures of the embedded default: a folder per class, an unlabelled folder, and a validation part.

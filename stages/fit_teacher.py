@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,8 @@ def _model_args(given: tuple[str, ...]) -> dict[str, Any]:
 def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: SampleIndex) -> Fit:
     device = choose_device(flags["device"])
     make_repeatable(device)
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # the rest of the cores draw views
+        torch.set_num_threads(max(1, cli.default_workers() - flags["workers"]))
     model = build_model(
         contract.model,
         index.num_classes,

@@ -2,7 +2,7 @@
 
     reports/students/KIND-SEED.json        what student.evaluate measured (and .speed.json, .npz beside it)
     runs/KIND-SEED/metrics.jsonl           the record of the training run
-    reports/tokens/KIND.json               what student.tokens measured
+    reports/tokens/KIND-SEED.json          what student.tokens measured
     reports/teacher.json, teacher.csv      how the teacher was fitted
     reports/labels-train.json, labels-val.json, verify.json
 
@@ -106,6 +106,7 @@ class Results:
 
     students: tuple[StudentResult, ...]
     tokens: dict[str, Line] = field(default_factory=dict)
+    """Of one student of each kind (the last, where several were looked at)"""
     teacher: Line = field(default_factory=dict)
     teacher_curve: tuple[dict[str, float], ...] = ()
     labels: Line = field(default_factory=dict)
@@ -172,7 +173,7 @@ def read_results(results: Path, runs: Path) -> Results:
             f"{results / 'students'} holds no scores of students (KIND-SEED.json). Run 'dvc repro evaluate', or "
             "student.evaluate --out there."
         )
-    tokens = {path.stem: _json(path) for path in sorted((results / "tokens").glob("*.json"))}
+    tokens = {path.stem.rpartition("-")[0]: _json(path) for path in sorted((results / "tokens").glob("*-*.json"))}
     return Results(
         students=students,
         tokens=tokens,

@@ -5,8 +5,8 @@ soft blobs, brush strokes, pieces of *other* digits, then the digit that names t
 place, size, slant and colours are random, so that a classifier must find it before it can read it. Pieces are smaller
 than the digit, cut in two, and nearer to the background's lightness; the digit alone is whole.
 
-Colours are drawn in OKLCH (lightness, chroma, hue), where equal steps look equal: the digit always stands out by
-lightness, and hues are chosen around the colour circle.
+Colours are drawn in OKLCH (lightness, chroma, hue), where equal steps look equal: the digit is light on dark, and
+stands out by that alone, since hues are chosen around the colour circle.
 
 Legend: S side of the painted canvas, H W height and width of a source digit.
 """
@@ -30,6 +30,7 @@ Array = NDArray[Any]
 
 OVERSAMPLING = 2
 GRAIN = 0.012
+SHADOW = 0.45
 KEPT = 0.875
 """Side of the centre crop that students are judged on: the whole digit lies inside it."""
 
@@ -41,27 +42,24 @@ class Palette:
     ground: tuple[Colour, Colour]
     clutter: tuple[Colour, ...]
     digit: tuple[Colour, Colour]
-    shadow: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneStyle:
     """How crowded scenes are and how far a digit may move."""
 
-    side: int = 64
+    side: int = 40
     """Side of a picture in pixels."""
-    digit_size: tuple[float, float] = (0.6, 0.95)
-    """Height of the digit's frame, as a share of the side."""
-    slant: float = 20.0
+    digit_size: tuple[float, float] = (0.85, 1.05)
+    """Height of the digit's frame, as a share of the side; the digit fills about four fifths of its frame."""
+    slant: float = 8.0
     """Largest turn in degrees, either way."""
     pieces: tuple[int, int] = (0, 2)
     """Fewest and most pieces of other digits."""
-    clutter: tuple[float, float] = (0.1, 0.5)
-    """How far the lightness of pieces and strokes is from the background's, as a share of the digit's."""
-    dark: float = 0.5
-    """Share of the pictures that are light on dark."""
-    strokes: tuple[int, int] = (0, 2)
+    strokes: tuple[int, int] = (0, 1)
     """Fewest and most brush strokes."""
+    clutter: tuple[float, float] = (0.05, 0.35)
+    """Lightness of everything around the digit: 0 is the background's, 1 the digit's."""
 
 
 def paint(style: SceneStyle, digit_HW: Pixels, others: Iterable[Pixels], rng: np.random.Generator) -> Pixels:
@@ -84,10 +82,7 @@ def paint(style: SceneStyle, digit_HW: Pixels, others: Iterable[Pixels], rng: np
 
 
 def _palette(style: SceneStyle, rng: np.random.Generator) -> Palette:
-    dark = rng.random() < style.dark
-    hue = rng.uniform(0, 360)
-    ground_light = rng.uniform(0.24, 0.42) if dark else rng.uniform(0.80, 0.94)
-    digit_light = rng.uniform(0.80, 0.97) if dark else rng.uniform(0.22, 0.45)
+    hue, ground_light, digit_light = rng.uniform(0, 360), rng.uniform(0.24, 0.42), rng.uniform(0.80, 0.97)
     ground = [
         _oklch(ground_light + rng.uniform(-0.05, 0.05), rng.uniform(0.02, 0.11), hue + turn)
         for turn in (0, rng.uniform(25, 70))
@@ -102,9 +97,7 @@ def _palette(style: SceneStyle, rng: np.random.Generator) -> Palette:
         )
         for _ in range(6)
     ]
-    return Palette(
-        ground=(ground[0], ground[1]), clutter=tuple(clutter), digit=(digit[0], digit[1]), shadow=0.45 if dark else 0.18
-    )
+    return Palette(ground=(ground[0], ground[1]), clutter=tuple(clutter), digit=(digit[0], digit[1]))
 
 
 def _oklch(lightness: float, chroma: float, hue: float) -> Colour:
@@ -225,6 +218,6 @@ def _digit(canvas: Canvas, palette: Palette, glyph_HW: Pixels, style: SceneStyle
     mask = _placed(glyph_HW, side, size, centre, turn, rng.uniform(-0.2, 0.2))
     below = np.array([[1, 0, side * 0.015], [0, 1, side * 0.02]])
     shadow: Array = cv2.GaussianBlur(cv2.warpAffine(mask, below, (side, side)), (0, 0), side * 0.012)
-    _lay(canvas, shadow, np.zeros(3, np.float32), palette.shadow)
+    _lay(canvas, shadow, np.zeros(3, np.float32), SHADOW)
     ramp = _ramp(side, rng.uniform(0, 2 * math.pi))[:, :, None]
     _lay(canvas, mask, palette.digit[0] * (1 - ramp) + palette.digit[1] * ramp)

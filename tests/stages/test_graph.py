@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -112,7 +113,9 @@ def test_the_writer_changes_nothing_that_is_right():
 def test_the_closure_finds_what_python_would_import():
     import subprocess
 
-    code = "import sys, stages.pack; print(*[m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in sys.argv])"
+    code = (
+        "import sys, stages.pack; print(*[m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in sys.argv])"
+    )
     out = subprocess.run([sys.executable, "-c", code, *PACKAGES], capture_output=True, text=True, cwd=ROOT, check=True)
     loaded = {str(Path(p).relative_to(ROOT)) for p in out.stdout.split()}
     assert loaded <= set(closure("stages.pack"))
@@ -130,11 +133,14 @@ def commands() -> dict[str, click.Command]:
     return {name: import_module(module_of(stage)).main for name, stage in STAGES.items()}
 
 
-def flags_of(params: dict[str, object], stage: str) -> Iterator[tuple[str, object]]:
-    """The flags that a group unpacks to; a group of a foreach has a group for each."""
-    groups = params.get(stage) or {}
-    parts = groups.values() if "do" in yaml.safe_load(GRAPH_TEXT)["stages"][stage] else [groups]
-    yield from itertools.chain.from_iterable((part or {}).items() for part in parts)
+def flags_of(params: dict[str, Any], stage: str) -> Iterator[tuple[str, object]]:
+    """The flags that parameters unpack to: a stage's group, its group for each part, and those of each student."""
+    groups = [params.get(stage) or {}]
+    if stage in ("pack", "teacher_logits"):
+        groups = list(groups[0].values())
+    if stage == "train":
+        groups += params["students"].values()
+    yield from itertools.chain.from_iterable(group.items() for group in groups if isinstance(group, dict))
 
 
 @pytest.mark.parametrize("file", PARAMS)
@@ -162,7 +168,29 @@ def test_the_fixed_flags_of_a_command_exist(name):
 def test_the_files_of_parameters_have_the_same_groups(file):
     params, default = (yaml.safe_load((ROOT / f).read_text(encoding="utf-8")) for f in (file, "params.yaml"))
     assert params.keys() == default.keys()
-    assert all(params[g].keys() == default[g].keys() for g in ("shards", "pack", "teacher_logits", "students"))
+    assert all(params[g].keys() == default[g].keys() for g in ("shards", "pack", "teacher_logits"))
+
+
+@pytest.mark.parametrize("file", PARAMS)
+def test_students_are_named_after_what_they_learn_from_and_their_seed(file):
+    params = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+    for name, flags in params["students"].items():
+        assert name == f"{flags['distill']}-{flags['seed']}"
+    assert set(params["tokens"]) <= set(params["students"])
+    assert set(params["kinds"]) == {flags["distill"] for flags in params["students"].values()}
+
+
+def test_students_without_a_teacher_have_as_many_updates_as_those_with_one():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    pictures = params["demo_images"]
+    rows = {
+        "stores/labelled.zarr": pictures["labelled"],
+        "stores/train.zarr": pictures["labelled"] + pictures["unlabelled"],
+    }
+    batch = params["train"]["batch"]
+    updates = {name: s["epochs"] * -(-rows[s["logits"]] // batch) for name, s in params["students"].items()}
+    warm_up = {name: s["warmup-epochs"] * -(-rows[s["logits"]] // batch) for name, s in params["students"].items()}
+    assert len(set(updates.values())) == 1 and len(set(warm_up.values())) == 1
 
 
 def test_what_is_expensive_is_kept_when_its_stage_runs_again():
@@ -174,7 +202,7 @@ def test_what_is_expensive_is_kept_when_its_stage_runs_again():
         for path, options in out.items()
         if options.get("persist")
     }
-    assert {"runs/teacher", "stores/${key}.zarr", "runs/${item.distill}-${item.seed}"} <= kept
+    assert {"runs/teacher", "stores/${key}.zarr", "runs/${key}"} <= kept
 
 
 if __name__ == "__main__":

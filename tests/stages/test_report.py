@@ -58,7 +58,7 @@ def results(tmp_path, stores):
         for seed in range(3):
             write_student(reports, runs, kind, seed, top1 + 0.01 * (seed - 1), truth)
         place = {"mean": 0.8, "deviation": 0.1}
-        (reports / "tokens" / f"{kind}.json").write_text(
+        (reports / "tokens" / f"{kind}-0.json").write_text(
             json.dumps(
                 {"input": {"tokens": 0.1}, "blocks": [place, place], "weight_rows": {"mean": 0.3}, "heads_agree": 0.9}
             )
@@ -84,7 +84,7 @@ def write_student(reports, runs, kind, seed, top1, truth):
     named = np.where(wrong, (truth + 1) % CLASSES, truth)
     np.savez(
         reports / "students" / f"{kind}-{seed}.npz", row=np.arange(len(truth)), truth=truth, teacher=truth,
-        **{head: named for head in heads},
+        **dict.fromkeys(heads, named),
     )  # fmt: skip
     folder = runs / f"{kind}-{seed}"
     folder.mkdir(parents=True)
@@ -145,7 +145,7 @@ def test_every_section_is_there_and_what_is_absent_is_left_out(results, stores):
         "Accuracy of each head", "How they got there", "What the teacher saw", "Where they differ",
         "The teacher’s labels", "Two tokens, two opinions?", "What it cost", "What it rests on",
     ]  # fmt: skip
-    for name in ("tokens/none.json", "tokens/hard.json", "tokens/soft.json", "labels-train.json"):
+    for name in ("tokens/none-0.json", "tokens/hard-0.json", "tokens/soft-0.json", "labels-train.json"):
         (results / "reports" / name).unlink()
     for path in [*(results / "runs").rglob("metrics.jsonl"), *(results / "reports" / "students").glob("*.npz")]:
         path.unlink()
