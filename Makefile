@@ -8,7 +8,7 @@ SYNCED := .venv/.synced
 .PHONY: repro test check bench campaign lock clean
 
 repro: $(SYNCED)  ## the whole graph on the embedded default
-	$(BIN)/dvc repro
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 test: $(SYNCED)  ## every test
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
