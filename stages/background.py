@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from html import escape
 
 from pipeline.cost import Cost
@@ -22,7 +23,7 @@ def teacher(story: Story) -> str:
     drawn = []
     if len(per_view) > 1:
         line = Series(name="teacher", colour="teacher", points=per_view, dots=True)
-        y = Axis.around([v for _, v in per_view], percent=True, room=0.5)
+        y = Axis.around([v for _, v in per_view], percent=True, least=0.2)
         told = f"top-1 of the teacher in each of {len(per_view)} views, {min(v for _, v in per_view):.3f} at least"
         name = "accuracy on labelled rows, by view"
         last = Axis.counting(int(per_view[-1][0]), first=0)
@@ -103,7 +104,7 @@ def tokens(story: Story) -> str:
         cells += [f"{record['weight_rows']['mean']:.2f}", f"{100 * record['heads_agree']:.1f} %"]
         rows.append([f'<i style="background:var(--{colour(kind)})"></i>{escape(called(kind))}', *cells])
     last = max(int(x) for s in series for x, _ in s.points)
-    y = Axis.around([v for s in series for _, v in s.points] + [0.0, 1.0], room=0.02)
+    y = Axis.around([v for s in series for _, v in s.points] + [0.0, 1.0])
     told = "; ".join(
         f"{called(k)}: {s.points[-1][1]:.2f} after the last block" for k, s in zip(kinds, series, strict=True)
     )
@@ -133,13 +134,13 @@ def costs(story: Story) -> str:
         ["stored for each view", f"{total:.1f} bytes", escape(kept)],
         ["the whole store", _bytes(total * views), f"{views:,} views, keep {escape(str(store.manifest.keep))}"],
     ]
-    rates = results.spread("none", lambda s: s.rate) or results.spread(results.kinds[-1], lambda s: s.rate)
+    rates = [s.rate for s in results.students if s.rate is not None]
     waits = [s.wait for s in results.students if s.wait is not None]
-    if rates is not None:
-        rows.append(["a student learns", f"{rates.mean:,.0f} images/s", "median interval, no teacher in the step"])
+    if rates:
+        rows.append(["a student learns", f"{statistics.fmean(rates):,.0f} images/s", "no teacher in the step"])
     if waits:
         rows.append(
-            ["of its time it waits for views", f"{100 * sum(waits) / len(waits):.0f} %", "mean of all students"]
+            ["of its time it waits for views", f"{100 * statistics.fmean(waits):.0f} %", "mean of all students"]
         )
     if story.cost is not None:
         rows += _saving(story, story.cost)

@@ -33,11 +33,11 @@ class Axis:
         return f"{100 * value:g} %" if self.percent else f"{value:g}"
 
     @classmethod
-    def around(cls, values: Iterable[float], *, percent: bool = False, marks: int = 5, room: float = 0.06) -> Axis:
-        """A scale over all values with about so many marks at round numbers."""
+    def around(cls, values: Iterable[float], *, percent: bool = False, marks: int = 5, least: float = 0.0) -> Axis:
+        """A scale over all values, `least` wide at least, with about so many marks at round numbers."""
         known = sorted(values)
         low, high = (known[0], known[-1]) if known else (0.0, 1.0)
-        margin = (high - low) * room or abs(high) * 0.05 or 0.5
+        margin = max((high - low) * 0.06, (least - high + low) / 2) or abs(high) * 0.05 or 0.5
         low, high = low - margin, high + margin
         if percent:
             low, high = max(low, 0.0), min(high, 1.0)

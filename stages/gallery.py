@@ -62,7 +62,7 @@ def view_shelves(store: LabelStore, index: SampleIndex, *, rows: int, views: int
     """Rows spread over the data: the picture, then its first views."""
     recipe, files = store.manifest.recipe, index.files()
     shown = min(views, store.views)
-    chosen = np.unique(np.linspace(0, len(index) - 1, rows + 2)[1:-1].astype(np.int64))
+    chosen = _chosen(index, rows)
     row_B, view_B = np.repeat(chosen, shown), np.tile(np.arange(shown), len(chosen))
     pixels_BHWC = rendered(recipe, index, row_B, view_B)
     shelves = []
@@ -73,6 +73,15 @@ def view_shelves(store: LabelStore, index: SampleIndex, *, rows: int, views: int
         tiles = [Tile(p, w) for p, w in zip(pixels_BHWC[part], words, strict=True)]
         shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (original, *tiles)))
     return shelves
+
+
+def _chosen(index: SampleIndex, rows: int) -> NDArray[np.int64]:
+    """Rows spread over the data, half of them with a label where there are both kinds; those first."""
+    known, unknown = np.flatnonzero(index.classes >= 0), np.flatnonzero(index.classes < 0)
+    with_label = rows if not len(unknown) else min(-(-rows // 2), len(known))
+    parts = ((known, with_label), (unknown, rows - with_label))
+    picked = [part[np.linspace(0, len(part) - 1, count + 2)[1:-1].astype(int)] for part, count in parts if len(part)]
+    return np.concatenate(picked)
 
 
 def rendered(recipe: Recipe, index: SampleIndex, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Pixels:

@@ -74,7 +74,7 @@ def accuracy(results: Results) -> bytes:
 
 
 def curves(results: Results) -> bytes:
-    """Accuracy and loss over the epochs, mean and each seed."""
+    """Accuracy and loss over the updates, mean and each seed."""
 
     def draw(figure: Figure) -> None:
         for axes, (name, title) in zip(
@@ -86,7 +86,7 @@ def curves(results: Results) -> bytes:
                 for run in runs:
                     axes.plot(*_columns(mean_curve([run], name)), linewidth=0.8, alpha=0.4, **style)
                 axes.plot(*_columns(mean_curve(runs, name)), linewidth=2.4, label=called(kind), **style)
-            axes.set(xlabel="epoch")
+            axes.set(xlabel="updates")
             axes.set_title(title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if name == "top1":

@@ -167,15 +167,15 @@ def html(story: Story) -> str:
 
 
 def curve_table(results: Results, name: str) -> bytes:
-    """A column for each kind of student (mean over its seeds), a line for each epoch."""
+    """A column for each kind of student (mean over its seeds), a line for each number of updates."""
     columns = {kind: dict(mean_curve([s.epochs for s in results.of(kind)], name)) for kind in results.kinds}
-    epochs = sorted({epoch for curve in columns.values() for epoch in curve})
+    updates = sorted({update for curve in columns.values() for update in curve})
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["epoch", *columns])
+    table.writerow(["update", *columns])
     table.writerows(
-        [f"{epoch:g}", *(f"{curve[epoch]:.6f}" if epoch in curve else "" for curve in columns.values())]
-        for epoch in epochs
+        [f"{update:g}", *(f"{curve[update]:.6f}" if update in curve else "" for curve in columns.values())]
+        for update in updates
     )
     return text.getvalue().encode()
 

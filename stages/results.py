@@ -256,10 +256,10 @@ def _understood(path: Path, read: Callable[[], T]) -> T:
 
 
 def mean_curve(lines: Sequence[Sequence[Line]], name: str) -> list[tuple[float, float]]:
-    """(epoch, mean of `name`) over several runs, where all of them have it."""
-    by_epoch: dict[int, list[float]] = {}
+    """(updates so far, mean of `name`) over several runs, where all of them have it."""
+    found: dict[int, list[float]] = {}
     for run in lines:
         for line in run:
             if name in line:
-                by_epoch.setdefault(int(line["epoch"]) + 1, []).append(float(line[name]))
-    return [(epoch, statistics.fmean(v)) for epoch, v in sorted(by_epoch.items()) if len(v) == len(lines)]
+                found.setdefault(int(line["update"]), []).append(float(line[name]))
+    return [(update, statistics.fmean(v)) for update, v in sorted(found.items()) if len(v) == len(lines)]

@@ -44,8 +44,8 @@ def _compared(story: Story) -> str:
     results = story.results
     rows, labelled = len(story.index), story.labelled
     data = f"{rows:,} pictures" + (f", of which {labelled:,} have a label" if labelled < rows else "")
-    epochs = max((len(s.epochs) for s in results.students), default=0)
-    how_long = f", for {epochs} epochs" if epochs else ""
+    updates = {int(s.epochs[-1]["update"]) for s in results.students if s.epochs}
+    how_long = f", for {updates.pop():,} updates each" if len(updates) == 1 else ""
     groups = [f"{_count(len(results.of(kind)))} {LEARNED_FROM.get(kind, escape(kind))}" for kind in results.kinds]
     return (
         f"{_count(len(results.students)).capitalize()} vision transformers of one size learned from the same views of "
@@ -163,7 +163,7 @@ def _accuracy_row(results: Results, kind: str) -> list[str]:
 
 
 def curves(story: Story) -> str:
-    """Accuracy and loss over the epochs."""
+    """Accuracy and loss over the updates."""
     results = story.results
     drawn = [_curve(results, "top1", "held-out accuracy", percent=True), _curve(results, "loss", "training loss")]
     if not any(drawn):
@@ -191,9 +191,10 @@ def _curve(results: Results, name: str, title: str, *, percent: bool = False) ->
             ends.append(f"{called(kind)} ends at {mean[-1][1]:.3f}")
     if not ends:
         return ""
-    last = max(int(x) for s in series for x, _ in s.points)
+    end = max(int(x) for s in series for x, _ in s.points)
     y = Axis.around((v for s in series for _, v in s.points), percent=percent)
-    return chart(series, Axis.counting(last), y, x_name="epoch", y_name=title, told=f"{title}: {'; '.join(ends)}")
+    told = f"{title}: {'; '.join(ends)}"
+    return chart(series, Axis.counting(end, first=0), y, x_name="updates", y_name=title, told=told)
 
 
 def gallery(story: Story) -> str:

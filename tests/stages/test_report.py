@@ -89,7 +89,9 @@ def write_student(reports, runs, kind, seed, top1, truth):
     folder = runs / f"{kind}-{seed}"
     folder.mkdir(parents=True)
     lines = [{"kind": "steps", "epoch": 0, "update": 1, "images_per_second": 1000.0, "wait": 0.25}]
-    lines += [{"kind": "epoch", "epoch": e, "update": e, "loss": 2.0 - e, "top1": top1 - 0.1 + 0.1 * e} for e in (0, 1)]
+    lines += [
+        {"kind": "epoch", "epoch": e, "update": e + 1, "loss": 2.0 - e, "top1": top1 - 0.1 + 0.1 * e} for e in (0, 1)
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -187,7 +189,7 @@ def test_curves_for_plots_are_means_over_the_seeds(results, stores):
     report(results, stores)
     with (results / "page" / "top1.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [line["epoch"] for line in lines] == ["1", "2"]
+    assert [line["update"] for line in lines] == ["1", "2"]
     assert {kind: float(lines[1][kind]) for kind in TOP1} == pytest.approx(TOP1)
 
 
