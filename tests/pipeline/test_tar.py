@@ -104,7 +104,10 @@ def test_zeros_after_the_end_are_padding() -> None:
         ),
         (b"x" * 100, "100 bytes is no multiple of 512: the file was cut, or is no tar"),
         (b"x" * 512, "no tar header (the magic 'ustar' is absent): the file is damaged, or is no tar"),
-        (gzip.compress(bytes(2000), mtime=0), "this is gzip, not a plain tar. Rows are read in place: decompress it first"),
+        (
+            gzip.compress(bytes(2000), mtime=0),
+            "this is gzip, not a plain tar. Rows are read in place: decompress it first",
+        ),
         (header(), "at byte 512: the file ends without the two zero blocks of a whole tar"),
         (header() + bytes(BLOCK), "at byte 512: one zero block where a whole tar ends in two"),
         (
