@@ -94,19 +94,21 @@ def test_resume_at_every_step(whole: Path, store: Path, folder: Path, steps: int
 
 
 def test_killed_at_any_moment(whole: Path, store: Path, folder: Path) -> None:
-    """SIGKILL after random times until the run gets through; every checkpoint on the way is whole."""
+    """SIGKILL after the first checkpoint, then at random times until the run gets through: each checkpoint is whole."""
     out, output, draw = folder / "killed", folder / "killed.txt", np.random.default_rng(5)
-    for attempt in range(12):
-        process = start(line(store, out, "--checkpoint-every", "1", "--workers", "1"), output)
-        process.join(draw.uniform(0.1, 0.6) if attempt < 11 else 60)
-        if process.exitcode is not None:
-            break
+    arguments = line(store, out, "--checkpoint-every", "1", "--workers", "1")
+    process = start(arguments, output)
+    await_file(out / "last.pt")
+    for _ in range(10):
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-        if (out / "last.pt").exists():
-            torch.load(out / "last.pt", weights_only=True)
+        torch.load(out / "last.pt", weights_only=True)
+        process = start(arguments, output)
+        process.join(draw.uniform(0.05, 0.4))
+        if process.exitcode is not None:
+            break
+    process.join(60)
     assert process.exitcode == 0, output.read_text()
-    assert attempt > 0
     assert same(weights(out), weights(whole)) and record(out) == record(whole)
 
 
@@ -131,6 +133,14 @@ def test_workers_change_nothing(whole: Path, store: Path, folder: Path, workers:
     code, said = train(line(store, out, "--resume", "none", "--workers", workers), folder / "workers.txt")
     assert code == 0, said
     assert same(weights(out), weights(whole)) and record(out) == record(whole)
+
+
+def await_file(path: Path) -> None:
+    """Until the file is there."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def await_first_step(output: Path) -> None:
