@@ -33,11 +33,11 @@ lock:  ## pin what pyproject.toml asks for
 $(SYNCED): requirements.lock
 	if command -v uv >/dev/null 2>&1; then \
 		test -x $(RUN) || uv venv -q --seed --python $(PYTHON) .venv; \
-		uv pip install -q --python $(RUN) --require-hashes -r requirements.lock; \
+		uv pip install -q --compile-bytecode --python $(RUN) --require-hashes -r requirements.lock; \
 	else \
 		test -x $(RUN) || $(PYTHON) -m venv .venv; \
 		$(RUN) -m uv --version >/dev/null 2>&1 || $(RUN) -m pip install -q uv; \
-		$(RUN) -m uv pip install -q --python $(RUN) --require-hashes -r requirements.lock; \
+		$(RUN) -m uv pip install -q --compile-bytecode --python $(RUN) --require-hashes -r requirements.lock; \
 	fi
 	touch $@
 
