@@ -1,7 +1,8 @@
 """What is in a weights file, which tensors are they exactly, and do they all belong to this model?
 
 Files are data: safetensors, or a checkpoint read with ``weights_only=True``, which executes nothing. Loading is strict:
-no tensor may be missing, left over, or of another shape.
+no tensor may be missing, left over, or of another shape. Only the counters of batch norms may be absent, as in files
+older than these: they count training steps, and no answer depends on them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import WeightsError
+
+COUNTER = "num_batches_tracked"
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
@@ -73,6 +76,7 @@ def require_uncompressed(path: Path) -> None:
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load every tensor, or say which are missing, unknown, or of another shape."""
     own = model.state_dict()
+    state = {**{name: value for name, value in own.items() if name.rpartition(".")[2] == COUNTER}, **state}
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [n for n in sorted(own.keys() & state.keys()) if own[n].shape != state[n].shape]
     for what, names in (("misses", missing), ("has unknown tensors:", unknown)):
@@ -87,4 +91,4 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], where: str) -> 
             f"{where}: {name} has shape {tuple(state[name].shape)}, the model {tuple(own[name].shape)} "
             f"({len(shapes)} tensors differ). Check the model's name against the file."
         )
-    model.load_state_dict(dict(state))
+    model.load_state_dict(state)

@@ -88,3 +88,16 @@ def test_loading_is_strict_about_names_and_shapes():
     with pytest.raises(WeightsError, match=r"0.weight has shape \(5, 3\), the model \(4, 3\)"):
         load_strictly(model, {**state, "0.weight": torch.ones(5, 3)}, "w")
     load_strictly(model, state, "w")
+
+
+def test_counters_of_batch_norms_may_be_absent():
+    """Files older than these counters answer as ever; any other tensor that is missing is still refused."""
+    state = small().state_dict()
+    del state["1.num_batches_tracked"]
+    model = small()
+    nn.init.zeros_(model[0].weight)
+    load_strictly(model, state, "w.safetensors")
+    assert torch.equal(model[0].weight, state["0.weight"]) and model[1].num_batches_tracked == 0
+    del state["1.running_mean"]
+    with pytest.raises(WeightsError, match="misses 1.running_mean"):
+        load_strictly(model, state, "w.safetensors")
