@@ -1,0 +1,7 @@
+"""The paper's claims in miniature: each table a set of runs of the real commands, each row with several seeds.
+
+    python -m benchmarks.evidence distillation --data FOLDER --work FOLDER
+
+pictures → steps → experiments → tables, in this direction of imports: `pictures` lays down folders of images, a `Step`
+is one command with its place, an experiment says which steps a table stands on, a table reads what they left.
+"""

@@ -1,0 +1,84 @@
+"""Run what a table stands on, and write it.
+
+    python -m benchmarks.evidence distillation --data FOLDER --teachers FOLDER --work FOLDER
+    python -m benchmarks.evidence --seeds 3,4,5 …           # every table, with other seeds
+    python -m benchmarks.evidence tokens --commands         # only say what would be run
+
+Killed, it goes on where it was; runs that several tables need are done once. Tables go to benchmarks/results/evidence,
+their pictures to docs/evidence.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from benchmarks.evidence.experiments import EXPERIMENTS
+from benchmarks.evidence.lab import SCALES, Lab
+from benchmarks.evidence.pictures import prepare
+from benchmarks.evidence.plots import draw
+from benchmarks.evidence.steps import commands, run
+from benchmarks.evidence.tables import table_of
+from benchmarks.report import RESULTS, Circumstances, load_average, write
+from pipeline import cli
+
+PLOTS = Path("docs/evidence")
+
+
+@cli.command()
+@click.argument("tables", nargs=-1, type=click.Choice(list(EXPERIMENTS)), metavar="[TABLE]...")
+@click.option("--data", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False), help="Pictures.")
+@click.option(
+    "--teachers",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of resnet20.safetensors and resnet56.safetensors for CIFAR-10.  [default: fit RegNetYs here]",
+)
+@click.option("--work", type=click.Path(path_type=Path), default=Path("evidence"), help="For all that is made.")
+@click.option("--scale", type=click.Choice(list(SCALES)), default="small", help="How large the runs are.")
+@click.option("--seeds", default="0,1,2", help="Of the students, with commas between them.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, help="Commands at a time.")
+@click.option("--commands", "only_say", is_flag=True, help="Print the commands and run nothing.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "evidence", show_default=False)
+@click.option("--plots", type=click.Path(path_type=Path), default=PLOTS, help="Folder for the pictures.")
+def main(
+    tables: tuple[str, ...], data: Path, teachers: Path | None, work: Path, scale: str, seeds: str, jobs: int,
+    only_say: bool, out: Path, plots: Path,
+) -> None:  # fmt: skip
+    """Reproduce the paper's claims in miniature: distillation, teachers, recipe, efficiency, views, storage, online,
+    resolution, tokens; all of them by default."""
+    work = work.absolute()
+    lab = Lab(
+        pictures=prepare(data.absolute(), work),
+        work=work,
+        scale=SCALES[scale],
+        seeds=tuple(int(seed) for seed in seeds.split(",")),
+        weights=None if teachers is None else teachers.absolute(),
+    )
+    for name in tables or EXPERIMENTS:
+        experiment = EXPERIMENTS[name](lab)
+        if only_say:
+            click.echo("\n".join(commands(experiment.steps())))
+            continue
+        before = load_average()
+        run(experiment.steps(), work, jobs)
+        table = table_of(name, experiment, work, lab.seeds)
+        click.echo(f"\n## {table.title}\n\n{table.text()}\n")
+        around = Circumstances(command=command(name), photographs=f"{data.name}, scale {scale}", load_before=before)
+        write(table, around, out)
+        draw(name, experiment, work, plots)
+
+
+def command(name: str) -> str:
+    """This table's line, without the places of this machine."""
+    given = [part for part in sys.argv[1:] if part not in EXPERIMENTS]
+    for flag in ("--data", "--teachers", "--work", "--out", "--plots"):
+        if flag in given:
+            given[given.index(flag) + 1] = flag.removeprefix("--").upper()
+    return shlex.join(["python", "-m", "benchmarks.evidence", name, *given])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Which runs does each of the paper's claims stand on, and how is its table read?
+
+An experiment is rows; a row is a name, the scores of one student for every seed, which head counts, and cells of its
+own. The first row of a group is what the others are compared with, seed by seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.evidence.lab import PLAIN, TOKENS, Flags, Lab, Teacher
+from benchmarks.evidence.steps import Step
+
+SOFT: Flags = ("--distill", "soft", "--tau", "1")
+HARD: Flags = ("--distill", "hard")
+NONE: Flags = ("--distill", "none")
+WITHOUT_TOKEN: Flags = ("--model", PLAIN)
+TWO_OF_A_KIND: Flags = ("--model", TOKENS)
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of a table."""
+
+    name: str
+    scores: tuple[Step, ...]
+    """Of `student.evaluate`, one a seed."""
+    head: str = "fused_logits"
+    """The answer that counts; a student with one head has only that."""
+    about: tuple[Step, ...] = ()
+    """What the row's own cells are read from."""
+    base: bool = False
+    """The rows after this one are compared with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One table."""
+
+    title: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    kind: str = "accuracy"
+    """How its cells are read: accuracy, teachers, bytes, views, curves, tokens."""
+
+    def steps(self) -> list[Step]:
+        """All that must be done for it."""
+        return [step for row in self.rows for step in (*row.scores, *row.about)]
+
+
+def distillation(lab: Lab) -> Experiment:
+    """The paper's ablation of how to distil."""
+    store = lab.store(lab.given(20))
+    plain = lab.scores(lab.students("none-plain", store, *NONE, *WITHOUT_TOKEN))
+    usual = lab.scores(lab.students("soft-plain", store, *SOFT, *WITHOUT_TOKEN))
+    hard = lab.scores(lab.students("hard-plain", store, *HARD, *WITHOUT_TOKEN))
+    two = lab.scores(lab.students("none", store, *NONE))
+    token = lab.scores(lab.students("hard", store, *HARD))
+    soft = lab.scores(lab.students("soft", store, *SOFT))
+    return Experiment(
+        title="How to distil",
+        rows=(
+            Row(name="no distillation", scores=plain, head="class", base=True),
+            Row(name="no distillation, two class tokens", scores=two),
+            Row(name="usual (soft), without token", scores=usual, head="class"),
+            Row(name="hard, without token", scores=hard, head="class"),
+            Row(name="hard with token: class head", scores=token, head="class"),
+            Row(name="hard with token: distillation head", scores=token, head="distillation"),
+            Row(name="hard with token: both fused", scores=token),
+            Row(name="soft with token: class head", scores=soft, head="class"),
+            Row(name="soft with token: distillation head", scores=soft, head="distillation"),
+            Row(name="soft with token: both fused", scores=soft),
+        ),
+    )
+
+
+def teachers(lab: Lab) -> Experiment:
+    """A convnet against a transformer of about equal accuracy; a better convnet against a worse one."""
+    rows = [Row(name="no teacher", scores=_taught(lab, lab.given(20), "none", NONE), base=True)]
+    for teacher in (lab.given(56), lab.given(20), small_convnet(lab), small_transformer(lab)):
+        scores = _taught(lab, teacher, "hard", HARD)
+        rows.append(Row(name=teacher.name, scores=scores, about=(lab.answers(teacher),)))
+    return Experiment(
+        title="Which teacher",
+        rows=tuple(rows),
+        kind="teachers",
+        notes=("The small convnet and the transformer were fitted here, by `stages.fit_teacher`.",),
+    )
+
+
+def small_convnet(lab: Lab) -> Teacher:
+    """A RegNetY whose accuracy is that of the transformer, because it is stopped early."""
+    shape = ("depth=4", "w0=24", "wa=24", "wm=2.0", "group_size=8", "output_stride=8", "zero_init_last=False")
+    flags = ("--model", "regnety_002", *(part for field in shape for part in ("--model-arg", field)))
+    return lab.fitted("regnety-small", (*flags, "--lr", "0.002"), max(1, lab.scale.fit_epochs // 4))
+
+
+def small_transformer(lab: Lab) -> Teacher:
+    """A ViT of six blocks on patches of four pixels."""
+    shape = (f"img_size={lab.scale.side}", "patch_size=4", "embed_dim=128", "depth=6", "num_heads=4")
+    flags = ("--model", PLAIN, *(part for field in shape for part in ("--model-arg", field)))
+    return lab.fitted("vit-small", (*flags, "--lr", "0.001"), lab.scale.fit_epochs)
+
+
+def recipe(lab: Lab) -> Experiment:
+    """What each part of the recipe is worth to a distilled student."""
+    whole = ("--drop-path", "0.1", "--ema", "--ema-decay", "0.998", "--ema-warmup", "--repeats", "3")
+    teacher = lab.given(20)
+
+    def row(name: str, recipe: Flags = (), *students: str, base: bool = False) -> Row:
+        flags = (*HARD, *whole, *students)
+        runs = lab.students("recipe", lab.store(teacher, recipe=recipe), *flags)
+        return Row(name=name, scores=lab.scores(runs), base=base)
+
+    rows = [
+        row("the whole recipe", base=True),
+        row("without mixup", ("--mixup", "0")),
+        row("without CutMix", ("--cutmix", "0")),
+        row("without either", ("--mixup", "0", "--cutmix", "0")),
+        row("without erasing", ("--erase", "0")),
+        row("without RandAugment", ("--randaugment", "")),
+        row("without drop path", (), "--drop-path", "0"),
+        row("without repeated augmentation", (), "--repeats", "1"),
+    ]
+    rows.insert(1, Row(name="its moving average of weights", scores=rows[0].scores, head="ema/fused_logits"))
+    return Experiment(title="What each part of the recipe is worth", rows=tuple(rows))
+
+
+def efficiency(lab: Lab) -> Experiment:
+    """Few labels, with the other pictures absent or there without a label."""
+    teacher, rows = lab.given(20), []
+    most = lab.scale.efficiency[-1]
+    for labelled in lab.scale.efficiency:
+        few = lab.store(teacher, shards=lab.shards(labelled), views=lab.views_of(labelled))
+        none = lab.students("none", few, *NONE, rows=labelled)
+        rows.append(Row(name=f"{labelled:,} labels, no teacher", scores=lab.scores(none), base=True))
+        taught = lab.students("soft", few, *SOFT, rows=labelled)
+        rows.append(Row(name=f"{labelled:,} labels, soft", scores=lab.scores(taught)))
+        if labelled < most:
+            shards = lab.shards(labelled, most - labelled)
+            all_rows = lab.store(teacher, shards=shards, views=lab.views_of(most))
+            taught = lab.students("more", all_rows, *SOFT, "--alpha", "0.9", rows=most)
+            name = f"{labelled:,} labels and {most - labelled:,} pictures without, soft"
+            rows.append(Row(name=name, scores=lab.scores(taught)))
+    return Experiment(
+        title="Few labels",
+        rows=tuple(rows),
+        notes=("As many updates in every row. The teacher has seen all labels of CIFAR-10's training set.",),
+    )
+
+
+def views(lab: Lab) -> Experiment:
+    """How many views are enough, with the epochs fixed."""
+    counts = lab.scale.view_counts
+    rows = []
+    for count in counts:
+        fewer = () if count == counts[-1] else ("--views", str(count))
+        runs = lab.students("soft", _all_views(lab), *SOFT, *fewer)
+        rows.append(Row(name=f"soft, {count} views", scores=lab.scores(runs), base=count == counts[0]))
+    return Experiment(title="How many views are enough", rows=tuple(rows), kind="views")
+
+
+def _all_views(lab: Lab) -> Step:
+    """A store with a view of its own for every epoch."""
+    return lab.store(lab.given(20), views=lab.scale.view_counts[-1])
+
+
+def storage(lab: Lab) -> Experiment:
+    """How little of the answers must be kept."""
+    store = lab.store(lab.given(20))
+    kept = {"all logits": store}
+    kept |= {f"the {k} largest": lab.compacted(store, f"topk:{k}", 1) for k in (5, 2, 1)}
+    rows = [
+        Row(name=f"soft, {name}", scores=_scored(lab, "soft", place, SOFT), about=(place,), base=place is store)
+        for name, place in kept.items()
+    ]
+    argmax = lab.compacted(store, "argmax", 1)
+    rows.append(Row(name="hard, the choice alone", scores=_scored(lab, "hard", argmax, HARD), about=(argmax,)))
+    return Experiment(title="How little to store", rows=tuple(rows), kind="bytes")
+
+
+def online(lab: Lab) -> Experiment:
+    """Stored labels against the teacher in the loop."""
+    store, teacher = _all_views(lab), lab.given(20)
+    watched = ("--val-shards", f"{lab.judged().path}/*.tar", "--val-every", str(max(1, lab.scale.epochs // 8)))
+    more = ("--epochs", str(lab.scale.view_counts[-1]), *watched)
+    offline = lab.students("soft-offline", store, *SOFT, *more)
+    live = tuple(
+        lab.student(
+            "soft-online", store, seed, *SOFT, *more, *_as_teacher(teacher), needs=teacher.needs,
+            module="benchmarks.evidence.online",
+        )
+        for seed in lab.seeds
+    )  # fmt: skip
+    rows = (
+        Row(name="stored labels", scores=lab.scores(offline), about=offline, base=True),
+        Row(name="the teacher in the loop", scores=lab.scores(live), about=live),
+    )
+    return Experiment(title="Offline equals online", rows=rows, kind="curves")
+
+
+def _as_teacher(teacher: Teacher) -> Flags:
+    """The teacher's flags beside a student's of the same name."""
+    renamed = {"--model": "--teacher", "--weights": "--teacher-weights", "--precision": "--teacher-precision"}
+    return tuple(renamed.get(flag, flag) for flag in teacher.flags)
+
+
+def resolution(lab: Lab) -> Experiment:
+    """Trained small, fine-tuned larger."""
+    teacher, scale = lab.given(20), lab.scale
+    small, large = lab.store(teacher, side=scale.smaller_side), lab.store(teacher)
+    before = lab.students("small", small, *HARD)
+    short = ("--epochs", str(max(1, scale.epochs // 4)), "--warmup-epochs", "0", "--lr", f"{scale.lr / 4:g}")
+
+    def tuned(title: str, flags: Flags) -> tuple[Step, ...]:
+        return tuple(
+            lab.student(title, large, seed, *flags, *short, "--init", run.path, needs=(run,))
+            for seed, run in zip(lab.seeds, before, strict=True)
+        )
+
+    return Experiment(
+        title=f"Trained on {scale.smaller_side} pixels, fine-tuned on {scale.side}",
+        rows=(
+            Row(name=f"{scale.smaller_side} pixels, hard", scores=lab.scores(before), base=True),
+            Row(name=f"then {scale.side} pixels, hard", scores=lab.scores(tuned("tuned-hard", HARD))),
+            Row(name=f"then {scale.side} pixels, no distillation", scores=lab.scores(tuned("tuned-none", NONE))),
+            Row(name=f"{scale.side} pixels throughout, hard", scores=_scored(lab, "hard", large, HARD)),
+        ),
+    )
+
+
+def tokens(lab: Lab) -> Experiment:
+    """How alike the two tokens are in each block."""
+    store = lab.store(lab.given(20))
+    rows = []
+    for name, title, flags in (
+        ("class and distillation token (hard)", "hard", HARD),
+        ("class and distillation token (soft)", "soft", SOFT),
+        ("two class tokens", "none", NONE),
+    ):
+        runs = lab.students(title, store, *flags)
+        rows.append(Row(name=name, scores=lab.scores(runs), about=lab.tokens(runs)))
+    return Experiment(title="How alike the two tokens are", rows=tuple(rows), kind="tokens")
+
+
+def _taught(lab: Lab, teacher: Teacher, title: str, flags: Sequence[str]) -> tuple[Step, ...]:
+    return _scored(lab, title, lab.store(teacher), flags)
+
+
+def _scored(lab: Lab, title: str, store: Step, flags: Sequence[str]) -> tuple[Step, ...]:
+    return lab.scores(lab.students(title, store, *flags))
+
+
+EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
+    "distillation": distillation,
+    "teachers": teachers,
+    "recipe": recipe,
+    "efficiency": efficiency,
+    "views": views,
+    "storage": storage,
+    "online": online,
+    "resolution": resolution,
+    "tokens": tokens,
+}

@@ -1,0 +1,146 @@
+"""What do the runs of a table say? Means and deviations over seeds, and differences seed by seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks.evidence.experiments import Experiment, Row
+from benchmarks.evidence.lab import HEADS
+from benchmarks.evidence.steps import Step, in_order
+from benchmarks.report import Table, grid
+from pipeline.store import LabelStore, Unit
+
+CURVE = "top1"
+
+
+def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]) -> Table:
+    """The table of finished runs."""
+    columns, cells = COLUMNS[experiment.kind]
+    rows: list[list[str]] = []
+    figures: dict[str, float] = {}
+    base: list[float] | None = None
+    for row in experiment.rows:
+        found = shares(row, work)
+        base = found if row.base or base is None else base
+        rows.append([row.name, *heads(row, work), *against(found, base, row.base), *cells(row, work)])
+        figures |= {f"{row.name}, seed {seed}": value for seed, value in zip(seeds, found, strict=True)}
+    seconds = sum(step.seconds(work) for step in in_order(experiment.steps()))
+    return Table(
+        name=name,
+        title=experiment.title,
+        columns=("", "class head", "distillation head", "both fused", "against the base, seed by seed", *columns),
+        rows=grid(rows),
+        figures=figures,
+        notes=(
+            f"Top-1 on held-out pictures in %, mean ± standard deviation over seeds {', '.join(map(str, seeds))}; the "
+            "base is the first row, or the last one before with an empty comparison.",
+            *experiment.notes,
+            f"{len(in_order(experiment.steps()))} commands, {seconds / 60:.0f} minutes of a core in all (runs that "
+            "other tables share are counted in each).",
+        ),
+    )
+
+
+def shares(row: Row, work: Path) -> list[float]:
+    """Top-1 of the head that counts, a seed each."""
+    return [top1(read(step, work), row.head) for step in row.scores]
+
+
+def heads(row: Row, work: Path) -> Iterator[str]:
+    """The three answers, where there are three; the row's own alone where it is about one of them."""
+    average, _, own = row.head.rpartition("/")
+    for head in HEADS:
+        name = f"{average}/{head}" if average else head
+        found = [top1(read(step, work), name) for step in row.scores if has(read(step, work), name)]
+        shown = found if own in ("fused_logits", head) else []
+        yield spread([100 * value for value in shown])
+
+
+def against(found: Sequence[float], base: Sequence[float], is_base: bool) -> Iterator[str]:
+    """The mean difference, and the smallest and largest of a seed."""
+    apart = [100 * (mine - other) for mine, other in zip(found, base, strict=True)]
+    yield "" if is_base else f"{fmean(apart):+.1f} ({min(apart):+.1f} to {max(apart):+.1f})"
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return ""
+    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def top1(scores: dict[str, Any], head: str) -> float:
+    """Of one answer; a student with one head has only that."""
+    average, _, name = head.rpartition("/")
+    found = scores[average or "student"]
+    return float(found[name if name in found else "class"]["top1"])
+
+
+def has(scores: dict[str, Any], head: str) -> bool:
+    """Whether the student gives this answer."""
+    average, _, name = head.rpartition("/")
+    return name in scores.get(average or "student", {})
+
+
+def read(step: Step, work: Path) -> Any:
+    """The JSON that a step left."""
+    return json.loads((work / step.path).read_text(encoding="utf-8"))
+
+
+# -- cells of their own
+
+
+def _none(row: Row, work: Path) -> list[str]:
+    return []
+
+
+def _teacher(row: Row, work: Path) -> list[str]:
+    """How good the teacher is on the pictures that judge the students."""
+    if not row.about:
+        return [""]
+    store = LabelStore.open_finished(str(work / row.about[0].path))
+    right = 0
+    for run in range(store.runs):
+        start, stop = store.rows_of(Unit(0, run))
+        chosen_B = store.read_arrays(0, run, ["argmax"])["argmax"][: stop - start]
+        right += int((chosen_B == store.index.classes[start:stop]).sum())
+    return [f"{100 * right / store.rows:.1f}"]
+
+
+def _bytes(row: Row, work: Path) -> list[str]:
+    """What a view of this store takes, proofs apart."""
+    sizes = LabelStore.open_finished(str(work / row.about[0].path)).bytes_per_view()
+    return [f"{sum(size for name, size in sizes.items() if name not in ('crc', 'luma')):.2f}"]
+
+
+def _time(row: Row, work: Path) -> list[str]:
+    """How long training took, and the loss at its end."""
+    losses = [curve(step, work, "loss")[-1][1] for step in row.about]
+    return [spread([step.seconds(work) for step in row.about], 0), spread(losses, 4)]
+
+
+def _tokens(row: Row, work: Path) -> list[str]:
+    """Cosine of the two tokens after the first block and after the last."""
+    found = [[block["mean"] for block in read(step, work)["blocks"]] for step in row.about]
+    return [spread([blocks[at] for blocks in found], 3) for at in (0, -1)]
+
+
+COLUMNS: dict[str, tuple[tuple[str, ...], Callable[[Row, Path], list[str]]]] = {
+    "accuracy": ((), _none),
+    "views": ((), _none),
+    "teachers": (("teacher's own top-1",), _teacher),
+    "bytes": (("bytes a view",), _bytes),
+    "curves": (("seconds", "training loss at the end"), _time),
+    "tokens": (("cosine after the first block", "after the last"), _tokens),
+}
+
+
+def curve(run: Step, work: Path, name: str) -> list[tuple[int, float]]:
+    """(update, value) at the ends of epochs."""
+    lines = (work / run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    epochs = [entry for entry in map(json.loads, lines) if entry["kind"] == "epoch"]
+    return [(entry["update"], entry[name]) for entry in epochs if name in entry]
