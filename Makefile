@@ -7,7 +7,8 @@ SYNCED := .venv/.synced
 
 .PHONY: repro test check bench campaign lock clean
 
-repro: $(SYNCED)  ## the whole graph on the embedded default
+repro: $(SYNCED)  ## the whole graph on the embedded default; outside git too
+	@test -e .git || $(BIN)/dvc config -q --local core.no_scm true
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 test: $(SYNCED)  ## every test

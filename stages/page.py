@@ -152,6 +152,7 @@ summary { cursor: pointer; color: var(--dim); font-size: .92rem; }
 details pre { margin-top: .8rem; }
 
 @media (max-width: 40rem) {
+  th, td { white-space: normal; padding-right: .7rem; vertical-align: top; }
   body { font-size: 16px; }
   main { padding: 2rem 1.1rem 3rem; }
   .lead { font-size: 1.05rem; }

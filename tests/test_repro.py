@@ -1,0 +1,142 @@
+"""`dvc repro` for real, made small: without git, with it, twice, interrupted, with another value, other pictures."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.pictures import encoded, scene
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+STUDENTS = {
+    f"{kind}-0": {"distill": kind, "logits": f"stores/{store}.zarr", "epochs": epochs, "warmup-epochs": 1, "seed": 0}
+    for kind, store, epochs in (("none", "labelled", 4), ("soft", "train", 2))
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "demo_images": {"labelled": 32, "unlabelled": 32, "val": 24},
+    "fit_teacher": {"epochs": 2, "warmup-epochs": 1, "val-every": 1},
+    "verify_logits": {"sample": 16},
+    "train": {"width": 32, "depth": 1, "heads": 1, "batch": 16},
+}
+
+
+def small() -> dict[str, Any]:
+    """The values of the embedded default, with less of everything."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for group, changed in SMALL.items():
+        values[group] |= changed
+    for name in ("train", "labelled"):
+        values["teacher_logits"][name]["views"] = 2
+    return values | {"students": STUDENTS, "tokens": ["soft-0"], "kinds": ["none", "soft"]}
+
+
+def write(folder: Path, values: Mapping[str, Any]) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["dvc", *arguments], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def stages_of(said: str) -> list[str]:
+    return re.findall(r"^Running stage '([\w@-]+)'", said, re.MULTILINE)
+
+
+def unpacked(folder: Path) -> Path:
+    """The project as it is unpacked from an archive: without git."""
+    for name in COPIED:
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    for name in ("pipeline", "stages", "student"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    dvc(folder, "config", "-q", "--local", "core.no_scm", "true")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the embedded default."""
+    folder = unpacked(tmp_path_factory.mktemp("checkout"))
+    write(folder, small())
+    return folder
+
+
+def test_interrupted_and_outside_git(checkout: Path) -> None:
+    """Ctrl-C in the middle, as a terminal sends it to all; the same command goes on and ends with the page."""
+    process = subprocess.Popen(
+        ["dvc", "repro"], cwd=checkout, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (checkout / "runs/teacher").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    ran = stages_of(dvc(checkout, "repro"))
+    assert "demo_images" not in ran and {"fit_teacher", "train@none-0", "train@soft-0", "report"} <= set(ran)
+    page = (checkout / "reports/page/index.html").read_text(encoding="utf-8")
+    assert page.lstrip().startswith("<!") and "http" + "s://" not in page
+
+
+def test_a_second_time_nothing_runs(checkout: Path) -> None:
+    said = dvc(checkout, "repro")
+    assert stages_of(said) == [] and "Data and pipelines are up to date" in said
+
+
+def test_another_learning_rate_runs_the_students_again(checkout: Path) -> None:
+    """In git, where experiments need it: labels and teacher stay, and the metrics can be compared."""
+    (checkout / ".dvc/config.local").unlink()
+    for line in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "begin"],
+    ):
+        subprocess.run(["git", *line], cwd=checkout, check=True)
+    ran = {stage.split("@")[0] for stage in stages_of(dvc(checkout, "exp", "run", "-S", "train.lr=0.008"))}
+    assert ran == {"train", "evaluate", "tokens", "report"}
+    assert "reports/summary.json" in dvc(checkout, "metrics", "diff")
+    assert "train.lr" in dvc(checkout, "params", "diff")
+    assert dvc(checkout, "exp", "show", "--csv").count("\n") >= 3
+    assert "index.html" in dvc(checkout, "plots", "show")
+
+
+def test_pictures_of_your_own(tmp_path: Path) -> None:
+    """params.folder.yaml with a folder of photographs, every group of it at work; only its sizes are smaller."""
+    folder = unpacked(tmp_path)
+    for part, number in (("train", 6), ("val", 4)):
+        for name in ("cat", "dog"):
+            place = folder / "photos" / part / name
+            place.mkdir(parents=True)
+            for i in range(number):
+                (place / f"{i}.jpg").write_bytes(encoded(scene(i if name == "cat" else 100 + i, 64, 48)))
+    values = yaml.safe_load((ROOT / "params.folder.yaml").read_text(encoding="utf-8"))
+    values["fit_teacher"] |= {"model": "test_efficientnet", "pretrained": False, "epochs": 1, "image-size": 32}
+    for name in ("train", "val"):
+        values["teacher_logits"][name]["image-size"] = 32
+    values["teacher_logits"]["train"]["views"] = 2
+    values["train"] |= {"epochs": 2, "batch": 4, "warmup-epochs": 1, "patch-size": 16, "width": 32, "depth": 1}
+    values["train"]["heads"] = 1
+    kept = {"soft-0": values["students"]["soft-0"], "none-0": values["students"]["none-0"]}
+    write(folder, values | {"students": kept, "tokens": ["soft-0"], "kinds": ["none", "soft"]})
+    ran = stages_of(dvc(folder, "repro", "report"))
+    assert "demo_images" not in ran and "pack@labelled" not in ran and ran[-1] == "report"
+    assert (folder / "reports/page/index.html").exists()
