@@ -1,6 +1,5 @@
 """Every command of the README is run as it stands there, in order, on a folder of photographs.
 
-
 Flags that only make a run small come last on the line and win. `make` and `dvc` are run by tests/test_repro.py and CI.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.evidence.lab import PLAIN, TOKENS, Flags, Lab, Teacher
+from benchmarks.evidence.lab import PLAIN, TOKENS, Flags, Lab, Teacher, small_regnety
 from benchmarks.evidence.steps import Step
 
 SOFT: Flags = ("--distill", "soft", "--tau", "1")
@@ -93,8 +93,7 @@ def teachers(lab: Lab) -> Experiment:
 
 def small_convnet(lab: Lab) -> Teacher:
     """A RegNetY whose accuracy is that of the transformer, because it is stopped early."""
-    shape = ("depth=4", "w0=24", "wa=24", "wm=2.0", "group_size=8", "output_stride=8", "zero_init_last=False")
-    flags = ("--model", "regnety_002", *(part for field in shape for part in ("--model-arg", field)))
+    flags = (*small_regnety(depth=6, width=24, group=8), "--model-arg", "zero_init_last=False")
     return lab.fitted("regnety-small", (*flags, "--lr", "0.002"), max(1, lab.scale.fit_epochs // 4))
 
 

@@ -117,16 +117,8 @@ class Lab:
     def given(self, depth: int) -> Teacher:
         """A convnet with published weights, or, where there are none, a small RegNetY that is fitted here."""
         if self.weights is None:
-            more: Flags = (
-                "--model-arg",
-                f"depth={4 if depth < 50 else 6}",
-                "--model-arg",
-                "w0=32",
-                "--model-arg",
-                "wa=32",
-            )
-            more += ("--model-arg", "wm=2.0", "--model-arg", "group_size=16", "--model-arg", "output_stride=8")
-            fitted = self.fitted(f"regnety-{depth}", ("--model", "regnety_002", *more), self.scale.fit_epochs)
+            shape = small_regnety(depth=6 if depth < 50 else 8, width=32, group=16)
+            fitted = self.fitted(f"regnety-{depth}", shape, self.scale.fit_epochs)
             return replace(fitted, name=f"RegNetY for {depth}")
         weights = self.weights / f"resnet{depth}.safetensors"
         model = f"benchmarks.evidence.teachers:resnet{depth}"
@@ -224,3 +216,9 @@ class Lab:
         judged = self.judged()
         line = ("--checkpoint", student.path, "--shards", f"{judged.path}/*.tar", "--workers", "0", *flags)
         return Step(module, student.title, line, (student, judged), ".json")
+
+
+def small_regnety(*, depth: int, width: int, group: int) -> Flags:
+    """RegNetY-200MF with fewer and narrower blocks, and half its strides, for small pictures."""
+    shape = (f"depth={depth}", f"w0={width}", f"wa={width}", "wm=2.0", f"group_size={group}", "output_stride=8")
+    return ("--model", "regnety_002", *(part for field in shape for part in ("--model-arg", field)))
