@@ -111,6 +111,12 @@ def peak_bytes(pid: int) -> int:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
 
 
+def resident() -> dict[str, int]:
+    """Bytes that this process is resident with: its own, of files (its modules, what it maps), and of shared memory."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {line[0][:-1]: int(line[1]) << 10 for line in lines if line[0].startswith("Rss")}
+
+
 class SmallTeacher(nn.Module):
     """Answers at once, so that a run shows what the rest costs."""
 

@@ -21,12 +21,13 @@ def since_start() -> float:
 def main(store: Path, out: Path, batch: int, workers: int) -> None:
     """Print the stages as JSON."""
     import student.train  # noqa: F401  # all that the command imports
-    from benchmarks.commands import peak_bytes
+    from benchmarks.commands import peak_bytes, resident
     from benchmarks.startup import settings_for
     from student.launch import Places, launched
     from student.ranks import Ranks, Stop, choose_device
 
     stages = {"imported": since_start(), "imported bytes": float(peak_bytes(os.getpid()))}
+    before = resident()
     places = Places(logits=str(store), out=out, workers=workers, dvclive=False)
     with launched(places, settings_for(batch), Ranks(device=choose_device("cpu")), Stop()) as run:
         assert run is not None
@@ -34,6 +35,7 @@ def main(store: Path, out: Path, batch: int, workers: int) -> None:
         step = next(run.feed.steps(0, 0, 1))
         assert len(step.pixels_BHWC) == step.count
         stages["first batch"] = since_start()
+        stages |= {name: float(size - before[name]) for name, size in resident().items()}
     print(json.dumps(stages))
 
 

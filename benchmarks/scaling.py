@@ -8,6 +8,7 @@ rows, units or ranks are timed one by one, on this machine and its disk. Prints 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import platform
@@ -15,13 +16,16 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import numpy as np
 
+from benchmarks.commands import resident
+from pipeline.cache import DIR_VARIABLE
 from pipeline.draws import key_hashes
 from pipeline.finished import read_index
 from pipeline.handout import _packed, handout_of, tasks_of
@@ -29,6 +33,7 @@ from pipeline.index import SampleIndex
 from pipeline.labels import Keep
 from pipeline.layout import Layout
 from pipeline.manifest import Manifest, TeacherCard, unit_rows_for
+from pipeline.mapped import LARGE
 from pipeline.objects import LocalObjects
 from pipeline.place import Place
 from pipeline.receipts import Base, Contract, Digest, Unit, UnitTable, complete, read_complete, unit_keys, unit_receipt
@@ -36,6 +41,8 @@ from pipeline.recipe import Recipe
 from pipeline.recovery import index_objects, read_base
 
 SHARD_ROWS = 10_000
+
+Found = tuple[float, int, int]
 
 
 @click.command()
@@ -49,20 +56,19 @@ def main(rows: int, views: int, ranks: int) -> None:
         index = made_up(rows)
     nbytes = sum(array.nbytes for array in index.arrays().values())
     table.say("index in memory", f"{nbytes / 1e6:,.0f} MB")
-    with table.timed("check the index (every rank, once)"):
+    with table.timed("check the index (who scans or unpacks it, once)"):
         SampleIndex.from_arrays(index.urls, index.class_names, index.arrays())
-    with table.timed("digest of the index (rank 0 twice, others once)"):
+    with table.timed("digest of the index (the same, once)"):
         digest = index.digest()
-    with table.timed("pickle the index to one spawned worker"):
-        pickle.loads(pickle.dumps(index, protocol=5))  # noqa: S301 - our own bytes
     manifest = manifest_of(index, digest)
     layout = Layout.of(manifest, index, views, 0, {})
     units = [Unit(view, run) for view in range(views) for run in range(layout.runs)]
     table.say("unit_rows; units", f"{manifest.unit_rows}; {len(units):,}")
     folder = Path(tempfile.mkdtemp(dir=os.environ.get("TMPDIR")))
+    os.environ[DIR_VARIABLE] = str(folder / "cache")
     try:
         objects = LocalObjects(folder / "store.zarr")
-        store_index(table, objects, layout, index)
+        open_index(table, objects, layout, store_index(table, objects, layout, index), ranks)
         hand_out(table, units, ranks)
         records(table, objects, layout, units)
     finally:
@@ -105,7 +111,7 @@ def manifest_of(index: SampleIndex, digest: str) -> Manifest:
     )  # fmt: skip
 
 
-def store_index(table: Table, objects: LocalObjects, layout: Layout, index: SampleIndex) -> None:
+def store_index(table: Table, objects: LocalObjects, layout: Layout, index: SampleIndex) -> Base:
     digests = {}
     with table.timed("write the index into the store (rank 0)"):
         for key, data in index_objects(layout, index):
@@ -113,9 +119,51 @@ def store_index(table: Table, objects: LocalObjects, layout: Layout, index: Samp
             digests[key] = Digest.of(data)
     size = sum(objects.sizes("index").values())
     table.say("index in the store", f"{size / 1e6:,.0f} MB in {len(digests)} objects")
-    base = Base(contract=Contract(manifest="m", index="i"), views=layout.views, objects=digests)
-    with table.timed("read and check the index from the store (every other rank, once)"):
-        read_index(objects, layout, base)
+    return Base(contract=Contract(manifest="m", index="i"), views=layout.views, objects=digests)
+
+
+def open_index(table: Table, objects: LocalObjects, layout: Layout, base: Base, ranks: int) -> None:
+    """As the ranks of one node do, in processes of their own."""
+    with table.timed("read the index from the store, check and unpack it (first rank of a node, once)"):
+        index = read_index(objects, layout, base)
+    assert index.mapped == (sum(array.nbytes for array in index.arrays().values()) >= LARGE)
+    with table.timed(f"open it {ranks} times while it is in use (every other rank, once)"):
+        for _ in range(ranks):
+            read_index(objects, layout, base)
+    table.say("pickled for one spawned worker", f"{len(pickle.dumps(index)) / 1e3:,.0f} kB")
+    took, private, shared = in_new_process(look_up, index)
+    what = "a spawned worker gets it and looks up 1,000 rows"
+    table.say(what, f"{took:.2f} s; {private / 1e6:,.1f} MB of its own, {shared / 1e6:,.0f} MB shared")
+    del index
+    took, private, _ = in_new_process(open_first, objects, layout, base)
+    what = "open it when nobody has it in use: hash it (first rank of a node of a later run, once)"
+    table.say(what, f"{took:.2f} s; {private / 1e6:,.1f} MB of its own")
+
+
+def in_new_process(function: Callable[..., Found], *arguments: object) -> Found:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_timed_alone, function, pickle.dumps(arguments)).result()
+
+
+def _timed_alone(function: Callable[..., object], sent: bytes) -> Found:
+    """Seconds, and by how much this process's own and its shared pages grow."""
+    before, begun = resident(), time.perf_counter()
+    kept = function(*pickle.loads(sent))  # noqa: S301 - our own bytes
+    took, after = time.perf_counter() - begun, resident()
+    assert kept is not None
+    return took, after["RssAnon"] - before["RssAnon"], after["RssFile"] - before["RssFile"]
+
+
+def look_up(index: SampleIndex) -> SampleIndex:
+    row_B = np.arange(1000) * 2654435761 % len(index)
+    for array in (index.key_hash, index.classes, index.offsets, index.widths):
+        array[row_B].sum()
+    index.key(int(row_B[1]))
+    return index
+
+
+def open_first(objects: LocalObjects, layout: Layout, base: Base) -> SampleIndex:
+    return read_index(objects, layout, base)
 
 
 def hand_out(table: Table, units: list[Unit], ranks: int) -> None:

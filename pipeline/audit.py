@@ -110,7 +110,7 @@ def _check_index(objects: Objects, layout: Layout, base: Base, findings: list[Fi
     if _told(objects, findings, layout.index_arrays()):
         return []
     try:
-        read_index(objects, layout, base)
+        read_index(objects, layout, base, anew=True)
     except UserError as error:
         return [_finding(objects, "index", error)]
     return []

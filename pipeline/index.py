@@ -5,20 +5,20 @@ depend on them) and joins what it finds, in the order of the shards, into a few 
 million entries in each, and no objects. Row r is entry r; the rows of shard s are ``shard_starts[s]`` up to
 ``shard_starts[s + 1]``; the key of row r is ``key_bytes[key_starts[r]:key_starts[r + 1]]``.
 
-An index may also come out of a store that somebody else wrote, so every index is checked when it is made: types,
-lengths, order, and that every payload lies inside its shard. `digest` names the content without the places of shards.
+An index may also come out of a store that somebody else wrote, so every index is checked when it is made
+(`pipeline.columns`). `digest` names the content without the places of shards. A large index lies in a file that all
+processes of a node map (`pipeline.mapped`): it was checked once, and its arrays are no process's own.
 
 Shapes: S shards, R rows.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import google_crc32c
@@ -26,35 +26,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.cache import cache
-from pipeline.draws import key_hash
+from pipeline.columns import DTYPES, PER_ROW, Lengths, Proof, lengths_of, prove, require, size_of
 from pipeline.errors import MismatchError, ShardError
-from pipeline.images import MAX_PIXELS
+from pipeline.mapped import LARGE, Blocks, Mapped, OtherContentError, Prove, mapped
 from pipeline.packed import class_names_beside, digests_beside, require_class_names
 from pipeline.pool import ordered_map
 from pipeline.progress import Progress
 from pipeline.remote import is_remote
-from pipeline.samples import MAX_CLASSES, MAX_PAYLOAD, SHOWN, ShardRows, read_shard
+from pipeline.samples import SHOWN, ShardRows, read_shard
 from pipeline.shards import ShardFiles, local_path
-from pipeline.tar import MAX_NAME
 
 log = logging.getLogger(__name__)
 
-DTYPES: Mapping[str, np.dtype[Any]] = {
-    "shard_sizes": np.dtype("<i8"),
-    "shard_starts": np.dtype("<i8"),
-    "key_bytes": np.dtype("u1"),
-    "key_starts": np.dtype("<i8"),
-    "key_hash": np.dtype("<u8"),
-    "classes": np.dtype("<i4"),
-    "offsets": np.dtype("<i8"),
-    "lengths": np.dtype("<i8"),
-    "payload_crc": np.dtype("<u4"),
-    "widths": np.dtype("<i4"),
-    "heights": np.dtype("<i4"),
-}
-PER_ROW = ("key_hash", "classes", "offsets", "lengths", "payload_crc", "widths", "heights")
-MAX_SHARD_BYTES = 1 << 60
-HASHES_CHECKED = 1000
 FEW_ROWS = 64
 
 
@@ -90,19 +73,19 @@ class SampleIndex:
     """[R] pixels; 0 where the header cannot be read."""
     heights: NDArray[np.int32]
     """[R] pixels; 0 where the header cannot be read."""
+    proof: Proof | None = field(default=None, repr=False)
+    """That these arrays fit together; made here, unless it is given and of these very arrays."""
 
     def __post_init__(self) -> None:
-        for name, dtype in DTYPES.items():
-            array = getattr(self, name)
-            _require(isinstance(array, np.ndarray) and array.ndim == 1, f"{name} is not one row of numbers")
-            _require(array.dtype == dtype, f"{name} is of type {array.dtype}, not {dtype}")
-            fixed = np.ascontiguousarray(array).view()
-            fixed.flags.writeable = False
-            object.__setattr__(self, name, fixed)
-        _check_shards(self)
-        _check_keys(self)
-        _check_payloads(self)
-        _check_classes(self)
+        _check_urls(self.urls, np.size(self.shard_sizes))
+        if self.proof is None or not self.proof.is_of(self.arrays()):
+            proof = Proof.of(self.arrays())
+            for name, value in (*proof.arrays.items(), ("proof", proof)):
+                object.__setattr__(self, name, value)
+        _check_names(self.class_names, self._proof.facts.highest_class)
+
+    def __reduce__(self) -> tuple[Callable[..., SampleIndex], tuple[Any, ...]]:
+        return _proven, (self.urls, self.class_names, self._proof)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -118,7 +101,22 @@ class SampleIndex:
     @property
     def num_classes(self) -> int:
         """How many classes there are: as many as have names, or else up to the highest number."""
-        return len(self.class_names) if self.class_names else int(self.classes.max()) + 1
+        return len(self.class_names) if self.class_names else self._proof.facts.highest_class + 1
+
+    @property
+    def unlabelled(self) -> int:
+        """How many rows have no class."""
+        return self._proof.facts.unlabelled
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the arrays lie in a file that other processes map as well."""
+        return isinstance(self.proof, Mapped)
+
+    @property
+    def _proof(self) -> Proof:
+        assert self.proof is not None
+        return self.proof
 
     def files(self) -> ShardFiles:
         """The shards, held to the sizes that they had when they were indexed."""
@@ -138,11 +136,7 @@ class SampleIndex:
 
     def digest(self) -> str:
         """The sha256 of everything but where the shards lie and what the classes are called."""
-        digest = hashlib.sha256(b"sample index 1\n")
-        for name, array in self.arrays().items():
-            digest.update(f"{name} {array.dtype.str} {len(array)}\n".encode())
-            digest.update(array.data)
-        return digest.hexdigest()
+        return self._proof.digest
 
     def moved_to(self, urls: Sequence[str]) -> SampleIndex:
         """The same rows in shards that lie elsewhere now."""
@@ -169,14 +163,56 @@ class SampleIndex:
         cls, urls: Sequence[str], class_names: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]
     ) -> SampleIndex:
         """The index that has these arrays, once they fit together."""
-        _require(set(arrays) == set(DTYPES), f"it has {', '.join(sorted(arrays))}; needed are {', '.join(DTYPES)}")
+        require(set(arrays) == set(DTYPES), f"it has {', '.join(sorted(arrays))}; needed are {', '.join(DTYPES)}")
+        names, columns = None if class_names is None else tuple(class_names), dict[str, Any](arrays)
+        return cls(urls=tuple(urls), class_names=names, **columns)
+
+    @classmethod
+    def from_blocks(
+        cls,
+        urls: Sequence[str],
+        class_names: Sequence[str] | None,
+        digest: str,
+        lengths: Lengths,
+        blocks: Callable[[str], Iterable[NDArray[Any]]],
+        *,
+        anew: bool = False,
+    ) -> SampleIndex:
+        """The index of this digest whose arrays come in blocks; OtherContentError where they are of another.
+
+        Those of a large one are asked for only if this node does not have them, or `anew`.
+        """
         names = None if class_names is None else tuple(class_names)
-        return cls(urls=tuple(urls), class_names=names, **arrays)
+        proof = None if anew else _mapped(digest, lengths, blocks, prove)
+        if proof is not None:
+            return _proven(tuple(urls), names, proof)
+        arrays = {name: np.concatenate([np.empty(0, dtype), *blocks(name)]) for name, dtype in DTYPES.items()}
+        index = cls.from_arrays(urls, names, arrays)
+        if index.digest() != digest:
+            raise OtherContentError(index.digest())
+        return index
+
+    def shared(self) -> SampleIndex:
+        """The same index; if it is large, in a file that other processes map as well."""
+        proof = self._proof
+        if self.mapped or proof.nbytes < LARGE:
+            return self
+        found = _mapped(
+            proof.digest, lengths_of(proof.arrays), lambda name: (proof.arrays[name],), lambda *_: proof.facts
+        )
+        return self if found is None else _proven(self.urls, self.class_names, found)
 
 
-def _require(true: bool | np.bool_, what: str) -> None:
-    if not true:
-        raise ShardError(f"the index of the shards is damaged: {what}. Scan the shards again.")
+def _proven(urls: tuple[str, ...], class_names: tuple[str, ...] | None, proof: Proof) -> SampleIndex:
+    columns = dict[str, Any](proof.arrays)
+    return SampleIndex(urls=urls, class_names=class_names, proof=proof, **columns)
+
+
+def _mapped(digest: str, lengths: Lengths, blocks: Blocks, prove: Prove) -> Mapped | None:
+    """Small ones are not worth a file."""
+    if size_of(lengths) < LARGE or not all(lengths.values()):
+        return None
+    return mapped(digest, lengths, blocks, prove)
 
 
 def _size_of(url: str) -> int:
@@ -188,58 +224,17 @@ def _size_of(url: str) -> int:
         raise ShardError(f"{url} cannot be read: {error.strerror}. Name the shards where they are now.") from None
 
 
-def _check_shards(index: SampleIndex) -> None:
-    urls, sizes, starts, rows = index.urls, index.shard_sizes, index.shard_starts, len(index.classes)
-    _require(len(urls) > 0 and all(isinstance(url, str) and url for url in urls), "it names no shards")
-    _require(len(set(urls)) == len(urls), "it names a shard twice")
-    _require(len(sizes) == len(urls), f"it has {len(urls)} shards and {len(sizes)} sizes")
-    _require(len(starts) == len(urls) + 1, f"it has {len(urls)} shards and {len(starts)} first rows")
-    _require(sizes.min() > 0 and sizes.max() <= MAX_SHARD_BYTES, "a shard has an impossible size")
-    _require(starts[0] == 0 and starts[-1] == rows, f"its shards do not hold rows 0 to {rows}")
-    _require(np.all(starts[1:] > starts[:-1]), "the rows of its shards are out of order")
-    for name in PER_ROW:
-        _require(len(getattr(index, name)) == rows, f"{name} has {len(getattr(index, name))} entries for {rows} rows")
+def _check_urls(urls: tuple[str, ...], sizes: int) -> None:
+    require(len(urls) > 0 and all(isinstance(url, str) and url for url in urls), "it names no shards")
+    require(len(set(urls)) == len(urls), "it names a shard twice")
+    require(sizes == len(urls), f"it has {len(urls)} shards and {sizes} sizes")
 
 
-def _check_keys(index: SampleIndex) -> None:
-    data, starts = index.key_bytes, index.key_starts
-    _require(len(starts) == len(index) + 1, f"key_starts has {len(starts)} entries for {len(index)} rows")
-    _require(starts[0] == 0 and starts[-1] == len(data), "its keys do not fill key_bytes")
-    _require(np.all(starts[1:] > starts[:-1]), "a key is empty, or keys are out of order")
-    _require(np.max(starts[1:] - starts[:-1]) <= MAX_NAME, f"a key has over {MAX_NAME} bytes")
-    _require(data.min() >= 0x20 and not np.any(data == 0x7F), "a key has a control character")
-    _require(not np.any(data[starts[:-1]] & 0xC0 == 0x80), "a key begins inside a character")
-    try:
-        data.tobytes().decode()
-    except UnicodeDecodeError:
-        _require(False, "a key is not UTF-8")
-    for row in range(0, len(index), max(1, len(index) // HASHES_CHECKED)):
-        _require(index.key_hash[row] == key_hash(index.key(row)), f"key_hash of row {row} is not that of its key")
-
-
-def _check_payloads(index: SampleIndex) -> None:
-    size_R = np.repeat(index.shard_sizes, np.diff(index.shard_starts))
-    offset_R, length_R = index.offsets, index.lengths
-    _require(offset_R.min() >= 0 and length_R.min() >= 0, "a payload lies before its shard")
-    _require(length_R.max() <= MAX_PAYLOAD, f"a payload has over {MAX_PAYLOAD:,} bytes")
-    _require(np.all(offset_R <= size_R - length_R), "a payload lies outside its shard")
-    apart = offset_R[1:] >= offset_R[:-1] + length_R[:-1]
-    apart[index.shard_starts[1:-1] - 1] = True
-    _require(np.all(apart), "payloads overlap, or are out of order")
-    width_R, height_R = index.widths.astype(np.int64), index.heights.astype(np.int64)
-    _require(width_R.min() >= 0 and height_R.min() >= 0, "a picture has a negative size")
-    _require(np.array_equal(width_R == 0, height_R == 0), "a picture has a width without a height")
-    _require(np.max(width_R * height_R) <= MAX_PIXELS, f"a picture has over {MAX_PIXELS:,} pixels")
-
-
-def _check_classes(index: SampleIndex) -> None:
-    highest = int(index.classes.max())
-    _require(index.classes.min() >= -1 and highest < MAX_CLASSES, f"classes must lie in -1 to {MAX_CLASSES - 1:,}")
-    if index.class_names is not None:
-        names = index.class_names
-        _require(len(names) > 0 and all(isinstance(name, str) for name in names), "its class names are no names")
+def _check_names(names: tuple[str, ...] | None, highest: int) -> None:
+    if names is not None:
+        require(len(names) > 0 and all(isinstance(name, str) for name in names), "its class names are no names")
         require_class_names(names, "the index")
-        _require(highest < len(names), f"it has class {highest} and names for {len(names)} classes")
+        require(highest < len(names), f"it has class {highest} and names for {len(names)} classes")
 
 
 def scan(urls: Sequence[str], *, workers: int = 0, progress: bool = False) -> SampleIndex:
@@ -256,9 +251,9 @@ def scan(urls: Sequence[str], *, workers: int = 0, progress: bool = False) -> Sa
     for warning in _warnings(index, names, parts):
         log.warning("%s", warning)
     log.info(
-        "%d rows in %d shards, %d classes, %d unlabelled", len(index), len(urls), index.num_classes, _missing(index)
+        "%d rows in %d shards, %d classes, %d unlabelled", len(index), len(urls), index.num_classes, index.unlabelled
     )
-    return index
+    return index.shared()
 
 
 def _read_job(job: tuple[str, str | None]) -> ShardRows:
@@ -267,7 +262,9 @@ def _read_job(job: tuple[str, str | None]) -> ShardRows:
 
 def _joined(urls: Sequence[str], names: tuple[str, ...] | None, parts: Sequence[ShardRows]) -> SampleIndex:
     """One index from the rows of each shard; `names` that are too few are left out."""
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("key_bytes", *PER_ROW)}
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("key_bytes", *PER_ROW)
+    }
     enough = names is not None and int(columns["classes"].max()) < len(names)
     return SampleIndex(
         urls=tuple(urls),
@@ -311,7 +308,3 @@ def class_changes(class_R: NDArray[np.int32]) -> tuple[int, float]:
         return 0, 0.0
     shares = np.bincount(labelled_R) / len(labelled_R)
     return int(np.count_nonzero(np.diff(labelled_R))), float((len(labelled_R) - 1) * (1 - np.sum(shares**2)))
-
-
-def _missing(index: SampleIndex) -> int:
-    return int(np.count_nonzero(index.classes < 0))

@@ -24,8 +24,9 @@ import numpy as np
 
 from pipeline import canonical
 from pipeline.arrays import ArraySpec
+from pipeline.columns import DTYPES
 from pipeline.errors import StoreError
-from pipeline.index import DTYPES, SampleIndex
+from pipeline.index import SampleIndex
 from pipeline.labels import CODE, LSE, OFFSET, SCALE, class_dtype
 from pipeline.manifest import Manifest
 

@@ -16,6 +16,7 @@ Shapes: W witnesses, H W sides.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,12 +108,30 @@ def draw_witnesses(recipe: Recipe, index: SampleIndex, wanted: int = WITNESSES) 
 def check_witnesses(store: HasWitness, renderer: Renderer) -> Drift:
     """Draw the witnesses of a store again, and compare."""
     then = store.witness()
-    now_WHWC = _draw(renderer, then.row_W, then.view_W, then.pixels_WHWC.shape[1])
+    return drift_of(then, _drawn(renderer, then))
+
+
+def requests_for(witness: Witness, most: int = _TOGETHER) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The witnesses as rows and views, a few at a time, and never more than `most`."""
+    step = min(_TOGETHER, most)
+    for start in range(0, len(witness), step):
+        part = slice(start, start + step)
+        yield witness.row_W[part], witness.view_W[part]
+
+
+def drift_of(then: Witness, drawn: Iterable[NDArray[np.uint8]]) -> Drift:
+    """Compare witnesses with how they are drawn now: the pixels of each of `requests_for`, in order."""
     step_W = np.zeros(len(then), np.int64)
     thumbnail_W = np.zeros(len(then), np.int64)
-    for at, (old_HWC, new_HWC) in enumerate(zip(then.pixels_WHWC, now_WHWC, strict=True)):
-        step_W[at] = _largest_step(old_HWC, new_HWC)
-        thumbnail_W[at] = _largest_step(luma(old_HWC), luma(new_HWC))
+    at = 0
+    for now_NHWC in drawn:
+        for new_HWC in now_NHWC:
+            old_HWC = then.pixels_WHWC[at]
+            if not np.array_equal(old_HWC, new_HWC):
+                step_W[at] = _largest_step(old_HWC, new_HWC)
+                thumbnail_W[at] = _largest_step(luma(old_HWC), luma(new_HWC))
+            at += 1
+    assert at == len(then), f"{at} of {len(then)} witnesses were drawn"
     return Drift(
         checked=len(then),
         changed=int((step_W > 0).sum()),
@@ -120,6 +139,11 @@ def check_witnesses(store: HasWitness, renderer: Renderer) -> Drift:
         thumbnail_levels=int(thumbnail_W.max(initial=0)),
         different=tuple(then.row_W[thumbnail_W > TOLERANCE].tolist()),
     )
+
+
+def _drawn(renderer: Renderer, witness: Witness) -> Iterator[NDArray[np.uint8]]:
+    for row_N, view_N in requests_for(witness):
+        yield _draw(renderer, row_N, view_N, witness.pixels_WHWC.shape[1])
 
 
 def _draw(renderer: Renderer, row_W: NDArray[np.int64], view_W: NDArray[np.int64], side: int) -> NDArray[np.uint8]:

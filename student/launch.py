@@ -20,10 +20,9 @@ from typing import Any
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.index import SampleIndex, scan
 from pipeline.loader import Loader
-from pipeline.render import Renderer
 from pipeline.shards import expand
 from pipeline.store import LabelStore
-from pipeline.witness import check_witnesses
+from pipeline.witness import drift_of, requests_for
 from student import checkpoint
 from student.answers import StoredAnswers, needed
 from student.data import Feed, piece_capacity, pieces_together
@@ -64,7 +63,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
     with contextlib.ExitStack() as stack:
         if ranks.main:
             stack.enter_context(checkpoint.only_writer(places.out))
-        store = LabelStore.open_finished(places.logits)
+        store = LabelStore.open_finished(places.logits, look=ranks.main)
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
         state = earlier_state(places, ranks)
@@ -83,7 +82,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         order.require_shares(ranks.world)
         loader = stack.enter_context(_loader(order, index, places))
         validate = _validation(store, places, ranks, stack)
-        _require_same_views(store, index, settings)
+        _require_same_views(store, loader, settings)
         engine = _engine(store, settings, order, ranks, fresh=state is None)
         run = Run(
             directory=places.out,
@@ -168,12 +167,12 @@ def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order
     """The run's sequence of batches: of all rows, or, without a teacher, of those that have a true label."""
     manifest = store.manifest
     assert settings.views is not None
-    labelled = index.classes >= 0
-    if settings.distill == "none" and not labelled.any():
+    if settings.distill == "none" and index.unlabelled == len(index):
         raise StudentError(
             f"None of the {len(index):,} rows has a true label, and --distill none learns from those alone. "
             "Use --distill hard or soft."
         )
+    alone = settings.distill == "none" and index.unlabelled > 0
     return Order(
         manifest.recipe,
         rows=manifest.rows,
@@ -182,7 +181,7 @@ def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order
         batch=settings.batch,
         seed=settings.seed,
         repeats=settings.repeats,
-        chosen=None if settings.distill != "none" or labelled.all() else labelled,
+        classes=index.classes if alone else None,
     )
 
 
@@ -236,9 +235,11 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
     return validation
 
 
-def _require_same_views(store: LabelStore, index: SampleIndex, settings: Settings) -> None:
-    """The store's witness views, drawn here."""
-    drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))
+def _require_same_views(store: LabelStore, loader: Loader, settings: Settings) -> None:
+    """The store's witness views, drawn here by those who will draw all others."""
+    witness = store.witness()
+    drawn = loader.render(requests_for(witness, loader.batch))
+    drift = drift_of(witness, (slot.pixels_BHWC for slot in drawn))
     log.info("%s", drift)
     if drift.kind == "identical" or (drift.kind == "drifted" and settings.accept_drift):
         return

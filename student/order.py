@@ -17,8 +17,9 @@ repeated augmentation, about as many views an epoch), a round is R epochs; each 
 windows, every row of it in R views close together, so that one decoded picture serves them all. Over the round every
 row is seen once in each of the R views.
 
-A run that learns from true labels alone gives `chosen`, the rows that have one: the others are left out of the sequence
-(a partner of a chosen row is still drawn, and mixed in).
+A run that learns from true labels alone gives the `classes`: rows without one are left out of the sequence (as partner
+of a row with one they are still drawn, and mixed in). They are counted run by run, once, and otherwise looked at where
+they lie; nothing else here grows with the rows.
 
 Shapes: B views of a batch, P of a pool, R runs, N any number.
 """
@@ -109,19 +110,21 @@ class Order:
         seed: int = 0,
         repeats: int = 1,
         spread: int = 8,
-        chosen: NDArray[np.bool_] | None = None,
+        classes: NDArray[np.int32] | None = None,
     ) -> None:
         assert rows > 0 and views and batch > 0 and repeats > 0 and spread > 0
-        assert chosen is None or (len(chosen) == rows and chosen.any())
+        assert classes is None or len(classes) == rows
         self.recipe, self.rows, self.views = recipe, rows, views
         self.run_rows = -(-run_rows // recipe.mix_window) * recipe.mix_window  # a run never cuts a mix window
         self.seed, self.repeats, self.spread = seed, repeats, spread
         self._windows = -(-rows // recipe.mix_window)
         _require_enough(repeats, len(views), self._windows, recipe.mix_window)
-        self.chosen = chosen
-        self.count = rows if chosen is None else int(chosen.sum())
+        self.classes = classes
+        self._rows_of_runs = self._count_rows()
+        self.count = int(self._rows_of_runs.sum())
         """Rows of an epoch."""
-        if chosen is not None and repeats > 1:
+        assert self.count > 0
+        if classes is not None and repeats > 1:
             raise StudentError(
                 f"{self.count:,} of {rows:,} rows have a label, and --distill none learns from those alone, which "
                 f"--repeats {repeats} does not: it takes whole mix windows. Use --repeats 1, or labelled shards alone."
@@ -193,24 +196,25 @@ class Order:
     def _draw_round(self, number: int) -> _Round:
         run_R = np.arange(-(-self.rows // self.run_rows))
         run_R = run_R[np.argsort(self._priority(RUNS, run_R, number), kind="stable")]
-        row_R = self._rows_of_runs()[run_R]
+        row_R = self._rows_of_runs[run_R]
         first = np.arange(0, len(run_R), self.spread)
         starts = np.add.reduceat(row_R * self.repeats, first).cumsum()
         whole_R = np.minimum(self.run_rows, self.rows - run_R * self.run_rows)
         windows = np.add.reduceat(-(-whole_R // self.recipe.mix_window), first).cumsum()
         return _Round(run_R, np.append(0, starts), np.append(0, windows))
 
-    def _rows_of_runs(self) -> Ints:
+    def _count_rows(self) -> Ints:
         """How many rows of each run an epoch sees."""
         first_R = np.arange(0, self.rows, self.run_rows)
-        if self.chosen is None:
+        if self.classes is None:
             return np.minimum(self.run_rows, self.rows - first_R)
-        return np.add.reduceat(self.chosen.astype(np.int64), first_R)
+        class_RN = (self.classes[first : first + self.run_rows] for first in first_R.tolist())
+        return np.fromiter((np.count_nonzero(class_N >= 0) for class_N in class_RN), np.int64, len(first_R))
 
     def _draw_pool(self, number: int, pool: int) -> _Pool:
         runs = self._round(number).run_R[pool * self.spread : (pool + 1) * self.spread].tolist()
         row = np.concatenate([np.arange(r * self.run_rows, min((r + 1) * self.run_rows, self.rows)) for r in runs])
-        row = row if self.chosen is None else row[self.chosen[row]]
+        row = row if self.classes is None else row[self.classes[row] >= 0]
         views = [self.views[(number * self.repeats + turn) % len(self.views)] for turn in range(self.repeats)]
         row_P, view_P = np.tile(row, self.repeats), np.repeat(np.array(views, np.int64), len(row))
         mixing = plan_mixing(self.recipe, self.rows, row_P, view_P)

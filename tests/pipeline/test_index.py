@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import columns
+from pipeline.columns import DTYPES
 from pipeline.draws import key_hashes
 from pipeline.errors import MismatchError, ShardError
-from pipeline.index import DTYPES, SampleIndex, class_changes, scan
+from pipeline.index import SampleIndex, class_changes, scan
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
 
 IMAGE = jpeg(0)
@@ -128,11 +130,21 @@ def test_round_trip_through_arrays_and_pickle(index: SampleIndex) -> None:
         ({"widths": [2**30, 0], "heights": [2**30, 0]}, "a picture has over 64,000,000 pixels"),
     ],
 )
-def test_a_hostile_index_is_refused(change: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("block", [1, columns.BLOCK])
+def test_a_hostile_index_is_refused(
+    change: dict[str, Any], message: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "BLOCK", block)
     arrays = {name: np.array(values, DTYPES[name]) for name, values in {**SMALL, **change}.items()}
     with pytest.raises(ShardError) as error:
         SampleIndex.from_arrays(["x"], None, arrays)
     assert str(error.value) == f"the index of the shards is damaged: {message}. Scan the shards again."
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 100])
+def test_a_sound_index_is_sound_in_blocks(index: SampleIndex, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "BLOCK", block)
+    assert columns.prove(index.arrays()) == columns.Facts(highest_class=2, unlabelled=0)
 
 
 def test_types_names_and_urls_are_checked() -> None:

@@ -53,7 +53,7 @@ def test_of_chosen_rows_every_one_once_an_epoch(rows: int, share: float, batch: 
     chosen = np.random.default_rng(rows).random(rows) < share
     chosen[rows // 2] = True
     recipe = Recipe(mix_window=16, mix_prob=0.8)
-    order = Order(recipe, rows=rows, views=(0, 1), run_rows=64, batch=batch, spread=2, chosen=chosen)
+    order = Order(recipe, rows=rows, views=(0, 1), run_rows=64, batch=batch, spread=2, classes=np.where(chosen, 7, -1))
     batches = epoch(order, number)
     assert seen(batches) == {(row, number % 2): 1 for row in np.flatnonzero(chosen).tolist()}
     sizes = [len(b) for b in batches]
@@ -66,7 +66,7 @@ def test_of_chosen_rows_every_one_once_an_epoch(rows: int, share: float, batch: 
 def test_all_rows_chosen_is_no_choice() -> None:
     recipe = Recipe(mix_window=16)
     one, other = (
-        Order(recipe, rows=300, views=(0,), run_rows=64, batch=40, chosen=c) for c in (None, np.ones(300, bool))
+        Order(recipe, rows=300, views=(0,), run_rows=64, batch=40, classes=c) for c in (None, np.ones(300, np.int32))
     )
     for mine, theirs in zip(epoch(one, 3), epoch(other, 3), strict=True):
         assert mine.digest() == theirs.digest()
