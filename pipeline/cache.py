@@ -21,6 +21,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import queue
 import re
@@ -36,7 +37,18 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.errors import ShardError, UserError
-from pipeline.remote import ATTEMPTS, STALL_S, attempts, is_permanent, remote, say, scheme_of
+from pipeline.remote import (
+    ATTEMPTS,
+    STALL_S,
+    attempts,
+    is_empty_range,
+    is_forbidden,
+    is_permanent,
+    place_of,
+    remote,
+    say,
+    scheme_of,
+)
 
 START_S = 60.0
 SLOWEST = 256 << 10
@@ -44,9 +56,13 @@ DEFAULT_BYTES = 64 << 30
 HELD = 4
 """Shards that were asked for by path, without a descriptor, and stay in use until so many more were"""
 MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+TAGS = ("ETag", "LastModified", "Last-Modified", "modify", "mtime")
+"""What servers of several kinds say that tells one version of a file from another"""
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 DIR_VARIABLE, SIZE_VARIABLE = "DISTILL_CACHE_DIR", "DISTILL_CACHE_SIZE"
+
+log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -125,7 +141,7 @@ class Cache:
             )
         if size == 0:
             raise ShardError(f"{url} is empty (0 bytes). Upload or pack it again.")
-        return Known(size, str(info.get("ETag") or info.get("LastModified") or info.get("mtime") or ""))
+        return Known(size, next((str(info[name]) for name in TAGS if info.get(name)), ""))
 
     def _opened(self, place: Path, size: int | None, known: Known | None) -> int | None:
         """The shard, if it is here and what was asked for."""
@@ -166,7 +182,7 @@ class Cache:
                 f"{url} has {known.size:,} bytes, and had {size:,} when it was indexed: it is another file, or was "
                 "changed. Restore it, or name the right one by --shards."
             )
-        self._make_room(known.size)
+        self.make_room(known.size)
         wrong: set[str] = set()
         sha256 = _named(url, lambda: attempts(url, lambda: self._attempt(url, place, known, wrong)))
         note = {"url": url, "size": known.size, "tag": known.tag, "sha256": sha256}
@@ -197,7 +213,7 @@ class Cache:
 
     # ---- room
 
-    def _make_room(self, needed: int) -> None:
+    def make_room(self, needed: int) -> None:
         """Let shards go, the ones that were used longest ago first, until `needed` bytes fit."""
         with self._locked(self.folder / "room", "the cache"):
             entries, total = [], 0
@@ -342,7 +358,35 @@ def listed(pattern: str) -> list[str]:
     )
     if not found:
         raise ShardError(f"nothing matches {pattern}. Name the tars, such as 's3://bucket/train/*.tar'.")
-    return sorted(f"{scheme_of(pattern)}://{str(name).lstrip('/')}" for name in found)
+    place = place_of(pattern)
+    start = place if place.endswith("//") else f"{place}/"
+    return sorted(start + str(name).lstrip("/") for name in found)
+
+
+def small_file(url: str, limit: int) -> bytes | None:
+    """The bytes of a small object, past the cache, in one request; None where there is none.
+
+    A server that will not say whether it has it (401, 403) is taken to have none, and that is told.
+    """
+
+    def ask() -> bytes | None:
+        try:
+            found: bytes = remote(url).call("cat_file", url, start=0, end=limit + 1, within_s=START_S + limit / SLOWEST)
+            return found
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            if is_forbidden(error):
+                log.warning("%s: %s; it is taken not to be there, and not used", url, say(error))
+                return None
+            if is_empty_range(error):
+                return b""
+            raise
+
+    data: bytes | None = _named(url, lambda: attempts(url, ask))
+    if data is not None and len(data) > limit:
+        raise ShardError(f"{url} has more than {limit:,} bytes; so many are allowed.")
+    return data
 
 
 def bytes_of(text: str) -> int:
@@ -381,14 +425,14 @@ def cache_options(command: F) -> F:
             envvar=DIR_VARIABLE,
             callback=_into(DIR_VARIABLE),
             expose_value=False,
-            help="Where shards from URLs are kept on this node.  [default: ~/.cache/offline-distiller]",
+            help="Where shards from URLs, and large indexes, lie on this node.  [default: ~/.cache/offline-distiller]",
         ),
         click.option(
             "--cache-size",
             envvar=SIZE_VARIABLE,
             callback=_into(SIZE_VARIABLE),
             expose_value=False,
-            help="Bytes of such shards that are kept, 500G for example.  [default: 64GiB]",
+            help="Bytes of them that are kept, 500G for example.  [default: 64GiB]",
         ),
     )
     for option in options:

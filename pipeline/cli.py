@@ -19,6 +19,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -26,11 +27,12 @@ import click
 from pipeline.cache import cache_options
 from pipeline.errors import RecipeError, UserError
 from pipeline.recipe import Recipe
+from pipeline.remote import SCHEMES
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PLACES = ("shards", "val_shards", "logits", "out")
+PLACES = ("shards", "val_shards", "logits", "val_logits", "out")
 """Flags that may name a URL."""
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ def command(**attributes: Any) -> Callable[[Callable[..., Any]], Command]:
         @functools.wraps(function)
         def with_logging(*args: Any, log_level: str, **kwargs: Any) -> Any:
             configure_logging(log_level)
+            _require_paths(kwargs)
             _settle_start_method(kwargs)
             return function(*args, **kwargs)
 
@@ -92,6 +95,19 @@ def _settle_start_method(flags: dict[str, Any]) -> None:
         from pipeline.loader import settle_start_method  # only now: it brings torch
 
         settle_start_method(tuple(places), flags.get("start_method"))
+
+
+def _require_paths(flags: dict[str, Any]) -> None:
+    """A URL where only a path will do would become a folder named ``s3:``."""
+    for name, value in flags.items():
+        if isinstance(value, Path) and str(value).startswith(tuple(f"{scheme}:/" for scheme in SCHEMES)):
+            flag = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{flag} takes a path on this machine, and {value} looks like a URL")
+
+
+def beside(out: str, suffix: str) -> Path:
+    """Where a command writes a small result of its store: beside it, or here if the store is at a URL."""
+    return Path(out.rstrip("/").rpartition("/")[2] if "://" in out else out).with_suffix(suffix)
 
 
 def default_workers() -> int:

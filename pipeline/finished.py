@@ -19,6 +19,7 @@ from pipeline.canonical import NotCanonicalError
 from pipeline.errors import StoreError
 from pipeline.index import SampleIndex
 from pipeline.layout import Layout
+from pipeline.mapped import OtherContentError
 from pipeline.objects import Objects
 from pipeline.receipts import (
     COMPLETE_KEY,
@@ -93,8 +94,8 @@ def require_agreement(objects: Objects, layout: Layout, base: Base, table: UnitT
         raise StoreError(f"{objects.name}: {COMPLETE_KEY} and zarr.json are of two stores. {REMEDY}")
 
 
-def require_sizes(objects: Objects, layout: Layout, base: Base, table: UnitTable) -> None:
-    """Every object must be there, with as many bytes as were written."""
+def require_sizes(objects: Objects, layout: Layout, base: Base, table: UnitTable) -> dict[str, int]:
+    """Every object must be there, with as many bytes as were written; what is there."""
     sizes = objects.sizes()
     for key, digest in base.objects.items():
         _require_size(objects, sizes, key, digest.length, "")
@@ -102,6 +103,7 @@ def require_sizes(objects: Objects, layout: Layout, base: Base, table: UnitTable
     for unit in table.units():
         for key, digest in zip(unit_keys(arrays, unit), table[unit].values(), strict=True):
             _require_size(objects, sizes, key, digest.length, f" ({unit})")
+    return sizes
 
 
 def _require_size(objects: Objects, sizes: Mapping[str, int], key: str, length: int, what: str) -> None:
@@ -112,22 +114,32 @@ def _require_size(objects: Objects, sizes: Mapping[str, int], key: str, length: 
         raise StoreError(f"{objects.name}/{key}{what} has {found:,} bytes; {length:,} were written. {REMEDY}")
 
 
-def read_index(objects: Objects, layout: Layout, base: Base) -> SampleIndex:
-    """The rows, if they are those that the manifest names."""
-    arrays = {name: read_whole(objects, spec, base) for name, spec in layout.index_arrays().items()}
-    index = SampleIndex.from_arrays(layout.urls, layout.class_names, arrays)
-    if index.digest() != layout.manifest.index_digest:
+def read_index(objects: Objects, layout: Layout, base: Base, *, anew: bool = False) -> SampleIndex:
+    """The rows, if they are those that the manifest names.
+
+    A large index is read once a node (`pipeline.mapped`), unless it is to be read from this very store, `anew`.
+    """
+    specs, wanted = layout.index_arrays(), layout.manifest.index_digest
+    lengths = {name: spec.shape[0] for name, spec in specs.items()}
+
+    def blocks(name: str) -> Iterator[NDArray[Any]]:
+        return _read_blocks(objects, specs[name], base)
+
+    try:
+        return SampleIndex.from_blocks(layout.urls, layout.class_names, wanted, lengths, blocks, anew=anew)
+    except OtherContentError as other:
         raise StoreError(
-            f"{objects.name}: its index has digest {index.digest()[:12]}, its manifest names "
-            f"{layout.manifest.index_digest[:12]}. {REMEDY}"
-        )
-    return index
+            f"{objects.name}: its index has digest {other.found[:12]}, its manifest names {wanted[:12]}. {REMEDY}"
+        ) from None
 
 
 def read_whole(objects: Objects, spec: ArraySpec, base: Base) -> NDArray[Any]:
     """An array that is no unit's: all of its objects."""
-    parts = list(_read_blocks(objects, spec, base))
-    return np.concatenate(parts) if parts else np.empty(spec.shape, spec.dtype)
+    whole, at = np.empty(spec.shape, spec.dtype), 0
+    for block in _read_blocks(objects, spec, base):
+        whole[at : at + len(block)] = block
+        at += len(block)
+    return whole
 
 
 def _read_blocks(objects: Objects, spec: ArraySpec, base: Base) -> Iterator[NDArray[Any]]:

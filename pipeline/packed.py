@@ -3,23 +3,37 @@
 ``classes.json`` is ``{"classes": ["cat", "dog"]}``: the name of class 0, of class 1, and so on. Anyone may write one.
 ``pack.json`` says how the shards were made, what is in them, and the sha256 of each; a scan holds the shards to it.
 Both are read strictly, because a wrong name or digest is worse than none.
+
+Beside shards at URLs they mean the same. Each is asked for once a folder, and several folders at a time; a file that is
+not there is fine, one that cannot be told to be there or not is an error. Two cases are told and passed over: a server
+that answers 401 or 403 although it gives the shards (many do so for what is not there, to who may not list), and a URL
+with a query, which is signed for one object alone.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
+from pipeline.cache import small_file
 from pipeline.errors import ShardError
-from pipeline.shards import local_path
+from pipeline.remote import is_remote
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CLASSES_FILE = "classes.json"
 PACK_FILE = "pack.json"
 MAX_BYTES = 16 * 1024 * 1024
+ASKED_AT_ONCE = 16
 DIGEST = re.compile(r"[0-9a-f]{64}")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -76,28 +90,32 @@ def read_pack(folder: Path) -> PackSummary:
     return summary
 
 
-def class_names_beside(urls: Iterable[str]) -> tuple[str, ...] | None:
+def class_names_beside(urls: Sequence[str]) -> tuple[str, ...] | None:
     """The class names that stand beside the shards; None where no folder has any, an error where two disagree."""
-    found = [(folder / CLASSES_FILE, read_class_names(folder / CLASSES_FILE)) for folder in _folders(urls)]
-    named = [(path, names) for path, names in found if names is not None]
-    for path, names in named[1:]:
+    if signed := [url for url in urls if _is_signed(url)]:
+        shown = signed[0].partition("?")[0]
+        log.warning("%s is a URL for one object alone: no class names and digests are asked for beside it", shown)
+    places = [_beside(folder, CLASSES_FILE) for folder in _folders(urls)]
+    found = zip(places, _each(read_class_names, places), strict=True)
+    named = [(place, names) for place, names in found if names is not None]
+    for place, names in named[1:]:
         if names != named[0][1]:
             raise ShardError(
-                f"{named[0][0]} names {_brief(named[0][1] or ())}, {path} names {_brief(names or ())}: class numbers "
+                f"{named[0][0]} names {_brief(named[0][1])}, {place} names {_brief(names)}: class numbers "
                 "would mean two things. Pack both with the same --classes."
             )
     return named[0][1] if named else None
 
 
-def read_class_names(path: Path) -> tuple[str, ...] | None:
+def read_class_names(place: Path | str) -> tuple[str, ...] | None:
     """The names in one classes.json; None where there is no such file."""
-    content = _read_object(path)
+    content = _read_object(place)
     if content is None:
         return None
     names = content.get("classes") if len(content) == 1 else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ShardError(f'{path} must hold {{"classes": [name, …]}} and nothing else. Mend it, or delete it.')
-    require_class_names(names, path)
+        raise ShardError(f'{place} must hold {{"classes": [name, …]}} and nothing else. Mend it, or delete it.')
+    require_class_names(names, place)
     return tuple(names)
 
 
@@ -114,13 +132,18 @@ def require_class_names(names: Sequence[str], where: Path | str) -> None:
 
 def digests_beside(urls: Sequence[str]) -> dict[str, str]:
     """The sha256 of each shard that a pack.json beside it speaks of."""
-    known = {folder: _digests(folder / PACK_FILE) for folder in _folders(urls)}
-    local = [(url, local_path(url)) for url in urls if "://" not in url]
-    return {url: known[path.parent][path.name] for url, path in local if path.name in known[path.parent]}
+    folders = _folders(urls)
+    known = dict(zip(folders, _each(_digests, [_beside(folder, PACK_FILE) for folder in folders]), strict=True))
+    found: dict[str, str] = {}
+    for url in urls:
+        folder, name = _folder_of(url), _name_of(url)
+        if folder is not None and name in known[folder]:
+            found[url] = known[folder][name]
+    return found
 
 
-def _digests(path: Path) -> dict[str, str]:
-    content = _read_object(path)
+def _digests(place: Path | str) -> dict[str, str]:
+    content = _read_object(place)
     if content is None:
         return {}
     shards = content.get("shards")
@@ -129,31 +152,76 @@ def _digests(path: Path) -> dict[str, str]:
     for name, entry in entries.items():
         digest = entry.get("sha256") if isinstance(entry, dict) else None
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
-            raise ShardError(f"{path} does not say the sha256 of each shard. Pack again, or delete it to do without.")
+            raise ShardError(f"{place} does not say the sha256 of each shard. Pack again, or delete it to do without.")
         found[name] = digest
     return found
 
 
-def _folders(urls: Iterable[str]) -> list[Path]:
-    """The folders of local shards, each once, in order."""
-    return list(dict.fromkeys(local_path(url).parent for url in urls if "://" not in url))
+# ---- where shards lie
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
+def _folders(urls: Iterable[str]) -> list[Path | str]:
+    """The folders of the shards, each once, in order; without those of signed URLs."""
+    return [folder for folder in dict.fromkeys(map(_folder_of, urls)) if folder is not None]
+
+
+def _is_signed(url: str) -> bool:
+    return is_remote(url) and "?" in url
+
+
+def _folder_of(url: str) -> Path | str | None:
+    """The folder of a shard; None where nothing can be asked for beside it."""
+    if _is_signed(url):
+        return None
+    return url.rpartition("/")[0] if is_remote(url) else Path(url).parent
+
+
+def _name_of(url: str) -> str:
+    """What pack.json calls a shard."""
+    if not is_remote(url):
+        return Path(url).name
+    name = url.rpartition("/")[2]
+    return unquote(name) if url.startswith(("http://", "https://")) else name
+
+
+def _beside(folder: Path | str, name: str) -> Path | str:
+    return folder / name if isinstance(folder, Path) else f"{folder}/{name}"
+
+
+def _each(read: Callable[[Path | str], T], places: Sequence[Path | str]) -> list[T]:
+    """What each place holds; those at URLs are read at the same time."""
+    if not any(map(is_remote, places)):
+        return list(map(read, places))
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        return list(pool.map(read, places))
+
+
+# ---- JSON
+
+
+def _read_object(place: Path | str) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is no file."""
+    data = small_file(place, MAX_BYTES) if isinstance(place, str) else _local_bytes(place)
+    if data is None:
+        return None
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{place} is no JSON: {error}. Mend it, or delete it.") from None
+    if not isinstance(content, dict):
+        raise ShardError(f"{place} must hold a JSON object, not {str(content)[:40]!r}. Mend it, or delete it.")
+    return content
+
+
+def _local_bytes(path: Path) -> bytes | None:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ShardError(f"{path} has {path.stat().st_size:,} bytes; {MAX_BYTES:,} are allowed.")
-        content = json.loads(path.read_bytes())
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ShardError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"{path} is no JSON: {error}. Mend it, or delete it.") from None
-    if not isinstance(content, dict):
-        raise ShardError(f"{path} must hold a JSON object, not {str(content)[:40]!r}. Mend it, or delete it.")
-    return content
 
 
 def _brief(names: Sequence[str]) -> str:

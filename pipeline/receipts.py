@@ -293,4 +293,4 @@ def fetch(objects: Objects, key: str, digest: Digest, what: str = "") -> bytes:
     return data
 
 
-REMEDY = "Run teacher_logits on this store again: it computes what is damaged. Or restore it from a copy."
+REMEDY = "Run teacher_logits --recheck on this store: it computes what is damaged. Or restore it from a copy."

@@ -5,7 +5,9 @@ is not, sweep what nothing vouches for. Nothing needs a step by hand.
 
     1. the base receipt: is this our store, of this contract? Nothing has been touched until that is answered.
     2. what is kept: objects that have the digests in the base receipt, and units whose receipt is sealed and whose
-       objects have the digests in it.
+       objects are listed with the sizes in it. That they are there for good was settled before the receipt was written;
+       that they have not been damaged since is asked where they are read, and here only by `Wanted.recheck`, because it
+       costs every byte of the store.
     3. if anything must change, COMPLETE goes first: no reader takes a store in flux for a finished one.
     4. receipts of units that are not whole go, then every object of ours that nothing vouches for.
     5. metadata, index and witnesses are written where they are not what they must be; the base receipt last.
@@ -16,6 +18,7 @@ the first time). So a process that is killed anywhere in here leaves a store tha
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -35,6 +38,7 @@ from pipeline.index import SampleIndex
 from pipeline.layout import OURS, Layout, block_slices, require_format
 from pipeline.manifest import Manifest
 from pipeline.objects import Objects, is_temporary
+from pipeline.progress import Progress
 from pipeline.receipts import (
     BASE_KEY,
     COMPLETE_KEY,
@@ -66,6 +70,8 @@ class Wanted:
     """Called only where the witnesses are not there already"""
     environment: Callable[[], Mapping[str, str]]
     """Likewise"""
+    recheck: bool = False
+    """Are the objects of finished units read, and held to their digests?"""
 
     @property
     def contract(self) -> Contract:
@@ -89,7 +95,7 @@ def recover(objects: Objects, wanted: Wanted) -> Recovered:
     known = stored_layout(objects, stored)
     _require_same_store(objects, sizes, wanted, stored, known)
     plan = _plan_base(objects, sizes, wanted, stored, known)
-    table = _kept_units(objects, sizes, wanted.contract, plan.layout)
+    table = _kept_units(objects, sizes, wanted, plan.layout)
     if plan.changes or not _stands_complete(objects, stored, table):
         objects.delete(COMPLETE_KEY)
         sizes.pop(COMPLETE_KEY, None)
@@ -242,8 +248,9 @@ def _plan_base(
     )
 
 
-def _kept_units(objects: Objects, sizes: Mapping[str, int], contract: Contract, layout: Layout) -> UnitTable:
+def _kept_units(objects: Objects, sizes: Mapping[str, int], wanted: Wanted, layout: Layout) -> UnitTable:
     """The units that are whole: a sealed receipt of this store, and every object as the receipt says."""
+    contract = wanted.contract
     arrays = layout.unit_arrays()
     table = UnitTable(layout.views, layout.runs, list(arrays))
     vouched: dict[Unit, list[Digest]] = {}
@@ -255,7 +262,7 @@ def _kept_units(objects: Objects, sizes: Mapping[str, int], contract: Contract, 
             except NotCanonicalError as error:
                 log.warning("%s of %s is computed again: its receipt is damaged (%s)", unit, objects.name, error)
     items = [pair for unit, d in vouched.items() for pair in zip(unit_keys(arrays, unit), d, strict=True)]
-    whole = iter(_whole(objects, sizes, items))
+    whole = iter(_whole(objects, sizes, items, "recheck") if wanted.recheck else _listed(sizes, items))
     for unit, digests in vouched.items():
         verdicts = [next(whole) for _ in digests]
         if all(verdicts):
@@ -265,7 +272,14 @@ def _kept_units(objects: Objects, sizes: Mapping[str, int], contract: Contract, 
     return table
 
 
-def _whole(objects: Objects, sizes: Mapping[str, int], items: list[tuple[str, Digest]]) -> list[bool]:
+def _listed(sizes: Mapping[str, int], items: list[tuple[str, Digest]]) -> list[bool]:
+    """Which objects are there with their size?"""
+    return [sizes.get(key) == digest.length for key, digest in items]
+
+
+def _whole(
+    objects: Objects, sizes: Mapping[str, int], items: list[tuple[str, Digest]], shown: str | None = None
+) -> list[bool]:
     """Which objects are there with their digest? Hashing lets other threads run, so it takes as many as there are."""
 
     def check(item: tuple[str, Digest]) -> bool:
@@ -277,8 +291,16 @@ def _whole(objects: Objects, sizes: Mapping[str, int], items: list[tuple[str, Di
         except KeyError:
             return False
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(check, items))
+    found = []
+    with (
+        Progress(shown, len(items), "objects") if shown else contextlib.nullcontext() as progress,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
+        for verdict in pool.map(check, items):
+            found.append(verdict)
+            if progress is not None:
+                progress.advance()
+    return found
 
 
 def _stands_complete(objects: Objects, stored: Base | None, table: UnitTable) -> bool:

@@ -32,6 +32,9 @@ SCHEMES = (
 )
 """What fsspec knows and only ever reads bytes; not those that follow references, run commands or open other files"""
 
+BY_HOST = ("ftp", "sftp", "ssh", "hdfs", "webhdfs")
+"""Those whose file system is one connection to the host in the URL, which one thread at a time may use"""
+
 CONNECT_S = 10.0
 STALL_S = 30.0
 """A connection on which nothing comes for so long is given up"""
@@ -39,6 +42,9 @@ ATTEMPTS = 5
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 
 PERMANENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR)
+
+PASSING = (408, 425, 429)
+"""Refusals of web servers that another attempt may get over"""
 
 T = TypeVar("T")
 
@@ -53,18 +59,30 @@ def scheme_of(url: str) -> str:
     return url.partition("://")[0]
 
 
-class Remote:
-    """The file system of a scheme, in this process."""
+def place_of(url: str) -> str:
+    """The beginning that URLs of one connection share: the scheme, and the host where that is no part of the path."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}" if scheme in BY_HOST else f"{scheme}://"
 
-    def __init__(self, scheme: str, stall_s: float) -> None:
-        self.scheme, self.stall_s = scheme, stall_s
-        self.filesystem = _filesystem(scheme, stall_s)
+
+class Remote:
+    """The file system of a place, in this process."""
+
+    def __init__(self, place: str, stall_s: float) -> None:
+        self.place, self.stall_s = place, stall_s
+        self.away = False
+        """Whether the last call with all its attempts was in vain"""
+        self.by_host = scheme_of(place) in BY_HOST
+        self.filesystem = None if self.by_host else _filesystem(place, stall_s)
 
     def call(self, name: str, *args: Any, within_s: float, **kwargs: Any) -> Any:
         """One call of the file system; TimeoutError after `within_s` seconds."""
         require_unforked()
+        if self.by_host:
+            return _in_thread(lambda: self._connected(name, *args, **kwargs), within_s)
         if not getattr(self.filesystem, "async_impl", False):
             return _in_thread(lambda: getattr(self.filesystem, name)(*args, **kwargs), within_s)
+        assert self.filesystem is not None
         coroutine = getattr(self.filesystem, f"_{name}")(*args, **kwargs)
         future = asyncio.run_coroutine_threadsafe(coroutine, self.filesystem.loop)
         try:
@@ -72,6 +90,16 @@ class Remote:
         except TimeoutError:
             future.cancel()
             raise TimeoutError(f"no answer within {within_s:g} s") from None
+        except FileNotFoundError as error:
+            reason = _why_absent(self.place, error)
+            if reason is error:
+                raise
+            raise reason from None
+
+    def _connected(self, name: str, url: str, *args: Any, **kwargs: Any) -> Any:
+        """A call over a connection of its own: few are made, and none is left in an unknown state."""
+        filesystem = _filesystem(self.place, self.stall_s)
+        return getattr(filesystem, name)(filesystem._strip_protocol(url), *args, **kwargs)
 
 
 _remotes: dict[tuple[str, float], Remote] = {}
@@ -80,9 +108,9 @@ _forked_after_use = False
 
 
 def remote(url: str, *, stall_s: float | None = None) -> Remote:
-    """The remote of a URL's scheme; made once a process."""
+    """The remote of a URL's place; made once a process."""
     require_unforked()
-    key = scheme_of(url), STALL_S if stall_s is None else stall_s
+    key = place_of(url), STALL_S if stall_s is None else stall_s
     with _lock:
         if key not in _remotes:
             _remotes[key] = Remote(*key)
@@ -142,11 +170,46 @@ def is_permanent(error: Exception) -> bool:
         "PartialCredentialsError",
         "NoSuchBucket",
         "ParamValidationError",
+        "ClientConnectorCertificateError",
+        "error_perm",
     ):
         return True
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, TypeError, ImportError)):
         return True
+    status = _status(error)
+    if status is not None and 400 <= status < 500 and status not in PASSING:
+        return True
     return isinstance(error, OSError) and not isinstance(error, TimeoutError) and error.errno in PERMANENT
+
+
+def _why_absent(place: str, error: FileNotFoundError) -> Exception:
+    """fsspec says of a web server that a file is not there whenever it could not be asked; here the reason counts."""
+    cause = error.__cause__
+    if not place.startswith("http") or not isinstance(cause, Exception) or _status(cause) == 404:
+        return error
+    return cause
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Whether the server refuses to say."""
+    return isinstance(error, PermissionError) or _status(error) in (401, 403)
+
+
+def is_empty_range(error: BaseException) -> bool:
+    """Whether the first byte was asked for of an object that has none."""
+    return _status(error) == 416 or code_of(error) in ("InvalidRange", "416")
+
+
+def code_of(error: BaseException) -> str:
+    """What S3 calls the error."""
+    response = getattr(error.__cause__, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _status(error: BaseException) -> int | None:
+    """The answer of a web server."""
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
 
 
 def say(error: BaseException) -> str:
@@ -155,13 +218,14 @@ def say(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _filesystem(scheme: str, stall_s: float) -> Any:
+def _filesystem(place: str, stall_s: float) -> Any:
     import fsspec  # imported late: most runs never need it
 
+    scheme = scheme_of(place)
     if scheme not in SCHEMES:
         raise UserError(f"unknown scheme {scheme}://; known are {', '.join(SCHEMES)}, and plain paths.")
     try:
-        fsspec.get_filesystem_class(scheme)
+        made_by = fsspec.get_filesystem_class(scheme)
     except (ImportError, ValueError) as error:
         raise UserError(f"{scheme}:// cannot be read here: {error}. Install what it names.") from None
     options: dict[str, Any] = {"skip_instance_cache": True}
@@ -175,6 +239,10 @@ def _filesystem(scheme: str, stall_s: float) -> Any:
         aiohttp = importlib.import_module("aiohttp")
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=stall_s)
         options["client_kwargs"] = {"timeout": timeout}
+    if scheme in BY_HOST:
+        options |= made_by._get_kwargs_from_urls(f"{place}/")
+    if scheme == "ftp":
+        options["timeout"] = stall_s
     filesystem = fsspec.filesystem(scheme, **options)
     if scheme in ("s3", "s3a"):
         filesystem.retries = 1

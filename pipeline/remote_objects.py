@@ -33,7 +33,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from pipeline.errors import StoreError, UserError
-from pipeline.remote import attempts, is_permanent, remote, say
+from pipeline.remote import ATTEMPTS, attempts, code_of, is_empty_range, is_permanent, remote, say
 
 _RECEIPT = re.compile(r"receipts/[0-9]+/[0-9]+\.json")
 
@@ -142,7 +142,7 @@ class S3Objects:
     def _key(self, key: str) -> str:
         return f"{self.root}/{key}"
 
-    def _call(self, key: str, method: str, size: int = 0, **arguments: Any) -> Any:
+    def _call(self, key: str, method: str, size: int = 0, *, count: int = ATTEMPTS, **arguments: Any) -> Any:
         """A call of the bucket; StoreError where it stays impossible."""
         what = f"{self.name}/{key}" if key else self.name
 
@@ -150,7 +150,17 @@ class S3Objects:
             within = START_S + size / SLOWEST
             return remote(self.url).call("call_s3", method, Bucket=self.bucket, within_s=within, **arguments)
 
-        return _as_store_error(what, lambda: attempts(what, call))
+        return self._tried(what, lambda: attempts(what, call, count=count))
+
+    def _tried(self, what: str, call: Callable[[], Any]) -> Any:
+        """The call's answer; takes note of whether the server is away."""
+        try:
+            answer = _as_store_error(what, call)
+        except StoreError:
+            remote(self.url).away = True
+            raise
+        remote(self.url).away = False
+        return answer
 
     def _got(self, key: str, limit: int) -> bytes:
         what = f"{self.name}/{key}"
@@ -161,11 +171,11 @@ class S3Objects:
             return found
 
         try:
-            data: bytes = _as_store_error(what, lambda: attempts(what, call, permanent=_is_empty_range))
+            data: bytes = self._tried(what, lambda: attempts(what, call, permanent=is_empty_range))
         except FileNotFoundError:
             raise KeyError(key) from None
         except OSError as error:
-            if _is_empty_range(error):
+            if is_empty_range(error):
                 return b""
             raise
         return data
@@ -182,7 +192,7 @@ class S3Objects:
             )
 
         try:
-            answer = _as_store_error(what, lambda: attempts(what, call, permanent=_is_refused))
+            answer = self._tried(what, lambda: attempts(what, call, permanent=_is_refused))
         except FileNotFoundError:  # If-Match, and it is gone
             return None
         except OSError as error:
@@ -208,9 +218,10 @@ class S3Objects:
 
     def _read_ahead(self, key: str, limit: int) -> None:
         """The receipts that come after this one in the last listing, if it is one of them."""
-        if key not in self._receipts:
+        try:
+            at = self._receipts.index(key)
+        except ValueError:  # or another thread is reading it
             return
-        at = self._receipts.index(key)
         keys, self._receipts = self._receipts[at : at + AHEAD], self._receipts[at + AHEAD :]
 
         def read(wanted: str) -> tuple[str, bytes | None]:
@@ -267,13 +278,14 @@ class Lease:
         return str(answer["ETag"]), (now - answer["LastModified"]).total_seconds(), text
 
     def drop(self) -> None:
-        """Give it up."""
+        """Give it up; where the server is away in vain and soon, for it expires anyway."""
         self._over.set()
         if self._renewer is not None:
             self._renewer.join()
         if self._tag is not None:
             with contextlib.suppress(UserError, OSError):
-                self.objects._call("", "delete_object", Key=self.key, IfMatch=self._tag)
+                count = 1 if remote(self.objects.url).away else ATTEMPTS
+                self.objects._call("", "delete_object", Key=self.key, IfMatch=self._tag, count=count)
         self._tag = None
 
     def _text(self) -> bytes:
@@ -365,27 +377,16 @@ def _as_store_error(what: str, call: Callable[[], Any]) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:
-        if _is_refused(error) or _is_empty_range(error) or not is_permanent(error):
+        if _is_refused(error) or is_empty_range(error) or not is_permanent(error):
             raise
         raise StoreError(
             f"{what}: {say(error)}. Check the address and the credentials; then run this again."
         ) from error
 
 
-def _code(error: BaseException) -> str:
-    """What S3 calls the error."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
-
-
 def _is_refused(error: Exception) -> bool:
     """Whether a condition did not hold."""
-    return isinstance(error, FileExistsError) or _code(error) in ("PreconditionFailed", "412")
-
-
-def _is_empty_range(error: Exception) -> bool:
-    """Whether the first byte was asked for of an object that has none."""
-    return _code(error) in ("InvalidRange", "416")
+    return isinstance(error, FileExistsError) or code_of(error) in ("PreconditionFailed", "412")
 
 
 def _holder_of(text: bytes) -> dict[str, Any]:

@@ -81,13 +81,17 @@ class LabelStore:
     # ---- opening
 
     @classmethod
-    def open_finished(cls, path: str | Path) -> LabelStore:
-        """For readers: everything must be there, in the size that was written; contents are checked when read."""
+    def open_finished(cls, path: str | Path, *, look: bool = True) -> LabelStore:
+        """For readers: everything must be there, in the size that was written; contents are checked when read.
+
+        Without `look` it is not looked for all objects: one process of a run does, and lists them once.
+        """
         objects = open_objects(path)
         base, table = find_complete(objects)
         layout = find_layout(objects, base)
         require_agreement(objects, layout, base, table)
-        require_sizes(objects, layout, base, table)
+        if look:
+            require_sizes(objects, layout, base, table)
         return cls(objects, layout, base, table)
 
     @classmethod
@@ -100,10 +104,12 @@ class LabelStore:
         *,
         witness: Callable[[], Witness] | None = None,
         environment: Callable[[], Mapping[str, str]] = describe_environment,
+        recheck: bool = False,
     ) -> LabelStore:
         """For the one writer: make the store, or go on with what is there; `missing()` is what is left to do.
 
-        `witness` gives the views that are kept in full, where they are not there yet; by default they are drawn.
+        `witness` gives the views that are kept in full, where they are not there yet; by default they are drawn. With
+        `recheck` every finished object is read, and what is not as it was written is missing, too.
         """
         if manifest.rows != len(index) or manifest.index_digest != index.digest():
             raise MismatchError(
@@ -114,7 +120,9 @@ class LabelStore:
             raise MismatchError(f"a store of {views} views holds nothing to learn. Ask for --views 1 or more.")
         objects = open_objects(path)
         draw = witness or partial(draw_witnesses, manifest.recipe, index)
-        wanted = Wanted(manifest=manifest, index=index, views=views, draw_witness=draw, environment=environment)
+        wanted = Wanted(
+            manifest=manifest, index=index, views=views, draw_witness=draw, environment=environment, recheck=recheck
+        )
         with ExitStack() as lock:
             lock.enter_context(objects.lock())
             found = recover(objects, wanted)
@@ -338,8 +346,8 @@ class LabelStore:
                 f"{self.name}: {len(missing)} of {self.views * self.runs} units are missing, first {missing[0]}. "
                 "Run teacher_logits again: it does what is missing."
             )
-        require_sizes(self.objects, self.layout, self.base, self.table)
-        for key in filter(is_temporary, self.objects.sizes()):
+        sizes = require_sizes(self.objects, self.layout, self.base, self.table)
+        for key in filter(is_temporary, sizes):
             self.objects.delete(key)  # of a writer that was killed while others went on
         record = complete(self.base, self.table)
         if get_record(self.objects, COMPLETE_KEY) != record:

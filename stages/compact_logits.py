@@ -24,16 +24,19 @@ from pipeline.store import LabelStore, Unit, UnitLabels
 
 
 @cli.command()
-@click.option("--logits", type=click.Path(path_type=Path), required=True, help="The store to read, dense or topk.")
+@click.option("--logits", required=True, metavar="STORE", help="The store to read, dense or topk; may be at s3://.")
 @click.option("--keep", required=True, help="What to keep of it: topk:K or argmax.")
 @click.option(
     "--temperatures",
     metavar="T,T",
     help="Temperatures at which a topk store is exact.  [default: those stored, or 1,3 from dense]",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The smaller store.")
+@click.option("--out", required=True, metavar="STORE", help="The smaller store; may be at s3://.")
+@click.option(
+    "--recheck", is_flag=True, help="Read all that is finished, and do what is damaged anew.  [default: list it]"
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Fidelity JSON.  [default: beside --out]")
-def main(logits: Path, keep: str, temperatures: str | None, out: Path, report: Path | None) -> None:
+def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bool, report: Path | None) -> None:
     """Keep less of the teacher's answers, without running it again.
 
     \b
@@ -43,12 +46,18 @@ def main(logits: Path, keep: str, temperatures: str | None, out: Path, report: P
     source = LabelStore.open_finished(logits)
     manifest = _manifest(source, Keep.parse(keep), None if temperatures is None else parse_temperatures(temperatures))
     with LabelStore.open_writing(
-        out, manifest, source.index, source.views, witness=source.witness, environment=lambda: source.environment
+        out,
+        manifest,
+        source.index,
+        source.views,
+        witness=source.witness,
+        environment=lambda: source.environment,
+        recheck=recheck,
     ) as smaller:
         _convert(source, smaller)
         smaller.finish()
         figures = compare(source, smaller)
-    path = report or out.with_suffix(".fidelity.json")
+    path = report or cli.beside(out, ".fidelity.json")
     path.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     click.echo(table(figures))
     click.echo(f"store: {out} ({source.views} views × {source.rows} rows); fidelity: {path}")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import cli
+from pipeline.cache import cache_options
 from pipeline.errors import ImageError, RecipeError, ViewError
 from pipeline.images import decode
 from pipeline.index import SampleIndex, scan
@@ -65,11 +66,12 @@ class Subject:
 
 @cli.command()
 @click.option("--shards", multiple=True, metavar="PATTERN", help="WebDataset tars; with --logits: where they are now.")
-@click.option("--logits", type=click.Path(path_type=Path), help="A finished store, whose recipe and answers are shown.")
+@click.option("--logits", metavar="STORE", help="A finished store, whose recipe and answers are shown.")
 @click.option("--rows", default=DEFAULT_ROWS, help="Rows to show: 'FIRST:END', or numbers with commas, or both.")
 @click.option("--views", type=click.IntRange(1, MOST_VIEWS), default=4, help="Views of each row, from view 0.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("views.png"), help="The contact sheet.")
 @cli.recipe_options
+@cache_options
 @click.pass_context
 def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     """Print the plan of some views, and draw them on a contact sheet.
@@ -94,7 +96,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
 
 
 def _subject(
-    context: click.Context, *, shards: tuple[str, ...], logits: Path | None, rows: str, views: int, **flags: Any
+    context: click.Context, *, shards: tuple[str, ...], logits: str | None, rows: str, views: int, **flags: Any
 ) -> Subject:
     recipe = cli.take_recipe(flags)
     if logits is None:

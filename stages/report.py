@@ -38,11 +38,11 @@ FOLDER = click.Path(path_type=Path)
 @cli.command()
 @click.option("--results", type=FOLDER, default=Path("reports"), help="Folder of the other stages' figures.")
 @click.option("--runs", type=FOLDER, default=Path("runs"), help="Folder of the students' runs, KIND-SEED.")
-@click.option("--logits", type=FOLDER, required=True, help="The store that the students learned from.")
+@click.option("--logits", required=True, metavar="STORE", help="The store that the students learned from.")
 @click.option(
     "--shards", multiple=True, metavar="PATTERN", help="Where its shards are now.  [default: where they were]"
 )
-@click.option("--val-logits", type=FOLDER, help="A store of the held-out pictures, for the gallery.")
+@click.option("--val-logits", metavar="STORE", help="A store of the held-out pictures, for the gallery.")
 @click.option("--val-shards", multiple=True, metavar="PATTERN", help="Where the held-out shards are now.")
 @click.option("--out", type=FOLDER, default=Path("reports/page"), help="Folder for the page and its figures.")
 @click.option("--summary", type=FOLDER, help="JSON file for the few numbers.  [default: none]")
@@ -57,9 +57,9 @@ FOLDER = click.Path(path_type=Path)
 def main(
     results: Path,
     runs: Path,
-    logits: Path,
+    logits: str,
     shards: tuple[str, ...],
-    val_logits: Path | None,
+    val_logits: str | None,
     val_shards: tuple[str, ...],
     out: Path,
     summary: Path | None,
@@ -99,7 +99,7 @@ def main(
     click.echo(f"report: {out / 'index.html'} ({gains or 'no student without a teacher to compare with'})")
 
 
-def _held_out(results: Results, val_logits: Path | None, val_shards: tuple[str, ...], examples: int) -> list[Shelf]:
+def _held_out(results: Results, val_logits: str | None, val_shards: tuple[str, ...], examples: int) -> list[Shelf]:
     if val_logits is None or not examples:
         return []
     store = LabelStore.open_finished(val_logits)

@@ -82,6 +82,9 @@ log = logging.getLogger(__name__)
     default="refuse",
     help="A store made otherwise (recipe, shards, teacher, …) is refused with what differs, or removed and made anew.",
 )
+@click.option(
+    "--recheck", is_flag=True, help="Read all that is finished, and do what is damaged anew.  [default: list it]"
+)
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, from a short measured sample; write nothing.")
 def main(**flags: Any) -> None:
     """Run the teacher once over augmented views of the shards and store its answers.
@@ -196,7 +199,7 @@ def _report(store: LabelStore, flags: dict[str, Any]) -> None:
     """Write and show the summary."""
     summary = summarise(store)
     out = flags["out"]
-    path = flags["summary"] or Path(out.rpartition("/")[2] if "://" in out else out).with_suffix(".summary.json")
+    path = flags["summary"] or cli.beside(out, ".summary.json")
     path.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     click.echo(summary_text(summary))
     click.echo(f"store: {out} ({store.views} views × {store.rows} rows); summary: {path}")
@@ -213,7 +216,7 @@ def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
 def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> LabelStore:
     """The store to fill; one that was made otherwise is refused, or removed where --if-changed allows it."""
     try:
-        return LabelStore.open_writing(flags["out"], manifest, index, views=flags["views"])
+        return LabelStore.open_writing(flags["out"], manifest, index, views=flags["views"], recheck=flags["recheck"])
     except MismatchError as changed:
         if flags["if_changed"] == "refuse":
             raise

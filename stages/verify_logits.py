@@ -33,7 +33,9 @@ SHOWN = 20
 
 
 @cli.command()
-@click.option("--logits", type=click.Path(path_type=Path), required=True, help="The store to check.")
+@click.option(
+    "--logits", required=True, metavar="STORE", help="The store to check: a directory, or s3://bucket/name.zarr."
+)
 @click.option(
     "--shards", multiple=True, metavar="PATTERN", help="Where the shards are now.  [default: where they were]"
 )
@@ -46,7 +48,7 @@ SHOWN = 20
 @click.option("--tolerance", type=float, default=0.05, help="How far a logit of the teacher may be off, in logits.")
 @cli.speed_options
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the result here, as JSON.")
-def main(logits: Path, out: Path | None, **flags: Any) -> None:
+def main(logits: str, out: Path | None, **flags: Any) -> None:
     """Check a finished store: its bytes, its views, and its teacher.
 
     \b
@@ -54,7 +56,7 @@ def main(logits: Path, out: Path | None, **flags: Any) -> None:
       python -m stages.verify_logits --logits store.zarr --sample 1000
     """
     findings = _check_bytes(logits)
-    result: dict[str, Any] = {"store": str(logits), "witness": None, "sample": None}
+    result: dict[str, Any] = {"store": logits, "witness": None, "sample": None}
     try:
         store = LabelStore.open_finished(logits)
         if not flags["digests_only"]:
@@ -75,11 +77,13 @@ def main(logits: Path, out: Path | None, **flags: Any) -> None:
         click.echo(f"  {finding}")
     if findings:
         more = f", the first {SHOWN} are above" if len(findings) > SHOWN else ", listed above"
-        raise StoreError(f"{logits}: {len(findings)} things are off{more}. Damaged units: run teacher_logits again.")
+        raise StoreError(
+            f"{logits}: {len(findings)} things are off{more}. Damaged units: run teacher_logits --recheck."
+        )
     click.echo(f"{logits} is in order")
 
 
-def _check_bytes(logits: Path) -> list[Finding]:
+def _check_bytes(logits: str) -> list[Finding]:
     units = 0
 
     def count(more: int) -> None:

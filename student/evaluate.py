@@ -22,8 +22,6 @@ from student.ranks import joined
 from student.saved import Saved, open_saved
 from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_set
 
-RANK_SECONDS = 1800.0
-
 
 @cli.command()
 @checkpoint_options
@@ -45,7 +43,7 @@ RANK_SECONDS = 1800.0
 )
 @click.option(
     "--logits",
-    type=click.Path(path_type=Path),
+    metavar="STORE",
     help="A label store of these shards, labelled with --recipe none: adds agreement with the teacher.",
 )
 @click.option("--ema/--no-ema", default=None, help="Judge the moving average, too.  [default: where there is one]")
@@ -56,6 +54,13 @@ RANK_SECONDS = 1800.0
     "--precision", type=click.Choice(list(PRECISIONS)), default="fp32", help="Arithmetic of the forward pass."
 )
 @cli.speed_options
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=1800.0,
+    envvar="DISTILL_TIMEOUT",
+    help="Seconds that a process waits for the others, who may be slower, before it gives up.",
+)
 def main(**flags: Any) -> None:
     """Measure a trained student on shards: accuracy, loss, calibration and agreement of both heads.
 
@@ -68,7 +73,7 @@ def main(**flags: Any) -> None:
     chosen = {name: flags[name] for name in ("crop_pct", "on_bad_image", "logits", "workers")}
     pictures = open_evaluation_set(flags["shards"], saved, **chosen)
     speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
-    with joined(flags["device"], RANK_SECONDS) as ranks:
+    with joined(flags["device"], flags["timeout"]) as ranks:
         judge = Judge(students, saved, ranks, flags["precision"])
         batches = pictures.batches(ranks, **speed)
         teacher, predictions = pictures.teaching is not None, Predictions() if flags["answers"] else None

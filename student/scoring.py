@@ -114,7 +114,7 @@ def open_evaluation_set(
     *,
     crop_pct: float | None = None,
     on_bad_image: str = "refuse",
-    logits: Path | None = None,
+    logits: str | Path | None = None,
     workers: int = 0,
 ) -> EvaluationSet:
     """The shards as this student is judged on them; refused where classes or the store do not fit it."""
@@ -149,7 +149,7 @@ def require_classes(number: int, names: tuple[str, ...] | None, saved: Saved, wh
             )
 
 
-def _same_recipe(wanted: Recipe, stored: Recipe, logits: Path) -> Recipe:
+def _same_recipe(wanted: Recipe, stored: Recipe, logits: str | Path) -> Recipe:
     """The store's recipe, if it shows what is judged; what decides nothing here (seed, mix window) may differ."""
     idle = {name: getattr(stored, name) for name in ("seed", "mix_window", "on_bad_image", "crop_scale", "crop_ratio")}
     others = dataclasses.replace(wanted, **idle).differences(stored)

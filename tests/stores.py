@@ -103,10 +103,18 @@ def witness_of(manifest: Manifest) -> Witness:
     return Witness(row_W=row_W, view_W=np.zeros(len(row_W), np.int64), pixels_WHWC=pixels_WHWC)
 
 
-def open_writing(path: Path, manifest: Manifest, index: SampleIndex, views: int) -> LabelStore:
+def open_writing(
+    path: Path, manifest: Manifest, index: SampleIndex, views: int, *, recheck: bool = False
+) -> LabelStore:
     """Without pictures to draw witnesses from."""
     return LabelStore.open_writing(
-        path, manifest, index, views, witness=lambda: witness_of(manifest), environment=lambda: ENVIRONMENT
+        path,
+        manifest,
+        index,
+        views,
+        witness=lambda: witness_of(manifest),
+        environment=lambda: ENVIRONMENT,
+        recheck=recheck,
     )
 
 

@@ -16,9 +16,9 @@ KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_na
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[tuple[int, Any]]:
+def s3_server(host: str = "127.0.0.1") -> Iterator[tuple[int, Any]]:
     """Its port, and a client of it that is not ours; it has one bucket, `bucket`."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=host, port=0, verbose=False)
     server.start()
     port = server.get_host_and_port()[1]
     client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **KEYS)

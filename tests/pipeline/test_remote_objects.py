@@ -223,6 +223,47 @@ def test_a_killed_writer_leaves_what_it_finished_and_its_lease_expires(
     assert objects_of(s3, url) == local
 
 
+def test_going_on_costs_a_listing_and_the_receipts(s3: Any, url: str, local: dict[str, bytes], monkeypatch) -> None:
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+        fill(store, store.units()[:-1])
+    asked: list[str] = []
+    call, got = S3Objects._call, S3Objects._got
+
+    def count_call(self: S3Objects, key: str, method: str, size: int = 0, **arguments: Any) -> Any:
+        asked.append(method)
+        return call(self, key, method, size, **arguments)
+
+    def count_got(self: S3Objects, key: str, limit: int) -> bytes:
+        asked.append(key)
+        return got(self, key, limit)
+
+    monkeypatch.setattr(S3Objects, "_call", count_call)
+    monkeypatch.setattr(S3Objects, "_got", count_got)
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+        assert store.missing() == store.units()[-1:]
+        receipts = [key for key in asked if key.startswith("receipts/") and key != "receipts/base.json"]
+        assert sorted(receipts) == sorted(unit.receipt_key for unit in store.units()[:-1])
+        assert not [key for key in asked if key.startswith(tuple(f"{name}/c" for name in store.arrays))]
+        assert asked.count("list_objects_v2") == 1
+        fill(store)
+        store.finish()
+    assert objects_of(s3, url) == local
+    objects = S3Objects(url)
+    objects.delete("argmax/c.0.0")
+    objects.put("crc/c.1.1", b"cut")
+    objects.put("luma/c.1.0.0", bytes(len(local["luma/c.1.0.0"])))
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+        assert [(unit.view, unit.run) for unit in store.missing()] == [(0, 0), (1, 1)]
+        fill(store)
+        store.finish()
+    assert [finding.where for finding in LabelStore.audit(url)] == [f"{url}/luma/c.1.0.0"]
+    with open_writing(url, MANIFEST, INDEX, VIEWS, recheck=True) as store:
+        assert [(unit.view, unit.run) for unit in store.missing()] == [(1, 0)]
+        fill(store)
+        store.finish()
+    assert objects_of(s3, url) == local
+
+
 # ---- leases
 
 

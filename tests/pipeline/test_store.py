@@ -488,3 +488,15 @@ def test_finishing_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
         stray.write_bytes(b"half")
         store.finish()
     assert not stray.exists()
+
+
+def test_one_process_of_a_run_looks_for_all_objects(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    finished(path, MANIFEST, INDEX)
+    (path / "crc/c.1.1").unlink()
+    with pytest.raises(StoreError, match=r"crc/c\.1\.1 \(unit view 1, run 1\) is absent"):
+        LabelStore.open_finished(path)
+    other = LabelStore.open_finished(path, look=False)
+    assert other.read(0, 1)
+    with pytest.raises(StoreError, match=r"crc/c\.1\.1 \(unit view 1, run 1\) is absent"):
+        other.read(1, 1)

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 
 from pipeline import canonical
 from pipeline.errors import StoreError, UserError
+from pipeline.objects import LocalObjects
 from pipeline.receipts import COMPLETE_KEY, Unit
 from pipeline.store import LabelStore
 from tests.faults import Calls, in_child, memory_disk, small_disk, wait_for
@@ -50,8 +52,8 @@ def reference() -> Iterator[Path]:
         yield path / "store.zarr"
 
 
-def whole_run(path: Path) -> None:
-    with open_writing(path, MANIFEST, INDEX, VIEWS) as store:
+def whole_run(path: Path, *, recheck: bool = False) -> None:
+    with open_writing(path, MANIFEST, INDEX, VIEWS, recheck=recheck) as store:
         fill(store)
         store.finish()
 
@@ -255,7 +257,7 @@ def test_no_object_may_be_absent_or_of_another_size(tmp_path: Path, reference: P
 def test_the_message_says_what_where_and_what_to_do(tmp_path: Path, reference: Path) -> None:
     path = tmp_path / "store.zarr"
     shutil.copytree(reference, path)
-    remedy = "Run teacher_logits on this store again: it computes what is damaged. Or restore it from a copy."
+    remedy = "Run teacher_logits --recheck on this store: it computes what is damaged. Or restore it from a copy."
     key = path / "argmax/c.1.1"
     data = key.read_bytes()
     opened = LabelStore.open_finished(path)
@@ -303,21 +305,55 @@ def test_objects_in_another_place_or_from_another_store_are_refused(tmp_path: Pa
     read_everything(path)
 
 
+UNIT_OBJECT = re.compile(r"(argmax|crc|luma|lse|topk_index|topk_logit)/c\.")
+
 REPRESENTATIVES = (
     *("zarr.json", "argmax/zarr.json", "index/zarr.json", "index/key_bytes/c.0", "witness/pixels/c.0.0.0.0"),
     *("receipts/base.json", "receipts/1/1.json", "COMPLETE", "crc/c.0.1", "topk_logit/c.1.1.0"),
 )
 
 
-def test_opening_for_writing_mends_whatever_is_damaged(tmp_path: Path, reference: Path) -> None:
+@pytest.mark.parametrize("recheck", [True, False])
+def test_opening_for_writing_mends_whatever_it_sees_to_be_damaged(tmp_path: Path, reference: Path, recheck) -> None:
+    """What only the bytes of a unit show is seen by a recheck, or else told when they are read."""
     kinds = ["flip", "delete", "cut", "empty", "zero", "longer"]
     for number, key in enumerate(REPRESENTATIVES):
         for kind in (kinds[number % 6], kinds[(number + 1) % 6]):
             path = tmp_path / f"{number}{kind}.zarr"
             shutil.copytree(reference, path)
             damage(path / key, kind)
-            whole_run(path)
+            whole_run(path, recheck=recheck)
+            if recheck or kind not in ("flip", "zero") or not UNIT_OBJECT.match(key):
+                assert tree(path) == tree(reference), (key, kind)
+                continue
+            assert [finding.where for finding in LabelStore.audit(path)] == [f"{path}/{key}"]
+            with pytest.raises(StoreError, match=r"Run teacher_logits --recheck on this store"):
+                read_everything(path)
+            whole_run(path, recheck=True)
             assert tree(path) == tree(reference), (key, kind)
+
+
+def test_going_on_lists_what_is_finished_and_reads_none_of_its_labels(tmp_path: Path, monkeypatch) -> None:
+    path, read = tmp_path / "store.zarr", []
+    with open_writing(path, MANIFEST, INDEX, VIEWS) as store:
+        fill(store, store.missing()[:-1])
+    original = LocalObjects.get
+
+    def get(self: LocalObjects, key: str, limit: int) -> bytes:
+        read.append(key)
+        return original(self, key, limit)
+
+    monkeypatch.setattr(LocalObjects, "get", get)
+    with open_writing(path, MANIFEST, INDEX, VIEWS) as store:
+        assert len(store.missing()) == 1
+        fill(store)
+        store.finish()
+    with open_writing(path, MANIFEST, INDEX, VIEWS + 1) as store:
+        assert [unit.view for unit in store.missing()] == [VIEWS] * store.runs
+    assert read and not [key for key in read if UNIT_OBJECT.match(key)]
+    with open_writing(path, MANIFEST, INDEX, VIEWS + 1, recheck=True) as store:
+        fill(store)
+    assert len({key for key in read if UNIT_OBJECT.match(key)}) == VIEWS * store.runs * len(store.arrays)
 
 
 def test_a_damaged_unit_alone_is_computed_again(tmp_path: Path, reference: Path) -> None:
@@ -325,7 +361,7 @@ def test_a_damaged_unit_alone_is_computed_again(tmp_path: Path, reference: Path)
     shutil.copytree(reference, path)
     damage(path / "argmax/c.1.0", "flip")
     damage(path / "receipts/0/1.json", "flip")
-    with open_writing(path, MANIFEST, INDEX, VIEWS) as store:
+    with open_writing(path, MANIFEST, INDEX, VIEWS, recheck=True) as store:
         assert store.missing() == [Unit(0, 1), Unit(1, 0)]
         assert not (path / "COMPLETE").exists() and not (path / "argmax/c.1.0").exists()
         assert not (path / "crc/c.0.1").exists()

@@ -36,13 +36,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(units=st.sets(st.integers(0, 2 * MOST_VIEWS - 1)))
     def write_some(self, units: set[int]) -> None:
-        with open_writing(self.path, MANIFEST, INDEX, self.views) as store:
+        with open_writing(self.path, MANIFEST, INDEX, self.views, recheck=self.damaged) as store:
             fill(store, [unit for at, unit in enumerate(store.units()) if at in units])
         self.damaged = False
 
     @rule()
     def finish(self) -> None:
-        with open_writing(self.path, MANIFEST, INDEX, self.views) as store:
+        with open_writing(self.path, MANIFEST, INDEX, self.views, recheck=self.damaged) as store:
             fill(store)
             store.finish()
         self.damaged = False

@@ -99,5 +99,5 @@ def test_counters_of_batch_norms_may_be_absent():
     load_strictly(model, state, "w.safetensors")
     assert torch.equal(model[0].weight, state["0.weight"]) and model[1].num_batches_tracked == 0
     del state["1.running_mean"]
-    with pytest.raises(WeightsError, match="misses 1.running_mean"):
+    with pytest.raises(WeightsError, match=r"misses 1\.running_mean"):
         load_strictly(model, state, "w.safetensors")

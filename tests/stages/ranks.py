@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -13,11 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import click
+import pytest
 import torch
 
-CLONE_NEWNET = 0x40000000
+from pipeline.objects import Objects
+from tests.faults import Calls
+from tests.network import enter
+
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -46,13 +50,53 @@ class Rank:
         return self.process.exitcode
 
 
-def start(command: click.Command, arguments: Sequence[object], env: Mapping[str, object], log: Path) -> Rank:
-    """One process that runs the command in this environment."""
+def start(
+    command: click.Command,
+    arguments: Sequence[object],
+    env: Mapping[str, object],
+    log: Path,
+    *,
+    killed_at: int | None = None,
+) -> Rank:
+    """One process that runs the command in this environment; it dies of its nth call that changes the disk."""
     texts = [str(argument) for argument in arguments]
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=_run, args=(command, texts, {k: str(v) for k, v in env.items()}, log))
+    process = context.Process(target=_run, args=(command, texts, {k: str(v) for k, v in env.items()}, log, killed_at))
     process.start()
     return Rank(process, log)
+
+
+@dataclass
+class Hold:
+    """Processes that start while it is on wait before their nth receipt, so that no kill or cut comes too late."""
+
+    folder: Path
+
+    def on(self, patch: pytest.MonkeyPatch, objects: type[Any], after: int = 0) -> None:
+        """From here on; `after` receipts of each process pass."""
+        original, passed = objects.put_new, []
+
+        def put_new(objects: Objects, key: str, data: bytes) -> bool:
+            passed.append(key)
+            if len(passed) > after:
+                (self.folder / f"held-{os.getpid()}").touch()
+                eventually((self.folder / "released").exists, 120)
+            return bool(original(objects, key, data))
+
+        patch.setattr(objects, "put_new", put_new)
+
+    def wait_for(self, *ranks: Rank) -> None:
+        """Until these processes are held; one that ends before says why."""
+
+        def held() -> bool:
+            assert all(rank.process.exitcode is None for rank in ranks), [rank.said for rank in ranks]
+            return all((self.folder / f"held-{rank.process.pid}").exists() for rank in ranks)
+
+        eventually(held)
+
+    def release(self) -> None:
+        """Let all go on, and hold nobody any more."""
+        (self.folder / "released").touch()
 
 
 def meeting(world: int, port: int | None = None) -> list[dict[str, object]]:
@@ -77,8 +121,10 @@ def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
-def _run(command: click.Command, arguments: list[str], env: dict[str, str], log: Path) -> None:
-    os._exit(run_here(command, arguments, env, log))
+def _run(command: click.Command, arguments: list[str], env: dict[str, str], log: Path, killed_at: int | None) -> None:
+    with Calls(killed_at, kill=True).active() if killed_at is not None else contextlib.nullcontext():
+        code = run_here(command, arguments, env, log)
+    os._exit(code)
 
 
 def run_here(command: click.Command, arguments: list[str], env: dict[str, str], log: Path) -> int:
@@ -89,7 +135,7 @@ def run_here(command: click.Command, arguments: list[str], env: dict[str, str], 
             del os.environ[name]
     os.environ.update(env)
     if namespace := os.environ.pop("NETNS", ""):
-        _enter(namespace)
+        enter(namespace)
     with (
         log.open("a", encoding="utf-8") as stream,
         contextlib.redirect_stdout(stream),
@@ -101,11 +147,3 @@ def run_here(command: click.Command, arguments: list[str], env: dict[str, str], 
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(bool(end.code))
         return code
-
-
-def _enter(namespace: str) -> None:
-    """Go into a network namespace, with all that comes after."""
-    with Path(f"/var/run/netns/{namespace}").open() as file:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.setns(file.fileno(), CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {namespace}")

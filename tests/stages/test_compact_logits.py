@@ -60,6 +60,17 @@ def test_it_goes_on_where_it_was(tmp_path: Path, dense: Path) -> None:
     assert (out / "argmax/c.0.1").stat().st_mtime_ns == stamp
 
 
+def test_damage_of_what_is_finished_stops_it_and_is_mended_by_a_recheck(tmp_path: Path, dense: Path) -> None:
+    out, words = tmp_path / "small.zarr", ("--logits", dense, "--keep", "topk:3", "--out", tmp_path / "small.zarr")
+    assert run(*words).exit_code == 0
+    whole = tree(out)
+    (out / "topk_logit/c.0.1.0").write_bytes(bytes(len(whole["topk_logit/c.0.1.0"])))
+    result = run(*words)
+    assert result.exit_code == 1 and "topk_logit/c.0.1.0 (unit view 0, run 1) has SHA-256" in result.output
+    assert run(*words, "--recheck").exit_code == 0
+    assert tree(out) == whole
+
+
 def test_the_table_says_what_is_lost(tmp_path: Path, dense: Path) -> None:
     report = tmp_path / "report.json"
     result = run("--logits", dense, "--keep", "topk:3", "--out", tmp_path / "small.zarr", "--report", report)

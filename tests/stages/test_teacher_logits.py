@@ -1,5 +1,6 @@
 """The store is a function of its manifest: not of workers, order, interruption or growth. Run as users run it."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,20 @@ def test_appending_views_gives_the_store_made_at_once(shards, weights, reference
     after = tree(out)
     assert after == tree(reference)
     assert before and all(after[name] == data for name, data in before.items())
+
+
+def test_damage_that_a_listing_does_not_show_is_mended_by_a_recheck(shards, weights, reference, tmp_path):
+    out = tmp_path / "store.zarr"
+    shutil.copytree(reference, out)
+    damaged = out / "argmax/c.1.0"
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (out / "crc/c.2.1").unlink()
+    said = label(shards, weights, out, "--workers", 0, expect=1)  # it meets the damage as it writes the summary
+    assert "argmax/c.1.0 (unit view 1, run 0) has SHA-256" in said and "Run teacher_logits --recheck" in said
+    assert {name for name, found in tree(out).items() if found != tree(reference)[name]} == {"argmax/c.1.0"}
+    label(shards, weights, out, "--workers", 0, "--recheck")
+    assert tree(out) == tree(reference)
 
 
 def test_a_finished_store_is_left_alone(shards, weights, reference):

@@ -102,7 +102,7 @@ def test_a_changed_byte_is_named(store: Path) -> None:
     assert [finding["where"] for finding in report["findings"]] == [str(key), f"{store}/notes.txt"]
     assert f"  {key}: (unit view 1, run 1) has SHA-256" in result.stdout
     assert result.stderr == (
-        f"error: {store}: 2 things are off, listed above. Damaged units: run teacher_logits again.\n"
+        f"error: {store}: 2 things are off, listed above. Damaged units: run teacher_logits --recheck.\n"
     )
     result, report = verify(store, "--sample", 10_000, expect=1)
     assert len(report["findings"]) == 2, "the sample meets the damage again, and it is not told twice"

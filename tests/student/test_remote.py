@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.recipe import Recipe
+from student import evaluate
 from tests.pipeline.s3server import forget, point_at, s3_server
-from tests.student.small import arguments, make_store, same, train, weights
+from tests.student.saved_runs import run_on_ranks, save_run
+from tests.student.small import CLASSES, arguments, make_store, same, train, weights
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +52,21 @@ def test_shards_and_labels_by_url_give_the_same_student(s3: Any, tmp_path: Path)
     near, distant = weights(tmp_path / "near"), weights(tmp_path / "far")
     model = [name for name in near if name.startswith("/model/")]
     assert model and same({n: near[n] for n in model}, {n: distant[n] for n in model})
+
+
+def test_a_student_is_judged_by_labels_and_shards_at_urls(s3: Any, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("DISTILL_CACHE_DIR", str(tmp_path / "cache"))
+    save_run(tmp_path / "run", num_classes=CLASSES, names=None)
+    recipe = Recipe.preset("none", image_size=32, seed=5)
+    store = make_store(tmp_path, rows=30, views=1, keep="argmax", recipe=recipe)
+    upload(s3, store, "judged/store.zarr")
+    upload(s3, tmp_path / "data", "judged/data")
+    found = []
+    for name, place, ranks in (("near", tmp_path, 1), ("far", "s3://bucket/judged", 2)):
+        line = ["--checkpoint", str(tmp_path / "run"), "--shards", f"{place}/data/{{000000..000001}}.tar"]
+        line += ["--logits", f"{place}/store.zarr", "--out", str(tmp_path / f"{name}.json")]
+        line += ["--workers", "0", "--device", "cpu"]
+        status, said = run_on_ranks(evaluate.main, line, tmp_path / "said", ranks=ranks)
+        assert status == 0, said
+        found.append((tmp_path / f"{name}.json").read_bytes())
+    assert found[0] == found[1] and b"class/teacher" in found[0]
