@@ -62,8 +62,9 @@ SCALES = {
         lr=0.008, epochs=4, warmup=1, views=4, view_counts=(1, 4), fit_rows=64, fit_epochs=1,
     ),
     "small": Scale(
-        labelled=5000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=8, width=128, depth=4, heads=4,
-        batch=128, lr=0.004, epochs=14, warmup=2, views=14, view_counts=(1, 2, 4, 7, 14), fit_rows=15000, fit_epochs=12,
+        labelled=2000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=8, width=96, depth=4, heads=3,
+        batch=128, lr=0.006, epochs=50, warmup=4, views=20, view_counts=(1, 2, 5, 10, 25, 50), fit_rows=10000,
+        fit_epochs=8,
     ),
     "large": Scale(
         labelled=30000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=4, width=192, depth=9, heads=3,
@@ -175,8 +176,8 @@ class Lab:
         return Step("stages.teacher_logits", title, flags, (shards, *teacher.needs), ".zarr")
 
     def views_of(self, rows: int) -> int:
-        """A new view every epoch, as far as the scale's views go."""
-        return min(self.epochs_of(rows), max(1, round(self.scale.views * self.scale.labelled / rows)))
+        """As many labels whatever the number of rows, but at least four views where there are so many epochs."""
+        return min(self.epochs_of(rows), max(4, round(self.scale.views * self.scale.labelled / rows)))
 
     def epochs_of(self, rows: int) -> int:
         """As many updates whatever the number of rows."""
