@@ -171,7 +171,7 @@ def storage(lab: Lab) -> Experiment:
     """How little of the answers must be kept."""
     store = lab.store(lab.given(20))
     kept = {"all logits": store}
-    kept |= {f"the {k} largest": lab.compacted(store, f"topk:{k}", 1) for k in (5, 2, 1)}
+    kept |= {f"the {k} largest": lab.compacted(store, f"topk:{k}", 1) for k in (3, 1)}
     rows = [
         Row(name=f"soft, {name}", scores=_scored(lab, "soft", place, SOFT), about=(place,), base=place is store)
         for name, place in kept.items()

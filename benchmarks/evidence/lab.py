@@ -62,9 +62,8 @@ SCALES = {
         lr=0.008, epochs=4, warmup=1, views=4, view_counts=(1, 4), fit_rows=64, fit_epochs=1,
     ),
     "small": Scale(
-        labelled=2000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=8, width=96, depth=4, heads=3,
-        batch=128, lr=0.006, epochs=50, warmup=4, views=20, view_counts=(1, 2, 5, 10, 25, 50), fit_rows=10000,
-        fit_epochs=8,
+        labelled=5000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=8, width=96, depth=4, heads=3,
+        batch=128, lr=0.006, epochs=20, warmup=2, views=10, view_counts=(1, 2, 5, 10, 20), fit_rows=10000, fit_epochs=8,
     ),
     "large": Scale(
         labelled=30000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=4, width=192, depth=9, heads=3,
