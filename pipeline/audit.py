@@ -39,6 +39,8 @@ from pipeline.receipts import (
 )
 from pipeline.recovery import object_keys
 
+Watch = Callable[[int, int], None]
+"""Told how much is done, and of how much"""
 LSE_SLACK = 1e-4
 """By how much float32 may put the mass of the kept classes above one"""
 
@@ -54,8 +56,8 @@ class Finding:
         return f"{self.where}: {self.what}"
 
 
-def audit(objects: Objects, progress: Callable[[int], None] = lambda _: None) -> list[Finding]:
-    """Everything that is off. `progress` is told how many more units have been read."""
+def audit(objects: Objects, progress: Watch = lambda _, __: None) -> list[Finding]:
+    """Everything that is off. `progress` is told how many units have been read, and of how many."""
     try:
         base, table = find_complete(objects)
     except UserError as error:
@@ -156,9 +158,7 @@ def _checksums(objects: Objects, layout: Layout, table: UnitTable, unit: Unit) -
     return crc_B
 
 
-def _check_units(
-    objects: Objects, layout: Layout, base: Base, table: UnitTable, progress: Callable[[int], None]
-) -> list[Finding]:
+def _check_units(objects: Objects, layout: Layout, base: Base, table: UnitTable, progress: Watch) -> list[Finding]:
     arrays = layout.unit_arrays()
 
     def check(unit: Unit) -> list[Finding]:
@@ -180,9 +180,9 @@ def _check_units(
 
     findings: list[Finding] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for part in pool.map(check, table.units()):
+        for number, part in enumerate(pool.map(check, table.units()), start=1):
             findings += part
-            progress(1)
+            progress(number, table.views * table.runs)
     return findings
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.audit import Finding, audit
+from pipeline.audit import Finding, Watch, audit
 from pipeline.canonical import NotCanonicalError
 from pipeline.environment import describe_environment
 from pipeline.errors import MismatchError, StoreError, UserError
@@ -288,12 +288,12 @@ class LabelStore:
         found = {name: read_whole(self.objects, spec, self.base) for name, spec in arrays.items()}
         return Witness(row_W=found["rows"], view_W=found["views"], pixels_WHWC=found["pixels"])
 
-    def verify(self, progress: Callable[[int], None] = lambda _: None) -> list[Finding]:
-        """Read every byte, and say all that is off; `progress` is told of each unit that was read."""
+    def verify(self, progress: Watch = lambda _, __: None) -> list[Finding]:
+        """Read every byte, and say all that is off; `progress` is told how many units were read, of how many."""
         return audit(self.objects, progress)
 
     @classmethod
-    def audit(cls, path: str | Path, progress: Callable[[int], None] = lambda _: None) -> list[Finding]:
+    def audit(cls, path: str | Path, progress: Watch = lambda _, __: None) -> list[Finding]:
         """The same for a store that may be too damaged to be opened."""
         return audit(open_objects(path), progress)
 

@@ -84,14 +84,15 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
 
 
 def _check_bytes(logits: str) -> list[Finding]:
-    units = 0
+    with Progress("read", 0, "units") as progress:
 
-    def count(more: int) -> None:
-        nonlocal units
-        units += more
+        def count(read: int, units: int) -> None:
+            progress.total = units
+            progress.advance(read - progress.count)
 
-    findings = LabelStore.audit(logits, count)
-    click.echo(f"bytes      {units} units read: {'all as written' if not findings else f'{len(findings)} findings'}")
+        findings = LabelStore.audit(logits, count)
+    told = "all as written" if not findings else f"{len(findings)} findings"
+    click.echo(f"bytes      {progress.count} units read: {told}")
     return findings
 
 
