@@ -101,3 +101,22 @@ def test_a_shard_that_changed_is_noticed_when_it_is_read(tmp_path, recipe, worke
         shard.write(b"\x00\x01\x02")
     with Loader(recipe, index, batch=8, workers=workers) as loader, pytest.raises(ShardError, match="s0/000003"):
         list(loader.render(requests_of(np.arange(16), 0, 8)))
+
+
+def test_a_batch_goes_to_the_worker_that_has_answered_and_not_to_the_next_in_turn(index, recipe):
+    """One worker is held (a picture that takes long); what comes next goes to the other, again and again."""
+    with Loader(recipe, index, batch=8, workers=2) as loader:
+        held, quick = loader._crew
+        os.kill(held[0].pid, signal.SIGSTOP)
+        for number, worker in enumerate((0, 1)):
+            slot = loader._slots[number].first(8)
+            slot.row_B[:], slot.view_B[:] = np.arange(8), 0
+            loader._send(worker, (number, 8))
+        for _ in range(3):
+            assert quick[1].poll(30)
+            assert loader._least_busy(last=1) == 1
+            loader._receive(1)
+            loader._send(1, (1, 8))
+        os.kill(held[0].pid, signal.SIGCONT)
+        loader._receive(0)
+        assert loader._least_busy(last=1) == 0
