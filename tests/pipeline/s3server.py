@@ -8,6 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
+from moto.moto_api._internal.models import moto_api_backend
 from moto.server import ThreadedMotoServer
 
 from pipeline import cache, remote
@@ -17,7 +18,8 @@ KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_na
 
 @contextlib.contextmanager
 def s3_server(host: str = "127.0.0.1") -> Iterator[tuple[int, Any]]:
-    """Its port, and a client of it that is not ours; it has one bucket, `bucket`."""
+    """Its port, and a client of it that is not ours; it has one bucket, `bucket`, and nothing of servers before it."""
+    moto_api_backend.reset()
     server = ThreadedMotoServer(ip_address=host, port=0, verbose=False)
     server.start()
     port = server.get_host_and_port()[1]
