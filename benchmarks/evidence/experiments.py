@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.evidence.lab import PLAIN, TOKENS, Flags, Lab, Teacher, small_regnety
+from benchmarks.evidence.lab import PLAIN, Flags, Lab, Teacher, small_regnety
 from benchmarks.evidence.steps import Step
 
 SOFT: Flags = ("--distill", "soft", "--tau", "1")
 HARD: Flags = ("--distill", "hard")
 NONE: Flags = ("--distill", "none")
 WITHOUT_TOKEN: Flags = ("--model", PLAIN)
-TWO_OF_A_KIND: Flags = ("--model", TOKENS)
-
-DENSE = "dense"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +78,7 @@ def teachers(lab: Lab) -> Experiment:
     """A convnet against a transformer of about equal accuracy; a better convnet against a worse one."""
     rows = [Row(name="no teacher", scores=_taught(lab, lab.given(20), "none", NONE), base=True)]
     for teacher in (lab.given(56), lab.given(20), small_convnet(lab), small_transformer(lab)):
-        scores = _taught(lab, teacher, "hard", HARD)
+        scores = _taught(lab, teacher, "soft", SOFT)
         rows.append(Row(name=teacher.name, scores=scores, about=(lab.answers(teacher),)))
     return Experiment(
         title="Which teacher",
@@ -110,7 +107,7 @@ def recipe(lab: Lab) -> Experiment:
     teacher = lab.given(20)
 
     def row(name: str, recipe: Flags = (), *students: str, base: bool = False) -> Row:
-        flags = (*HARD, *whole, *students)
+        flags = (*SOFT, *whole, *students)
         runs = lab.students("recipe", lab.store(teacher, recipe=recipe), *flags)
         return Row(name=name, scores=lab.scores(runs), base=base)
 
@@ -211,7 +208,7 @@ def resolution(lab: Lab) -> Experiment:
     """Trained small, fine-tuned larger."""
     teacher, scale = lab.given(20), lab.scale
     small, large = lab.store(teacher, side=scale.smaller_side), lab.store(teacher)
-    before = lab.students("small", small, *HARD)
+    before = lab.students("small", small, *SOFT)
     short = ("--epochs", str(max(1, scale.epochs // 4)), "--warmup-epochs", "0", "--lr", f"{scale.lr / 4:g}")
 
     def tuned(title: str, flags: Flags) -> tuple[Step, ...]:
@@ -223,10 +220,10 @@ def resolution(lab: Lab) -> Experiment:
     return Experiment(
         title=f"Trained on {scale.smaller_side} pixels, fine-tuned on {scale.side}",
         rows=(
-            Row(name=f"{scale.smaller_side} pixels, hard", scores=lab.scores(before), base=True),
-            Row(name=f"then {scale.side} pixels, hard", scores=lab.scores(tuned("tuned-hard", HARD))),
+            Row(name=f"{scale.smaller_side} pixels, soft", scores=lab.scores(before), base=True),
+            Row(name=f"then {scale.side} pixels, soft", scores=lab.scores(tuned("tuned-soft", SOFT))),
             Row(name=f"then {scale.side} pixels, no distillation", scores=lab.scores(tuned("tuned-none", NONE))),
-            Row(name=f"{scale.side} pixels throughout, hard", scores=_scored(lab, "hard", large, HARD)),
+            Row(name=f"{scale.side} pixels throughout, soft", scores=_scored(lab, "soft", large, SOFT)),
         ),
     )
 
