@@ -56,6 +56,8 @@ DEFAULT_BYTES = 64 << 30
 HELD = 4
 """Shards that were asked for by path, without a descriptor, and stay in use until so many more were"""
 MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+WHOLE, PART = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{40}\.[0-9a-f]{16}\.part")
+"""The names that are given here; files of any other are somebody else's"""
 TAGS = ("ETag", "LastModified", "Last-Modified", "modify", "mtime")
 """What servers of several kinds say that tells one version of a file from another"""
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -219,13 +221,13 @@ class Cache:
             entries, total = [], 0
             for path in self.folder.iterdir():
                 with contextlib.suppress(FileNotFoundError):
-                    if path.suffix == ".part" and _remove_unused(path):
+                    whole = WHOLE.fullmatch(path.name)
+                    if not whole and (not PART.fullmatch(path.name) or _remove_unused(path)):
                         continue
-                    if path.suffix in ("", ".part"):
-                        status = path.stat()
-                        total += status.st_size
-                        if not path.suffix and path.name != "room":
-                            entries.append((status.st_mtime_ns, path, status.st_size))
+                    status = path.stat()
+                    total += status.st_size
+                    if whole:
+                        entries.append((status.st_mtime_ns, path, status.st_size))
             for _, path, size in sorted(entries):
                 if total + needed <= self.limit:
                     return
@@ -432,7 +434,7 @@ def cache_options(command: F) -> F:
             envvar=SIZE_VARIABLE,
             callback=_into(SIZE_VARIABLE),
             expose_value=False,
-            help="Bytes of them that are kept, 500G for example.  [default: 64GiB]",
+            help="Bytes of shards from URLs that are kept on this node, 500G for example.  [default: 64GiB]",
         ),
     )
     for option in options:

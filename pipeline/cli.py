@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from pipeline.cache import cache_options
 from pipeline.errors import RecipeError, UserError
@@ -113,6 +114,12 @@ def beside(out: str, suffix: str) -> Path:
 def default_workers() -> int:
     """Processes that may run at once on this machine, as the scheduler grants them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_workers(workers: int, local_world: int) -> int:
+    """The workers of one of so many ranks on this node: they share the cores where --workers was not given."""
+    given = click.get_current_context().get_parameter_source("workers") is not ParameterSource.DEFAULT
+    return workers if given else max(1, workers // local_world)
 
 
 def _fail(message: str, status: int) -> None:

@@ -31,6 +31,8 @@ from pipeline.errors import ImageError
 MAX_PIXELS = 64_000_000
 MAX_SCANS = 500
 START_OF_SCAN, SEQUENTIAL = b"\xda", (b"\xc0", b"\xc1")  # JPEG markers, after their 0xff
+ENDS_EARLY = ("premature end", "found marker 0xd9 instead of RST")
+"""What libjpeg says of a JPEG whose end mark comes before its last row"""
 STRIP_PIXELS = 1 << 22
 PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -218,10 +220,11 @@ def _decode_turbo(payload: bytes) -> NDArray[np.uint8] | None:
     try:
         _, _, space, _ = simplejpeg.decode_jpeg_header(payload)
         if space not in ("YCbCr", "RGB", "Gray"):
+            simplejpeg.decode_jpeg(payload, "CMYK", strict=True)  # to see whether it is whole; Pillow knows its inks
             return None
         pixels_HWC: NDArray[np.uint8] = simplejpeg.decode_jpeg(payload, "RGB", strict=True)
     except ValueError as error:
-        if "premature end" in str(error):  # Pillow would take it, and fill what is missing with grey
+        if any(sign in str(error) for sign in ENDS_EARLY):  # Pillow would take it, and fill what is missing with grey
             raise ImageError("is truncated: its data end before its picture does") from None
         return None
     except MemoryError:

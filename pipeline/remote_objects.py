@@ -67,7 +67,7 @@ class S3Objects:
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Of every object below `prefix`, listed page by page."""
         found = self._listed(f"{self.root}/{prefix}/" if prefix else f"{self.root}/")
-        self._receipts = [key for key in found if _RECEIPT.fullmatch(key)]
+        self._receipts = sorted(filter(_RECEIPT.fullmatch, found), key=_numbers)
         self._ahead = {}
         return found
 
@@ -387,6 +387,11 @@ def _as_store_error(what: str, call: Callable[[], Any]) -> Any:
 def _is_refused(error: Exception) -> bool:
     """Whether a condition did not hold."""
     return isinstance(error, FileExistsError) or code_of(error) in ("PreconditionFailed", "412")
+
+
+def _numbers(receipt: str) -> list[int]:
+    """View and run: receipts are read in this order, and listed in that of their names (10 before 2)."""
+    return [int(number) for number in re.findall("[0-9]+", receipt)]
 
 
 def _holder_of(text: bytes) -> dict[str, Any]:

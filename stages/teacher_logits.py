@@ -19,7 +19,6 @@ from typing import Any
 
 import click
 import torch
-from click.core import ParameterSource
 
 from pipeline import cli
 from pipeline.classmap import read_class_map
@@ -108,8 +107,7 @@ def main(**flags: Any) -> None:
 def _settle_processes(flags: dict[str, Any], place: Place, urls: tuple[str, ...]) -> None:
     """How this process starts others, how many, and how much it says."""
     settle_start_method((*urls, flags["out"]), flags["start_method"])
-    if click.get_current_context().get_parameter_source("workers") is ParameterSource.DEFAULT:
-        flags["workers"] = max(1, flags["workers"] // place.local_world)
+    flags["workers"] = cli.share_workers(flags["workers"], place.local_world)
     if not place.leads:
         logging.getLogger().setLevel(logging.WARNING)
 

@@ -18,7 +18,7 @@ from student.checkpoint_flags import bad_image_option, batch_option, checkpoint_
 from student.metrics import Scores
 from student.model import Student
 from student.predictions import Predictions, Table, write_predictions
-from student.ranks import joined
+from student.ranks import joined, local_world
 from student.saved import Saved, open_saved
 from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_set
 
@@ -70,6 +70,7 @@ def main(**flags: Any) -> None:
     """
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])
+    flags["workers"] = cli.share_workers(flags["workers"], local_world())
     chosen = {name: flags[name] for name in ("crop_pct", "on_bad_image", "logits", "workers")}
     pictures = open_evaluation_set(flags["shards"], saved, **chosen)
     speed = {name: flags[name] for name in ("batch", "workers", "start_method")}

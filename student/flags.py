@@ -96,7 +96,7 @@ recipe_options = cli.options(
     _flag("schedule", "How the learning rate falls.", click.Choice(SCHEDULES)),
     _flag("min-lr", "Learning rate at the end.", float),
     _flag("warmup-lr", "Learning rate at the beginning.", float),
-    _flag("warmup-epochs", "Epochs of linear warm-up; at most half of the run.", float),
+    _flag("warmup-epochs", "Epochs of linear warm-up; at most a fifth of the run.", float),
     _flag("weight-decay", "Of weight matrices; biases, norms, tokens and position embeddings have none.", float),
     _flag("layer-decay", "Factor of the learning rate from each block to the one before.", float),
     _flag("clip-grad", "Largest norm of the gradient.", float),

@@ -58,6 +58,11 @@ class Ranks:
             )
 
 
+def local_world() -> int:
+    """How many ranks torchrun started on this node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 @contextlib.contextmanager
 def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
     """The process group, from the environment that torchrun makes; no group for a process alone."""

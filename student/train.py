@@ -22,7 +22,7 @@ from pipeline import cli
 from student import checkpoint, flags
 from student.launch import Places, launched
 from student.loop import exit_code, fit
-from student.ranks import Stop, joined
+from student.ranks import Stop, joined, local_world
 from student.settings import Settings
 
 
@@ -62,7 +62,7 @@ def main(
         val_shards=val_shards,
         resume=resume,
         if_changed=if_changed,
-        workers=workers,
+        workers=cli.share_workers(workers, local_world()),
         start_method=start_method,
         dvclive=dvclive,
         tensorboard=tensorboard,

@@ -59,13 +59,15 @@ def run(line: str) -> None:
     assert (python, dash_m) == ("python", "-m")
     given, said = sys.argv, io.StringIO()
     sys.argv = [module, *arguments, *shlex.split(SMALLER.get(module, ""))]
-    sys.modules.pop(module, None)
+    imported = sys.modules.pop(module, None)  # or runpy warns that it is there already
     try:
         with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         assert not ended.value.code, f"{line}: {said.getvalue()}"
     finally:
         sys.argv = given
+        if imported is not None:  # other tests have its functions, which must stay those of the module
+            sys.modules[module] = imported
 
 
 def test_every_command_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

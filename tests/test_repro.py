@@ -86,7 +86,7 @@ def test_interrupted_and_outside_git(checkout: Path) -> None:
         ["dvc", "repro"], cwd=checkout, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (checkout / "runs/teacher").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)

@@ -6,12 +6,14 @@ come later on the line and so win.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.evidence.pictures import Pictures
 from benchmarks.evidence.steps import Step
+from student.files import write_text
 
 Flags = tuple[str, ...]
 
@@ -101,10 +103,11 @@ class Lab:
 
     def shards(self, labelled: int, unlabelled: int = 0) -> Step:
         """Shards of so many pictures with a label and so many without."""
-        table = self.work / "subsets" / f"{labelled}-{unlabelled}.csv"
+        listed = self.pictures.subset(labelled, unlabelled)
+        digest = hashlib.blake2b(listed.encode(), digest_size=5).hexdigest()
+        table = self.work / "subsets" / f"{labelled}-{unlabelled}-{digest}.csv"
         if not table.exists():
-            table.parent.mkdir(parents=True, exist_ok=True)
-            table.write_text(self.pictures.subset(labelled, unlabelled), encoding="utf-8")
+            write_text(table, listed)
         judged = self.judged()
         flags = (
             *("--images", str(self.pictures.train), "--csv", f"subsets/{table.name}"),

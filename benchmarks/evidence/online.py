@@ -10,6 +10,7 @@ soft distillation from dense logits, on one process.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from student import checkpoint, flags
 from student.data import Feed, Step
 from student.device import teacher_labels
 from student.launch import Places, launched
-from student.loop import fit
+from student.loop import exit_code, fit
 from student.ranks import Stop, joined
 from student.settings import Settings
 
@@ -56,6 +57,8 @@ def main(
             )  # fmt: skip
             fit(run)
     click.echo(f"{checkpoint.path_of(places.out)}")
+    if run is not None and run.stopped:
+        sys.exit(exit_code(run))
 
 
 class Answered(Feed):

@@ -27,6 +27,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.progress import Progress
+from student.files import write_json
 
 POLL = 0.05
 
@@ -146,6 +147,4 @@ def _settle(step: Step, work: Path, code: int | None, seconds: float) -> None:
         log = work / "logs" / f"{step.path.replace('/', '-')}.txt"
         last = log.read_text(encoding="utf-8")[-600:].strip()
         raise UserError(f"'python {' '.join(step.arguments)}' ended with {code}, in {work}: {last}")
-    receipt = step.receipt(work)
-    receipt.parent.mkdir(exist_ok=True)
-    receipt.write_text(json.dumps({"command": step.arguments, "seconds": round(seconds, 2)}) + "\n", encoding="utf-8")
+    write_json(step.receipt(work), {"command": step.arguments, "seconds": round(seconds, 2)})

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from benchmarks.evidence import online as evidence_online
 from benchmarks.evidence.experiments import EXPERIMENTS, Experiment, Row, online
 from benchmarks.evidence.lab import SCALES, Lab
 from benchmarks.evidence.pictures import SIDE, SPRITE, prepare
@@ -76,6 +79,30 @@ def test_offline_equals_online_bit_for_bit_and_nothing_runs_twice(lab: Lab, caps
     assert "0/0 steps" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"stages.pack.*ended with [12]"):
         run([Step("stages.pack", "wrong", ("--images", "nowhere"))], lab.work, jobs=1)
+
+
+def test_a_run_beside_its_teacher_that_is_stopped_is_not_taken_for_finished(lab: Lab, monkeypatch) -> None:
+    live = online(lab).rows[1].about[0]
+    run(live.needs, lab.work, jobs=2)
+    monkeypatch.chdir(lab.work)
+    monkeypatch.setattr(evidence_online.Stop, "__init__", lambda stop: setattr(stop, "signal", signal.SIGTERM))
+    result = CliRunner().invoke(evidence_online.main, [*live.flags, "--out", "stopped"])
+    assert result.exit_code == 143, result.output
+
+
+def test_a_table_of_pictures_that_was_cut_by_a_kill_is_written_again(lab: Lab, tmp_path, monkeypatch) -> None:
+    mine, whole = replace(lab, work=tmp_path), Path.write_text
+
+    def cut(path: Path, text: str, **more: str) -> None:
+        whole(path, text[: len(text) // 2], **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "write_text", cut)
+        mine.shards(10)
+    mine.shards(10)
+    (table,) = (tmp_path / "subsets").glob("*.csv")
+    assert table.read_text() == mine.pictures.subset(10)
 
 
 def scored(work: Path, name: str, share: float) -> Step:

@@ -296,6 +296,19 @@ def test_what_a_killed_process_left_is_swept_and_what_is_cut_is_fetched_again(sh
     assert not stray.exists()
 
 
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path) -> None:
+    """A folder that was named by mistake, or that others use too: only what the cache has made may go."""
+    folder = tmp_path / "c"
+    (folder / "thesis").mkdir(parents=True)
+    for name in ("LICENSE", "download.part", "0" * 39):
+        (folder / name).write_bytes(b"x" * 500)
+    ours = folder / ("0" * 40)
+    ours.write_bytes(b"x" * 500)
+    Cache(folder, 1000).make_room(1000)
+    names = {"thesis", "LICENSE", "download.part", "0" * 39}
+    assert {path.name for path in folder.iterdir()} == {*names, "room.lock"}
+
+
 def test_the_next_shard_is_fetched_while_this_one_is_read(shards, s3, at, tmp_path) -> None:
     at(s3)
     sizes = [path.stat().st_size for path in shards]

@@ -174,7 +174,7 @@ def test_settings_of_pillow_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> No
     cmyk = encoded(Image.fromarray(scene(7)).convert("CMYK"), "JPEG")[:-50]
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     for payload in (cut, cmyk):
-        with pytest.raises(ImageError, match="cannot be decoded as"):
+        with pytest.raises(ImageError, match=r"cannot be decoded as|is truncated"):
             decode(payload)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     broken_animation = raw_png(2, 1, 8, 0, b"\0\x01\x02", png_chunk(b"acTL", struct.pack(">II", 0, 0)))
@@ -314,3 +314,15 @@ def test_a_jpeg_that_promises_more_rows_than_it_has_is_refused() -> None:
     whole[height : height + 2] = (96).to_bytes(2, "big")
     with pytest.raises(ImageError, match="truncated"):
         decode(bytes(whole))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_jpeg_that_ends_before_its_last_row_is_refused_however_it_is_closed(mode: str, restarts: int) -> None:
+    """Cut and closed with an end mark, or whole under a header that promises twice the rows."""
+    payload = encoded(Image.fromarray(scene(3, 96, 96)).convert(mode), "JPEG", quality=90, restart_marker_rows=restarts)
+    header = payload.index(b"\xff\xc0") + 5
+    taller = payload[:header] + (192).to_bytes(2, "big") + payload[header + 2 :]
+    for ended in (payload[: len(payload) // 2] + b"\xff\xd9", taller):
+        with pytest.raises(ImageError, match="is truncated"):
+            decode(ended)

@@ -20,6 +20,7 @@ from tests.pipeline.ftpserver import Ftp, ftp_server
 from tests.pipeline.s3server import forget
 from tests.pipeline.webserver import certificate_for_loopback, web_server
 
+ROOT = Path(__file__).parents[2]
 NAMES, ROWS = ["ant", "bee", "cat"], 20
 
 
@@ -67,7 +68,7 @@ def test_a_web_server_over_tls_gives_what_files_give(folder, certificate, tmp_pa
         )
         script = tmp_path / "look.py"
         script.write_text(code)
-        env = {**os.environ, "SSL_CERT_FILE": str(certificate), "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, "SSL_CERT_FILE": str(certificate), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         line = [sys.executable, str(script), f"{web.url}/{{000000..000001}}.tar"]
         done = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
         assert done.returncode == 0, done.stderr

@@ -40,9 +40,14 @@ def server() -> Iterator[tuple[int, Any]]:
 def s3(server: tuple[int, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A client that is not ours."""
     point_at(server[0], monkeypatch)
-    monkeypatch.setattr(remote_objects, "LEASE_S", 2.0)
     yield server[1]
     forget()
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that soon expire, for tests of that alone: on a machine that is busy they could not be renewed in time."""
+    monkeypatch.setattr(remote_objects, "LEASE_S", 2.0)
 
 
 @pytest.fixture
@@ -114,6 +119,26 @@ def test_receipts_are_read_ahead_and_never_stale(s3: Any, url: str) -> None:
     assert objects.get("receipts/0/4.json", 9) == b"4"
 
 
+def test_receipts_are_read_ahead_in_the_order_in_which_they_are_asked_for(s3: Any, url: str, monkeypatch) -> None:
+    """Run 10 is listed before run 2; were they read ahead like that, most would be thrown away and read one by one."""
+    objects, waited = S3Objects(url), []
+    keys = [f"receipts/{view}/{run}.json" for view in (0, 2, 10) for run in range(12)]
+    for key in keys:
+        objects.put(key, key.encode())
+    got = S3Objects._got
+
+    def count_got(self: S3Objects, key: str, limit: int) -> bytes:
+        if threading.current_thread() is threading.main_thread():
+            waited.append(key)
+        return got(self, key, limit)
+
+    monkeypatch.setattr(remote_objects, "AHEAD", 8)
+    monkeypatch.setattr(S3Objects, "_got", count_got)
+    objects.sizes()
+    assert [objects.get(key, 99).decode() for key in keys] == keys
+    assert waited == []
+
+
 def test_a_list_of_several_pages_is_whole(s3: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = S3Objects(url)
     for number in range(7):
@@ -172,7 +197,9 @@ def test_faults_now_and_then_change_nothing(server, s3, url, local, fault, monke
 
 
 @pytest.mark.parametrize("fault", ["refuse", "error", "stall"])
-def test_a_server_that_stays_away_ends_in_time_and_nothing_is_lost(server, s3, url, local, fault, monkeypatch) -> None:
+def test_a_server_that_stays_away_ends_in_time_and_nothing_is_lost(
+    server, s3, short, url, local, fault, monkeypatch
+) -> None:
     monkeypatch.setattr(remote, "STALL_S", 0.3)
     away = threading.Event()
     with proxy(server[0], lambda _: fault if away.is_set() else "pass", cut_at=20) as between:
@@ -204,7 +231,7 @@ def _write(url: str, pause: float) -> None:
 
 
 def test_a_killed_writer_leaves_what_it_finished_and_its_lease_expires(
-    s3: Any, url: str, local: dict[str, bytes]
+    s3: Any, short: None, url: str, local: dict[str, bytes]
 ) -> None:
     child = multiprocessing.get_context("fork").Process(target=_write, args=(url, 0.05))
     child.start()
@@ -267,21 +294,19 @@ def test_going_on_costs_a_listing_and_the_receipts(s3: Any, url: str, local: dic
 # ---- leases
 
 
-def test_a_second_writer_is_told_who_is_first(s3: Any, url: str) -> None:
-    with S3Objects(url).lock():
-        begun = time.monotonic()
-        with pytest.raises(StoreError, match=rf"is being written by process {os.getpid()} on "), S3Objects(url).lock():
-            pass
-        assert time.monotonic() - begun < 6, "the holder renews: it was not taken over"
+def test_a_second_writer_is_told_who_is_first(s3: Any, short: None, url: str) -> None:
+    told = rf"is being written by process {os.getpid()} on "
+    with S3Objects(url).lock(), pytest.raises(StoreError, match=told), S3Objects(url).lock():
+        pass
     with S3Objects(url).lock():
         pass
 
 
-def test_a_holder_whose_lease_was_taken_over_stops_writing(s3: Any, url: str) -> None:
+def test_a_holder_whose_lease_was_taken_over_stops_writing(s3: Any, short: None, url: str) -> None:
     objects = S3Objects(url)
     with objects.lock():
         s3.put_object(Bucket="bucket", Key=url.removeprefix("s3://bucket/") + ".lock", Body=b'{"token": "of another"}')
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         with pytest.raises(StoreError, match=r"could not be renewed, or was taken over.*run this again"):
             while time.monotonic() < deadline:
                 objects.put(KEY, b"x")
@@ -290,7 +315,7 @@ def test_a_holder_whose_lease_was_taken_over_stops_writing(s3: Any, url: str) ->
     assert left == b'{"token": "of another"}', "another's lease is not removed"
 
 
-def test_writers_share_after_the_first_and_a_run_alone_is_refused(s3: Any, url: str) -> None:
+def test_writers_share_after_the_first_and_a_run_alone_is_refused(s3: Any, short: None, url: str) -> None:
     seats = {"alone": False, "follows": False, "wait_s": 0.5}
     with seated(S3Objects(url), **seats) as first:
         assert first.first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import secrets
 import signal
 import socket
 import time
@@ -106,11 +107,19 @@ def meeting(world: int, port: int | None = None) -> list[dict[str, object]]:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nobody listens at, and that no outgoing connection is given until somebody does."""
+    while True:
+        port = 12000 + secrets.randbelow(_first_outgoing() - 12000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("", port))
+            return port
+
+
+def _first_outgoing() -> int:
+    """The system gives outgoing connections ports from here on."""
+    place = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(place.read_text().split()[0]) if place.exists() else 0
+    return first if first > 13000 else 32768
 
 
 def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
