@@ -156,7 +156,7 @@ def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: Sampl
     device = choose_device(flags["device"])
     make_repeatable(device)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # the rest of the cores draw views
-        torch.set_num_threads(max(1, cli.default_workers() - flags["workers"]))
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), cli.default_workers() - flags["workers"])))
     model = build_model(
         contract.model,
         index.num_classes,
