@@ -139,7 +139,7 @@ def small_teacher() -> nn.Module:
         return SmallTeacher()
 
 
-def small_shards(photographs: Photographs, folder: Path, rows: int) -> str:
+def small_shards(photographs: Photographs, folder: Path, rows: int, *, size: tuple[int, int] = (96, 72)) -> str:
     """Shards of small pictures: a long run of them takes seconds. As a pattern for ``--shards``."""
     import cv2
     import numpy as np
@@ -148,7 +148,7 @@ def small_shards(photographs: Photographs, folder: Path, rows: int) -> str:
 
     small = []
     for payload in photographs.payloads[:64]:
-        picture_HWC = cv2.resize(decode(payload), (96, 72), interpolation=cv2.INTER_AREA)
+        picture_HWC = cv2.resize(decode(payload), size, interpolation=cv2.INTER_AREA)
         done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture_HWC[:, :, ::-1]))
         assert done
         small.append(data.tobytes())

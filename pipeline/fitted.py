@@ -2,7 +2,7 @@
 
     last.pt             while the fit is under way: everything that the next epoch depends on, read back as data
     model.safetensors   when it is finished: the weights …
-    config.json         … and what timm needs to build the model around them (`local-dir:FOLDER`)
+    config.json         … and what timm needs to build its model around them (`local-dir:FOLDER`); not for one's own
     fit.json            written last: the contract that the weights came from, their digest, and the curves
 
 A contract is everything that decides the weights. A folder that was begun under another one is refused, or emptied
@@ -28,6 +28,7 @@ from pipeline.errors import MismatchError, TeacherError
 from pipeline.fitting import Fit, FitSettings, History
 from pipeline.objects import LocalObjects, is_temporary
 from pipeline.recipe import Recipe
+from pipeline.teacher import is_own
 from pipeline.weights import read_weights, weights_digest
 
 log = logging.getLogger(__name__)
@@ -148,10 +149,11 @@ class FittedFolder:
         self._objects.put(STATE, data.getvalue())
 
     def finish(self, fit: Fit) -> None:
-        """Write what timm loads, then the record, then forget the state."""
+        """Write the weights and what timm needs to load them, then the record, then forget the state."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in fit.model.state_dict().items()}
         self._objects.put(WEIGHTS, safetensors.torch.save(weights))
-        self._objects.put(CONFIG, self._config(fit))
+        if not is_own(self._contract.model):
+            self._objects.put(CONFIG, self._config(fit))
         record = {
             "contract": self._contract.to_json(),
             "weights_sha256": weights_digest(weights),

@@ -1,4 +1,4 @@
-"""How does a timm model learn the user's own classes, so that it can be a teacher?
+"""How does a timm model, or one of the user's own, learn the user's own classes, so that it can be a teacher?
 
 One epoch sees every labelled row once, in an order and in views that are pure functions of (seed, epoch); rows without
 a label are never asked for. Views come from `pipeline.loader`, exactly as a teacher will see them later: the model
@@ -34,6 +34,7 @@ from pipeline.loader import Loader, Request
 from pipeline.mixing import plan_mixing
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
+from pipeline.teacher import build_own, is_own
 from pipeline.weights import load_strictly
 
 ORDER = Purpose.ORDER.block(64)
@@ -263,12 +264,14 @@ def score(fit: Fit, loader: Loader) -> dict[str, float]:
 
 def build_model(
     name: str, num_classes: int, *, seed: int, pretrained: bool, arguments: dict[str, Any], own_head: bool = False
-) -> nn.Module:
-    """The timm model with a head for these classes, or with its own; fresh weights are drawn from `seed` alone."""
-    if not (own_head and pretrained):
-        arguments = {**arguments, "num_classes": num_classes}
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with a head for these classes, or with its own; fresh weights are drawn from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if is_own(name):
+            return _own_model(name, num_classes, pretrained=pretrained, arguments=arguments)
+        if not (own_head and pretrained):
+            arguments = {**arguments, "num_classes": num_classes}
         try:
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
         except (TypeError, AssertionError, ValueError, AttributeError) as error:
@@ -286,12 +289,28 @@ def build_model(
                 f"The pretrained weights of {name} cannot be had: {reason}. Give a file with --weights, or "
                 "--no-pretrained to begin from random weights."
             ) from error
-    return model
+    return model, dict(model.pretrained_cfg)  # type: ignore[arg-type]
+
+
+def _own_model(
+    name: str, num_classes: int, *, pretrained: bool, arguments: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """One of the user's own, which must fit as it is."""
+    if pretrained or arguments:
+        flag = "--pretrained" if pretrained else "--model-arg"
+        raise TeacherError(f"{flag} is for timm's models; {name} is a function of yours. Leave it out.")
+    model, config = build_own(name)
+    if config["num_classes"] != num_classes:
+        raise TeacherError(
+            f"{name} gives {config['num_classes']} logits, the shards have {num_classes} classes. Return a model for "
+            f"{num_classes}."
+        )
+    return model, config
 
 
 def require_own_head(model: nn.Module, index: SampleIndex, fresh: list[str]) -> None:
     """Refuse to take a model as it is whose head was not trained for these classes."""
-    found = int(model.num_classes)  # type: ignore[arg-type]
+    found = int(getattr(model, "num_classes", index.num_classes))
     if fresh or found != index.num_classes:
         what = "a new, random head" if fresh else f"{found} classes"
         raise TeacherError(
@@ -301,9 +320,9 @@ def require_own_head(model: nn.Module, index: SampleIndex, fresh: list[str]) -> 
 
 
 def begin_from(model: nn.Module, state: Mapping[str, Tensor], where: str) -> list[str]:
-    """Load every tensor of `state`; only a head of another number of classes stays new. Returns what stayed new."""
+    """Load every tensor of `state`; only the head of a timm model for other classes stays new. Returns what did."""
     own = model.state_dict()
-    heads: Any = model.pretrained_cfg["classifier"]  # type: ignore[index]
+    heads: Any = getattr(model, "pretrained_cfg", {}).get("classifier", ())
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     fresh = sorted(
         name

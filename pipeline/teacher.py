@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+HUBS = ("local-dir:", "hf-hub:", "hf_hub:")
+"""How timm is told where to look for a model."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -145,11 +147,7 @@ def load_teacher(
     """Build the teacher that the flags describe, or refuse."""
     where = choose_device(device)
     make_repeatable(where)
-    model, config = (
-        _own_model(name, weights)
-        if ":" in name and not name.startswith(("local-dir:", "hf-hub:", "hf_hub:"))
-        else _timm_model(name, weights)
-    )
+    model, config = _own_model(name, weights) if is_own(name) else _timm_model(name, weights)
     classes = int(config["num_classes"])
     require_map(class_map, classes, name)
     card = TeacherCard(
@@ -163,6 +161,11 @@ def load_teacher(
         batch_size=batch_size,
     )
     return Teacher(model, card, where, class_map=class_map, compiled=compiled)
+
+
+def is_own(name: str) -> bool:
+    """Whether this names a function of the user's, `module:function`, and no model of timm's."""
+    return ":" in name and not name.startswith(HUBS)
 
 
 def choose_device(name: str) -> torch.device:
@@ -207,7 +210,7 @@ def _input_size(asked: str, view_size: int, config: Mapping[str, Any]) -> int:
 
 
 def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
-    if not name.startswith(("local-dir:", "hf-hub:", "hf_hub:")) and not is_model(name.split(".")[0]):
+    if not name.startswith(HUBS) and not is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name.split(".")[0], list_models(), n=6)
         raise TeacherError(
             f"timm has no model {name!r}; near it: {', '.join(near) or 'none'}. "
@@ -264,7 +267,15 @@ def _shaped_like(name: str, state: Mapping[str, Tensor], weights: Path) -> Any:
 
 
 def _own_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
-    """`module:function` gives an nn.Module; with --weights the file is loaded into it, strictly."""
+    """What `build_own` gives; with --weights the file is loaded into it, strictly."""
+    model, config = build_own(name)
+    if weights is not None:
+        load_strictly(model, read_weights(weights), f"--weights {weights}")
+    return model, config
+
+
+def build_own(name: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The nn.Module that `module:function` returns, and what it says of itself: classes, statistics, input size."""
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
@@ -276,8 +287,6 @@ def _own_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, An
     model = function()
     if not isinstance(model, nn.Module):
         raise TeacherError(f"--model {name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
-    if weights is not None:
-        load_strictly(model, read_weights(weights), f"--weights {weights}")
     config = dict(getattr(model, "pretrained_cfg", None) or {})
     for field in ("num_classes", "mean", "std", "input_size"):
         if field not in config and hasattr(model, field):

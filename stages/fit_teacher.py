@@ -1,4 +1,4 @@
-"""Fit a timm model to shards of your own, so that it can be their teacher.
+"""Fit a model of timm's, or one of your own, to your shards, so that it can be their teacher.
 
     python -m stages.fit_teacher --shards 'data/train/*.tar' --val-shards 'data/val/*.tar' --pretrained
     python -m stages.teacher_logits --shards 'data/train/*.tar' --model local-dir:runs/teacher
@@ -7,6 +7,11 @@ Rows without a label are passed over. With --epochs 0 nothing is learned: publis
 become a folder that needs no network any more. The folder holds what timm itself can load (``model.safetensors`` and
 ``config.json``) and ``fit.json``, which says what the weights came from. Started again, an unfinished fit goes on after
 its last whole epoch, and a finished one ends at once.
+
+A model of your own is a function that returns it, for the fit and for the labels:
+
+    python -m stages.fit_teacher --shards 'data/train/*.tar' --model module:function
+    python -m stages.teacher_logits --shards … --model module:function --weights runs/teacher/model.safetensors
 """
 
 from __future__ import annotations
@@ -56,7 +61,7 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/teacher"), help="Its folder."
 )
-@click.option("--model", default="regnety_032", help="Any timm classifier.")
+@click.option("--model", default="regnety_032", help="Any timm classifier; or module:function, which returns a model.")
 @click.option("--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="An argument of timm's model.")
 @click.option("--pretrained/--no-pretrained", default=False, help="Begin from timm's own weights (with a new head).")
 @click.option(
@@ -92,7 +97,7 @@ COUNT = click.IntRange(min=1)
 @cli.recipe_options
 @cli.speed_options
 def main(**flags: Any) -> None:
-    """Fit a timm model to your shards, so that it can be their teacher (`--model local-dir:runs/teacher`).
+    """Fit a model to your shards, so that it can be their teacher (`--model local-dir:runs/teacher`).
 
     \b
     Example:
@@ -157,7 +162,7 @@ def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: Sampl
     make_repeatable(device)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # the rest of the cores draw views
         torch.set_num_threads(max(1, min(torch.get_num_threads(), cli.default_workers() - flags["workers"])))
-    model = build_model(
+    model, config = build_model(
         contract.model,
         index.num_classes,
         seed=contract.settings.seed,
@@ -171,7 +176,6 @@ def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: Sampl
         log.info("%s: all tensors taken%s", flags["weights"], f" but {', '.join(fresh)}" if fresh else "")
     if contract.settings.epochs == 0:
         require_own_head(model, index, fresh)
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     precision = flags["precision"]
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"

@@ -5,7 +5,7 @@
     python -m benchmarks.evidence tokens --commands         # only say what would be run
 
 Killed, it goes on where it was; runs that several tables need are done once. Tables go to benchmarks/results/evidence,
-their pictures to docs/evidence.
+their pictures to docs/evidence; those of another scale into a folder of its name there.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ PLOTS = Path("docs/evidence")
 @click.option("--seeds", default="0,1,2", help="Of the students, with commas between them.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, help="Commands at a time.")
 @click.option("--commands", "only_say", is_flag=True, help="Print the commands and run nothing.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "evidence", show_default=False)
-@click.option("--plots", type=click.Path(path_type=Path), default=PLOTS, help="Folder for the pictures.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the tables.")
+@click.option("--plots", type=click.Path(path_type=Path), help="Folder for the pictures.")
 def main(
     tables: tuple[str, ...], data: Path, teachers: Path | None, work: Path, scale: str, seeds: str, jobs: int,
-    only_say: bool, out: Path, plots: Path,
+    only_say: bool, out: Path | None, plots: Path | None,
 ) -> None:  # fmt: skip
     """Reproduce the paper's claims in miniature: distillation, teachers, recipe, efficiency, views, storage, online,
     resolution, tokens; all of them by default."""
@@ -57,6 +57,7 @@ def main(
         seeds=tuple(int(seed) for seed in seeds.split(",")),
         weights=None if teachers is None else teachers.absolute(),
     )
+    of_scale = "" if scale == "small" else scale
     for name in tables or EXPERIMENTS:
         experiment = EXPERIMENTS[name](lab)
         if only_say:
@@ -67,8 +68,8 @@ def main(
         table = table_of(name, experiment, work, lab.seeds)
         click.echo(f"\n## {table.title}\n\n{table.text()}\n")
         around = Circumstances(command=command(name), photographs=f"{data.name}, scale {scale}", load_before=before)
-        write(table, around, out)
-        draw(name, experiment, work, plots)
+        write(table, around, out or RESULTS / "evidence" / of_scale)
+        draw(name, experiment, work, plots or PLOTS / of_scale)
 
 
 def command(name: str) -> str:

@@ -50,7 +50,7 @@ class Experiment:
 
 def distillation(lab: Lab) -> Experiment:
     """The paper's ablation of how to distil."""
-    store = lab.store(lab.given(20))
+    store = lab.store(lab.teacher())
     plain = lab.scores(lab.students("none-plain", store, *NONE, *WITHOUT_TOKEN))
     usual = lab.scores(lab.students("soft-plain", store, *SOFT, *WITHOUT_TOKEN))
     hard = lab.scores(lab.students("hard-plain", store, *HARD, *WITHOUT_TOKEN))
@@ -77,7 +77,7 @@ def distillation(lab: Lab) -> Experiment:
 def teachers(lab: Lab) -> Experiment:
     """A convnet against a transformer of about equal accuracy; a better convnet against a worse one."""
     rows = [Row(name="no teacher", scores=_taught(lab, lab.given(20), "none", NONE), base=True)]
-    for teacher in (lab.given(56), lab.given(20), small_convnet(lab), small_transformer(lab)):
+    for teacher in (lab.given(56), lab.given(20), lab.tuned(20), small_convnet(lab), small_transformer(lab)):
         scores = _taught(lab, teacher, "soft", SOFT)
         rows.append(Row(name=teacher.name, scores=scores, about=(lab.answers(teacher),)))
     return Experiment(
@@ -103,7 +103,7 @@ def small_transformer(lab: Lab) -> Teacher:
 def recipe(lab: Lab) -> Experiment:
     """What each part of the recipe is worth to a distilled student."""
     whole = ("--drop-path", "0.1", "--ema", "--ema-decay", "0.998", "--ema-warmup", "--repeats", "3")
-    teacher = lab.given(20)
+    teacher = lab.teacher()
 
     def row(name: str, recipe: Flags = (), *students: str, base: bool = False) -> Row:
         flags = (*SOFT, *whole, *students)
@@ -126,7 +126,7 @@ def recipe(lab: Lab) -> Experiment:
 
 def efficiency(lab: Lab) -> Experiment:
     """Few labels, with the other pictures absent or there without a label."""
-    teacher, rows = lab.given(20), []
+    teacher, rows = lab.teacher(), []
     most = lab.scale.efficiency[-1]
     for labelled in lab.scale.efficiency:
         few = lab.store(teacher, shards=lab.shards(labelled), views=lab.views_of(labelled))
@@ -160,12 +160,12 @@ def views(lab: Lab) -> Experiment:
 
 def _all_views(lab: Lab) -> Step:
     """A store with a view of its own for every epoch."""
-    return lab.store(lab.given(20), views=lab.scale.view_counts[-1])
+    return lab.store(lab.teacher(), views=lab.scale.view_counts[-1])
 
 
 def storage(lab: Lab) -> Experiment:
     """How little of the answers must be kept."""
-    store = lab.store(lab.given(20))
+    store = lab.store(lab.teacher())
     kept = {"all logits": store}
     kept |= {f"the {k} largest": lab.compacted(store, f"topk:{k}", 1) for k in (3, 1)}
     rows = [
@@ -179,7 +179,7 @@ def storage(lab: Lab) -> Experiment:
 
 def online(lab: Lab) -> Experiment:
     """Stored labels against the teacher in the loop."""
-    store, teacher = _all_views(lab), lab.given(20)
+    store, teacher = _all_views(lab), lab.teacher()
     watched = ("--val-shards", f"{lab.judged().path}/*.tar", "--val-every", str(max(1, lab.scale.epochs // 8)))
     more = ("--epochs", str(lab.scale.view_counts[-1]), *watched)
     offline = lab.students("soft-offline", store, *SOFT, *more)
@@ -205,7 +205,7 @@ def _as_teacher(teacher: Teacher) -> Flags:
 
 def resolution(lab: Lab) -> Experiment:
     """Trained small, fine-tuned larger."""
-    teacher, scale = lab.given(20), lab.scale
+    teacher, scale = lab.teacher(), lab.scale
     small, large = lab.store(teacher, side=scale.smaller_side), lab.store(teacher)
     before = lab.students("small", small, *SOFT)
     short = ("--epochs", str(max(1, scale.epochs // 4)), "--warmup-epochs", "0", "--lr", f"{scale.lr / 4:g}")
@@ -229,7 +229,7 @@ def resolution(lab: Lab) -> Experiment:
 
 def tokens(lab: Lab) -> Experiment:
     """How alike the two tokens are in each block."""
-    store = lab.store(lab.given(20))
+    store = lab.store(lab.teacher())
     rows = []
     for name, title, flags in (
         ("class and distillation token (hard)", "hard", HARD),

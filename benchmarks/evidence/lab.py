@@ -56,6 +56,8 @@ class Scale:
     fit_epochs: int
     strong: Flags = STRONG
     """What is changed in the DeiT recipe."""
+    tuned: bool = False
+    """Whether the teacher of most tables goes on learning under the students' recipe first, as the paper's learned."""
 
 
 SCALES = {
@@ -67,10 +69,15 @@ SCALES = {
         labelled=5000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=8, width=96, depth=4, heads=3,
         batch=128, lr=0.006, epochs=20, warmup=2, views=10, view_counts=(1, 2, 5, 10, 20), fit_rows=10000, fit_epochs=8,
     ),
+    "longer": Scale(
+        labelled=5000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=8, width=96, depth=4, heads=3,
+        batch=128, lr=0.006, epochs=60, warmup=3, views=30, view_counts=(1, 5, 10, 20, 30, 60), fit_rows=10000,
+        fit_epochs=8, tuned=True,
+    ),
     "large": Scale(
         labelled=30000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=4, width=192, depth=9, heads=3,
         batch=512, lr=0.001, epochs=200, warmup=10, views=50, view_counts=(1, 2, 5, 10, 25, 50, 200), fit_rows=30000,
-        fit_epochs=60,
+        fit_epochs=60, tuned=True,
     ),
 }  # fmt: skip
 
@@ -117,6 +124,10 @@ class Lab:
 
     # -- teachers
 
+    def teacher(self) -> Teacher:
+        """The one that most tables learn from."""
+        return self.tuned(20) if self.scale.tuned else self.given(20)
+
     def given(self, depth: int) -> Teacher:
         """A convnet with published weights, or, where there are none, a small RegNetY that is fitted here."""
         if self.weights is None:
@@ -127,6 +138,22 @@ class Lab:
         model = f"benchmarks.evidence.teachers:resnet{depth}"
         flags = ("--model", model, "--weights", str(weights), "--precision", "bf16")
         return Teacher(name=f"ResNet-{depth}", flags=flags)
+
+    def tuned(self, depth: int) -> Teacher:
+        """A given convnet that went on learning under the students' recipe; where none is given, one that only did."""
+        recipe = (*RECIPE, *self.scale.strong)
+        if self.weights is None:
+            return self.fitted(f"regnety-{depth}-tuned", (*small_regnety(depth=6, width=32, group=16), *recipe))
+        given = self.given(depth)
+        name = given.flags[given.flags.index("--model") + 1]
+        fitted = self.fitted(
+            f"resnet-{depth}-tuned",
+            ("--model", name, "--weights", str(self.weights / f"resnet{depth}.safetensors"), *recipe),
+        )
+        weights = f"{fitted.needs[0].path}/model.safetensors"
+        return replace(
+            fitted, name=f"ResNet-{depth}, tuned", flags=("--model", name, "--weights", weights, "--precision", "bf16")
+        )
 
     def fitted(self, name: str, flags: Flags, precision: str = "fp32") -> Teacher:
         """A teacher of our own."""
@@ -169,7 +196,7 @@ class Lab:
         return Step("stages.compact_logits", keep.replace(":", ""), flags, (store,), ".zarr")
 
     def _labels(self, teacher: Teacher, shards: Step, views: int, side: int, keep: str, recipe: Flags) -> Step:
-        title = f"{teacher.name.lower().replace(' ', '-')}-{shards.title}"
+        title = f"{teacher.name.lower().replace(',', '').replace(' ', '-')}-{shards.title}"
         flags = (
             *teacher.flags,
             *("--shards", f"{shards.path}/*.tar", "--views", str(views), "--keep", keep, "--image-size", str(side)),

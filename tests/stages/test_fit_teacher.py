@@ -158,6 +158,41 @@ def test_weights_of_other_classes_keep_all_but_the_head(fitted, shards, tmp_path
     torch.testing.assert_close(new["conv1.0.weight"], old["conv1.0.weight"], atol=1e-6, rtol=0)
 
 
+def test_a_model_of_ones_own_is_fitted_and_then_asked(shards, tmp_path, monkeypatch):
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n"
+        "def net(classes=3):\n"
+        "    model = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(196, classes))\n"
+        "    model.num_classes, model.mean, model.std = classes, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)\n"
+        "    return model\n"
+        "def four():\n"
+        "    return net(4)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out, flags = tmp_path / "teacher", ("--epochs", 1, "--val-shards", shards)
+    fit(shards, out, *flags, "--model", "my_nets:net")
+    assert sorted(tree(out)) == ["fit.json", "model.safetensors"], "timm has nothing to build it from"
+    teacher = load_teacher("my_nets:net", view_size=32, weights=out / "model.safetensors", device="cpu")
+    assert teacher.num_classes == 3 and teacher.card.mean == (0.5, 0.5, 0.5)
+    again = tmp_path / "again"
+    fit(shards, again, *flags, "--model", "my_nets:net")
+    assert tree(again) == tree(out), "fresh weights are drawn from the seed"
+    fit(shards, tmp_path / "further", "--epochs", 0, "--model", "my_nets:net", "--weights", out / "model.safetensors")
+    assert tree(tmp_path / "further")["model.safetensors"] == tree(out)["model.safetensors"]
+
+    refused = tmp_path / "refused"
+    assert "my_nets:four gives 4 logits, the shards have 3 classes" in fit(
+        shards, refused, "--model", "my_nets:four", expect=1
+    )
+    assert "--pretrained is for timm's models" in fit(
+        shards, refused, "--model", "my_nets:net", "--pretrained", expect=1
+    )
+    assert "--model-arg is for timm's models" in fit(
+        shards, refused, "--model", "my_nets:net", "--model-arg", "a=1", expect=1
+    )
+    assert not refused.exists() or not list(refused.iterdir())
+
+
 def test_an_epoch_sees_every_labelled_row_once_and_no_other(tmp_path):
     members = [m for n in range(12) for m in sample(f"key{n}", jpeg(n), n % 3 if n % 4 else None)]
     write_tar(tmp_path / "000000.tar", members)
