@@ -4,8 +4,8 @@
 
 A folder holds whole shards under the sha256 of their URL, up to a number of bytes. Whoever needs one that is not there
 takes that shard's lock (flock) and fetches it; the others on this node wait for the lock and find it. A shard is
-fetched under a temporary name, held to the length that the server and the index say (and to its MD5 where the server's
-tag is one), flushed, and renamed. What is not whole never has the name.
+fetched under a temporary name, held to the length that the server and the index say (and to the SHA-256 that the server
+names, or its MD5 where the server's tag is one), flushed, and renamed. What is not whole never has the name.
 
 Who uses a shard has it open with a shared flock. To make room, shards that were used longest ago go, if the flock on
 them can be had: what is in use stays. If nothing can go, that is an error and not a fuller disk.
@@ -56,9 +56,11 @@ DEFAULT_BYTES = 64 << 30
 HELD = 4
 """Shards that were asked for by path, without a descriptor, and stay in use until so many more were"""
 MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+SHA256 = "sha256:"
+"""What a tag that is made of a SHA-256 begins with"""
 WHOLE, PART = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{40}\.[0-9a-f]{16}\.part")
 """The names that are given here; files of any other are somebody else's"""
-TAGS = ("ETag", "LastModified", "Last-Modified", "modify", "mtime")
+TAGS = ("ETag", "LastModified", "Last-Modified", "modify", "mtime", "blob_id")
 """What servers of several kinds say that tells one version of a file from another"""
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -143,7 +145,7 @@ class Cache:
             )
         if size == 0:
             raise ShardError(f"{url} is empty (0 bytes). Upload or pack it again.")
-        return Known(size, next((str(info[name]) for name in TAGS if info.get(name)), ""))
+        return Known(size, _tag_of(info))
 
     def _opened(self, place: Path, size: int | None, known: Known | None) -> int | None:
         """The shard, if it is here and what was asked for."""
@@ -205,10 +207,11 @@ class Cache:
                 while block := file.read(1 << 20):
                     md5.update(block)
                     sha256.update(block)
-                _require_md5(known.tag, md5.hexdigest(), wrong)
+                found_md5, found_sha256 = md5.hexdigest(), sha256.hexdigest()
+                _require_digest(known.tag, found_md5, found_sha256, wrong)
                 os.fsync(file.fileno())
             part.replace(place)
-            return sha256.hexdigest()
+            return found_sha256
         finally:
             os.close(descriptor)
             part.unlink(missing_ok=True)
@@ -280,8 +283,10 @@ def _named(url: str, call: Callable[[], Any]) -> Any:
         raise
     except UserError as error:
         raise ShardError(str(error) if url in str(error) else f"{url}: {error}") from error
-    except FileNotFoundError:
-        raise ShardError(f"{url} is not there. Name the shards where they are.") from None
+    except FileNotFoundError as error:
+        hidden = "repository not found" in str(error)  # so the Hugging Face Hub says of what one may not see
+        hint = "Name the shards where they are" + (", or log in if they are private." if hidden else ".")
+        raise ShardError(f"{url} is not there. {hint}") from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
@@ -290,15 +295,25 @@ def _named(url: str, call: Callable[[], Any]) -> Any:
         raise
 
 
-def _require_md5(tag: str, found: str, wrong: set[str]) -> None:
-    """Hold what came to a tag that looks like its MD5.
+def _tag_of(info: dict[str, Any]) -> str:
+    """What tells this version of an object from others; the Hugging Face Hub names the SHA-256 of large files."""
+    large = info.get("lfs")
+    if isinstance(large, dict) and large.get("sha256"):
+        return f"{SHA256}{large['sha256']}"
+    return next((str(info[name]) for name in TAGS if info.get(name)), "")
+
+
+def _require_digest(tag: str, md5: str, sha256: str, wrong: set[str]) -> None:
+    """Hold what came to its SHA-256, or to a tag that looks like its MD5.
 
     An encrypted object has a tag of that look that is none: where the same bytes come twice, the tag is not believed.
     """
+    if tag.startswith(SHA256) and tag != f"{SHA256}{sha256}":
+        raise OSError(f"what came has SHA-256 {sha256[:12]}, the server names {tag.removeprefix(SHA256)[:12]}")
     match = MD5.fullmatch(tag)
-    if match and match[1] != found and found not in wrong:
-        wrong.add(found)
-        raise OSError(f"what came has MD5 {found}, the server's tag is {match[1]}")
+    if match and match[1] != md5 and md5 not in wrong:
+        wrong.add(md5)
+        raise OSError(f"what came has MD5 {md5}, the server's tag is {match[1]}")
 
 
 def _lock(descriptor: int, mode: int) -> bool:

@@ -12,6 +12,7 @@ that its unit belongs to, so one from another store does not fit.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ import numpy as np
 from pipeline import canonical
 from pipeline.arrays import ArraySpec
 from pipeline.canonical import NotCanonicalError
+from pipeline.digests import Digests, read_units
 from pipeline.errors import StoreError
 from pipeline.layout import OURS, format_record, require_format
 from pipeline.objects import Objects
@@ -28,6 +30,9 @@ from pipeline.objects import Objects
 BASE_KEY = "receipts/base.json"
 COMPLETE_KEY = "COMPLETE"
 LARGEST_RECORD = 1 << 30
+SHA256_BYTES = 32
+UNITS, END = b',"units":', b"}\n"
+"""How the last field of COMPLETE begins, and how COMPLETE ends"""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -166,7 +171,15 @@ class UnitTable:
     def __init__(self, views: int, runs: int, arrays: Sequence[str]) -> None:
         self.arrays = tuple(arrays)
         self._lengths_VRA = np.full((views, runs, len(arrays)), -1, np.int64)
-        self._digests_VRA = np.zeros((views, runs, len(arrays)), "S64")
+        self._digests_VRAD = np.zeros((views, runs, len(arrays), SHA256_BYTES), np.uint8)
+
+    @classmethod
+    def full(cls, views: int, runs: int, arrays: Sequence[str], digests: Digests) -> UnitTable:
+        """The table whose units are all finished, with these lengths and SHA-256s, view after view."""
+        table = cls(0, 0, arrays)
+        table._lengths_VRA = digests[0].reshape(views, runs, -1)
+        table._digests_VRAD = digests[1].reshape(views, runs, -1, SHA256_BYTES)
+        return table
 
     @property
     def views(self) -> int:
@@ -184,14 +197,15 @@ class UnitTable:
     def __getitem__(self, unit: Unit) -> dict[str, Digest]:
         """The digests of a finished unit, by array."""
         lengths = self._lengths_VRA[unit.view, unit.run].tolist()
-        digests = self._digests_VRA[unit.view, unit.run].tolist()
+        digests = self._digests_VRAD[unit.view, unit.run]
         return {
-            name: Digest(length, digest.decode("ascii"))
+            name: Digest(length, digest.tobytes().hex())
             for name, length, digest in zip(self.arrays, lengths, digests, strict=True)
         }
 
     def __setitem__(self, unit: Unit, digests: Sequence[Digest]) -> None:
-        self._digests_VRA[unit.view, unit.run] = [digest.sha256.encode("ascii") for digest in digests]
+        together = bytes.fromhex("".join(digest.sha256 for digest in digests))
+        self._digests_VRAD[unit.view, unit.run] = np.frombuffer(together, np.uint8).reshape(-1, SHA256_BYTES)
         self._lengths_VRA[unit.view, unit.run] = [digest.length for digest in digests]
 
     def units(self) -> Iterator[Unit]:
@@ -213,13 +227,13 @@ class UnitTable:
 
     def texts(self) -> list[list[str]]:
         """A list of digests for every unit."""
-        count = self.views * self.runs
-        lengths = self._lengths_VRA.reshape(count, -1).tolist()
-        digests = self._digests_VRA.reshape(count, -1).tolist()
-        return [
-            [f"{length} {digest.decode('ascii')}" for length, digest in zip(*unit, strict=True)]
-            for unit in zip(lengths, digests, strict=True)
+        lengths = self._lengths_VRA.reshape(-1).tolist()
+        together = self._digests_VRAD.tobytes().hex()
+        texts = [
+            f"{length} {together[at : at + 2 * SHA256_BYTES]}"
+            for length, at in zip(lengths, range(0, len(together), 2 * SHA256_BYTES), strict=True)
         ]
+        return [texts[at : at + len(self.arrays)] for at in range(0, len(texts), len(self.arrays))]
 
 
 def complete(base: Base, table: UnitTable) -> bytes:
@@ -230,19 +244,40 @@ def complete(base: Base, table: UnitTable) -> bytes:
 
 
 def read_complete(data: bytes) -> tuple[Base, UnitTable]:
-    """The inverse; NotCanonicalError where it says something else, StoreError for another format."""
-    record = canonical.unseal(data)
+    """The inverse; NotCanonicalError where it says something else, StoreError for another format.
+
+    The units are nearly all of it, and the last field; they are read by themselves (`pipeline.digests`).
+    """
+    at = data.find(UNITS)
+    record = _head_of(data, at) if at >= 0 else None
+    if record is None:
+        require_format(canonical.unseal(data).get("format"))
+        raise NotCanonicalError("it has no arrays, runs and units")
     require_format(record.get("format"))
     base = Base.from_record(record.get("base"))
-    runs, arrays, units = record.get("runs"), record.get("arrays"), record.get("units")
-    if type(runs) is not int or runs < 1 or arrays is None or not _is_texts(arrays) or not isinstance(units, list):
+    runs, arrays = record.get("runs"), record.get("arrays")
+    if type(runs) is not int or runs < 1 or arrays is None or not _is_texts(arrays):
         raise NotCanonicalError("it has no arrays, runs and units")
-    if len(units) != base.views * runs or any(not _is_texts(unit) or len(unit) != len(arrays) for unit in units):
+    units = memoryview(data)[at + len(UNITS) : -len(END)]
+    found = read_units(units, len(arrays))
+    if found is None or len(found[0]) != base.views * runs * len(arrays):
         raise NotCanonicalError(f"it does not list {base.views} × {runs} units")
-    table = UnitTable(base.views, runs, arrays)
-    for unit, texts in zip(table.units(), units, strict=True):
-        table[unit] = [Digest.parse(text) for text in texts]
-    return base, table
+    return base, UnitTable.full(base.views, runs, arrays, found)
+
+
+def _head_of(data: bytes, at: int) -> dict[str, Any] | None:
+    """All but the units, if the seal is right; None where the fields are others than those that `complete` writes."""
+    try:
+        record = canonical.load(data[:at] + END)
+    except NotCanonicalError:
+        return None
+    seal = record.pop(canonical.SEAL, None)
+    field = f',"{canonical.SEAL}":"{seal}"'.encode()
+    if record.keys() != {"arrays", "base", "format", "runs"} or not data[:at].endswith(field) or not data.endswith(END):
+        return None
+    sealed = hashlib.sha256(data[: at - len(field)])
+    sealed.update(memoryview(data)[at:])
+    return record if sealed.hexdigest() == seal else None
 
 
 def _text(record: Mapping[str, Any], name: str) -> str:

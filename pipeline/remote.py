@@ -2,8 +2,8 @@
 
 Through fsspec, whose file systems do the protocols (s3fs for ``s3://``, aiohttp for ``https://``, huggingface_hub for
 ``hf://`` where it is installed). They are made here, so that three things hold for all of them: time-outs are set and
-their own retries are off (`attempts` retries, and counts); every call is bounded as a whole; and none is used in a
-forked child after its parent has used one, which would hang or mix up answers.
+their own retries are off (`attempts` retries, and counts), where the client lets one; every call is bounded as a whole;
+and none is used in a forked child after its parent has used one, which would hang or mix up answers.
 
 S3-compatible servers are named by the usual variables: AWS_ENDPOINT_URL, AWS_PROFILE, AWS_ACCESS_KEY_ID, ….
 """
@@ -243,6 +243,8 @@ def _filesystem(place: str, stall_s: float) -> Any:
         options |= made_by._get_kwargs_from_urls(f"{place}/")
     if scheme == "ftp":
         options["timeout"] = stall_s
+    if scheme == "hf":
+        importlib.import_module("huggingface_hub.utils").disable_progress_bars()
     filesystem = fsspec.filesystem(scheme, **options)
     if scheme in ("s3", "s3a"):
         filesystem.retries = 1

@@ -2,7 +2,8 @@
 
     python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json --plots plots/
 
-Under torchrun every rank judges its part of the pictures, each picture once, and the counts are added up.
+Under torchrun rank 0 scans the shards for all; every rank judges its part of the pictures, each picture once, and the
+counts are added up.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ def main(**flags: Any) -> None:
     students = _students(saved, flags["ema"])
     flags["workers"] = cli.share_workers(flags["workers"], local_world())
     chosen = {name: flags[name] for name in ("crop_pct", "on_bad_image", "logits", "workers")}
-    pictures = open_evaluation_set(flags["shards"], saved, **chosen)
     speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
     with joined(flags["device"], flags["timeout"]) as ranks:
+        pictures = open_evaluation_set(flags["shards"], saved, ranks, **chosen)
         judge = Judge(students, saved, ranks, flags["precision"])
         batches = pictures.batches(ranks, **speed)
         teacher, predictions = pictures.teaching is not None, Predictions() if flags["answers"] else None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import MismatchError, StudentError, ViewError
-from pipeline.index import SampleIndex, scan
+from pipeline.index import SampleIndex
 from pipeline.loader import Loader
 from pipeline.shards import expand
 from pipeline.store import LabelStore
@@ -27,6 +27,7 @@ from student import checkpoint
 from student.answers import StoredAnswers, needed
 from student.data import Feed, piece_capacity, pieces_together
 from student.engine import Engine
+from student.indexing import indexed
 from student.initial import init_from, read_initial
 from student.loop import Run, restore
 from student.model import Student, build
@@ -221,7 +222,7 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
     if not places.val_shards:
         return None
     manifest = store.manifest
-    index = scan(expand(places.val_shards), workers=places.workers)
+    index = indexed(places.val_shards, ranks, workers=places.workers)
     require_classes(index, manifest.num_classes, manifest.class_names)
     validation = Validation(
         index,

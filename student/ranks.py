@@ -2,7 +2,8 @@
 
 Under ``torchrun`` (RANK, WORLD_SIZE and LOCAL_RANK in the environment) the ranks form one process group: NCCL on CUDA,
 gloo elsewhere. Alone, every function here is the identity. A rank that gets no answer within the time-out says so and
-ends: nothing waits for ever, and the last checkpoint is whole.
+ends: nothing waits for ever, and the last checkpoint is whole. A run that torchrun starts again finds the values of its
+earlier attempt in torchrun's store; so its ranks first agree on a name, under which they then group.
 
 A stop (SIGTERM, SIGINT) is a wish of one rank that becomes a decision of all: each step's sums carry it along, so every
 rank sees it after the same step.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,8 +23,11 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from pipeline.errors import StudentError
+from pipeline.meeting import met
+from pipeline.place import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +37,17 @@ class Ranks:
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    timeout_s: float = 600.0
+    """How long one of the others may be silent"""
 
     @property
     def main(self) -> bool:
         """Whether this one logs and writes checkpoints."""
         return self.rank == 0
+
+    def part(self, rows: int) -> tuple[int, int]:
+        """The first of this rank's rows, and the one after the last; each row is exactly one rank's."""
+        return rows * self.rank // self.world, rows * (self.rank + 1) // self.world
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks, the same bits on each."""
@@ -69,13 +80,13 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
     world, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if world == 1:
-        yield Ranks(device=chosen)
+        yield Ranks(device=chosen, timeout_s=timeout_s)
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     try:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s))
-        yield Ranks(rank=rank, world=world, device=chosen)
+        _group("nccl" if chosen.type == "cuda" else "gloo", timeout_s)
+        yield Ranks(rank=rank, world=world, device=chosen, timeout_s=timeout_s)
     except RuntimeError as error:
         if not _is_network(error):
             raise
@@ -85,6 +96,34 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
         ) from error
     else:  # after an error the others may wait in a collective, and so would this
         dist.destroy_process_group()
+
+
+def _group(backend: str, timeout_s: float) -> None:
+    """Make the process group, which believes whatever stands in its store."""
+    within = timedelta(seconds=timeout_s)
+    place = Place.from_environment()
+    if not place.hosted:  # rank 0 opens a store that is new
+        dist.init_process_group(backend, timeout=within)
+        return
+    name = _agreed_name(place, timeout_s)
+    store = TCPStore(place.address, place.port, is_master=False, timeout=within, wait_for_workers=False)
+    dist.init_process_group(
+        backend, store=PrefixStore(name, store), rank=place.rank, world_size=place.world, timeout=within
+    )
+
+
+def _agreed_name(place: Place, timeout_s: float) -> str:
+    with met(place, timeout_s) as meeting:
+        if not place.leads:
+            return meeting.wait_for("group")
+        name = secrets.token_hex(8)
+        meeting.put("group", name)
+        if lost := meeting.wait_for_others():
+            raise StudentError(
+                f"Rank 0 of {place.world} has heard nothing of rank {lost[0]} for {timeout_s:g} s (--timeout). "
+                "Start the same command again: it goes on from the last checkpoint, with any number of processes."
+            )
+        return name
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -2,8 +2,8 @@
 
 An `EvaluationSet` is a set of shards seen through the evaluation recipe (centre crop, nothing random), whose classes
 are the student's. With a label store of the same shards and recipe the teacher's answers come along, each proven by the
-checksum of the view that it was given about. Every rank judges its own part of the rows, each row once; sums are added
-up.
+checksum of the view that it was given about. Every rank judges its own part of the rows, each row once, and reads the
+answers about those alone; sums are added up.
 
 Shapes: B pictures of a batch, R all rows, H W C picture.
 """
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import MismatchError, ViewError
-from pipeline.index import SampleIndex, scan
+from pipeline.index import SampleIndex
 from pipeline.loader import Loader, requests_of
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
@@ -31,6 +31,7 @@ from pipeline.ring import Slot
 from pipeline.shards import expand
 from pipeline.store import LabelStore
 from student.device import normalise
+from student.indexing import indexed
 from student.metrics import Scores, heads_on_cpu
 from student.model import Heads, Student
 from student.predictions import Predictions
@@ -43,8 +44,10 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Teaching:
-    """What a store says about the first view of every row."""
+    """What a store says about the first view of some rows that follow one another."""
 
+    first: int
+    """Row 0 of the arrays"""
     argmax_R: NDArray[np.int64]
     crc_R: NDArray[np.uint32]
 
@@ -72,8 +75,7 @@ class EvaluationSet:
         self, ranks: Ranks, *, batch: int, workers: int, start_method: str | None = None, name: str = "evaluate"
     ) -> Iterator[EvaluationBatch]:
         """This rank's part of the rows, in order, with a progress line on rank 0."""
-        rows = len(self.index)
-        first, last = (rows * part // ranks.world for part in (ranks.rank, ranks.rank + 1))
+        first, last = ranks.part(len(self.index))
         requests = requests_of(np.arange(first, last), 0, batch)
         stream = None if ranks.main else io.StringIO()
         with (
@@ -88,7 +90,7 @@ class EvaluationSet:
         teacher_B = None
         if self.teaching is not None:
             self._require_same_views(slot, self.teaching)
-            teacher_B = torch.from_numpy(self.teaching.argmax_R[slot.row_B])
+            teacher_B = torch.from_numpy(self.teaching.argmax_R[slot.row_B - self.teaching.first])
         return EvaluationBatch(
             row_B=slot.row_B.copy(),
             pixels_BHWC=torch.from_numpy(slot.pixels_BHWC).to(device),
@@ -97,13 +99,14 @@ class EvaluationSet:
         )
 
     def _require_same_views(self, slot: Slot, teaching: Teaching) -> None:
-        other_B = slot.crc_B != teaching.crc_R[slot.row_B]
+        known_B = teaching.crc_R[slot.row_B - teaching.first]
+        other_B = slot.crc_B != known_B
         if other_B.any():
             at = int(other_B.argmax())
             row = int(slot.row_B[at])
             raise ViewError(
                 f"Row {row} (key '{self.index.key(row)}') is not the picture that the teacher saw: its pixels have "
-                f"checksum {slot.crc_B[at]:08x} here, {teaching.crc_R[row]:08x} in the store. "
+                f"checksum {slot.crc_B[at]:08x} here, {known_B[at]:08x} in the store. "
                 "Label these shards here, or leave --logits out."
             )
 
@@ -111,6 +114,7 @@ class EvaluationSet:
 def open_evaluation_set(
     shards: Sequence[str],
     saved: Saved,
+    ranks: Ranks,
     *,
     crop_pct: float | None = None,
     on_bad_image: str = "refuse",
@@ -120,15 +124,15 @@ def open_evaluation_set(
     """The shards as this student is judged on them; refused where classes or the store do not fit it."""
     recipe = evaluation_recipe(saved.spec.image_size, crop_pct, on_bad_image)
     if logits is None:
-        index = scan(expand(shards), workers=workers)
+        index = indexed(shards, ranks, workers=workers)
         require_classes(index.num_classes, index.class_names, saved, "The shards")
         return EvaluationSet(index=index, recipe=recipe)
-    store = LabelStore.open_finished(logits)
+    store = LabelStore.open_finished(logits, look=ranks.main)
     require_classes(store.manifest.num_classes, store.manifest.class_names, saved, str(logits))
     return EvaluationSet(
         index=store.index.moved_to(expand(shards)),
         recipe=_same_recipe(recipe, store.manifest.recipe, logits),
-        teaching=_teaching(store),
+        teaching=_teaching(store, ranks),
     )
 
 
@@ -162,11 +166,16 @@ def _same_recipe(wanted: Recipe, stored: Recipe, logits: str | Path) -> Recipe:
     return stored
 
 
-def _teaching(store: LabelStore) -> Teaching:
-    units = [store.read(0, run, luma=False) for run in range(store.runs)]
+def _teaching(store: LabelStore, ranks: Ranks) -> Teaching:
+    """What it says about the rows that this rank judges; no other units are read."""
+    first, last = ranks.part(store.rows)
+    unit_rows = store.manifest.unit_rows
+    runs = range(first // unit_rows, -(-last // unit_rows)) if first < last else range(1)
+    units = [store.read_arrays(0, run, ("argmax", "crc")) for run in runs]
     return Teaching(
-        argmax_R=np.concatenate([unit.labels.argmax_B for unit in units]).astype(np.int64),
-        crc_R=np.concatenate([unit.crc_B for unit in units]),
+        first=runs.start * unit_rows,
+        argmax_R=np.concatenate([unit["argmax"] for unit in units]).astype(np.int64),
+        crc_R=np.concatenate([unit["crc"] for unit in units]),
     )
 
 

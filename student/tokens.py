@@ -14,7 +14,7 @@ from pipeline import cli
 from student import plots
 from student.checkpoint_flags import bad_image_option, batch_option, checkpoint_options
 from student.files import write_json
-from student.ranks import joined
+from student.ranks import joined, local_world
 from student.saved import open_saved
 from student.scoring import Judge, open_evaluation_set
 from student.similarity import Similarity, require_tokens
@@ -41,8 +41,10 @@ def main(**flags: Any) -> None:
     saved = open_saved(flags["checkpoint"], flags["which"])
     student = saved.weights(flags["ema"])
     require_tokens(student)
-    pictures = open_evaluation_set(flags["shards"], saved, on_bad_image=flags["on_bad_image"], workers=flags["workers"])
+    flags["workers"] = cli.share_workers(flags["workers"], local_world())
+    chosen = {name: flags[name] for name in ("on_bad_image", "workers")}
     with joined(flags["device"], RANK_SECONDS) as ranks:
+        pictures = open_evaluation_set(flags["shards"], saved, ranks, **chosen)
         judge = Judge({"student": student}, saved, ranks)
         similarity = Similarity(judge.students["student"])
         speed = {name: flags[name] for name in ("batch", "workers", "start_method")}

@@ -44,8 +44,7 @@ class Validation:
         self.index, self.num_classes, self.ranks = index, num_classes, ranks
         recipe = evaluation_recipe(image_size)
         self.loader = Loader(recipe, index, batch=BATCH, workers=workers, start_method=start_method)
-        first, last = (len(index) * part // ranks.world for part in (ranks.rank, ranks.rank + 1))
-        self.row_R = np.arange(first, last)
+        self.row_R = np.arange(*ranks.part(len(index)))
 
     def __call__(self, engine: Engine, stop: Stop) -> dict[str, float] | None:
         """Scores by name; those of the moving average begin with ``ema_``. None when a rank was asked to stop."""
