@@ -45,9 +45,9 @@ def measure(bench: Bench) -> Table:
         [
             case,
             f"{1000 * batch * result.cost(case).median:.1f}",
-            (1 / result.ratio(case, BASE).median).__format__(".3f"),
+            f"{1 / result.ratio(case, BASE).median:.3f}",
             f"{1000 * batch * result.cost(case, busy=True).median:.1f}",
-            (1 / result.ratio(case, BASE, busy=True).median).__format__(".3f"),
+            f"{1 / result.ratio(case, BASE, busy=True).median:.3f}",
         ]
         for case in CASES
     ]

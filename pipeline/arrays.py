@@ -87,12 +87,6 @@ class ArraySpec:
         """Inner chunks of a block."""
         return self.block[self.axis] // self.rows
 
-    @property
-    def largest_object(self) -> int:
-        """No encoded block has more bytes than this."""
-        each = self.chunk_bytes + _BLOSC_HEADER.size + _CRC_BYTES + _INDEX_ENTRY
-        return self.chunks * each + _CRC_BYTES
-
     def key(self, *block: int) -> str:
         """Of the object that holds this block; leading axes first, the ones not named are 0."""
         places = (*block, *([0] * (len(self.shape) - len(block))))

@@ -14,10 +14,14 @@ defaults (``DISTILL_DEVICE``, ``DISTILL_WORKERS``, …), so that they can stay o
 
 from __future__ import annotations
 
+import errno
 import functools
+import json
 import logging
+import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -27,6 +31,7 @@ from click.core import ParameterSource
 
 from pipeline.cache import cache_options
 from pipeline.errors import RecipeError, UserError
+from pipeline.objects import LocalObjects
 from pipeline.recipe import Recipe
 from pipeline.remote import SCHEMES
 
@@ -37,6 +42,17 @@ PLACES = ("shards", "val_shards", "logits", "val_logits", "out")
 """Flags that may name a URL."""
 
 log = logging.getLogger(__name__)
+
+
+class Finite(click.FloatRange):
+    """A number of this range; nan, which no comparison refuses, and infinities are in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click converts it."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class Command(click.Command):
@@ -108,7 +124,27 @@ def _require_paths(flags: dict[str, Any]) -> None:
 
 def beside(out: str, suffix: str) -> Path:
     """Where a command writes a small result of its store: beside it, or here if the store is at a URL."""
-    return Path(out.rstrip("/").rpartition("/")[2] if "://" in out else out).with_suffix(suffix)
+    path = Path(out.rstrip("/").rpartition("/")[2] if "://" in out else out)
+    stem = path.stem if path.suffix in (".zarr", ".json") else path.name  # v1.2 and v1.3 are two stores
+    return path.with_name(stem + suffix)
+
+
+def require_writable(path: Path, flag: str) -> None:
+    """Refuse now, and not when hours of work are done, a result's place that cannot be written; makes its folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}. Give another {flag}.") from error
+
+
+def write_json(path: Path, values: object) -> None:
+    """A result, whole or not at all."""
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    LocalObjects(path.parent).put(path.name, text.encode())
 
 
 def default_workers() -> int:

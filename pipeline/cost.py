@@ -68,10 +68,21 @@ class Cost:
         )
 
 
-def estimate(manifest: Manifest, index: SampleIndex, teacher: Teacher, *, views: int, workers: int) -> Cost:
+def estimate(
+    manifest: Manifest,
+    index: SampleIndex,
+    teacher: Teacher,
+    *,
+    views: int,
+    workers: int,
+    start_method: str | None = None,
+) -> Cost:
     """Measure a sample of the work."""
     batch = min(manifest.teacher.batch_size, len(index))
-    with Loader(manifest.recipe, index, batch=batch, workers=workers, together=min(views, 8)) as loader:
+    loader = Loader(
+        manifest.recipe, index, batch=batch, workers=workers, together=min(views, 8), start_method=start_method
+    )
+    with loader:
         pixels, answers, render_rate = _render(loader, _sample(index, views, batch))
     logits, teacher_rate = _answer(teacher, pixels)
     sample = UnitLabels(

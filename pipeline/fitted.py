@@ -64,6 +64,8 @@ class Contract:
     def differences(self, earlier: dict[str, Any]) -> list[str]:
         """Each differing value, by its flag, then and now."""
         then, now = _flat(earlier), _flat(self.to_json())
+        if then.get("precision") == "auto":  # as was written once; what it stood for is not known
+            then["precision"] = self.precision
         return [
             f"{name}: {then.get(name)!r} then, {now.get(name)!r} now"
             for name in sorted(then.keys() | now.keys())
@@ -95,7 +97,11 @@ class FittedFolder:
             return "empty"
         differences = contract.differences(earlier)
         if not differences:
-            return "finished" if (self.path / RECORD).exists() else "begun"
+            if not (self.path / RECORD).exists():
+                return "begun"
+            if (self.path / STATE).exists():  # killed before it could forget it
+                self._objects.delete(STATE)
+            return "finished"
         if not restart:
             raise MismatchError(
                 f"{self.path} holds a teacher that was fitted otherwise: {_few(differences)}. Give the flags that it "

@@ -222,7 +222,7 @@ def _learn(fit: Fit, x_BCHW: Tensor, target_BK: Tensor, update: int) -> Tensor:
     """One update; its dropout and drop path are drawn from (seed, update)."""
     devices = [fit.device] if fit.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(key_hash(f"fit {fit.settings.seed} {update}") >> 1)
+        torch.manual_seed(key_hash(f"fit {fit.settings.seed} {update}") >> 1)  # noqa: TID251
         with torch.autocast(fit.device.type, fit.autocast, enabled=fit.autocast is not None):
             logits_BK = cast(Tensor, fit.model(x_BCHW)).float()
         loss = smoothed_loss(logits_BK, target_BK, fit.settings.smoothing)
@@ -267,7 +267,7 @@ def build_model(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model with a head for these classes, or with its own; fresh weights are drawn from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # noqa: TID251
         if is_own(name):
             return _own_model(name, num_classes, pretrained=pretrained, arguments=arguments)
         if not (own_head and pretrained):

@@ -200,7 +200,7 @@ def _inflated(payload: bytes, most: int) -> int:
             count += len(inflate.decompress(data, 1 << 20))
             data = inflate.unconsumed_tail
         place = stop + 4
-    return count + len(inflate.flush())
+    return count if count >= most else count + len(inflate.flush())  # flush would inflate all that is left
 
 
 def _webp_size(payload: bytes) -> tuple[int, int]:

@@ -101,10 +101,10 @@ def _answers(teacher: Teacher, batches: Iterable[Slot]) -> Iterator[tuple[Slot, 
         launched = teacher.launch(slot.pixels_BHWC)
         kept = slot.answers()
         if waiting is not None:
-            yield waiting[0], teacher.collect(waiting[1])
+            yield waiting[0], teacher.collect(waiting[1], waiting[0].name_of)
         waiting = kept, launched
     if waiting is not None:
-        yield waiting[0], teacher.collect(waiting[1])
+        yield waiting[0], teacher.collect(waiting[1], waiting[0].name_of)
 
 
 @dataclass(slots=True)
@@ -167,7 +167,7 @@ class Commits:
     def _add(self, unit: Unit, slot: Slot, logits_BC: NDArray[np.float32]) -> None:
         manifest = self.store.manifest
         gathering = self._open.setdefault(unit, Gathering())
-        gathering.labels.append(encode(logits_BC, manifest.keep, manifest.temperatures))
+        gathering.labels.append(encode(logits_BC, manifest.keep, manifest.temperatures, name=slot.name_of))
         gathering.crcs.append(slot.crc_B)
         gathering.lumas.append(slot.luma_B16)
         gathering.rows += len(slot.row_B)

@@ -14,7 +14,7 @@ Shapes: B rows, C classes, K kept classes, T temperatures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,17 +181,16 @@ def encode(
     keep: Keep,
     temperatures: Sequence[float] = (),
     *,
-    rows: NDArray[np.integer[Any]] | None = None,
+    name: Callable[[int], str] = lambda at: f"row {at}",
 ) -> SoftLabels:
-    """The teacher's logits as they will be stored. `rows` are the row ids, for the message when one cannot be."""
+    """The teacher's logits as they will be stored. `name` says whose they are, for the message when they cannot be."""
     assert logits_BC.ndim == 2 and logits_BC.shape[1] >= 1, f"logits of shape {logits_BC.shape}, want [B, C]"
     keep.require_fit(logits_BC.shape[1])
-    names = np.arange(len(logits_BC)) if rows is None else rows
-    _require_finite(logits_BC, names)
+    _require_finite(logits_BC, name)
     argmax_B = logits_BC.argmax(axis=1).astype(class_dtype(logits_BC.shape[1]))
     if keep.kind == "argmax":
         return SoftLabels(argmax_B=argmax_B)
-    return from_codes(argmax_B, _quantise(logits_BC, names), keep, temperatures)
+    return from_codes(argmax_B, _quantise(logits_BC, name), keep, temperatures)
 
 
 def from_codes(
@@ -291,12 +290,12 @@ def _column(stored: Sequence[float], temperature: float) -> int:
     return list(stored).index(temperature)
 
 
-def _quantise(logits_BC: NDArray[np.floating[Any]], names: NDArray[Any]) -> NDArray[np.uint16]:
+def _quantise(logits_BC: NDArray[np.floating[Any]], name: Callable[[int], str]) -> NDArray[np.uint16]:
     # float64 holds 256 · (logit + 128) exactly for every float32 in range, so a code never depends on the platform
     steps_BC = np.rint((logits_BC.astype(np.float64) - OFFSET) / SCALE)
     outside = (steps_BC < 0) | (steps_BC > MAX_CODE)
     if outside.any():
-        where = f"{_first(outside, logits_BC, names)} is outside {OFFSET:g} to {OFFSET + SCALE * MAX_CODE:.3f}"
+        where = f"{_first(outside, logits_BC, name)} is outside {OFFSET:g} to {OFFSET + SCALE * MAX_CODE:.3f}"
         raise TeacherError(
             f"{where}, the range of the store's 16-bit codes ({int(outside.sum())} such values in this batch). "
             "Check that the head was trained; or keep argmax; or wrap the teacher in a function that scales its logits."
@@ -304,18 +303,18 @@ def _quantise(logits_BC: NDArray[np.floating[Any]], names: NDArray[Any]) -> NDAr
     return steps_BC.astype(CODE)
 
 
-def _require_finite(logits_BC: NDArray[np.floating[Any]], names: NDArray[Any]) -> None:
+def _require_finite(logits_BC: NDArray[np.floating[Any]], name: Callable[[int], str]) -> None:
     bad = ~np.isfinite(logits_BC)
     if bad.any():
         raise TeacherError(
-            f"{_first(bad, logits_BC, names)} is not finite ({int(bad.sum())} such values in this batch). "
+            f"{_first(bad, logits_BC, name)} is not finite ({int(bad.sum())} such values in this batch). "
             "Run the teacher in fp32 or bf16 (fp16 overflows at 65,504), or check its weights."
         )
 
 
-def _first(bad_BC: NDArray[np.bool_], logits_BC: NDArray[np.floating[Any]], names: NDArray[Any]) -> str:
-    row, cls = np.unravel_index(int(bad_BC.argmax()), bad_BC.shape)
-    return f"the teacher's logit {float(logits_BC[row, cls]):g} (row {int(names[row])}, class {int(cls)})"
+def _first(bad_BC: NDArray[np.bool_], logits_BC: NDArray[np.floating[Any]], name: Callable[[int], str]) -> str:
+    at, cls = np.unravel_index(int(bad_BC.argmax()), bad_BC.shape)
+    return f"the teacher's logit {float(logits_BC[at, cls]):g} ({name(int(at))}, class {int(cls)})"
 
 
 def _largest(codes_BC: NDArray[np.uint16], k: int) -> tuple[NDArray[Any], NDArray[np.uint16]]:

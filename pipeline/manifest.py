@@ -47,7 +47,7 @@ class TeacherCard:
     classes: int
     """Of its own head, before the class map"""
     precision: str
-    """fp32, bf16 or fp16"""
+    """fp32, bf16 or fp16; and ``+compile`` after it where the model was compiled"""
     batch_size: int
     """Views a forward pass; the last bits of logits depend on it"""
 

@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.distributions import NORMAL_ONE, normal_table
 from pipeline.draws import Purpose
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from pipeline.imagenet import MEAN, STD
 
 
 def erase(image_HWC: NDArray[np.uint8], box: Sequence[int], key: int, view: int, seed: int) -> None:

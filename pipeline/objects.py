@@ -75,6 +75,11 @@ def open_objects(where: str | Path) -> Objects:
     return LocalObjects(Path(where))
 
 
+def lock_path(root: Path, suffix: str) -> Path:
+    """The file of that suffix beside a directory, the same one through whichever link the directory is named."""
+    return Path(f"{os.path.realpath(root)}{suffix}")
+
+
 def is_temporary(key: str) -> bool:
     """Is this the name of an unfinished `put`?"""
     return _TEMPORARY.fullmatch(key.rpartition("/")[2]) is not None
@@ -106,7 +111,7 @@ class LocalObjects:
                     key = name if base == "." else f"{base}/{name}"
                     found[key] = _size(Path(directory, name))
         except OSError as error:
-            raise _failure("list", top, error) from error
+            raise failure("list", top, error) from error
         return dict(sorted(found.items()))
 
     def get(self, key: str, limit: int) -> bytes:
@@ -118,17 +123,17 @@ class LocalObjects:
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
         except OSError as error:
-            raise _failure("read", path, error) from error
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            raise failure("read", path, error) from error
+        with os.fdopen(descriptor, "rb") as file:  # buffered: one unbuffered read may give less than there is
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise StoreError(f"{path} is not a regular file. Remove it; the store has files only.")
             if status.st_size > limit:
                 raise StoreError(f"{path} has {status.st_size} bytes, at most {limit} belong there. {_RESTORE}")
             try:
-                return file.read(limit + 1)
+                return file.read(min(limit, status.st_size) + 1)  # so much memory is taken, whatever is read
             except OSError as error:
-                raise _failure("read", path, error) from error
+                raise failure("read", path, error) from error
 
     def put(self, key: str, data: bytes) -> None:
         """Write, flush, rename, flush the directory."""
@@ -164,19 +169,19 @@ class LocalObjects:
                 self._flushed.discard(self.root / parent)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST, errno.ENOTDIR):
-                raise _failure("remove", path, error) from error
+                raise failure("remove", path, error) from error
         with contextlib.suppress(OSError):  # a removal that is lost with the power is made again by the next sweep
             _flush_directory(path.parent)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold an flock on ``<root>.lock``; the system lets go of it however this process ends."""
-        path = Path(f"{self.root.absolute()}.lock")
+        path = lock_path(self.root, ".lock")
         try:
             self._make_directory(path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise _failure("lock", path, error) from error
+            raise failure("lock", path, error) from error
         _HELD.add(descriptor)
         try:
             _take(descriptor, path, self.name)
@@ -195,7 +200,7 @@ class LocalObjects:
             _write_file(temporary, data)
             yield temporary
         except OSError as error:
-            raise _failure("write", path, error) from error
+            raise failure("write", path, error) from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -239,7 +244,7 @@ def _take(descriptor: int, path: Path, name: str) -> None:
             f"{socket.gethostname()}. Wait until it ends, or end it; then run this again."
         ) from None
     except OSError as error:
-        raise _failure("lock", path, error) from error
+        raise failure("lock", path, error) from error
     with contextlib.suppress(OSError):  # who holds it is a courtesy: a full disk must not keep a store from resuming
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -276,7 +281,7 @@ def _raise_unless_absent(error: OSError) -> None:
         raise error
 
 
-def _failure(verb: str, path: Path, error: OSError) -> StoreError:
+def failure(verb: str, path: Path, error: OSError) -> StoreError:
     """What the system said, about which file, with how much room, and what helps."""
     said = os.strerror(error.errno) if error.errno else str(error)
     room = _room(path)

@@ -10,6 +10,8 @@ Shapes: H rows, W columns, C = 3 channels.
 
 from __future__ import annotations
 
+import errno
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +47,7 @@ class Checked:
 def measure(path: str) -> Checked:
     """The size and crc32c of a file, without a look at what is in it."""
     try:
-        data = Path(path).read_bytes()
+        data = _content(path)
     except OSError as error:
         return Checked(size=-1, crc=0, problem=f"cannot be read: {error.strerror}")
     return Checked(size=len(data), crc=google_crc32c.value(data))
@@ -54,7 +56,7 @@ def measure(path: str) -> Checked:
 def check(path: str, *, max_side: int | None) -> Checked:
     """Read and decode a file, and say what is to be done with it."""
     try:
-        data = Path(path).read_bytes()
+        data = _content(path)
     except OSError as error:
         return Checked(size=-1, crc=0, problem=f"cannot be read: {error.strerror}")
     size, crc = len(data), google_crc32c.value(data)
@@ -103,3 +105,11 @@ def shrunk(pixels_HWC: NDArray[np.uint8], max_side: int | None) -> NDArray[np.ui
     scale = max_side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.array(Image.fromarray(pixels_HWC).resize(size, Image.Resampling.LANCZOS))
+
+
+def _content(path: str) -> bytes:
+    """The bytes of a file; a pipe or a device would be waited for without end."""
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no file, but a pipe or a device")
+    return Path(path).read_bytes()

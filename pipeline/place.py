@@ -82,7 +82,7 @@ class Place:
             slice=part,
             slices=parts,
             address=env["MASTER_ADDR"],
-            port=int(env.get("MASTER_PORT", PORT)),
+            port=_numbers({"MASTER_PORT": str(PORT), **env}, "MASTER_PORT")[0],
             hosted=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
             local_rank=local_rank,
             local_world=max(1, local_world),

@@ -70,7 +70,7 @@ class Progress:
         return (self.count - self.start_count) / self.elapsed
 
     def _write(self, final: bool = False) -> None:
-        left = duration((self.total - self.count) / self.rate) if self.count > self.start_count else "?"
+        left = duration(max(0, self.total - self.count) / self.rate) if self.count > self.start_count else "?"
         end = f"took {duration(self.elapsed)}" if final else f"eta {left}"
         width = len(str(self.total))
         share = 100 * self.count / max(self.total, 1)

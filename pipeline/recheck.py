@@ -54,7 +54,7 @@ class Recheck:
     """Views that the teacher was asked about"""
     argmax_changes: int = 0
     largest_deviation: float = 0.0
-    """Of a stored logit, in logits"""
+    """Of a logit, in logits: of a stored one, or the least that must have moved for another class to be the largest"""
     largest_lse_deviation: float = 0.0
     findings: list[Finding] = field(default_factory=list)
 
@@ -158,6 +158,9 @@ def _compare_answers(result: Recheck, store: LabelStore, logits_BC: NDArray[np.f
     manifest = store.manifest
     result.asked += len(stored)
     result.argmax_changes += int((logits_BC.argmax(axis=1) != stored.argmax_B).sum())
+    chosen_B1 = np.take_along_axis(logits_BC, stored.argmax_B[:, None].astype(np.int64), axis=1)
+    lead = float((logits_BC.max(axis=1, keepdims=True) - chosen_B1).max(initial=0))
+    result.largest_deviation = max(result.largest_deviation, lead / 2)  # two logits have shared the way
     if manifest.keep.kind == "argmax":
         return
     now_BC = encode(logits_BC, Keep("dense")).logits_BC

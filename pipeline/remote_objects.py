@@ -269,9 +269,15 @@ class Lease:
 
     def look(self) -> tuple[str, float, bytes]:
         """The tag, age and text of what is there; age by the server's clock. No tag where there is nothing."""
+        what, path = f"s3://{self.objects.bucket}/{self.key}", f"{self.objects.bucket}/{self.key}"
+
+        def read() -> bytes:
+            found: bytes = remote(self.objects.url).call("cat_file", path, within_s=START_S)
+            return found
+
         try:
             answer = self.objects._call(f"../{self.key}", "head_object", Key=self.key)
-            text = remote(self.objects.url).call("cat_file", f"{self.objects.bucket}/{self.key}", within_s=START_S)
+            text = self.objects._tried(what, lambda: attempts(what, read))
         except (FileNotFoundError, KeyError):
             return "", 0.0, b""
         now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -293,6 +299,14 @@ class Lease:
         return json.dumps({"holder": _me(), "token": self._token, "renewed": self._count}).encode()
 
     def _renew(self) -> None:
+        try:
+            self._renew_until_over()
+        finally:  # whatever ended it: nobody renews from here on
+            if not self._over.is_set():
+                self._tag = None
+                self.objects.lose(f"s3://{self.objects.bucket}/{self.key} could not be renewed, or was taken over.")
+
+    def _renew_until_over(self) -> None:
         renewed = time.monotonic()
         while not self._over.wait(LEASE_S / 4):
             begun, tag = time.monotonic(), None
@@ -307,9 +321,6 @@ class Lease:
                 self._tag, renewed = tag, begun
             if time.monotonic() - renewed > LEASE_S * 3 / 4:
                 break
-        if not self._over.is_set():
-            self._tag = None
-            self.objects.lose(f"s3://{self.objects.bucket}/{self.key} could not be renewed, or was taken over.")
 
 
 class S3Seat:

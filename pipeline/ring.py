@@ -48,6 +48,10 @@ class Slot:
         copies = {name: getattr(self, name).copy() for name in FIELDS if name != "pixels_BHWC"}
         return Slot(**copies, pixels_BHWC=self.pixels_BHWC[:0])
 
+    def name_of(self, at: int) -> str:
+        """One of its views, for a message."""
+        return f"row {self.row_B[at]}, view {self.view_B[at]}"
+
 
 FIELDS = tuple(field.name for field in fields(Slot))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import StoreError
-from pipeline.objects import LocalObjects, Objects
+from pipeline.objects import LocalObjects, Objects, lock_path
 
 
 class Seat(Protocol):
@@ -80,15 +80,12 @@ class _LocalSeat:
     """A seat as a flock, whole or shared, on a file beside the store."""
 
     def __init__(self, root: Path) -> None:
-        self.path = root.with_name(root.name + ".writers.lock")
+        self.path = lock_path(root, ".writers.lock")
         self.first, self.patience_s, self.poll_s = False, 0.0, 0.05
         self._descriptor: int | None = None
 
     def take(self, *, follows: bool, alone: bool) -> bool:
         """Take what can be had now."""
-        if alone and not self.path.exists():  # nobody has ever shared it, and the store's own lock keeps others out
-            self.first = True
-            return True
         descriptor = self._opened()
         modes = [] if follows else [fcntl.LOCK_EX]
         for mode in [*modes, *([] if alone else [fcntl.LOCK_SH])]:

@@ -347,8 +347,22 @@ class LabelStore:
                 "Run teacher_logits again: it does what is missing."
             )
         sizes = require_sizes(self.objects, self.layout, self.base, self.table)
-        for key in filter(is_temporary, sizes):
-            self.objects.delete(key)  # of a writer that was killed while others went on
+        left = list(filter(is_temporary, sizes))  # of writers that were killed while others went on
+        for key in left:
+            if "/" in key:  # a unit's
+                self.objects.delete(key)
+        self._put_complete()
+        for key in left:
+            if "/" not in key:  # perhaps that of another which finishes as well; it may go now that COMPLETE stands
+                self.objects.delete(key)
+
+    def _put_complete(self) -> None:
         record = complete(self.base, self.table)
-        if get_record(self.objects, COMPLETE_KEY) != record:
+        if get_record(self.objects, COMPLETE_KEY) == record:
+            return
+        try:
             self.objects.put(COMPLETE_KEY, record)
+        except StoreError as error:  # another that finishes takes our temporary name away, but only if COMPLETE stands
+            swept = isinstance(error.__cause__, FileNotFoundError)
+            if not swept or get_record(self.objects, COMPLETE_KEY) != record:
+                raise

@@ -19,8 +19,9 @@ import difflib
 import importlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,18 @@ from torch.nn import functional as F  # noqa: N812
 
 from pipeline.classmap import require_map
 from pipeline.errors import MismatchError, TeacherError
+from pipeline.imagenet import MEAN, STD
 from pipeline.index import SampleIndex
 from pipeline.manifest import TeacherCard
 from pipeline.weights import load_strictly, read_weights, weights_digest
 
 log = logging.getLogger(__name__)
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 HUBS = ("local-dir:", "hf-hub:", "hf_hub:")
 """How timm is told where to look for a model."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPILED = "+compile"
+"""Follows the precision of a teacher that is compiled: its kernels round otherwise, so it is another teacher"""
 
 
 class Teacher:
@@ -59,10 +61,13 @@ class Teacher:
         class_map: Sequence[int] | None = None,
         compiled: bool = False,
     ) -> None:
-        self.card, self.device = card, device
+        self.precision, compiled = _parts(card.precision, compiled)
+        self.card = replace(card, precision=self.precision + (COMPILED if compiled else ""))
+        self.device = device
         self.class_map = None if class_map is None else tuple(class_map)
         self._model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        self._forward = torch.compile(self._model) if compiled else self._model
+        # one graph a shape: else the graphs would depend on which shapes were seen first, and so on where a run began
+        self._forward = torch.compile(self._model, dynamic=False) if compiled else self._model
         self._map = None if class_map is None else torch.tensor(list(class_map), device=device)
         stats = [torch.tensor(v, device=device).mul(255.0).view(1, 3, 1, 1) for v in (card.mean, card.std)]
         self._mean_1311, self._std_1311 = stats
@@ -97,7 +102,7 @@ class Teacher:
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
         with torch.inference_mode():
-            x_BCHW = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            x_BCHW = pixels.to(self.device, non_blocking=self.device.type == "cuda").permute(0, 3, 1, 2)
             x_BCHW = x_BCHW.to(torch.float32, memory_format=torch.channels_last)
             size = self.card.input_size
             if x_BCHW.shape[-1] != size:
@@ -113,21 +118,25 @@ class Teacher:
             logits_BM = logits_BM.float()
             return logits_BM if self._map is None else logits_BM[:, self._map]
 
-    def collect(self, logits_BC: Tensor) -> NDArray[np.float32]:
-        """Wait for a forward pass and check it: an answer that is not finite stops the run."""
+    def collect(
+        self,
+        logits_BC: Tensor,
+        name: Callable[[int], str] = lambda at: f"view {at} of a batch",
+    ) -> NDArray[np.float32]:
+        """Wait for a forward pass and check it: an answer that is not finite stops the run; `name` says whose it is."""
         answer: NDArray[np.float32] = logits_BC.cpu().numpy()
         if not np.isfinite(answer).all():
-            row, cls = np.argwhere(~np.isfinite(answer))[0]
+            at, cls = np.argwhere(~np.isfinite(answer))[0].tolist()
             raise TeacherError(
-                f"{self.card.name} answered {answer[row, cls]} for class {cls} of view {row} in a batch, in "
+                f"{self.card.name} answered {answer[at, cls]} for class {cls} of {name(at)}, in "
                 f"{self.card.precision}. Use --precision fp32 (fp16 overflows at 65,504), and check the weights."
             )
         return answer
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.card.precision == "fp32":
+        if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=PRECISIONS[self.card.precision])
+        return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
 
 
 def load_teacher(
@@ -157,7 +166,7 @@ def load_teacher(
         std=_three(std or config["std"], "--std"),
         input_size=_input_size(input_size, view_size, config),
         classes=classes,
-        precision=("bf16" if where.type == "cuda" else "fp32") if precision == "auto" else precision,
+        precision=settle_precision(precision, where),
         batch_size=batch_size,
     )
     return Teacher(model, card, where, class_map=class_map, compiled=compiled)
@@ -174,11 +183,26 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # which the meta device cannot say
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise TeacherError(f"--device {name} cannot be used here ({reason}); use cpu, or auto.") from error
     return device
+
+
+def settle_precision(asked: str, device: torch.device) -> str:
+    """The precision that 'auto' stands for on this device; any other is what it is."""
+    if asked != "auto":
+        return asked
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+def _parts(text: str, compiled: bool) -> tuple[str, bool]:
+    """A card's precision as the number format, and whether the model is compiled; `compiled` asks for it, too."""
+    precision = text.removesuffix(COMPILED)
+    if precision not in PRECISIONS:
+        raise TeacherError(f"no teacher runs in precision {text!r}; {', '.join(PRECISIONS)} are known.")
+    return precision, compiled or text.endswith(COMPILED)
 
 
 def make_repeatable(device: torch.device) -> None:
@@ -288,9 +312,10 @@ def build_own(name: str) -> tuple[nn.Module, dict[str, Any]]:
     if not isinstance(model, nn.Module):
         raise TeacherError(f"--model {name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
     config = dict(getattr(model, "pretrained_cfg", None) or {})
-    for field in ("num_classes", "mean", "std", "input_size"):
-        if field not in config and hasattr(model, field):
-            config[field] = getattr(model, field)
+    for field in ("num_classes", "mean", "std", "input_size"):  # what it says goes before what timm knew of it
+        said = getattr(model, field, None)
+        if said is not None and not isinstance(said, Tensor):  # a tensor of that name is part of the model
+            config[field] = said
     if "num_classes" not in config:
         raise TeacherError(f"--model {name}: set `model.num_classes` to the number of logits that it gives.")
     if "mean" not in config or "std" not in config:
@@ -299,4 +324,4 @@ def build_own(name: str) -> tuple[nn.Module, dict[str, Any]]:
         )
     size = config.get("input_size")
     own = {"input_size": (3, size, size) if isinstance(size, int) else size} if size else {"input_size": (3, 0, 0)}
-    return model, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **config, **own}
+    return model, {"mean": MEAN, "std": STD, **config, **own}

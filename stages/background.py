@@ -53,14 +53,13 @@ def teacher(story: Story) -> str:
 def _worth(story: Story) -> str:
     """What the labels are worth, told apart from what the teacher has learned by heart."""
     own = [value for _, value in story.per_view]
+    if not own:
+        return ""  # no row has a label
     held_out = story.results.teacher_accuracy
     learned = ", which this teacher was fitted on," if story.results.teacher else ""
-    said = (
-        f"On the rows with a label{learned} it names the true class in {100 * sum(own) / len(own):.1f} % of the views"
-    )
-    if held_out is None:
-        return f"{said}." if own else ""
-    return f"{said}; on held-out pictures, in {100 * held_out:.1f} %." if own else ""
+    share = 100 * statistics.fmean(own)
+    said = f"On the rows with a label{learned} it names the true class in {share:.1f} % of the views"
+    return f"{said}." if held_out is None else f"{said}; on held-out pictures, in {100 * held_out:.1f} %."
 
 
 def _fit_curve(results: Results) -> str:

@@ -9,7 +9,6 @@ for byte, the store that the teacher's run would have written with that --keep. 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import click
@@ -43,6 +42,8 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
     Example:
       python -m stages.compact_logits --logits dense.zarr --keep topk:10 --temperatures 1,3 --out small.zarr
     """
+    report = report or cli.beside(out, ".fidelity.json")
+    cli.require_writable(report, "--report")
     source = LabelStore.open_finished(logits)
     manifest = _manifest(source, Keep.parse(keep), None if temperatures is None else parse_temperatures(temperatures))
     with LabelStore.open_writing(
@@ -57,10 +58,9 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
         _convert(source, smaller)
         smaller.finish()
         figures = compare(source, smaller)
-    path = report or cli.beside(out, ".fidelity.json")
-    path.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    cli.write_json(report, figures)
     click.echo(table(figures))
-    click.echo(f"store: {out} ({source.views} views × {source.rows} rows); fidelity: {path}")
+    click.echo(f"store: {out} ({source.views} views × {source.rows} rows); fidelity: {report}")
 
 
 def _manifest(source: LabelStore, keep: Keep, temperatures: tuple[float, ...] | None) -> Manifest:

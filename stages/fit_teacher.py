@@ -42,10 +42,11 @@ from pipeline.fitting import (
 )
 from pipeline.index import SampleIndex, scan
 from pipeline.loader import Loader
+from pipeline.memory import within_memory
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.shards import expand
-from pipeline.teacher import choose_device, make_repeatable
+from pipeline.teacher import choose_device, make_repeatable, settle_precision
 from pipeline.weights import read_weights, weights_digest
 
 log = logging.getLogger(__name__)
@@ -109,27 +110,29 @@ def main(**flags: Any) -> None:
     require_labels(index)
     if val is not None:
         _require_same_classes(index, val)
-    contract = _contract(flags, recipe, index)
+    device = choose_device(flags["device"])
+    contract = _contract(flags, recipe, index, settle_precision(flags["precision"], device))
     with FittedFolder(flags["out"]).claimed() as folder:
         found = folder.open(contract, restart=flags["if_changed"] == "restart")
         if found != "finished":
-            fit = _fit(flags, contract, recipe, index)
+            fit = _fit(flags, contract, recipe, index, device)
             if found == "begun":
                 fit.restore(folder.load())
-            _run(fit, folder, val, flags)
+            with within_memory(device, "Give a smaller --batch (another fit), or --precision bf16."):
+                _run(fit, folder, val, flags)
             folder.finish(fit)
         figures = folder.report(flags["metrics"], flags["history"])
     shown = ", ".join(f"{name} {value:g}" for name, value in sorted(figures.items()))
     click.echo(f"teacher: {flags['out']}{' (finished before)' if found == 'finished' else ''}: {shown}")
 
 
-def _contract(flags: dict[str, Any], recipe: Recipe, index: SampleIndex) -> Contract:
+def _contract(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, precision: str) -> Contract:
     return Contract(
         model=flags["model"],
         model_args=_model_args(flags["model_args"]),
         start=_start(flags["weights"], flags["pretrained"]),
         input_size=flags["input_size"] or recipe.image_size,
-        precision=flags["precision"],
+        precision=precision,
         settings=FitSettings(**{name: flags[name] for name in DEFAULTS.to_json() if name != "seed"}, seed=recipe.seed),
         recipe=recipe,
         index_digest=index.digest(),
@@ -157,8 +160,7 @@ def _model_args(given: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: SampleIndex) -> Fit:
-    device = choose_device(flags["device"])
+def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: SampleIndex, device: torch.device) -> Fit:
     make_repeatable(device)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # the rest of the cores draw views
         torch.set_num_threads(max(1, min(torch.get_num_threads(), cli.default_workers() - flags["workers"])))
@@ -176,16 +178,13 @@ def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: Sampl
         log.info("%s: all tensors taken%s", flags["weights"], f" but {', '.join(fresh)}" if fresh else "")
     if contract.settings.epochs == 0:
         require_own_head(model, index, fresh)
-    precision = flags["precision"]
-    if precision == "auto":
-        precision = "bf16" if device.type == "cuda" else "fp32"
     return Fit(
         model=model,
         settings=contract.settings,
         recipe=recipe,
         index=index,
         device=device,
-        autocast=PRECISIONS[precision],
+        autocast=PRECISIONS[contract.precision],
         eye=Eye(contract.input_size, tuple(config["mean"]), tuple(config["std"])),
     )
 
@@ -203,6 +202,7 @@ def _run(fit: Fit, folder: FittedFolder, val: SampleIndex | None, flags: dict[st
         progress = stack.enter_context(Progress("fit", total, "images", done=done))
         if fit.settings.epochs == 0 and not fit.history:
             fit.history.append({"epoch": 0.0, **(score(fit, judge) if judge is not None else {})})
+            folder.save(fit)  # a folder of weights alone, which a kill of what follows may leave, could be anybody's
         while not fit.finished:
             run_epoch(fit, loader, progress)
             if judge is not None and (fit.finished or fit.epoch % flags["val_every"] == 0):

@@ -19,12 +19,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import ImageError
 from pipeline.images import decode
 from pipeline.index import SampleIndex
 from pipeline.labels import SoftLabels, decode_dense
 from pipeline.mixing import Kind, plan_mixing
 from pipeline.recipe import Recipe
-from pipeline.render import Renderer
+from pipeline.render import GREY, Renderer
 from pipeline.store import LabelStore
 from stages.results import BEST_HEAD, Results
 
@@ -68,11 +69,19 @@ def view_shelves(store: LabelStore, index: SampleIndex, *, rows: int, views: int
     shelves = []
     for number, row in enumerate(chosen.tolist()):
         part = slice(number * shown, (number + 1) * shown)
-        original = Tile(_fitted(decode(index.payload(files, row))), (Word("the picture", ""),))
+        original = _picture(index.payload(files, row))
         words = _view_words(store, index, row_B[part], view_B[part])
         tiles = [Tile(p, w) for p, w in zip(pixels_BHWC[part], words, strict=True)]
         shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (original, *tiles)))
     return shelves
+
+
+def _picture(payload: bytes) -> Tile:
+    """A row's picture as it is; grey, as the recipe draws it, where nobody can decode it."""
+    try:
+        return Tile(_fitted(decode(payload)), (Word("the picture", ""),))
+    except ImageError:
+        return Tile(np.full((64, 64, 3), GREY, np.uint8), (Word("the picture", "cannot be decoded"),))
 
 
 def _chosen(index: SampleIndex, rows: int) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from html import escape
 STYLE = """
 :root {
   color-scheme: light dark;
-  --paper: #faf9f6; --card: #ffffff; --ink: #1d1e22; --dim: #676a73; --line: #e4e1da; --grid: #ecead4;
+  --paper: #faf9f6; --card: #ffffff; --ink: #1d1e22; --dim: #676a73; --line: #e4e1da;
   --grid: #eceae4; --none: #868b98; --hard: #2c6bd6; --soft: #cf5a1e; --teacher: #23845a;
   --good: #1d7f52; --bad: #b83a3a; --accent: #cf5a1e;
 }

@@ -20,14 +20,15 @@ import click
 from pipeline import cli
 from pipeline.cost import Cost, estimate
 from pipeline.errors import UserError
+from pipeline.index import SampleIndex
 from pipeline.objects import LocalObjects
 from pipeline.shards import expand
 from pipeline.store import LabelStore
-from pipeline.teacher import load_teacher
 from stages import background, plots, sections
 from stages.gallery import Shelf, held_out_shelves, view_shelves
 from stages.page import page
 from stages.results import Results, mean_curve, read_results
+from stages.stored_teacher import load_stored_teacher
 from stages.story import Story
 from stages.view_quality import accuracy_per_view
 
@@ -86,7 +87,7 @@ def main(
         store=store,
         index=index,
         architecture=_architecture(store.manifest.teacher.name),
-        cost=_cost(store, weights, device, workers) if measured else None,
+        cost=_cost(store, index, weights, device, workers, start_method) if measured else None,
         per_view=accuracy_per_view(store, index),
         views=view_shelves(store, index, rows=rows, views=views) if rows else [],
         held_out=_held_out(found, val_logits, val_shards, examples),
@@ -118,21 +119,13 @@ def _architecture(name: str) -> str | None:
         return None
 
 
-def _cost(store: LabelStore, weights: Path | None, device: str, workers: int) -> Cost | None:
+def _cost(
+    store: LabelStore, index: SampleIndex, weights: Path | None, device: str, workers: int, start_method: str | None
+) -> Cost | None:
     """The teacher's speed, measured now; left out where the teacher is not at hand any more."""
-    card = store.manifest.teacher
     try:
-        teacher = load_teacher(
-            card.name,
-            view_size=store.manifest.recipe.image_size,
-            weights=weights,
-            device=device,
-            precision=card.precision,
-            batch_size=card.batch_size,
-            input_size=str(card.input_size),
-            class_map=store.manifest.class_map,
-        )
-        return estimate(store.manifest, store.index, teacher, views=store.views, workers=workers)
+        teacher = load_stored_teacher(store, weights=weights, device=device)
+        return estimate(store.manifest, index, teacher, views=store.views, workers=workers, start_method=start_method)
     except UserError as error:
         log.warning("costs are told without the teacher's speed: %s", error)
         return None

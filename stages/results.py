@@ -138,7 +138,8 @@ class Results:
     def teacher_accuracy(self) -> float | None:
         """On the held-out pictures."""
         unmixed = self.val_labels.get("unmixed") or {}
-        found = unmixed.get("top1", self.teacher.get("val_top1"))
+        found = unmixed.get("top1")  # null where no held-out view is unmixed and labelled
+        found = self.teacher.get("val_top1") if found is None else found
         return None if found is None else float(found)
 
     def gains(self) -> dict[str, Spread]:

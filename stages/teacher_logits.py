@@ -10,7 +10,6 @@ that, and units are handed to whoever is free (`pipeline.handout`).
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from functools import partial
@@ -28,9 +27,10 @@ from pipeline.errors import MismatchError
 from pipeline.handout import Handout, Task, handout_of, slice_of, tasks_of
 from pipeline.index import SampleIndex, scan
 from pipeline.labelling import label_missing
-from pipeline.labels import Keep
+from pipeline.labels import Keep, parse_temperatures
 from pipeline.loader import settle_start_method
 from pipeline.manifest import Manifest, unit_rows_for
+from pipeline.memory import within_memory
 from pipeline.place import Place
 from pipeline.quality import summarise, summary_text
 from pipeline.recipe import Recipe
@@ -39,6 +39,8 @@ from pipeline.store import LabelStore
 from pipeline.teacher import Teacher, load_teacher
 
 log = logging.getLogger(__name__)
+
+SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store that was begun keeps its own."
 
 
 @cli.command()
@@ -70,7 +72,7 @@ log = logging.getLogger(__name__)
     envvar="DISTILL_TIMEOUT",
     help="Seconds after which a rank that cannot be reached counts as lost.",
 )
-@click.option("--compile", "compiled", is_flag=True, help="torch.compile the teacher.")
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile the teacher; part of the contract.")
 @click.option(
     "--views-together", type=click.IntRange(min=1), default=8, help="Views that share one decode. Speed only."
 )
@@ -97,6 +99,9 @@ def main(**flags: Any) -> None:
     if flags["dry_run"]:
         _estimate(flags, place, recipe, urls)
         return
+    if place.leads:
+        flags["summary"] = flags["summary"] or cli.beside(flags["out"], ".summary.json")
+        cli.require_writable(flags["summary"], "--summary")
     with handout_of(place, timeout_s=flags["timeout"]) as handout:
         if place.leads:
             _lead(flags, place, recipe, urls, handout)
@@ -117,7 +122,9 @@ def _estimate(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[s
         index = _index(flags, urls)
         teacher = _teacher(flags, place, recipe, index)
         manifest = _manifest(flags, recipe, index, index.digest(), teacher)
-        click.echo(estimate(manifest, index, teacher, views=flags["views"], workers=flags["workers"]).text())
+        speed = {name: flags[name] for name in ("views", "workers", "start_method")}
+        with within_memory(teacher.device, SMALLER):
+            click.echo(estimate(manifest, index, teacher, **speed).text())
 
 
 def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
@@ -133,10 +140,10 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
             lost = _label(store, teacher, todo, index, flags, handout) if tasks else handout.settle(lambda _: None)
             if lost:
                 log.warning("ranks %s were lost; what they had in hand is done here", ", ".join(map(str, lost)))
-            if not place.alone:
-                store.refresh()
+            _refresh(store, place)
             if rest := _missing(store, place, flags):
                 _label(store, teacher, rest, index, flags, Handout())
+                _refresh(store, place)  # meanwhile the other slices may have ended, and left the finish to this one
             if left := len(store.missing()):
                 click.echo(
                     f"slice {place.slice + 1} of {place.slices} is done; {left} units of other slices are missing"
@@ -156,6 +163,11 @@ def _follow(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str
         _label(store, teacher, todo, index, flags, handout, shown=False)
 
 
+def _refresh(store: LabelStore, place: Place) -> None:
+    if not place.alone:
+        store.refresh()
+
+
 def _missing(store: LabelStore, place: Place, flags: dict[str, Any]) -> list[Task]:
     """The tasks of this slice that are left."""
     together = flags["views_together"]
@@ -171,17 +183,18 @@ def _label(
     handout: Handout,
     shown: bool = True,
 ) -> list[int]:
-    return label_missing(
-        store,
-        teacher,
-        workers=flags["workers"],
-        start_method=flags["start_method"],
-        views_together=flags["views_together"],
-        tasks=tasks,
-        index=index,
-        handout=handout,
-        shown=shown,
-    )
+    with within_memory(teacher.device, SMALLER):
+        return label_missing(
+            store,
+            teacher,
+            workers=flags["workers"],
+            start_method=flags["start_method"],
+            views_together=flags["views_together"],
+            tasks=tasks,
+            index=index,
+            handout=handout,
+            shown=shown,
+        )
 
 
 def _require_same(store: LabelStore, manifest: Manifest, views: int) -> None:
@@ -196,9 +209,8 @@ def _require_same(store: LabelStore, manifest: Manifest, views: int) -> None:
 def _report(store: LabelStore, flags: dict[str, Any]) -> None:
     """Write and show the summary."""
     summary = summarise(store)
-    out = flags["out"]
-    path = flags["summary"] or cli.beside(out, ".summary.json")
-    path.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    out, path = flags["out"], flags["summary"]
+    cli.write_json(path, summary)
     click.echo(summary_text(summary))
     click.echo(f"store: {out} ({store.views} views × {store.rows} rows); summary: {path}")
 
@@ -248,7 +260,7 @@ def _manifest(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, digest:
         rows=len(index),
         teacher=teacher.card,
         keep=Keep.parse(flags["keep"]),
-        temperatures=tuple(_numbers(flags["temperatures"], "--temperatures") or ()),
+        temperatures=parse_temperatures(flags["temperatures"]),
         num_classes=teacher.num_classes,
         class_names=index.class_names,
         class_map=teacher.class_map,

@@ -19,15 +19,15 @@ import click
 
 from pipeline import cli
 from pipeline.audit import Finding
-from pipeline.errors import MismatchError, StoreError, UserError
+from pipeline.errors import StoreError, UserError
 from pipeline.index import SampleIndex
 from pipeline.progress import Progress
 from pipeline.recheck import Recheck, recheck, spread, spread_batches
 from pipeline.render import Renderer
 from pipeline.shards import expand
 from pipeline.store import LabelStore
-from pipeline.teacher import Teacher, load_teacher
 from pipeline.witness import Drift, check_witnesses
+from stages.stored_teacher import load_stored_teacher
 
 SHOWN = 20
 
@@ -45,7 +45,9 @@ SHOWN = 20
 @click.option("--teacher", is_flag=True, help="Ask the teacher again about the sample, in whole batches of its run.")
 @click.option("--model", help="The teacher, where it has another name now.  [default: the stored name]")
 @click.option("--weights", type=click.Path(path_type=Path), help="The teacher's weights.  [default: timm's own]")
-@click.option("--tolerance", type=float, default=0.05, help="How far a logit of the teacher may be off, in logits.")
+@click.option(
+    "--tolerance", type=cli.Finite(min=0), default=0.05, help="How far a logit of the teacher may be off, in logits."
+)
 @cli.speed_options
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the result here, as JSON.")
 def main(logits: str, out: Path | None, **flags: Any) -> None:
@@ -55,6 +57,10 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
     Example:
       python -m stages.verify_logits --logits store.zarr --sample 1000
     """
+    if flags["digests_only"] and (flags["teacher"] or flags["shards"]):
+        raise click.UsageError(
+            "--digests-only draws nothing, so --teacher and --shards have no part in it. Leave one out."
+        )
     findings = _check_bytes(logits)
     result: dict[str, Any] = {"store": logits, "witness": None, "sample": None}
     try:
@@ -106,7 +112,10 @@ def _check_witness(store: LabelStore, index: SampleIndex, accept_drift: bool) ->
 
 
 def _check_sample(store: LabelStore, index: SampleIndex, flags: dict[str, Any]) -> Recheck:
-    teacher = _teacher(store, flags) if flags["teacher"] else None
+    teacher = None
+    if flags["teacher"]:
+        chosen = {name: flags[name] for name in ("weights", "device")}
+        teacher = load_stored_teacher(store, name=flags["model"], **chosen)
     requests = (spread_batches if teacher else spread)(store, flags["sample"])
     with Progress("verify", sum(len(request.row_B) for request in requests), "views") as progress:
         again = recheck(
@@ -137,30 +146,6 @@ def _too_far(store: LabelStore, again: Recheck, tolerance: float) -> Finding:
         f"its answers deviate by up to {furthest:.4f}, {tolerance:g} is tolerated (--tolerance); "
         f"{again.argmax_changes} of {again.asked} views have another argmax",
     )
-
-
-def _teacher(store: LabelStore, flags: dict[str, Any]) -> Teacher:
-    """The teacher that the manifest names, or a refusal."""
-    card = store.manifest.teacher
-    teacher = load_teacher(
-        flags["model"] or card.name,
-        view_size=store.manifest.recipe.image_size,
-        weights=flags["weights"],
-        device=flags["device"],
-        precision=card.precision,
-        batch_size=card.batch_size,
-        input_size=str(card.input_size),
-        mean=card.mean,
-        std=card.std,
-        class_map=store.manifest.class_map,
-    )
-    same = dataclasses.replace(teacher.card, name=card.name)
-    if same != card:
-        raise MismatchError(
-            f"{store.name} was labelled by weights {card.weights_sha256[:12]} ({card.name}, {card.classes} classes), "
-            f"this teacher has {same.weights_sha256[:12]} ({same.classes} classes). Give its own with --weights."
-        )
-    return teacher
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import torch
 
 from pipeline.errors import StudentError, WeightsError
 from pipeline.weights import require_uncompressed
+from student.files import telling
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 FORMAT = 1
@@ -149,20 +150,34 @@ os.register_at_fork(after_in_child=_let_go)
 def _write_temporary(target: Path, state: State) -> Path:
     """What torch.save writes, then its own SHA-256 as the comment of the zip, all of it on the disk."""
     temporary = target.with_suffix(".tmp")
-    torch.save({"format": FORMAT, **state}, temporary)
-    with temporary.open("r+b") as file:
-        file.seek(-22, os.SEEK_END)
-        assert file.read(4) == _END_OF_ZIP, "torch.save has written something after the zip's end"
-        file.seek(-2, os.SEEK_END)
-        file.write(struct.pack("<H", COMMENT))
-        end = file.tell()
-        file.seek(0)
-        digest = _digest(file, end)
-        file.seek(end)
-        file.write(digest)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with telling(target), temporary.open("w+b") as file:
+            _save({"format": FORMAT, **state}, file)
+            file.seek(-22, os.SEEK_END)
+            assert file.read(4) == _END_OF_ZIP, "torch.save has written something after the zip's end"
+            file.seek(-2, os.SEEK_END)
+            file.write(struct.pack("<H", COMMENT))
+            end = file.tell()
+            file.seek(0)
+            digest = _digest(file, end)
+            file.seek(end)
+            file.write(digest)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
+
+
+def _save(state: State, file: BinaryIO) -> None:
+    """torch.save, whose own error hides what the system said."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _read(path: Path) -> State:
@@ -193,6 +208,13 @@ def _require_digest(path: Path) -> None:
             f"{path} is damaged: its SHA-256 is {found[7:23].decode()}…, and was "
             f"{written[7:23].decode(errors='replace')}… when it was written."
         )
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a file ends as checkpoints of student.train do, and others do not."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - COMMENT, 0))
+        return file.read(len(_MARK)) == _MARK
 
 
 def _digest(file: BinaryIO, end: int) -> bytes:

@@ -8,6 +8,9 @@ import click
 
 from pipeline import cli
 
+SMALLER_BATCH = "Give a smaller --batch: it changes speed only."
+"""What helps where a device's memory is too small."""
+
 checkpoint_options = cli.options(
     click.option(
         "--checkpoint",
@@ -31,8 +34,16 @@ bad_image_option = click.option(
     help="What an image that cannot be decoded does: stop with its key, or count as a plain grey picture.",
 )
 
+timeout_option = click.option(
+    "--timeout",
+    type=cli.Finite(min=1),
+    default=1800.0,
+    envvar="DISTILL_TIMEOUT",
+    help="Seconds that a process waits for the others, who may be slower, before it gives up.",
+)
+
 crop_option = click.option(
     "--crop-pct",
-    type=click.FloatRange(0.01, 1),
+    type=cli.Finite(0.01, 1),
     help="Share of the short side that the centre crop keeps.  [default: 0.875]",
 )

@@ -24,6 +24,7 @@ from pipeline.errors import ViewError
 from pipeline.index import SampleIndex
 from pipeline.loader import Loader, Request
 from pipeline.ring import LUMA, Slot
+from pipeline.witness import TOLERANCE
 from student.answers import Answers, AnswerSource
 from student.device import Assembler, teacher_labels, truth_of
 from student.loss import TeacherLabels, Truth
@@ -33,8 +34,6 @@ from student.ranks import Ranks
 PIECE = 64
 """Views of one request to the loader, without repeats."""
 LARGEST_PIECE = 256
-LUMA_TOLERANCE = 2
-"""Levels of a thumbnail under accepted drift: another decoder differs by 0.22 at most, another image by 6 or more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +123,7 @@ class Feed:
         if self.accept_drift:
             assert answers.luma_B16 is not None, "drift is accepted only where thumbnails are stored"
             off_B = np.abs(luma_B16.astype(np.int16) - answers.luma_B16).max(axis=1)
-            other_B = off_B > LUMA_TOLERANCE
+            other_B = off_B > TOLERANCE
         else:
             other_B = crc_B != answers.crc_B
         if other_B.any():
@@ -175,5 +174,6 @@ def _other_view(index: SampleIndex, batch: Batch, at: int, found: str, others: i
         f"View {view} of row {row} (key '{index.key(row)}', {shard}) is not the one that was labelled: {found} "
         f"({others} of {len(batch)} views in this batch differ). Another image library, decoder or processor than the "
         "teacher's draws other pixels, and so does a shard that was changed. "
-        "'python -m stages.verify_logits' tells which; --accept-drift trains within 2 levels of the teacher's views."
+        "'python -m stages.verify_logits' tells which; --accept-drift trains within "
+        f"{TOLERANCE} levels of the teacher's views."
     )

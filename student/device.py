@@ -58,6 +58,11 @@ def teacher_labels(labels: SoftLabels, temperatures: tuple[float, ...], device: 
     )
 
 
+def sum_dtype(device_type: str) -> torch.dtype:
+    """What losses are summed in on a device: float64, but for Apple's, which has none."""
+    return torch.float32 if device_type == "mps" else torch.float64
+
+
 def part_of(record: R, part: slice) -> R:
     """The rows of one micro-batch."""
     values: dict[str, Any] = {field.name: getattr(record, field.name) for field in fields(record)}

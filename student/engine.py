@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from student.data import Step
-from student.device import across, normalise, part_of
+from student.device import across, normalise, part_of, sum_dtype
 from student.droppath import ItemDropPath
 from student.model import Heads, Student
 from student.optimizer import Schedule, create_ema
@@ -64,12 +64,12 @@ class Engine:
         self._forward = cast(nn.Module, torch.compile(forward)) if settings.compile else forward
 
     def learn(self, step: Step, update: int) -> Tensor:
-        """Train on one step; this rank's part of the loss and its two terms, float64 [3]."""
+        """Train on one step; this rank's part of the loss and its two terms [3], in `sum_dtype`."""
         self.student.train()
         self.schedule.apply(self.optimizer, update)
         torch.manual_seed(_seed(self.settings.seed, update, self.ranks.rank))
         scale_LB = across(self.masks.draw(step.epoch, step.batch.row_B, step.batch.view_B), self.ranks.device)
-        sums = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
+        sums = torch.zeros(3, dtype=sum_dtype(self.ranks.device.type), device=self.ranks.device)
         parts = step.parts(self.settings.accumulate)
         for part in parts:
             with self._without_exchange(part is not parts[-1]):
@@ -107,7 +107,7 @@ class Engine:
         )
         # each rank's loss is its share of the global batch's; DDP divides the summed gradients by the number of ranks
         torch.autograd.backward(self.scaler.scale(parts.total * self.ranks.world))
-        return torch.stack([value.detach().double() for value in parts])
+        return torch.stack([value.detach().to(sum_dtype(self.ranks.device.type)) for value in parts])
 
     def _move(self, update: int) -> None:
         if self.settings.clip_grad is not None:

@@ -14,8 +14,16 @@ from typing import Any
 import click
 
 from pipeline import cli
+from pipeline.memory import within_memory
 from student import results
-from student.checkpoint_flags import bad_image_option, batch_option, checkpoint_options, crop_option
+from student.checkpoint_flags import (
+    SMALLER_BATCH,
+    bad_image_option,
+    batch_option,
+    checkpoint_options,
+    crop_option,
+    timeout_option,
+)
 from student.metrics import Scores
 from student.model import Student
 from student.predictions import Predictions, Table, write_predictions
@@ -55,13 +63,7 @@ from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_se
     "--precision", type=click.Choice(list(PRECISIONS)), default="fp32", help="Arithmetic of the forward pass."
 )
 @cli.speed_options
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=1800.0,
-    envvar="DISTILL_TIMEOUT",
-    help="Seconds that a process waits for the others, who may be slower, before it gives up.",
-)
+@timeout_option
 def main(**flags: Any) -> None:
     """Measure a trained student on shards: accuracy, loss, calibration and agreement of both heads.
 
@@ -74,7 +76,7 @@ def main(**flags: Any) -> None:
     flags["workers"] = cli.share_workers(flags["workers"], local_world())
     chosen = {name: flags[name] for name in ("crop_pct", "on_bad_image", "logits", "workers")}
     speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
-    with joined(flags["device"], flags["timeout"]) as ranks:
+    with joined(flags["device"], flags["timeout"]) as ranks, within_memory(ranks.device, SMALLER_BATCH):
         pictures = open_evaluation_set(flags["shards"], saved, ranks, **chosen)
         judge = Judge(students, saved, ranks, flags["precision"])
         batches = pictures.batches(ranks, **speed)

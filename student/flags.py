@@ -74,6 +74,7 @@ model_options = cli.options(
     _flag("drop-path", "Stochastic depth: the last block's rate, from 0 at the first.", float),
     _flag("drop", "Dropout before the heads.", float),
     _flag("init", "Start from these weights: a run directory, an exported folder, or a file.", str, metavar="PATH"),
+    _flag("init-which", "Which checkpoint of a run directory given to --init.", click.Choice(["last", "best"])),
     _flag("init-ema", "Of a run given to --init, take the moving average of the weights."),
     _flag("new-heads", "Do not take the heads of --init, even where they would fit."),
 )
@@ -104,7 +105,7 @@ recipe_options = cli.options(
     _flag("ema-decay", "Its decay in one step.", float),
     _flag("ema-warmup", "Let the decay grow with the steps, for runs too short for it."),
     _flag("precision", "Number format of the forward and backward pass.", click.Choice(PRECISIONS)),
-    _flag("seed", "Seed of weights, order, drop path and dropout.", click.IntRange(min=0)),
+    _flag("seed", "Seed of weights, order, drop path and dropout.", click.IntRange(0, 2**64 - 1)),
 )
 
 running_options = cli.options(
@@ -124,7 +125,7 @@ running_options = cli.options(
     click.option("--tensorboard/--no-tensorboard", default=False, show_default=True, help="Write OUT/tensorboard."),
     click.option(
         "--timeout",
-        type=click.FloatRange(min=1),
+        type=cli.Finite(min=1),
         default=600.0,
         show_default=True,
         envvar="DISTILL_TIMEOUT",

@@ -41,16 +41,32 @@ class Start:
         return "; ".join(parts)
 
 
-def read_initial(path: Path, *, which: str = "last", ema: bool = False) -> dict[str, Tensor]:
-    """The weights in a run directory, an exported folder, or a file."""
+def initial_file(path: Path, which: str = checkpoint.LAST) -> Path:
+    """The file that is meant by a run directory, an exported folder, or a file."""
     if not path.exists():
         raise StudentError(f"--init {path}: no such file or directory.")
-    if path.is_dir() and (path / "model.safetensors").is_file():
-        return read_weights(path / "model.safetensors")
-    if path.is_file() and path.suffix != checkpoint.path_of(path).suffix:
-        return read_weights(path)
+    exported = path / "model.safetensors"
+    return path if path.is_file() else exported if exported.is_file() else checkpoint.path_of(path, which)
+
+
+def read_initial(path: Path, *, which: str = checkpoint.LAST, ema: bool = False) -> dict[str, Tensor]:
+    """The weights in a run directory, an exported folder, or a file; of ours it is that ends in its own digest."""
+    file = initial_file(path, which)
+    of_a_run = file.suffix == checkpoint.path_of(path).suffix if path.is_dir() else checkpoint.is_marked(file)
+    if not of_a_run:
+        if ema:
+            raise StudentError(
+                f"--init-ema: {file} is no checkpoint of student.train and holds one set of weights. "
+                "Leave --init-ema out, or give a run that was trained with --ema."
+            )
+        return read_weights(file)
     found = checkpoint.load(path, which)
-    return cast(dict[str, Tensor], found["ema"] if ema and found["ema"] is not None else found["model"])
+    if ema and found["ema"] is None:
+        raise StudentError(
+            f"--init-ema: {file} holds no moving average of the weights. "
+            "Leave --init-ema out, or give a run that was trained with --ema."
+        )
+    return cast(dict[str, Tensor], found["ema" if ema else "model"])
 
 
 def init_from(

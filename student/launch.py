@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +24,21 @@ from pipeline.store import LabelStore
 from pipeline.witness import drift_of, requests_for
 from student import checkpoint
 from student.answers import StoredAnswers, needed
+from student.beginning import Beginning, Places, beginning_of
+from student.classes import require_classes
 from student.data import Feed, piece_capacity, pieces_together
 from student.engine import Engine
 from student.indexing import indexed
-from student.initial import init_from, read_initial
+from student.initial import init_from, initial_file, read_initial
 from student.loop import Run, restore
 from student.model import Student, build
 from student.order import Order
 from student.ranks import Ranks, Stop
 from student.runlog import RunLog
 from student.settings import Settings
-from student.validation import Validation, require_classes
+from student.validation import Validation
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where things are, and how the machine is used: nothing here changes what is learned."""
-
-    logits: str
-    out: Path
-    shards: tuple[str, ...] = ()
-    """Where the labelled shards lie now; empty for where they lay."""
-    val_shards: tuple[str, ...] = ()
-    resume: str = "auto"
-    if_changed: str = "refuse"
-    """What becomes of a run that was begun otherwise: refuse keeps it, restart removes it and begins again."""
-    workers: int = 0
-    start_method: str | None = None
-    dvclive: bool = True
-    tensorboard: bool = False
 
 
 @contextlib.contextmanager
@@ -67,39 +50,41 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         store = LabelStore.open_finished(places.logits, look=ranks.main)
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
-        state = earlier_state(places, ranks)
-        try:
-            settings = same_run(settings, store, state, places.out)
-        except (MismatchError, StudentError) as changed:
-            if places.if_changed == "refuse" or state is None:
-                raise
-            log.warning("%s It is begun again, as --if-changed restart says.", changed)
-            places, state = dataclasses.replace(places, resume="none"), None
-            settings = same_run(settings, store, None, places.out)
-        if state is not None and state["epoch"] >= settings.epochs:
+        beginning = beginning_of(places, settings, store, ranks)
+        if beginning.is_the_end:
             yield None
             return
-        order = order_of(store, index, settings)
-        order.require_shares(ranks.world)
-        loader = stack.enter_context(_loader(order, index, places))
-        validate = _validation(store, places, ranks, stack)
-        _require_same_views(store, loader, settings)
-        engine = _engine(store, settings, order, ranks, fresh=state is None)
-        run = Run(
-            directory=places.out,
-            settings=settings,
-            engine=engine,
-            feed=_feed(store, index, settings, order, loader, ranks, stack),
-            stop=stop,
-            validate=validate,
-            meta=meta_of(store, settings, engine.statistics),
-        )
-        if state is not None:
-            restore(run, state)
+        run = _run(beginning, places, store, index, ranks, stop, stack)
         if ranks.main:
-            run.log = _log(places, run)
+            run.log = _log(beginning, places, run)
             stack.callback(run.log.close)
         yield run
+
+
+def _run(
+    beginning: Beginning, places: Places, store: LabelStore, index: SampleIndex, ranks: Ranks, stop: Stop,
+    stack: contextlib.ExitStack,
+) -> Run:  # fmt: skip
+    """All parts of the run, where it stands; `stack` ends what must be ended."""
+    settings = beginning.settings
+    order = order_of(store, index, settings)
+    order.require_shares(ranks.world)
+    loader = stack.enter_context(_loader(order, index, places))
+    validate = _validation(store, places, ranks, stack)
+    _require_same_views(store, loader, settings)
+    engine = _engine(store, settings, order, ranks, fresh=beginning.state is None)
+    run = Run(
+        directory=places.out,
+        settings=settings,
+        engine=engine,
+        feed=_feed(store, index, settings, order, loader, ranks, stack),
+        stop=stop,
+        validate=validate,
+        meta=meta_of(store, settings, engine.statistics),
+    )
+    if beginning.state is not None:
+        restore(run, beginning.state)
+    return run
 
 
 def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> None:
@@ -122,46 +107,6 @@ def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> No
             "--accept-drift holds every view to its thumbnail, and this store has none. "
             "Label again with thumbnails, or on this machine."
         )
-
-
-def earlier_state(places: Places, ranks: Ranks) -> checkpoint.State | None:
-    """The checkpoint to go on from, the same one on every rank."""
-    run = places.out
-    if places.resume == "none":
-        return None
-    if ranks.main:
-        checkpoint.put_aside_damaged(run)
-    ranks.require_same(0, "the start")  # the others look only now
-    state = checkpoint.newest(run) if places.resume == "auto" else checkpoint.load(places.resume)
-    position = -1 if state is None else state["epoch"] << 32 | state["step"]
-    ranks.require_same(position, f"the newest checkpoint in {run}")
-    if state is not None and "optimizer" not in state:
-        raise StudentError(
-            f"--resume {places.resume} is a checkpoint of weights alone, which cannot go on. "
-            f"Give a last.pt, or --init {places.resume} to start another run from these weights."
-        )
-    return state
-
-
-def same_run(settings: Settings, store: LabelStore, state: checkpoint.State | None, run: Path) -> Settings:
-    """The settings with the views that the run uses; refused where an earlier state belongs to another run."""
-    have = store.views
-    if state is None:
-        views = settings.views or have
-    else:
-        earlier, manifest = state["meta"]["settings"], store.manifest
-        views = settings.views or earlier["views"]
-        settings.with_views(views).require_same(earlier, str(run))
-        then, now = state["meta"]["store"]["fingerprint"], manifest.fingerprint()
-        if then != now:
-            raise MismatchError(
-                f"{run} was trained on the labels of manifest {then[:12]}, this store has {now[:12]} "
-                f"({manifest.teacher.name}, keep {manifest.keep}). Give the store that the run began with, "
-                "or another --out."
-            )
-    if views > have:
-        raise MismatchError(f"The run uses {views} views, the store has {have}. Label more, or give --views {have}.")
-    return settings.with_views(views)
 
 
 def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order:
@@ -223,7 +168,10 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
         return None
     manifest = store.manifest
     index = indexed(places.val_shards, ranks, workers=places.workers)
-    require_classes(index, manifest.num_classes, manifest.class_names)
+    require_classes(
+        index.num_classes, index.class_names, known=manifest.num_classes, known_names=manifest.class_names,
+        what="--val-shards",
+    )  # fmt: skip
     validation = Validation(
         index,
         image_size=manifest.recipe.image_size,
@@ -275,18 +223,17 @@ def _student(store: LabelStore, settings: Settings, *, fresh: bool) -> Student:
     manifest = store.manifest
     student = build(settings.spec(manifest.num_classes, manifest.recipe.image_size), seed=settings.seed)
     if settings.init is not None and fresh:
-        path = Path(settings.init)
-        which = checkpoint.BEST if checkpoint.path_of(path, checkpoint.BEST).exists() else checkpoint.LAST
+        path, which = Path(settings.init), settings.init_which
         begun = init_from(
             student, read_initial(path, which=which, ema=settings.init_ema), new_heads=settings.new_heads,
             where=f"--init {path}",
         )  # fmt: skip
-        log.info("--init %s: %s", path, begun)
+        log.info("--init %s: %s", initial_file(path, which), begun)
     return student
 
 
-def _log(places: Places, run: Run) -> RunLog:
-    if places.resume == "none":
+def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
+    if beginning.forgets:
         checkpoint.remove(places.out)  # only now: nothing can be refused any more
     return RunLog(
         places.out,

@@ -29,6 +29,8 @@ from pipeline.errors import StudentError
 HEAD_WIDTH = 64
 """Width of one attention head in every DeiT: a new width that is a multiple of it gets so many heads."""
 
+LARGEST_SIZE = 1 << 16
+"""Of any number that describes a student."""
 EXAMPLE = "deit_tiny_distilled_patch16_224"
 
 
@@ -55,8 +57,8 @@ class StudentSpec:
     def __post_init__(self) -> None:
         for name in ("num_classes", "image_size", "patch_size", "width", "depth", "heads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise StudentError(f"{name} is {value}; it must be at least 1.")
+            if value is not None and not 1 <= value <= LARGEST_SIZE:
+                raise StudentError(f"{name} is {value}; it must be from 1 to {LARGEST_SIZE}.")
         for name in ("drop_path", "drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise StudentError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")

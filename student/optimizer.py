@@ -8,10 +8,11 @@ one step of the optimiser on one global batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import cast
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers  # type: ignore[attr-defined]
 from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
@@ -22,6 +23,8 @@ from student.model import Student
 
 REFERENCE_BATCH = 512
 SCHEDULES = ("cosine", "constant")
+LARGEST = 1e30
+"""Of a learning rate: beyond it the arithmetic of single precision has no numbers."""
 
 
 def scaled_lr(batch: int, per_512: float = 5e-4) -> float:
@@ -44,6 +47,8 @@ class OptimizerSpec:
         known = [str(name) for name in list_optimizers()]
         if self.name not in known:
             raise StudentError(f"timm has no optimiser '{self.name}'. It has: {', '.join(known)}.")
+        if get_optimizer_info(self.name).second_order:
+            raise StudentError(f"{self.name} needs second derivatives, which no step makes here. Use adamw, say.")
         if self.weight_decay < 0:
             raise StudentError(f"weight_decay is {self.weight_decay}; it must be at least 0.")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
@@ -78,8 +83,8 @@ class Schedule:
         if self.name not in SCHEDULES:
             raise StudentError(f"A schedule '{self.name}' is not known. Known: {', '.join(SCHEDULES)}.")
         for field in ("lr", "warmup_lr", "min_lr", "warmup_epochs"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                raise StudentError(f"{field} is {getattr(self, field)}; it must be a finite number of at least 0.")
+            if not 0 <= getattr(self, field) <= LARGEST:
+                raise StudentError(f"{field} is {getattr(self, field)}; it must be from 0 to {LARGEST:g}.")
         assert self.epochs > 0 and self.updates_per_epoch > 0, "a run has at least one update"
 
     @property
@@ -97,8 +102,8 @@ class Schedule:
 
     def lr_at(self, update: int) -> float:
         """The learning rate of the update of that number (the first is 0), before layer decay."""
-        alone = torch.optim.SGD([torch.zeros(1)], lr=self.lr)
-        self._scheduler(alone).step_update(update)
+        alone, scheduler = _clock(self)
+        scheduler.step_update(update)
         return float(alone.param_groups[0]["lr"])
 
     def apply(self, optimizer: torch.optim.Optimizer, update: int) -> float:
@@ -108,19 +113,25 @@ class Schedule:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         return lr
 
-    def _scheduler(self, optimizer: torch.optim.Optimizer) -> Scheduler:
-        """timm's scheduler; floors above the peak are lowered to it."""
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched=self.name,
-            num_epochs=self.updates,
-            warmup_epochs=self.warmup,
-            warmup_lr=min(self.warmup_lr, self.lr),
-            min_lr=min(self.min_lr, self.lr),
-            step_on_epochs=False,
-            updates_per_epoch=1,
-        )
-        return cast(Scheduler, scheduler)
+
+@functools.lru_cache(maxsize=4)
+def _clock(schedule: Schedule) -> tuple[torch.optim.Optimizer, Scheduler]:
+    """timm's scheduler over an optimiser of its own, made once; floors above the peak are lowered to it.
+
+    It keeps nothing from one update to the next: each sets the rate from that update's number alone.
+    """
+    alone = torch.optim.SGD([torch.zeros(1)], lr=schedule.lr)
+    scheduler, _ = create_scheduler_v2(
+        alone,
+        sched=schedule.name,
+        num_epochs=schedule.updates,
+        warmup_epochs=schedule.warmup,
+        warmup_lr=min(schedule.warmup_lr, schedule.lr),
+        min_lr=min(schedule.min_lr, schedule.lr),
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    return alone, cast(Scheduler, scheduler)
 
 
 def create_ema(student: nn.Module, *, decay: float = 0.99996, warmup: bool = False) -> ModelEmaV3:

@@ -138,19 +138,23 @@ class Order:
 
     @property
     def smallest(self) -> int:
-        """No batch has fewer views than this."""
-        window = self.recipe.mix_window
-        fewest = self.repeats * (window * (self._windows // self.repeats - 1) + 1)
-        return max((self.count if self.repeats == 1 else fewest) // self.steps - 1, 0)
+        """No batch has fewer views than this; where an epoch is cut, each cut may move by one to keep a pair."""
+        return self._fewest if self.steps == 1 else max(self._fewest // self.steps - 1, 0)
+
+    @property
+    def _fewest(self) -> int:
+        """No epoch has fewer views than this."""
+        whole_windows = self.recipe.mix_window * (self._windows // self.repeats - 1)
+        return self.count if self.repeats == 1 else self.repeats * (whole_windows + 1)
 
     def require_shares(self, world: int) -> None:
         """Refuse a batch that cannot give every rank something to do."""
         need = 2 * world if world > 1 else 1
         if self.smallest < need:
+            remedies = ["a larger --batch"] * (self._fewest >= need) + ["fewer processes"] * (world > 1)
             raise StudentError(
                 f"{self.count:,} rows in {self.steps:,} steps make batches as small as {self.smallest}, and {world} "
-                f"process(es) need at least {need}: mixing partners stay together. Use a larger --batch"
-                + (", or fewer processes." if world > 1 else ".")
+                f"process(es) need at least {need}: mixing partners stay together. Use {', or '.join(remedies)}."
             )
 
     def batch(self, epoch: int, step: int) -> Batch:
@@ -180,7 +184,8 @@ class Order:
     def _between(self, number: int, start: int, stop: int) -> Batch:
         """Views [start, stop) of a round."""
         starts = self._round(number).starts
-        pools = range(int(np.searchsorted(starts, start, "right")) - 1, int(np.searchsorted(starts, stop, "left")))
+        first = min(int(np.searchsorted(starts, start, "right")) - 1, len(starts) - 2)
+        pools = range(first, max(int(np.searchsorted(starts, stop, "left")), first + 1))  # one even for no views
         parts = [
             self._pool(number, pool).views.part(max(start - int(starts[pool]), 0), stop - int(starts[pool]))
             for pool in pools

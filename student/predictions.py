@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +21,9 @@ from student.files import write_with
 from student.model import Heads, fuse
 
 Table = dict[str, NDArray[np.int64]]
+
+COLUMNS = ("row", "truth", "class", "distillation", "fused_logits", "teacher")
+"""In this order; those that the student has not, or nobody said, are left out."""
 
 
 class Predictions:
@@ -39,14 +43,39 @@ class Predictions:
 
     def table(self) -> Table:
         """All answers, of all ranks, in the order of the rows."""
-        batches = self._batches
-        if torch.distributed.is_initialized():
-            parts: list[list[Table] | None] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, batches)
-            batches = [batch for part in parts for batch in part or ()]
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        known = [name for name in COLUMNS if self._batches and name in self._batches[0]]
+        mine = {name: np.concatenate([batch[name] for batch in self._batches]) for name in known}
+        return _gathered(mine) if torch.distributed.is_initialized() else mine
+
+
+def _gathered(mine: Table) -> Table:
+    """The tables of all ranks, one after the other; a rank without a picture has no columns."""
+    rows = len(mine["row"]) if mine else 0
+    sizes = _from_all(torch.tensor([rows, *(name in mine for name in COLUMNS)]))
+    counts, present = [int(size[0]) for size in sizes], torch.stack(sizes)[:, 1:].any(0).tolist()
+    padded = torch.zeros(len(COLUMNS), max(counts), dtype=torch.int64)  # all ranks must send as much
+    for column, name in enumerate(COLUMNS):
+        if name in mine:
+            padded[column, :rows] = torch.from_numpy(mine[name])
+    parts = [part[:, :count] for part, count in zip(_from_all(padded), counts, strict=True)]
+    whole = torch.cat(parts, 1).numpy()
+    return {name: whole[column] for column, name in enumerate(COLUMNS) if present[column]}
+
+
+def _from_all(mine: Tensor) -> list[Tensor]:
+    """The int64 tensors of all ranks: numbers, of which nothing is ever executed."""
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    mine = mine.to(device)
+    found = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(found, mine)
+    return [part.cpu() for part in found]
 
 
 def write_predictions(path: Path, table: Table) -> Path:
     """The table as a file; the same answers leave the same bytes."""
-    return write_with(path, lambda temporary: np.savez_compressed(temporary, **table))  # type: ignore[arg-type]
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, NumPy may write under another one
+            np.savez_compressed(file, **table)  # type: ignore[arg-type]
+
+    return write_with(path, write)

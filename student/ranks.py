@@ -134,6 +134,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise StudentError(f"--device {name} is not known. Known: auto, cpu, cuda, cuda:N, mps.") from None
+    if device.type == "meta":
+        raise StudentError(f"--device {name} holds no numbers. Known: auto, cpu, cuda, cuda:N, mps.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise StudentError(f"--device {name}: torch {torch.__version__} sees no CUDA device here. Use --device cpu.")
     return torch.device("cuda", local_rank) if device.type == "cuda" and device.index is None else device

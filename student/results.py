@@ -33,8 +33,13 @@ def write_metrics(
     summaries = {name: score.summary() for name, score in scores.items()}
     return [
         write_json(path, {**described, **summaries}),
-        write_json(path.with_suffix(".speed.json"), dict(speed)),
+        write_json(speed_path(path), dict(speed)),
     ]
+
+
+def speed_path(path: Path) -> Path:
+    """Beside the metrics; only ``.json`` is taken off their name, since ``v1.2`` and ``v1.3`` end in no suffix."""
+    return path.with_name(f"{path.name.removesuffix('.json')}.speed.json")
 
 
 def table(scores: Mapping[str, Scores]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.progress import duration
+from student.files import write_text
 
 Line = dict[str, Any]
 
@@ -122,9 +123,7 @@ def _read(path: Path) -> list[Line]:
 
 
 def _rewrite(path: Path, lines: list[Line]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
 
 
 def _dvclive(run: Path, kept: list[Line]) -> Any:

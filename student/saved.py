@@ -13,11 +13,9 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.errors import StudentError
+from pipeline.imagenet import MEAN, STD
 from student import checkpoint
 from student.model import Student, StudentSpec, build
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +56,8 @@ def open_saved(path: Path, which: str = "last") -> Saved:
         student=_restored(spec, found["model"], path),
         ema=None if found["ema"] is None else _restored(spec, found["ema"], path),
         class_names=None if names is None else tuple(names),
-        mean=tuple(meta.get("mean", IMAGENET_MEAN)),
-        std=tuple(meta.get("std", IMAGENET_STD)),
+        mean=tuple(meta.get("mean", MEAN)),
+        std=tuple(meta.get("std", STD)),
         epoch=found["epoch"],
         step=found["step"],
     )

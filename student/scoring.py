@@ -14,8 +14,8 @@ import dataclasses
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from pipeline.recipe import Recipe
 from pipeline.ring import Slot
 from pipeline.shards import expand
 from pipeline.store import LabelStore
+from student.classes import require_classes
 from student.device import normalise
 from student.indexing import indexed
 from student.metrics import Scores, heads_on_cpu
@@ -123,34 +124,18 @@ def open_evaluation_set(
 ) -> EvaluationSet:
     """The shards as this student is judged on them; refused where classes or the store do not fit it."""
     recipe = evaluation_recipe(saved.spec.image_size, crop_pct, on_bad_image)
+    learned: Any = {"known": saved.spec.num_classes, "known_names": saved.class_names}
     if logits is None:
         index = indexed(shards, ranks, workers=workers)
-        require_classes(index.num_classes, index.class_names, saved, "The shards")
+        require_classes(index.num_classes, index.class_names, **learned, what="The shards")
         return EvaluationSet(index=index, recipe=recipe)
     store = LabelStore.open_finished(logits, look=ranks.main)
-    require_classes(store.manifest.num_classes, store.manifest.class_names, saved, str(logits))
+    require_classes(store.manifest.num_classes, store.manifest.class_names, **learned, what=str(logits))
     return EvaluationSet(
         index=store.index.moved_to(expand(shards)),
         recipe=_same_recipe(recipe, store.manifest.recipe, logits),
         teaching=_teaching(store, ranks),
     )
-
-
-def require_classes(number: int, names: tuple[str, ...] | None, saved: Saved, what: str) -> None:
-    """Refuse pictures whose classes are not the student's, as far as one can tell."""
-    known = saved.spec.num_classes
-    if number > known or (names is not None and number != known):
-        raise MismatchError(
-            f"{what}: {number} classes, the student has {known}. Judge it on pictures of the classes that it learned."
-        )
-    if names is None or saved.class_names is None:
-        return
-    for number, (theirs, own) in enumerate(zip_longest(names, saved.class_names)):
-        if theirs != own:
-            raise MismatchError(
-                f"{what}: class {number} is '{theirs}', the student learned '{own}'. "
-                "Pack the pictures with the same class folders."
-            )
 
 
 def _same_recipe(wanted: Recipe, stored: Recipe, logits: str | Path) -> Recipe:

@@ -7,6 +7,7 @@ and must be the same when a run goes on; those in `FREE` decide where, how fast,
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from pipeline.errors import StudentError
@@ -71,6 +72,7 @@ class Settings:
     precision: str = "fp32"
     seed: int = 0
     init: str | None = None
+    init_which: str = "last"
     init_ema: bool = False
     new_heads: bool = False
     views: int | None = None
@@ -91,12 +93,24 @@ class Settings:
     """Stop after so many steps of the whole run, with a checkpoint; the schedule does not change."""
 
     def __post_init__(self) -> None:
+        for name, value in self.to_json().items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise StudentError(f"--{name.replace('_', '-')} is {value}; a finite number is needed.")
         for name in ("epochs", "batch", "repeats", "accumulate", "val_every", "log_every"):
             if getattr(self, name) < 1:
                 raise StudentError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
         for name, known in (("precision", PRECISIONS), ("attention", ATTENTIONS)):
             if getattr(self, name) not in known:
                 raise StudentError(f"--{name} {getattr(self, name)} is not known. Known: {', '.join(known)}.")
+        if self.accumulate > self.batch:
+            raise StudentError(
+                f"--accumulate {self.accumulate} makes more micro-batches than --batch has items ({self.batch}). "
+                "Give a smaller one."
+            )
+        if not 0 <= self.ema_decay <= 1:
+            raise StudentError(f"--ema-decay is {self.ema_decay}; it lies between 0 and 1.")
+        if self.checkpoint_minutes < 0:
+            raise StudentError(f"--checkpoint-minutes is {self.checkpoint_minutes}; it must be at least 0.")
         if self.clip_grad is not None and self.clip_grad <= 0:
             raise StudentError(f"--clip-grad is {self.clip_grad}; it must be above 0. Leave it out for no clipping.")
 
@@ -138,6 +152,7 @@ class Settings:
     def require_same(self, earlier: Mapping[str, Value], where: str) -> None:
         """Refuse to go on with a run that was begun with other settings."""
         now = self.to_json()
+        earlier = {**Settings().to_json(), **earlier}  # a flag that is younger than the run had no say in it
         names = sorted((now.keys() | earlier.keys()) - FREE)
         other = [n for n in names if now.get(n, "absent") != earlier.get(n, "absent")]
         if other:

@@ -43,7 +43,7 @@ class Similarity:
         with torch.inference_mode(), self._watching() as seen:
             heads: Heads = self.student(x_BCHW)
         assert heads.dist is not None and len(seen) == len(self.places)
-        cosine_LB = torch.stack([_cosine(place.double()) for place in seen]).cpu()
+        cosine_LB = torch.stack([_cosine(_exact(place)) for place in seen])
         self.sum_L += cosine_LB.sum(1)
         self.square_L += cosine_LB.square().sum(1)
         self.images += len(x_BCHW)
@@ -85,6 +85,11 @@ class Similarity:
         }
 
 
+def _exact(tensor: Tensor) -> Tensor:
+    """In float64, which not every device has: on the CPU."""
+    return tensor.detach().cpu().double()
+
+
 def _cosine(tokens_X2D: Tensor) -> Tensor:
     """Between the two tokens, whatever comes before them."""
     return cosine_similarity(tokens_X2D[..., 0, :], tokens_X2D[..., 1, :], dim=-1)
@@ -102,15 +107,15 @@ def require_tokens(student: Student) -> None:
 
 def _inputs(student: Student) -> dict[str, float]:
     net = cast(Any, student.net)
-    learned_2D = torch.stack([net.cls_token.detach()[0, 0], net.dist_token.detach()[0, 0]]).double().cpu()
-    placed_2D = learned_2D + (0 if net.no_embed_class else net.pos_embed.detach()[0, :2].double().cpu())
+    learned_2D = _exact(torch.stack([net.cls_token[0, 0], net.dist_token[0, 0]]))
+    placed_2D = learned_2D + (0 if net.no_embed_class else _exact(net.pos_embed[0, :2]))
     pairs = {"tokens": learned_2D, "tokens_with_position": placed_2D}
     return {name: round(float(_cosine(pair_2D)), 6) for name, pair_2D in pairs.items()}
 
 
 def _weight_rows(student: Student) -> dict[str, float]:
     net = cast(Any, student.net)
-    cosine_K = cosine_similarity(net.head.weight.detach().double(), net.head_dist.weight.detach().double(), dim=-1)
+    cosine_K = cosine_similarity(_exact(net.head.weight), _exact(net.head_dist.weight), dim=-1)
     return {
         "mean": round(float(cosine_K.mean()), 6),
         "least": round(float(cosine_K.min()), 6),

@@ -11,6 +11,7 @@ classifier doubled and the other one zero have it as their mean, exactly.
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +24,7 @@ from timm.models._hub import save_config_for_hf
 from torch import Tensor
 
 from pipeline.errors import StudentError
-from student.files import write_with
+from student.files import telling, write_with
 from student.model import Heads, Student, build, fuse
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -38,7 +39,10 @@ _OWN = ("architecture", "num_classes", "input_size", "fixed_input_size", "pool_s
 def write_timm(student: Student, folder: Path, prepared: dict[str, Any], head: str = "fused") -> float:
     """Write both files once timm answers with them as the student does; the largest difference of a logit."""
     require_head(student, head)
-    folder.mkdir(parents=True, exist_ok=True)
+    with telling(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".timm-*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".timm-", dir=folder) as name:
         made = Path(name)
         _write(student, made, prepared, head)
@@ -53,7 +57,8 @@ def _write(student: Student, folder: Path, prepared: dict[str, Any], head: str) 
     net = cast(Any, build(student.spec, seed=0).net)
     net.pretrained_cfg = {name: net.pretrained_cfg[name] for name in _OWN if name in net.pretrained_cfg}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in timm_state(student, head).items()}
-    write_with(folder / WEIGHTS, lambda path: safetensors.torch.save_file(state, path, metadata={"format": "pt"}))
+    weights = safetensors.torch.save(state, metadata={"format": "pt"})
+    write_with(folder / WEIGHTS, lambda path: path.write_bytes(weights))
     write_with(folder / CONFIG, lambda path: _write_config(net, path, prepared, head))
 
 

@@ -11,15 +11,14 @@ from typing import Any
 import click
 
 from pipeline import cli
+from pipeline.memory import within_memory
 from student import plots
-from student.checkpoint_flags import bad_image_option, batch_option, checkpoint_options
+from student.checkpoint_flags import SMALLER_BATCH, bad_image_option, batch_option, checkpoint_options, timeout_option
 from student.files import write_json
 from student.ranks import joined, local_world
 from student.saved import open_saved
 from student.scoring import Judge, open_evaluation_set
 from student.similarity import Similarity, require_tokens
-
-RANK_SECONDS = 1800.0
 
 
 @cli.command()
@@ -31,6 +30,7 @@ RANK_SECONDS = 1800.0
 @bad_image_option
 @batch_option
 @cli.speed_options
+@timeout_option
 def main(**flags: Any) -> None:
     """Measure how alike class and distillation token are in each layer, and how often their heads agree.
 
@@ -43,7 +43,7 @@ def main(**flags: Any) -> None:
     require_tokens(student)
     flags["workers"] = cli.share_workers(flags["workers"], local_world())
     chosen = {name: flags[name] for name in ("on_bad_image", "workers")}
-    with joined(flags["device"], RANK_SECONDS) as ranks:
+    with joined(flags["device"], flags["timeout"]) as ranks, within_memory(ranks.device, SMALLER_BATCH):
         pictures = open_evaluation_set(flags["shards"], saved, ranks, **chosen)
         judge = Judge({"student": student}, saved, ranks)
         similarity = Similarity(judge.students["student"])

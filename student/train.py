@@ -19,11 +19,18 @@ from typing import Any
 import click
 
 from pipeline import cli
+from pipeline.memory import within_memory
 from student import checkpoint, flags
-from student.launch import Places, launched
+from student.beginning import Places
+from student.launch import launched
 from student.loop import exit_code, fit
 from student.ranks import Stop, joined, local_world
 from student.settings import Settings
+
+SMALLER = (
+    "Give a larger --accumulate (smaller micro-batches, the same gradient), or --precision bf16; a smaller --batch is "
+    "another training."
+)
 
 
 @cli.command(
@@ -70,7 +77,10 @@ def main(
     with joined(device, timeout) as ranks, Stop().listening() as stop:
         if not ranks.main:
             logging.getLogger().setLevel(logging.WARNING)
-        with launched(places, Settings(**settings), ranks, stop) as run:
+        with (
+            within_memory(ranks.device, SMALLER),
+            launched(places, Settings(**settings), ranks, stop) as run,
+        ):
             if run is not None:
                 fit(run)
     if ranks.main:

@@ -9,12 +9,10 @@ Shapes: B views.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import zip_longest
 
 import numpy as np
 import torch
 
-from pipeline.errors import MismatchError
 from pipeline.index import SampleIndex
 from pipeline.loader import Loader, requests_of
 from student.engine import Engine
@@ -72,21 +70,6 @@ class Validation:
             pixels_BHWC = torch.from_numpy(slot.pixels_BHWC).to(self.ranks.device)
             truth_B = torch.from_numpy(self.index.classes[slot.row_B].astype(np.int64))
             yield {name: engine.answer(student, pixels_BHWC) for name, student in students.items()}, truth_B
-
-
-def require_classes(index: SampleIndex, num_classes: int, names: tuple[str, ...] | None) -> None:
-    """Refuse validation shards that number their classes differently, as far as one can tell."""
-    if index.num_classes > num_classes:
-        raise MismatchError(
-            f"--val-shards have class {index.num_classes - 1}, the student has classes 0 to {num_classes - 1}. "
-            "Give validation shards that were packed with the same classes."
-        )
-    if index.class_names and names and index.class_names != names:
-        pairs = enumerate(zip_longest(index.class_names, names))
-        at, (theirs, ours) = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
-        raise MismatchError(
-            f"--val-shards call class {at} {theirs!r}, the store calls it {ours!r}. Pack both with the same classes."
-        )
 
 
 def _shown(score: Scores) -> dict[str, float]:

@@ -3,13 +3,15 @@
     python -m benchmarks.evidence.online --logits store.zarr --teacher MODEL --teacher-weights FILE --out runs/online
 
 All flags of ``student.train``; order, views, loss and student are its own. The store says what the views are; its
-labels are put aside, and a teacher that sees the very pixels of each batch answers in their place. For hard and for
-soft distillation from dense logits, on one process.
+labels are put aside, and the teacher that gave them sees the very pixels of each batch and answers in their place; its
+size, statistics, precision and class map are the store's. For hard and for soft distillation from dense logits, on one
+process.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +20,16 @@ from typing import Any
 import click
 
 from pipeline import cli
-from pipeline.errors import MismatchError
+from pipeline.errors import UserError
 from pipeline.labels import Keep, encode
 from pipeline.store import LabelStore
-from pipeline.teacher import Teacher, load_teacher
+from pipeline.teacher import Teacher
+from stages.stored_teacher import load_stored_teacher
 from student import checkpoint, flags
+from student.beginning import Places
 from student.data import Feed, Step
 from student.device import teacher_labels
-from student.launch import Places, launched
+from student.launch import launched
 from student.loop import exit_code, fit
 from student.ranks import Stop, joined
 from student.settings import Settings
@@ -34,9 +38,9 @@ KEEP = Keep.parse("dense")
 
 
 @cli.command()
-@click.option("--teacher", required=True, help="As --model of stages.teacher_logits.")
+@click.option("--teacher", help="The teacher, where it has another name now.  [default: the stored name]")
 @click.option("--teacher-weights", type=click.Path(path_type=Path), help="As --weights of stages.teacher_logits.")
-@click.option("--teacher-precision", default="auto", help="As --precision of stages.teacher_logits.")
+@click.option("--teacher-precision", default="auto", help="Must be the store's, which is the default.")
 @flags.places_options
 @flags.model_options
 @flags.loss_options
@@ -44,17 +48,20 @@ KEEP = Keep.parse("dense")
 @flags.running_options
 @cli.speed_options
 def main(
-    teacher: str, teacher_weights: Path | None, teacher_precision: str, timeout: float, device: str, **given: Any
+    teacher: str | None, teacher_weights: Path | None, teacher_precision: str, timeout: float, device: str, **given: Any
 ) -> None:  # fmt: skip
     """Train a student beside its teacher."""
+    _require_one_process()
     names = {field.name for field in dataclasses.fields(Places)}
     places = Places(**{name: value for name, value in given.items() if name in names})
     settings = Settings(**{name: value for name, value in given.items() if name not in names})
     with joined(device, timeout) as ranks, Stop().listening() as stop, launched(places, settings, ranks, stop) as run:
         if run is not None:
-            run.feed = Answered(
-                run.feed, _teacher_of(places.logits, teacher, teacher_weights, teacher_precision, device)
+            live = load_stored_teacher(
+                LabelStore.open_finished(places.logits), name=teacher, weights=teacher_weights, device=device,
+                precision=teacher_precision,
             )  # fmt: skip
+            run.feed = Answered(run.feed, live)
             fit(run)
     click.echo(f"{checkpoint.path_of(places.out)}")
     if run is not None and run.stopped:
@@ -76,23 +83,12 @@ class Answered(Feed):
             yield dataclasses.replace(found, teacher=teacher_labels(labels, self.temperatures, self.ranks.device))
 
 
-def _teacher_of(logits: str, name: str, weights: Path | None, precision: str, device: str) -> Teacher:
-    """The teacher that filled the store; another one is refused."""
-    card = LabelStore.open_finished(logits).manifest
-    teacher = load_teacher(
-        name,
-        view_size=card.recipe.image_size,
-        weights=weights,
-        device=device,
-        precision=precision,
-        batch_size=card.teacher.batch_size,
-    )
-    if teacher.card.weights_sha256 != card.teacher.weights_sha256:
-        raise MismatchError(
-            f"--teacher {name} has weights {teacher.card.weights_sha256[:12]}…, {logits} was labelled by "
-            f"{card.teacher.name} with {card.teacher.weights_sha256[:12]}…. Name the same teacher."
+def _require_one_process() -> None:
+    if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        raise UserError(
+            f"This is rank {os.environ.get('RANK')} of {world}, and a live teacher answers in batches of one process: "
+            "others would be other bits. Start it without torchrun."
         )
-    return teacher
 
 
 if __name__ == "__main__":

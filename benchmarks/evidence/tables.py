@@ -14,8 +14,6 @@ from benchmarks.evidence.steps import Step, in_order
 from benchmarks.report import Table, grid
 from pipeline.store import LabelStore, Unit
 
-CURVE = "top1"
-
 
 def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]) -> Table:
     """The table of finished runs."""

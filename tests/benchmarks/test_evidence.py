@@ -6,6 +6,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from benchmarks.evidence.plots import draw
 from benchmarks.evidence.steps import Step, commands, in_order, run
 from benchmarks.evidence.tables import table_of
 from pipeline.errors import UserError
+from pipeline.store import LabelStore
+from stages import teacher_logits
 from tests.pictures import encoded, scene
 
 CLASSES = ("cat", "dog", "fox")
@@ -160,3 +163,58 @@ def test_sprites_are_cut_into_folders(tmp_path: Path) -> None:
 def test_other_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither"):
         prepare(tmp_path, tmp_path)
+
+
+def test_a_live_teacher_is_the_stored_one_in_every_respect(lab: Lab, monkeypatch) -> None:
+    live = online(lab).rows[1].about[0]
+    run(live.needs, lab.work, jobs=2)
+    monkeypatch.chdir(lab.work)
+    flags = list(live.flags)
+    teacher = flags[flags.index("--teacher") + 1]
+    (shards,) = (step.path for step in in_order(live.needs) if step.path == lab.shards(lab.scale.labelled).path)
+    line = [
+        "--shards",
+        f"{shards}/*.tar",
+        "--model",
+        teacher,
+        "--out",
+        "other.zarr",
+        "--image-size",
+        "32",
+        "--workers",
+        "0",
+    ]
+    line += [
+        "--views",
+        "1",
+        "--recipe",
+        "light",
+        "--mean",
+        "0.1,0.2,0.3",
+        "--teacher-size",
+        "40",
+        "--precision",
+        "fp32",
+    ]
+    result = CliRunner().invoke(teacher_logits.main, [*line, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    flags[flags.index("--logits") + 1] = "other.zarr"
+    seen: list[Any] = []
+    monkeypatch.setattr(evidence_online, "fit", lambda run: seen.append(run.feed.teacher.card))
+    result = CliRunner().invoke(evidence_online.main, [*flags, "--views", "1", "--out", "live"])
+    assert result.exit_code == 0, result.output
+    assert seen == [LabelStore.open_finished("other.zarr").manifest.teacher]
+    flags += ["--teacher-precision", "bf16", "--views", "1", "--out", "live"]
+    result = CliRunner().invoke(evidence_online.main, flags)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "error: other.zarr was labelled by another teacher: precision fp32 then, bf16 now. Give the stored values."
+    )
+
+
+def test_a_live_teacher_answers_on_one_process(lab: Lab) -> None:
+    live = online(lab).rows[1].about[0]
+    result = CliRunner().invoke(
+        evidence_online.main, [*live.flags, "--out", "ranks"], env={"WORLD_SIZE": "2", "RANK": "1"}
+    )
+    assert result.exit_code == 1 and result.stderr.startswith("error: This is rank 1 of 2"), result.output

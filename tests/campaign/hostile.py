@@ -15,6 +15,7 @@ import os
 import pickle
 import resource
 import shutil
+import struct
 import sys
 import zipfile
 import zlib
@@ -290,7 +291,13 @@ def _images() -> Iterator[Case]:
     def profile(folder: Path, _: Path) -> None:
         _draw_all(write_tar(folder / "x.tar", sample("a", text, 0)))
 
+    def rows(folder: Path, _: Path) -> None:
+        header_ = pictures.png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
+        data = pictures.png_chunk(b"IDAT", _deflated(1_500_000_000)) + pictures.png_chunk(b"IEND", b"")
+        _draw_all(write_tar(folder / "x.tar", sample("a", b"\x89PNG\r\n\x1a\n" + header_ + data, 0)))
+
     yield Case("a PNG whose profile inflates to 200 MB", profile)
+    yield Case("a PNG of 8 × 8 pixels whose rows inflate to 1.5 GB", rows, harmless=True)
 
 
 def _stores() -> Iterator[Case]:

@@ -210,3 +210,10 @@ def test_a_rank_that_falls_silent_is_given_up_and_its_task_is_left() -> None:
         begun = time.monotonic()
         assert handouts[0].settle(lambda _: None) == [1]
         assert SHORT <= time.monotonic() - begun < 3 * SHORT
+
+
+def test_a_port_that_is_no_number_is_told():
+    env = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "http"}
+    with pytest.raises(UserError, match=r"holds what is no number: MASTER_PORT=http\. Start it by torchrun or srun"):
+        Place.from_environment(env)
+    assert Place.from_environment({name: env[name] for name in env if name != "MASTER_PORT"}).port == 29500

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -326,3 +327,14 @@ def test_a_jpeg_that_ends_before_its_last_row_is_refused_however_it_is_closed(mo
     for ended in (payload[: len(payload) // 2] + b"\xff\xd9", taller):
         with pytest.raises(ImageError, match="is truncated"):
             decode(ended)
+
+
+def test_a_png_is_inflated_no_further_than_its_rows_reach() -> None:
+    payload = raw_png(8, 8, 8, 0, bytes(64 << 20))
+    assert len(payload) < 100_000
+    tracemalloc.start()
+    try:
+        assert not decode(payload).any()
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()

@@ -136,7 +136,7 @@ def test_what_is_not_finite_is_refused_with_its_place() -> None:
     logits_BC[1, 2], logits_BC[2, 0] = np.nan, np.inf
     for keep in ("dense", "topk:2", "argmax"):
         with pytest.raises(TeacherError) as error:
-            encode(logits_BC, Keep.parse(keep), (1.0,), rows=np.array([70, 71, 72]))
+            encode(logits_BC, Keep.parse(keep), (1.0,), name=lambda at: f"row {70 + at}")
         assert str(error.value) == (
             "the teacher's logit nan (row 71, class 2) is not finite (2 such values in this batch). "
             "Run the teacher in fp32 or bf16 (fp16 overflows at 65,504), or check its weights."

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import re
@@ -8,7 +9,9 @@ import resource
 import signal
 import socket
 import time
+import tracemalloc
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -187,6 +190,19 @@ def test_a_second_writer_is_told_at_once_who_the_first_is(objects: LocalObjects)
         pass
 
 
+def test_a_store_has_one_lock_however_it_is_named(objects: LocalObjects, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(objects.root, target_is_directory=True)
+    (tmp_path / "folder").symlink_to(objects.root.parent, target_is_directory=True)
+    others = [tmp_path / "link", tmp_path / "folder" / objects.root.name]
+    with objects.lock():
+        for other in others:
+            with pytest.raises(StoreError, match="is being written"), LocalObjects(other).lock():
+                pass
+    for other in others:
+        with LocalObjects(other).lock(), pytest.raises(StoreError, match="is being written"), objects.lock():
+            pass
+
+
 def test_a_killed_writer_leaves_no_lock_even_if_its_worker_lives_on(objects: LocalObjects) -> None:
     reading, writing = os.pipe()
 
@@ -213,3 +229,38 @@ def test_a_killed_writer_leaves_no_lock_even_if_its_worker_lives_on(objects: Loc
 def test_objects_travel_to_other_processes(objects: LocalObjects) -> None:
     objects.put(KEY, b"x")
     assert pickle.loads(pickle.dumps(objects)).get(KEY, 1) == b"x"
+
+
+def test_reading_takes_memory_for_what_is_there_and_not_for_what_is_allowed(objects: LocalObjects) -> None:
+    objects.put(KEY, b"x" * 70_000)
+    tracemalloc.start()
+    try:
+        assert objects.get(KEY, 1 << 30) == b"x" * 70_000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_read_that_gives_less_than_is_there_is_gone_on_with(objects: LocalObjects) -> None:
+    """As network file systems may, and Linux does beyond 2 GiB."""
+    objects.put(KEY, bytes(range(256)) * 100)
+    original = os.fdopen
+
+    def fdopen(descriptor: int, mode: str = "r", buffering: int = -1) -> IO[Any]:
+        raw = Halting(descriptor)
+        return raw if buffering == 0 else io.BufferedReader(raw)
+
+    class Halting(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            return super().readinto(memoryview(buffer)[:1000])
+
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(1000 if size is None or size < 0 else min(size, 1000))
+
+        def readall(self) -> bytes:
+            return self.read()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fdopen", fdopen)
+        assert objects.get(KEY, 1 << 20) == bytes(range(256)) * 100
+    assert os.fdopen is original

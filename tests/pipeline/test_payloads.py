@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,9 @@ def test_a_file_that_changes_between_check_and_write_is_refused(tmp_path: Path) 
     path.unlink()
     with pytest.raises(ShardError, match=r"x.jpg cannot be read any more: No such file or directory. Pack again\."):
         payload_of(str(path), checked, max_side=None, quality=95)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jpg")
+    for look in (measure(str(tmp_path / "x.jpg")), check(str(tmp_path / "x.jpg"), max_side=None)):
+        assert look.size == -1 and look.problem == "cannot be read: it is no file, but a pipe or a device"

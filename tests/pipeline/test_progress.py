@@ -24,3 +24,11 @@ def test_lines_in_a_file():
     first, last = out.getvalue().splitlines()
     assert first.startswith("teacher  150/200 views |  75.0% | ") and first.endswith("| waited 1%")
     assert "eta" in first and "took" in last and "\r" not in out.getvalue()
+
+
+def test_more_than_was_foretold_leaves_no_time():
+    out = io.StringIO()
+    with Progress("teacher", 10, "views", interval=0, stream=out) as progress:
+        progress.started -= 100
+        progress.advance(20)
+    assert "| eta 0s" in out.getvalue() and "eta -" not in out.getvalue()

@@ -331,3 +331,35 @@ def test_writers_share_after_the_first_and_a_run_alone_is_refused(s3: Any, short
                 pass
     with seated(S3Objects(url), **{**seats, "alone": True}) as again:
         assert again.first
+
+
+def test_a_holder_whose_renewal_ends_in_an_unforeseen_error_stops_writing(
+    s3: Any, short: None, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    objects = S3Objects(url)
+    with objects.lock():
+        monkeypatch.setattr(remote_objects, "_holder_of", lambda _: 1 / 0)
+        s3.put_object(Bucket="bucket", Key=url.removeprefix("s3://bucket/") + ".lock", Body=b'{"token": "of another"}')
+        deadline = time.monotonic() + 60
+        with pytest.raises(StoreError, match=r"could not be renewed, or was taken over.*run this again"):
+            while time.monotonic() < deadline:
+                objects.put(KEY, b"x")
+                time.sleep(0.05)
+
+
+def test_a_look_at_a_lease_is_tried_again(s3: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.01)
+    objects, place = S3Objects(url), remote.remote(url)
+    original, failed = place.call, []
+
+    def call(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "cat_file" and len(failed) < 2:
+            failed.append(name)
+            raise ValueError("the answer was cut")  # what is no OSError
+        return original(name, *args, **kwargs)
+
+    with objects.lock():
+        monkeypatch.setattr(place, "call", call)
+        tag, _, text = remote_objects.Lease(objects, f"{objects.root}.lock").look()
+    assert tag and b"token" in text and len(failed) == 2

@@ -6,6 +6,7 @@ import pickle
 import tarfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from pipeline.errors import MismatchError, StoreError
 from pipeline.labels import decode_dense
 from pipeline.layout import Layout
+from pipeline.objects import LocalObjects, is_temporary
 from pipeline.receipts import Unit
 from pipeline.recipe import Recipe
 from pipeline.store import LabelStore, UnitLabels, encoded_sizes
@@ -484,10 +486,11 @@ def test_finishing_sweeps_what_a_killed_writer_left(tmp_path: Path) -> None:
     index = index_of(70)
     with open_writing(tmp_path / "store.zarr", manifest_of(index, "argmax"), index, 1) as store:
         fill(store)
-        stray = tmp_path / "store.zarr" / "argmax" / ".tmp-0123456789abcdef"
-        stray.write_bytes(b"half")
+        strays = [tmp_path / "store.zarr" / name for name in ("argmax/.tmp-0123456789abcdef", ".tmp-0123456789abcdef")]
+        for stray in strays:
+            stray.write_bytes(b"half")
         store.finish()
-    assert not stray.exists()
+    assert not any(stray.exists() for stray in strays)
 
 
 def test_one_process_of_a_run_looks_for_all_objects(tmp_path: Path) -> None:
@@ -500,3 +503,25 @@ def test_one_process_of_a_run_looks_for_all_objects(tmp_path: Path) -> None:
     assert other.read(0, 1)
     with pytest.raises(StoreError, match=r"crc/c\.1\.1 \(unit view 1, run 1\) is absent"):
         other.read(1, 1)
+
+
+def test_two_may_finish_at_the_same_instant(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    with open_writing(path, MANIFEST, INDEX, 2) as store:
+        fill(store)
+    first, second = LabelStore.attach(path), LabelStore.attach(path)
+
+    class Interrupted(LocalObjects):
+        """While this one is about to give COMPLETE its name, the other finishes, and sweeps."""
+
+        @contextmanager
+        def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
+            with super()._temporary(path, data) as temporary:
+                first.finish()
+                assert not temporary.exists(), "it was swept"
+                yield temporary
+
+    second.objects = Interrupted(path)
+    second.finish()
+    assert LabelStore.open_finished(path).missing() == []
+    assert not [key for key in LocalObjects(path).sizes() if is_temporary(key)]

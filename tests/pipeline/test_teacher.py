@@ -1,5 +1,7 @@
 """A teacher sees with its own statistics and size, has a trained head, and answers finite numbers or not at all."""
 
+import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -141,6 +143,17 @@ def not_a_model():
     return "model"
 
 
+def small_of_timm():
+    model = timm.create_model(NET, num_classes=4)
+    model.mean, model.std, model.input_size = (0.1, 0.2, 0.3), (0.7, 0.8, 0.9), 64
+    return model
+
+
+def test_what_a_model_of_ones_own_says_goes_before_what_timm_knew_of_it():
+    card = load_teacher(f"{__name__}:small_of_timm", view_size=64, device="cpu").card
+    assert (card.classes, card.mean, card.std, card.input_size) == (4, (0.1, 0.2, 0.3), (0.7, 0.8, 0.9), 64)
+
+
 def test_a_model_of_the_users_own(tmp_path):
     teacher = load_teacher("tests.pipeline.test_teacher:flat", view_size=64, device="cpu", input_size="view")
     expected = pixels().mean((1, 2)) / 255 * 2 - 1
@@ -185,3 +198,35 @@ def test_bf16_is_near_fp32_and_says_so(tmp_path):
     half = load_teacher(NET, view_size=64, weights=path, device="cpu", input_size="view", precision="bf16")
     assert half.card.precision == "bf16" and half(pixels()).dtype == np.float32
     assert 0 < np.abs(half(pixels()) - exact(pixels())).max() < 0.1
+
+
+def traced(**options):
+    return load_teacher("tests.pipeline.test_teacher:flat", view_size=16, device="cpu", **options)
+
+
+def test_a_compiled_teacher_is_another_and_its_card_builds_it_again():
+    eager, compiled = traced(precision="bf16"), traced(precision="bf16", compiled=True)
+    assert (eager.card.precision, compiled.card.precision) == ("bf16", "bf16+compile")
+    assert compiled.card == dataclasses.replace(eager.card, precision="bf16+compile")
+    again = traced(precision=compiled.card.precision)
+    assert again.card == compiled.card and again.precision == "bf16"
+    with pytest.raises(TeacherError, match="no teacher runs in precision 'fp8\\+compile'; fp32, bf16, fp16 are known"):
+        traced(precision="fp8+compile")
+
+
+def test_a_compiled_teacher_has_one_graph_a_shape_whatever_it_saw_before(monkeypatch):
+    """Traced as by torch.compile, and run by nobody: what a compiler would be given is looked at."""
+    torch.compiler.reset()
+    graphs = []
+
+    def seen(graph, inputs):
+        sizes = [tuple(x.shape) for x in inputs if isinstance(x, torch.Tensor)]
+        graphs.append((sizes, any(isinstance(x, torch.SymInt) for x in inputs)))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=seen))
+    teacher, eager = traced(compiled=True), traced()
+    for count in (8, 5, 3, 8):
+        np.testing.assert_array_equal(teacher(pixels(count, 16)), eager(pixels(count, 16)))
+    assert [symbolic for _, symbolic in graphs] == [False] * 3
+    assert [(count, 3, 16, 16) in sizes for count, (sizes, _) in zip((8, 5, 3), graphs, strict=True)] == [True] * 3

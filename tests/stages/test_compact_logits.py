@@ -123,3 +123,13 @@ def test_the_source_must_be_finished_and_whole(tmp_path: Path, dense: Path) -> N
     (dense / "logits/c.1.1.0").write_bytes(data)
     result = run("--logits", dense, "--keep", "topk:3", "--out", tmp_path / "s.zarr")
     assert result.exit_code == 1 and f"{dense}/logits/c.1.1.0 (unit view 1, run 1) has SHA-256" in result.stderr
+
+
+def test_a_report_goes_where_it_is_told_or_nothing_begins(tmp_path: Path, dense: Path) -> None:
+    (tmp_path / "file").touch()
+    out, words = tmp_path / "small.zarr", ("--logits", dense, "--keep", "argmax", "--out", tmp_path / "small.zarr")
+    result = run(*words, "--report", tmp_path / "file" / "report.json")
+    assert result.exit_code == 1 and f"cannot write {tmp_path}/file/report.json" in result.output
+    assert "Give another --report." in result.output and not out.exists()
+    assert run(*words, "--report", tmp_path / "new" / "report.json").exit_code == 0
+    assert json.loads((tmp_path / "new" / "report.json").read_text())

@@ -1,6 +1,7 @@
 """A fitted teacher is a function of its contract: resumed, finished, refused; and teacher_logits can ask it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.recipe import Recipe
 from pipeline.shards import expand
 from pipeline.teacher import load_teacher
 from stages.fit_teacher import main
+from tests.faults import Calls
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
 
 NET = "test_resnet"
@@ -224,3 +226,48 @@ def test_the_loss_is_the_smoothed_cross_entropy_where_all_is_labelled():
     logits_BK, truth_B = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0, 1])
     ours = smoothed_loss(logits_BK, torch.nn.functional.one_hot(truth_B, 4).float(), 0.1)
     torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits_BK, truth_B, label_smoothing=0.1))
+
+
+def test_killed_at_any_write_a_teacher_taken_as_it_is_ends_the_same(fitted, shards, tmp_path):
+    """Also between its weights and its record, when the folder holds nothing that says whose they are."""
+    flags = ("--epochs", 0, "--weights", fitted / "model.safetensors")
+    fit(shards, tmp_path / "whole", *flags)
+    whole, out = tree(tmp_path / "whole"), tmp_path / "teacher"
+    for at in range(0, 60, 3):
+        with Calls(at).active():
+            result = CliRunner().invoke(main, arguments(shards, out, *flags))
+        if result.exit_code == 0:
+            break
+        assert result.exit_code == 1 and "Input/output error" in result.output, result.output
+    assert 9 < at < 57 and tree(out) == whole
+
+
+def test_weights_that_no_fit_wrote_are_not_replaced(fitted, shards, tmp_path):
+    shutil.copy(fitted / "model.safetensors", tmp_path)
+    shutil.copy(fitted / "config.json", tmp_path)
+    before = tree(tmp_path)
+    assert "holds files that no fit wrote (config.json, model.safetensors)" in fit(
+        shards, tmp_path, "--epochs", 0, "--weights", fitted / "model.safetensors", expect=1
+    )
+    assert tree(tmp_path) == before
+
+
+def test_auto_is_settled_before_it_becomes_part_of_the_contract(fitted, shards, tmp_path):
+    assert json.loads((fitted / "fit.json").read_text())["contract"]["precision"] == "fp32"
+    output = fit(shards, fitted, "--epochs", 2, "--precision", "bf16", expect=1)
+    assert "precision: 'fp32' then, 'bf16' now" in output
+    earlier = tmp_path / "earlier"
+    shutil.copytree(fitted, earlier)
+    record = json.loads((earlier / "fit.json").read_text())
+    record["contract"]["precision"] = "auto"
+    (earlier / "fit.json").write_text(json.dumps(record))
+    assert "(finished before)" in fit(shards, earlier, "--epochs", 2)
+
+
+def test_a_full_device_is_told_with_the_flag_that_helps(shards, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr("stages.fit_teacher.run_epoch", full)
+    output = fit(shards, tmp_path / "teacher", "--epochs", 1, expect=1)
+    assert "error: The memory of cpu is too small: CUDA out of memory." in output and "--batch" in output

@@ -23,6 +23,7 @@ from pipeline import remote, remote_objects
 from pipeline.objects import LocalObjects
 from pipeline.remote_objects import S3Objects
 from pipeline.store import LabelStore
+from stages import teacher_logits as stage
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
 from tests.network import Cable, cabled, enter
@@ -392,3 +393,27 @@ def test_ranks_with_shards_and_store_in_s3_make_the_same_bytes(folder, reference
         k: v for k, v in reference.items() if k.startswith(labels)
     }
     forget()
+
+
+def test_a_slice_that_mends_what_its_ranks_left_sees_that_the_others_have_ended(
+    folder, reference, tmp_path, monkeypatch
+) -> None:
+    """The other slice commits its last unit while this one does what ranks that were lost had in hand."""
+    out, (first, second) = tmp_path / "store.zarr", array(2)
+    label, calls = stage._label, []
+
+    def interrupted(store, teacher, tasks, *rest):
+        calls.append(len(calls))
+        if len(calls) == 1:
+            label(store, teacher, list(tasks)[1:], *rest)
+            return [1]
+        monkeypatch.setattr(stage, "_label", label)
+        assert start(main, arguments(folder, out), second, tmp_path / "second.log").wait() == 0
+        assert not (out / "COMPLETE").exists()
+        return label(store, teacher, tasks, *rest)
+
+    monkeypatch.setattr(stage, "_label", interrupted)
+    task = start(main, arguments(folder, out), first, tmp_path / "first.log")
+    assert task.wait() == 0, task.said
+    assert "ranks 1 were lost" in task.said and "are missing" not in task.said
+    assert tree(out) == reference

@@ -11,12 +11,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from pipeline import cost
+from pipeline.render import GREY
 from pipeline.store import LabelStore
 from stages.figures import Axis
+from stages.gallery import view_shelves
+from stages.page import STYLE
 from stages.report import main
 from stages.results import Spread, read_results
 from stages.teacher_logits import main as teacher_logits
-from tests.pictures import tiny_shards
+from tests.pictures import jpeg, sample, tiny_shards, write_tar
 
 ROWS, CLASSES = 40, 3
 TOP1 = {"none": 0.50, "hard": 0.55, "soft": 0.62}
@@ -239,3 +243,63 @@ def test_marks_are_round_and_inside(values, percent, ticks):
 
 def test_a_spread_of_one_seed_has_no_deviation():
     assert str(Spread((0.5,))) == "50.0" and str(Spread((0.5, 0.6))) == "55.0 ± 7.1"
+
+
+def label(shards, out, stores, *more):
+    """A store of these shards by the random teacher."""
+    fixed = ("--model", "test_resnet", "--weights", stores / "teacher.pt", "--image-size", 32, "--teacher-size", "view")
+    fixed += ("--workers", 0, "--device", "cpu", "--views", 2, "--mix-window", 8)
+    run(teacher_logits, *(word for urls in shards for word in ("--shards", urls)), "--out", out, *fixed, *more)
+    return out
+
+
+def test_a_store_without_any_label_has_its_page(results, stores, tmp_path):
+    members = [member for row in range(ROWS) for member in sample(f"u/{row:06d}", jpeg(row), None)]
+    store = label([write_tar(tmp_path / "unlabelled.tar", members)], tmp_path / "u.zarr", stores)
+    (results / "reports" / "labels-train.json").write_text((tmp_path / "u.summary.json").read_text())
+    report(results, stores, "--logits", store)
+    page = Outline((results / "page" / "index.html").read_text())
+    assert "What the teacher saw" in page.titles and "The teacher’s labels" in page.titles
+    assert "true class in" not in " ".join(page.text)
+
+
+def test_a_picture_that_cannot_be_decoded_is_a_grey_tile(results, stores, tmp_path):
+    bad = dict.fromkeys(range(10), b"\xff\xd8\xff\xe0 not a picture")
+    urls = tiny_shards(tmp_path / "bad", rows=ROWS, shards=1, classes=CLASSES, replace=bad)
+    store = label(urls, tmp_path / "b.zarr", stores, "--on-bad-image", "grey")
+    report(results, stores, "--logits", store)
+    assert "cannot be decoded" in " ".join(Outline((results / "page" / "index.html").read_text()).text)
+    opened = LabelStore.open_finished(store)
+    first = view_shelves(opened, opened.index, rows=4, views=1)[0].tiles[0]
+    assert (first.pixels_HWC == GREY).all() and first.words[0].says == "cannot be decoded"
+
+
+def test_costs_are_those_of_the_stored_teacher_on_the_shards_where_they_are_now(results, stores, tmp_path, monkeypatch):
+    monkeypatch.setattr(cost, "SECONDS", 0.05)
+    urls = tiny_shards(tmp_path / "before", rows=ROWS, shards=1, classes=CLASSES)
+    store = label(urls, tmp_path / "m.zarr", stores, "--mean", "0.1,0.2,0.3", "--std", "0.4,0.5,0.6")
+    (tmp_path / "before").rename(tmp_path / "after")
+    asked = []
+
+    def watched(manifest, index, teacher, **more):
+        asked.append((teacher.card == manifest.teacher, index.urls, more["start_method"]))
+        return cost.estimate(manifest, index, teacher, **more)
+
+    monkeypatch.setattr("stages.report.estimate", watched)
+    shards = tmp_path / "after" / "000000.tar"
+    more = ("--shards", shards, "--weights", stores / "teacher.pt", "--start-method", "spawn")
+    report(results, stores, "--logits", store, *more, "--measure")
+    assert asked == [(True, (str(shards),), "spawn")]
+    assert "views/s" in " ".join(Outline((results / "page" / "index.html").read_text()).text)
+
+
+def test_held_out_labels_without_a_figure_leave_it_to_the_fitting(results):
+    for unmixed in ({"views": 0, "top1": None}, None):
+        (results / "reports" / "labels-val.json").write_text(json.dumps({"unmixed": unmixed}))
+        assert read_results(results / "reports", results / "runs").teacher_accuracy == 0.8
+
+
+def test_no_colour_is_set_twice():
+    for block in re.findall(r"{([^{}]*)}", STYLE):
+        names = re.findall(r"(--[a-z]+):", block)
+        assert len(names) == len(set(names)), names

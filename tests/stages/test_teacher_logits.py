@@ -1,5 +1,7 @@
 """The store is a function of its manifest: not of workers, order, interruption or growth. Run as users run it."""
 
+import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,11 +17,13 @@ import torch
 import zarr
 from click.testing import CliRunner
 
+from pipeline import cost
 from pipeline.labelling import label_missing, tasks_of
 from pipeline.render import Renderer
 from pipeline.store import LabelStore
 from pipeline.teacher import load_teacher
 from stages.teacher_logits import main
+from stages.verify_logits import main as verify_logits
 from tests.pictures import tiny_shards
 
 NET, ROWS = "test_resnet", 90
@@ -227,3 +231,134 @@ def test_what_is_not_a_store_is_never_removed(shards, weights, tmp_path):
     (tmp_path / "photos" / "dear.jpg").write_bytes(b"only copy")
     output = label(shards, weights, tmp_path / "photos", "--workers", 0, "--if-changed", "rebuild", expect=1)
     assert "is not a label store" in output and (tmp_path / "photos" / "dear.jpg").exists()
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Fine(nn.Module):
+    num_classes, mean, std = 3, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x_BCHW):
+        return self.head(x_BCHW.mean((2, 3)))
+
+
+class Net(Fine):
+    def __init__(self, said):
+        super().__init__()
+        self.said, self.seen = said, 0
+
+    def forward(self, x_BCHW):
+        self.seen += 1
+        logits_BC = super().forward(x_BCHW)
+        if self.seen == 3:
+            logits_BC[1, 2] = self.said()
+        return logits_BC
+
+
+def full():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+
+def fine():
+    torch.manual_seed(0)
+    return Fine()
+
+
+def infinite():
+    return Net(lambda: float("inf"))
+
+
+def large():
+    return Net(lambda: 400.0)
+
+
+def greedy():
+    return Net(full)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "their_nets.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "their_nets", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("infinite", "their_nets:infinite answered inf for class 2 of row 17, view 0, in fp32"),
+        ("large", "the teacher's logit 400 (row 17, view 0, class 2) is outside"),
+        ("greedy", "The memory of cpu is too small: CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
+def test_what_the_teacher_cannot_do_is_told_with_its_place_or_remedy(own, shards, tmp_path, name, message):
+    """The third batch of 16, of views that are rendered together: the second one's rows of the first view."""
+    words = ("--model", f"their_nets:{name}", "--workers", 0, "--views", 2, "--views-together", 2)
+    line = arguments(shards, "", tmp_path / "s.zarr", *words)
+    line[line.index("--weights") : line.index("--weights") + 2] = []
+    result = CliRunner().invoke(main, line)
+    assert result.exit_code == 1 and f"error: {message}" in result.output, result.output
+    assert name != "greedy" or "Give a smaller --batch-size" in result.output
+
+
+def test_compiled_answers_are_a_contract_of_their_own(own, shards, tmp_path, monkeypatch):
+    """Begun again at a short tail, a compiled run ends with the bytes of one that was not interrupted."""
+    if shutil.which("g++") is None and shutil.which("clang") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    line = arguments(shards, "", tmp_path / "s.zarr", "--model", "their_nets:fine", "--workers", 0)
+    line[line.index("--weights") : line.index("--weights") + 2] = []
+
+    def run(*more):
+        torch.compiler.reset()
+        return CliRunner().invoke(main, [*line, *more])
+
+    result = run("--compile")
+    assert result.exit_code == 0, result.output
+    whole = tree(tmp_path / "s.zarr")
+    (tmp_path / "s.zarr/receipts/1/2.json").unlink()
+    assert run("--compile").exit_code == 0
+    assert tree(tmp_path / "s.zarr") == whole
+    result = run()
+    assert result.exit_code == 1 and "teacher precision: fp32+compile against fp32" in result.output
+    checked = CliRunner().invoke(
+        verify_logits, ["--logits", str(tmp_path / "s.zarr"), "--teacher", "--workers", "0", "--device", "cpu"]
+    )
+    assert checked.exit_code == 0 and "deviate by at most 0.0000" in checked.output, checked.output
+
+
+def test_a_dry_run_starts_its_workers_as_it_is_told(shards, weights, tmp_path, monkeypatch):
+    def fork():
+        raise AssertionError("forked")
+
+    monkeypatch.setattr(cost, "SECONDS", 0.2)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fork", fork)
+        line = arguments(shards, weights, tmp_path / "s.zarr", "--dry-run", "--workers", 1, "--start-method", "spawn")
+        result = CliRunner().invoke(main, line)
+    assert result.exit_code == 0 and "nothing was written" in result.output, (result.output, result.exception)
+
+
+def test_a_summary_goes_where_it_is_told_or_the_run_does_not_begin(shards, weights, tmp_path):
+    out, summary = tmp_path / "s.zarr", tmp_path / "new" / "folder" / "summary.json"
+    (tmp_path / "file").touch()
+    output = label(shards, weights, out, "--workers", 0, "--summary", tmp_path / "file" / "summary.json", expect=1)
+    assert output.startswith(f"error: cannot write {tmp_path}/file/summary.json: ") and "--summary" in output
+    assert not out.exists()
+    label(shards, weights, out, "--workers", 0, "--views", 1, "--summary", summary)
+    assert json.loads(summary.read_text())
+
+
+def test_temperatures_are_refused_whatever_is_kept(shards, weights, tmp_path):
+    for given in ("0", "1,1", "nan", "warm"):
+        output = label(shards, weights, tmp_path / "s.zarr", "--workers", 0, "--temperatures", given, expect=1)
+        assert f"temperatures '{given}': " in output and "is not a list of distinct positive numbers" in output
+    assert not (tmp_path / "s.zarr").exists()

@@ -13,9 +13,9 @@ import timm
 import torch
 from click.testing import CliRunner, Result
 
-from pipeline.labels import encode
+from pipeline.labels import SoftLabels, encode
 from pipeline.store import LabelStore, UnitLabels
-from stages import teacher_logits
+from stages import compact_logits, teacher_logits
 from stages.verify_logits import main
 from tests.pictures import tiny_shards
 
@@ -147,6 +147,37 @@ def test_another_teacher_is_refused_and_another_answer_is_found(store: Path, wor
     assert "0.05 is tolerated (--tolerance)" in finding["what"] and report["sample"]["largest_deviation"] > 0.05
     assert report["sample"]["argmax_changes"] > 0
     verify(store, *words, "--tolerance", 100)
+
+
+def test_another_choice_alone_is_found_too(store: Path, world: Path) -> None:
+    argmax = store.with_name("argmax.zarr")
+    words = ["--logits", store, "--out", argmax, "--keep", "argmax", "--log-level", "error"]
+    assert CliRunner().invoke(compact_logits.main, [str(word) for word in words]).exit_code == 0
+    words = ["--sample", 40, "--teacher", "--weights", world / "teacher0.safetensors"]
+    verify(argmax, *words)
+
+    def other(_old: LabelStore, _unit: Any, labels: UnitLabels) -> UnitLabels:
+        argmax_B = ((labels.labels.argmax_B.astype(int) + 1) % 3).astype(np.uint8)
+        return dataclasses.replace(labels, labels=SoftLabels(argmax_B=argmax_B))
+
+    rewrite(argmax, other)
+    _, report = verify(argmax, *words, "--tolerance", 0, expect=1)
+    assert "of 48 views have another argmax" in report["findings"][0]["what"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tolerance", "nan"], "nan is not a finite number"),
+        (["--tolerance", "inf"], "inf is not a finite number"),
+        (["--tolerance", "-1"], "-1.0 is not in the range x>=0"),
+        (["--digests-only", "--teacher"], "--digests-only draws nothing"),
+        (["--digests-only", "--shards", "x.tar"], "--digests-only draws nothing"),
+    ],
+)
+def test_flags_that_would_be_passed_over_are_refused(store: Path, words: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, ["--logits", str(store), *words])
+    assert result.exit_code == 2 and said in result.output
 
 
 def test_shards_that_moved_are_named_and_changed_ones_found(store: Path, world: Path, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from timm.layers.attention import Attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from student.data import Step
+from student.device import sum_dtype
 from student.engine import Engine
 from student.loss import TeacherLabels, Truth
 from student.model import Student, build
@@ -124,3 +126,28 @@ def test_averaged_is_a_student_in_evaluation() -> None:
     assert isinstance(averaged, Student) and not averaged.net.get_submodule("blocks").training
     heads = trained.answer(averaged, step().pixels_BHWC)
     assert heads.cls.shape == (COUNT, CLASSES) and heads.dist is not None
+
+
+def test_sums_are_in_float64_but_for_devices_without_it() -> None:
+    assert [sum_dtype(device) for device in ("cpu", "cuda", "mps")] == [torch.float64, torch.float64, torch.float32]
+    assert engine().learn(step(), 0).dtype == torch.float64
+
+
+def test_a_step_has_no_float64_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Apple's devices: any float64 that a step makes there is refused."""
+    exact = engine().learn(step(), 0)
+    monkeypatch.setattr("student.engine.sum_dtype", lambda _device: torch.float32)
+    with NoFloat64():
+        sums = engine().learn(step(), 0)
+    assert sums.dtype == torch.float32 and torch.allclose(sums.double(), exact)
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device that knows no float64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for value in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(value, torch.Tensor) and value.dtype == torch.float64:
+                raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return found

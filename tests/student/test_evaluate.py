@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from pipeline.render import Renderer
 from pipeline.shards import ShardFiles
 from student import evaluate
 from student.model import Student
+from student.results import speed_path
+from student.scoring import Judge
 from tests.pictures import tiny_shards
 from tests.student import small
 from tests.student.saved_runs import NAMES, run_on_ranks, save_run
@@ -194,3 +197,43 @@ def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
     tiny_shards(tmp_path / "data", 6, classes=4)
     result = _evaluate(tmp_path, "--ema")
     assert "This checkpoint holds no moving average of the weights." in _error(result)
+
+
+def test_two_ranks_name_the_same_classes_as_one_even_where_one_has_nothing_to_do(tmp_path: Path) -> None:
+    save_run(tmp_path / "run")
+    for rows in (1, 9):
+        folder = tmp_path / str(rows)
+        tiny_shards(folder, rows, shards=1, classes=4)
+        line = ["--checkpoint", str(tmp_path / "run"), "--shards", str(folder / "*.tar"), "--workers", "0"]
+        line += ["--device", "cpu", "--batch", "2", "--predictions"]
+        alone = CliRunner().invoke(evaluate.main, [*line, str(folder / "one.npz")], catch_exceptions=False)
+        assert alone.exit_code == 0
+        status, output = run_on_ranks(evaluate.main, [*line, str(folder / "two.npz")], tmp_path / "output", ranks=2)
+        assert status == 0, output
+        assert (folder / "one.npz").read_bytes() == (folder / "two.npz").read_bytes()
+
+
+def test_nothing_is_pickled_between_ranks() -> None:
+    for path in Path(evaluate.__file__).parent.glob("*.py"):
+        assert not re.search("all_gather_object|broadcast_object|gather_object|pickle.load", path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    ("metrics", "speed"),
+    [("m.json", "m.speed.json"), ("v1.2", "v1.2.speed.json"), ("v1.3.json", "v1.3.speed.json"), ("m", "m.speed.json")],
+)
+def test_the_speed_lies_beside_the_metrics_of_any_name(metrics: str, speed: str) -> None:
+    assert speed_path(Path("there") / metrics) == Path("there") / speed
+
+
+def test_a_full_device_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+
+    save_run(tmp_path / "run")
+    tiny_shards(tmp_path / "data", 6, classes=4)
+    monkeypatch.setattr(Judge, "prepare", full)
+    assert _error(_evaluate(tmp_path)) == (
+        "error: The memory of cpu is too small: CUDA out of memory. Tried to allocate 20.00 MiB. "
+        "Give a smaller --batch: it changes speed only."
+    )

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 
-from pipeline.errors import StudentError
+from pipeline.errors import StudentError, WeightsError
 from student.checkpoint import save
 from student.initial import init_from, read_initial
 from student.model import Student, StudentSpec, build
@@ -160,3 +160,47 @@ def test_a_place_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudentError) as error:
         read_initial(tmp_path / "nowhere")
     assert str(error.value) == f"--init {tmp_path / 'nowhere'}: no such file or directory."
+
+
+def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    source = _small(1)
+    run = _made(tmp_path / "run")
+    save(run, {"spec": {}, "model": source.state_dict(), "ema": None, "meta": {}})
+    export = _made(tmp_path / "export") / "model.safetensors"
+    safetensors.torch.save_file(source.net.state_dict(), export)
+    torch.save(source.net.state_dict(), tmp_path / "deit.pth")
+    remedy = "Leave --init-ema out, or give a run that was trained with --ema."
+    for path, message in (
+        (run, f"{run}/last.pt holds no moving average of the weights."),
+        (export.parent, f"{export} is no checkpoint of student.train and holds one set of weights."),
+        (tmp_path / "deit.pth", f"{tmp_path}/deit.pth is no checkpoint of student.train and holds one set of weights."),
+    ):
+        assert read_initial(path)
+        with pytest.raises(StudentError) as error:
+            read_initial(path, ema=True)
+        assert str(error.value) == f"--init-ema: {message} {remedy}"
+
+
+def test_whose_a_file_is_tells_its_end_and_not_its_name(tmp_path: Path) -> None:
+    source, averaged = _small(1), _small(3)
+    run = _made(tmp_path / "run")
+    save(run, {"spec": {}, "model": source.state_dict(), "ema": averaged.state_dict(), "meta": {}})
+    torch.save(source.net.state_dict(), tmp_path / "timm.pt")
+    (run / "last.pt").rename(tmp_path / "ours.pth")
+    for name in ("timm.pt", "ours.pth"):
+        student = _small(2)
+        init_from(student, read_initial(tmp_path / name))
+        assert torch.equal(_state(student)["net.cls_token"], source.state_dict()["net.cls_token"])
+    assert torch.equal(
+        read_initial(tmp_path / "ours.pth", ema=True)["net.cls_token"], _state(averaged)["net.cls_token"]
+    )
+
+
+def test_in_a_run_directory_a_file_that_was_cut_short_is_refused_as_such(tmp_path: Path) -> None:
+    run = _made(tmp_path / "run")
+    last = save(run, {"spec": {}, "model": _small(1).state_dict(), "ema": None, "meta": {}})
+    last.write_bytes(last.read_bytes()[:-100])
+    with pytest.raises(StudentError, match="is cut short, or not a checkpoint of"):
+        read_initial(run)
+    with pytest.raises(WeightsError, match="cannot be read as tensors"):
+        read_initial(last)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from student import checkpoint
+from student.engine import Engine
 from tests.pictures import jpeg, tiny_shards
 from tests.student.small import RECIPE, arguments, make_store, record, same, train, weights
 
@@ -121,7 +122,10 @@ def test_another_image_size(folder: Path, store: Path, tmp_path: Path) -> None:
 def test_validation_shards_of_other_classes(folder: Path, store: Path, tmp_path: Path) -> None:
     val = tiny_shards(tmp_path / "val", 12, classes=7)
     said = refused(arguments(store, tmp_path / "run", "--val-shards", val[0]), folder)
-    assert said.startswith("--val-shards have class 5, the student has classes 0 to 4.")
+    assert said == ("--val-shards: 6 classes, the student has 5. Judge it on pictures of the classes that it learned.")
+    val = tiny_shards(tmp_path / "named", 12, classes=3, class_names=["ant", "bee", "cat"])
+    said = refused(arguments(store, tmp_path / "run", "--val-shards", val[0]), folder)
+    assert said.startswith("--val-shards: 3 classes, the student has 5.")
 
 
 def test_other_settings(folder: Path, store: Path, begun: Path) -> None:
@@ -214,3 +218,61 @@ def test_fine_tuning_at_another_resolution_with_its_own_store(folder: Path, begu
     assert "resampled to this resolution: pos_embed" in said
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 5
+
+
+def test_a_run_starts_from_the_checkpoint_of_another_that_is_asked_for(
+    folder: Path, store: Path, begun: Path, tmp_path: Path
+) -> None:
+    val = str(store.parent / "data/000000.tar")
+    other = tmp_path / "other"
+    assert train(arguments(store, other, "--val-shards", val), folder / "init.txt")[0] == 0
+    state = checkpoint.load(begun)
+    checkpoint.save_best(other, state)  # best and last differ
+    lr = ("--lr", "0", "--min-lr", "0", "--warmup-lr", "0", "--weight-decay", "0", "--max-steps", "1")
+    for flags, file in (((), "last"), (("--init-which", "best"), "best")):
+        run = tmp_path / file
+        code, said = train(arguments(store, run, "--init", str(other), *flags, *lr), folder / "init.txt")
+        assert code == 0 and f"--init {other}/{file}.pt: " in said, said
+        began = checkpoint.load(run)["model"]
+        assert all(torch.equal(began[name], value) for name, value in checkpoint.load(other, file)["model"].items())
+    said = refused(arguments(store, tmp_path / "third", "--init", str(begun), "--init-which", "best"), folder)
+    assert said.startswith(f"{begun}/best.pt is not there; {begun} has last")
+
+
+def test_a_flag_that_is_younger_than_a_run_does_not_end_it(
+    folder: Path, store: Path, begun: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    state = checkpoint.load(begun)
+    del state["meta"]["settings"]["init_which"]
+    run.mkdir()
+    checkpoint.save(run, state)
+    code, said = train(arguments(store, run), folder / "younger.txt")
+    assert code == 0, said
+
+
+def test_a_full_device_is_no_traceback(
+    folder: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+
+    monkeypatch.setattr(Engine, "forward", full)
+    said = refused(arguments(store, tmp_path / "run"), folder)
+    assert said == (
+        "The memory of cpu is too small: CUDA out of memory. Tried to allocate 20.00 MiB. Give a larger --accumulate "
+        "(smaller micro-batches, the same gradient), or --precision bf16; a smaller --batch is another training."
+    )
+
+
+@pytest.mark.parametrize("seed", [str(2**64), "-1"])
+def test_a_seed_that_no_generator_takes(folder: Path, store: Path, tmp_path: Path, seed: str) -> None:
+    code, said = train(arguments(store, tmp_path / "run", "--seed", seed), folder / "seed.txt")
+    assert code == 2 and "is not in the range 0<=x<=18446744073709551615" in said
+
+
+def test_the_largest_seed(folder: Path, store: Path, tmp_path: Path) -> None:
+    code, said = train(
+        arguments(store, tmp_path / "run", "--seed", str(2**64 - 1), "--max-steps", "1"), folder / "seed.txt"
+    )
+    assert code == 0, said

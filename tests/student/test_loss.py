@@ -261,7 +261,7 @@ def test_a_store_that_cannot_serve_the_loss_is_refused() -> None:
         ("kind", "warm", "A loss of kind 'warm' is not known. Known: hard, soft, none."),
         ("reduction", "sum", "A loss of reduction 'sum' is not known. Known: batchmean, numel."),
         ("alpha", 1.5, "alpha is 1.5; the weight of the teacher's term lies between 0 and 1."),
-        ("tau", 0.0, "tau is 0.0; a temperature is above 0."),
+        ("tau", 0.0, "tau is 0.0; a temperature lies between 0.001 and 1000."),
         ("smoothing", 1.0, "smoothing is 1.0; it must be at least 0 and below 1."),
     ],
 )

@@ -146,7 +146,7 @@ EXAMPLE = "choose an architecture that has it (deit_tiny_distilled_patch16_224).
             "deit_tiny_distilled_patch16_224 cannot be built with --image-size 32, --width 100, --heads 3, "
             "--drop-path 0.1: dim should be divisible by num_heads. Change the sizes so that they fit together.",
         ),
-        ({"num_classes": 0}, "num_classes is 0; it must be at least 1."),
+        ({"num_classes": 0}, "num_classes is 0; it must be from 1 to 65536."),
         ({"drop_path": 1.0}, "drop_path is 1.0; it must be at least 0 and below 1."),
         (
             {"model": "hf-hub:timm/deit"},

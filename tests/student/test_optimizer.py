@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StudentError
+from student import optimizer as optimizer_module
 from student.model import Student, StudentSpec, build
 from student.optimizer import OptimizerSpec, Schedule, create_ema, scaled_lr
 
@@ -152,7 +153,7 @@ def test_the_average_follows_timms_formula() -> None:
         ),
         (
             lambda: Schedule(lr=math.nan, epochs=1, updates_per_epoch=1),
-            "lr is nan; it must be a finite number of at least 0.",
+            "lr is nan; it must be from 0 to 1e+30.",
         ),
         (
             lambda: create_ema(torch.nn.Linear(1, 1), decay=1),
@@ -169,3 +170,15 @@ def test_values_out_of_range_are_refused(make: Any, message: str) -> None:
 def test_an_unknown_optimiser_lists_the_known_ones() -> None:
     with pytest.raises(StudentError, match=r"timm has no optimiser 'adamx'. It has: .*adamw.*lamb"):
         OptimizerSpec(name="adamx")
+
+
+def test_the_scheduler_is_made_once_and_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Schedule(lr=3.3e-3, epochs=7, updates_per_epoch=13, warmup_epochs=1.5)
+    made: list[Any] = []
+    create = optimizer_module.create_scheduler_v2
+    monkeypatch.setattr(optimizer_module, "create_scheduler_v2", lambda *a, **k: made.append(a) or create(*a, **k))
+    rates = {update: schedule.lr_at(update) for update in (*range(91), *range(90, -1, -1))}
+    assert len(made) == 1
+    for update, rate in rates.items():
+        optimizer_module._clock.cache_clear()
+        assert schedule.lr_at(update) == rate

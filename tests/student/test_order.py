@@ -168,3 +168,28 @@ def test_refusals() -> None:
         "together. Use a larger --batch, or fewer processes."
     )
     small(rows=100, batch=8).require_shares(3)
+
+
+def test_one_batch_of_all_is_not_cut_and_so_needs_no_more_than_it_holds() -> None:
+    small(rows=1).require_shares(1)
+    four = small(rows=4)
+    four.require_shares(2)
+    assert [four.batch(0, 0).share(rank, 2).row_B.size > 0 for rank in (0, 1)] == [True, True]
+    small(rows=64, views=2, repeats=2, batch=4000).require_shares(1)
+    with pytest.raises(StudentError) as error:
+        small(rows=3).require_shares(2)
+    assert str(error.value) == (
+        "3 rows in 1 steps make batches as small as 3, and 2 process(es) need at least 4: mixing partners stay "
+        "together. Use fewer processes."
+    )
+    with pytest.raises(StudentError, match=r"and 1 process\(es\) need at least 1: .* Use a larger --batch.$"):
+        small(rows=4, batch=1).require_shares(1)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_batches_smaller_than_a_pair_are_empty_now_and_then(batch: int) -> None:
+    order = small(rows=100, batch=batch)
+    for number in range(3):
+        batches = epoch(order, number)
+        assert seen(batches) == {(row, number % 3): 1 for row in range(100)}
+    assert batch == 2 or min(map(len, batches)) == 0

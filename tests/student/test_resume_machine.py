@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from student import checkpoint
-from student.launch import Places, launched
+from student.beginning import Places
+from student.launch import launched
 from student.loop import Run, fit
 from student.ranks import Ranks, Stop
 from student.settings import Settings

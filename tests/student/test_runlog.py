@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from student.meter import Means
 from student.runlog import RunLog
@@ -92,3 +95,22 @@ def test_means_go_on_in_the_middle_of_an_interval() -> None:
     assert second.take_interval() == whole.take_interval()
     assert second.take_epoch() == whole.take_epoch()
     assert second.state() == Means().state()
+
+
+def test_the_record_that_is_kept_is_on_the_disk_before_it_takes_the_old_ones_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, range(1, 11))
+    kept = (tmp_path / "metrics.jsonl").read_text()
+    synced: list[int] = []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), sync(file))[1])
+
+    def checked(self: Path, target: Path) -> Path:
+        assert target != tmp_path / "metrics.jsonl" or self.stat().st_ino in synced
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", checked)
+    RunLog(tmp_path, epoch=1, update=10, total=40, stream=io.StringIO()).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == kept and synced
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]

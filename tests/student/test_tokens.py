@@ -15,9 +15,10 @@ from torch.nn.functional import cosine_similarity
 from pipeline.errors import StudentError
 from student import tokens
 from student.model import StudentSpec, build
-from student.similarity import Similarity
+from student.similarity import Similarity, _exact
 from tests.pictures import tiny_shards
 from tests.student.saved_runs import SMALL, save_run
+from tests.student.small import rank_env
 
 
 def _images(count: int) -> torch.Tensor:
@@ -96,3 +97,28 @@ def test_a_student_without_a_distillation_token_is_refused(tmp_path: Path) -> No
     )
     with pytest.raises(StudentError):
         Similarity(build(StudentSpec(model="levit_128s", num_classes=3, image_size=64)))
+
+
+def test_a_lost_rank_ends_it_within_the_time_out_that_is_asked_for(tmp_path: Path) -> None:
+    save_run(tmp_path / "run")
+    tiny_shards(tmp_path / "data", 2)
+    env = {**rank_env(2)[0], "DISTILL_TIMEOUT": "2"}  # rank 0 of 2, and nobody else
+    line = ["--checkpoint", str(tmp_path / "run"), "--shards", str(tmp_path / "data/*.tar"), "--device", "cpu"]
+    result = CliRunner().invoke(tokens.main, [*line, "--workers", "0"], env=env, catch_exceptions=False)
+    assert result.exit_code == 1 and "time-out 2 s" in result.stderr, result.output
+
+
+def test_similarity_is_exact_on_the_cpu_alone() -> None:
+    """Apple's devices know no float64."""
+    student = build(StudentSpec(**SMALL), seed=1).eval()
+    moved: list[str] = []
+
+    class Watched(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            moved.append(func.__name__)
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    _exact(torch.ones(2, 2).as_subclass(Watched))
+    assert moved.index("cpu") < moved.index("double")
+    assert Similarity(student).summary()["images"] == 0
