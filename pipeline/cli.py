@@ -120,6 +120,18 @@ def _require_paths(flags: dict[str, Any]) -> None:
         if isinstance(value, Path) and str(value).startswith(tuple(f"{scheme}:/" for scheme in SCHEMES)):
             flag = "--" + name.replace("_", "-")
             raise click.UsageError(f"{flag} takes a path on this machine, and {value} looks like a URL")
+    if "out" in flags and flags["out"] is not None and "://" not in str(flags["out"]):
+        _require_own_place(str(flags["out"]))
+
+
+def _require_own_place(out: str) -> None:
+    """Refuse results without a name, and such as would lie among the objects of a label store."""
+    place = Path(out).resolve()
+    if not out or not place.name:
+        raise click.UsageError(f"--out {out!r} names no file or folder of its own")
+    for folder in place.parents:
+        if (folder / "zarr.json").exists():
+            raise UserError(f"--out {out} lies in {folder}, which is a Zarr store. Choose a place outside of it.")
 
 
 def beside(out: str, suffix: str) -> Path:
@@ -214,7 +226,7 @@ device_option = click.option(
 
 workers_option = click.option(
     "--workers",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 1024),
     default=default_workers,
     envvar="DISTILL_WORKERS",
     show_default="one a core",
@@ -241,7 +253,7 @@ _RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] 
         help="The values that the recipe flags below start from: DeiT's, light crops and flips, DeiT III's 3-Augment, "
         "or the plain centre crop.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every draw."),
+    click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of every draw."),
     click.option(
         "--image-size", type=click.IntRange(min=8), help="Side of a view in pixels.  [default: 224]", default=None
     ),

@@ -34,11 +34,14 @@ from pipeline.loader import Loader, Request
 from pipeline.mixing import plan_mixing
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.teacher import build_own, is_own
+from pipeline.teacher import build_own, is_own, require_known
 from pipeline.weights import load_strictly
 
 ORDER = Purpose.ORDER.block(64)
 """Blocks of draws that the student's order does not use."""
+
+LARGEST_LR = 1e30
+"""Beyond it the arithmetic of single precision has no numbers."""
 
 History = list[dict[str, float]]
 
@@ -57,8 +60,11 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise TeacherError(f"--lr is {self.lr}; a learning rate is above 0.")
+        for name, value in self.to_json().items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise TeacherError(f"--{name.replace('_', '-')} is {value}; a finite number is needed.")
+        if not 0 < self.lr <= LARGEST_LR:
+            raise TeacherError(f"--lr is {self.lr}; a learning rate is above 0 and at most {LARGEST_LR:g}.")
         if not 0 <= self.smoothing < 1:
             raise TeacherError(f"--smoothing is {self.smoothing}; it must be at least 0 and below 1.")
         if self.weight_decay < 0 or self.warmup_epochs < 0:
@@ -270,6 +276,9 @@ def build_model(
         torch.manual_seed(seed)  # noqa: TID251
         if is_own(name):
             return _own_model(name, num_classes, pretrained=pretrained, arguments=arguments)
+        require_known(name)
+        if "num_classes" in arguments:
+            raise TeacherError(f"--model-arg num_classes is not yours to give: the shards have {num_classes} classes.")
         if not (own_head and pretrained):
             arguments = {**arguments, "num_classes": num_classes}
         try:

@@ -31,6 +31,8 @@ OFFSET = -128.0
 
 CODE = np.dtype(np.uint16)
 LSE = np.dtype(np.float32)
+COLDEST, HOTTEST = 1e-3, 1e3
+"""Temperatures: beyond these an exponential of a logit has no meaning in single precision."""
 MAX_CODE = 2**16 - 2
 """The largest code, a logit of 127.9921875; the one above it stands for "nothing written"."""
 
@@ -81,9 +83,12 @@ def parse_temperatures(text: str) -> tuple[float, ...]:
 
 def require_temperatures(temperatures: Sequence[float], what: str = "temperatures") -> None:
     """Refuse temperatures that no softmax can have, and the same one twice."""
-    good = len(temperatures) > 0 and all(np.isfinite(t) and t > 0 for t in temperatures)
+    good = len(temperatures) > 0 and all(COLDEST <= t <= HOTTEST for t in temperatures)
     if not good or len(set(temperatures)) != len(temperatures):
-        raise RecipeError(f"{what}: {tuple(temperatures)} is not a list of distinct positive numbers. Give e.g. 1,3.")
+        raise RecipeError(
+            f"{what}: {tuple(temperatures)} is not a list of distinct numbers from {COLDEST:g} to {HOTTEST:g}. "
+            "Give e.g. 1,3."
+        )
 
 
 def class_dtype(num_classes: int) -> np.dtype[Any]:

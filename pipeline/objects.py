@@ -124,10 +124,11 @@ class LocalObjects:
             raise KeyError(key) from None
         except OSError as error:
             raise failure("read", path, error) from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise StoreError(f"{path} is not a regular file. Remove it; the store has files only.")
         with os.fdopen(descriptor, "rb") as file:  # buffered: one unbuffered read may give less than there is
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise StoreError(f"{path} is not a regular file. Remove it; the store has files only.")
             if status.st_size > limit:
                 raise StoreError(f"{path} has {status.st_size} bytes, at most {limit} belong there. {_RESTORE}")
             try:

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 HUBS = ("local-dir:", "hf-hub:", "hf_hub:")
 """How timm is told where to look for a model."""
+LARGEST_SIDE = 1 << 13
+"""Of what a teacher looks at, in pixels."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 COMPILED = "+compile"
 """Follows the precision of a teacher that is compiled: its kernels round otherwise, so it is another teacher"""
@@ -228,18 +230,25 @@ def _input_size(asked: str, view_size: int, config: Mapping[str, Any]) -> int:
     if asked == "view":
         return view_size
     if asked != "auto":
+        if not asked.isdecimal() or not 1 <= int(asked) <= LARGEST_SIDE:
+            raise TeacherError(f"--teacher-size {asked} is not auto, view, or 1 to {LARGEST_SIDE} pixels.")
         return int(asked)
     own = int(config["input_size"][-1])
     return own if config.get("fixed_input_size") else max(own, view_size)
 
 
-def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
+def require_known(name: str) -> None:
+    """Refuse a name that timm does not know, and say which are near it."""
     if not name.startswith(HUBS) and not is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name.split(".")[0], list_models(), n=6)
         raise TeacherError(
             f"timm has no model {name!r}; near it: {', '.join(near) or 'none'}. "
             "For a model of your own use --model module:function."
         )
+
+
+def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
+    require_known(name)
     if weights is None:
         model = _pretrained(name)
     else:
@@ -303,12 +312,17 @@ def build_own(name: str) -> tuple[nn.Module, dict[str, Any]]:
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise TeacherError(
             f"--model {name} cannot be imported: {error}. It must name a function that returns a model, in a module "
             "that Python finds from here (the current directory, or PYTHONPATH)."
         ) from error
-    model = function()
+    try:
+        model = function()
+    except (Exception, SystemExit) as error:  # somebody else's code may raise anything
+        raise TeacherError(
+            f"--model {name} gave no model: {type(error).__name__}: {error}. It is called without arguments."
+        ) from error
     if not isinstance(model, nn.Module):
         raise TeacherError(f"--model {name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
     config = dict(getattr(model, "pretrained_cfg", None) or {})

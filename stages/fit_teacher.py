@@ -46,7 +46,7 @@ from pipeline.memory import within_memory
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.shards import expand
-from pipeline.teacher import choose_device, make_repeatable, settle_precision
+from pipeline.teacher import LARGEST_SIDE, choose_device, make_repeatable, settle_precision
 from pipeline.weights import read_weights, weights_digest
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,9 @@ COUNT = click.IntRange(min=1)
     "--weights", type=click.Path(path_type=Path), help="Begin from this file (a head of other classes is new)."
 )
 @click.option(
-    "--input-size", type=COUNT, help="Side at which the model looks at a view, in pixels.  [default: the view's]"
+    "--input-size",
+    type=click.IntRange(1, LARGEST_SIDE),
+    help="Side at which the model looks at a view, in pixels.  [default: the view's]",
 )
 @click.option(
     "--epochs",

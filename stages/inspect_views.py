@@ -131,7 +131,7 @@ def _rows(text: str, count: int) -> NDArray[np.int64]:
     for part in text.split(","):
         first, colon, end = part.partition(":")
         try:
-            rows += range(int(first or 0), int(end or count)) if colon else [int(first)]
+            rows += range(int(first or 0), min(int(end or count), count + 1)) if colon else [int(first)]
         except ValueError:
             raise click.BadParameter(f"{part!r} is neither a number nor 'FIRST:END'", param_hint="--rows") from None
     if wrong := [row for row in rows if not 0 <= row < count]:

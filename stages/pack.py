@@ -83,6 +83,9 @@ def _list(
         raise click.UsageError("nothing to pack: give --images, --csv or --unlabelled.")
     if table is not None and unlabelled:
         raise click.UsageError("--unlabelled does not go with --csv: list those images in it, with an empty class.")
+    folders = [folder.resolve() for folder in (images, *unlabelled) if folder is not None]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise SourceError(f"{twice[0]} is named twice, and its pictures would be packed twice. Name it once.")
     for folder in filter(None, (images, *unlabelled)):
         if out.resolve().is_relative_to(folder.resolve()):
             raise SourceError(f"--out {out} lies in {folder}, and would be packed itself. Choose another --out.")

@@ -48,7 +48,7 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 @click.option("--out", default="store.zarr", help="The store to fill: a directory, or s3://bucket/name.zarr.")
 @click.option("--model", default="regnety_160", help="A timm model, local-dir:FOLDER, or module:function of yours.")
 @click.option("--weights", type=click.Path(path_type=Path), help="safetensors or checkpoint.  [default: timm's own]")
-@click.option("--views", type=click.IntRange(min=1), default=10, help="Augmented views of every row.")
+@click.option("--views", type=click.IntRange(1, 1_000_000), default=10, help="Augmented views of every row.")
 @click.option("--keep", default="dense", help="What of the logits: dense, topk:K, or argmax (which is always kept).")
 @click.option("--temperatures", default="1,3", help="Temperatures at which a topk store is exact.")
 @click.option("--class-map", type=click.Path(path_type=Path), help="Which teacher class each data class is (JSON).")
@@ -67,7 +67,7 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 @cli.speed_options
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=1),
+    type=cli.Finite(min=1),
     default=600.0,
     envvar="DISTILL_TIMEOUT",
     help="Seconds after which a rank that cannot be reached counts as lost.",

@@ -123,7 +123,10 @@ def save_best(run: Path, state: State) -> Path:
 @contextlib.contextmanager
 def only_writer(run: Path) -> Iterator[None]:
     """Hold the run directory; a second trainer on it is told at once."""
-    run.mkdir(parents=True, exist_ok=True)
+    if (run / "zarr.json").exists():
+        raise StudentError(f"--out {run} is a Zarr store. Give the run a folder of its own.")
+    with telling(run):
+        run.mkdir(parents=True, exist_ok=True)
     with (run / ".lock").open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

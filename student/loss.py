@@ -28,10 +28,9 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from pipeline.errors import StudentError
+from pipeline.labels import COLDEST, HOTTEST
 from student.model import Heads
 
-COLDEST = 1e-3
-"""The lowest temperature, and the inverse of the highest: beyond them exponentials lose their meaning."""
 KINDS = ("hard", "soft", "none")
 REDUCTIONS = ("batchmean", "numel")
 
@@ -100,8 +99,8 @@ class DistillationLoss:
                 raise StudentError(f"A loss of {name} '{getattr(self, name)}' is not known. Known: {', '.join(known)}.")
         if not 0 <= self.alpha <= 1:
             raise StudentError(f"alpha is {self.alpha}; the weight of the teacher's term lies between 0 and 1.")
-        if not COLDEST <= self.tau <= 1 / COLDEST:
-            raise StudentError(f"tau is {self.tau}; a temperature lies between {COLDEST:g} and {1 / COLDEST:g}.")
+        if not COLDEST <= self.tau <= HOTTEST:
+            raise StudentError(f"tau is {self.tau}; a temperature lies between {COLDEST:g} and {HOTTEST:g}.")
         if not 0 <= self.smoothing < 1:
             raise StudentError(f"smoothing is {self.smoothing}; it must be at least 0 and below 1.")
 

@@ -1,4 +1,4 @@
-"""What every test leaves as it found it."""
+"""What every test finds, whatever was run before it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
+FIRST = logging.root.level, logging.root.manager.disable
+
 
 @pytest.fixture(autouse=True)
 def log_level() -> Iterator[None]:
-    """Commands set how much is said for the whole process, which here is that of the tests after them."""
-    level, disabled = logging.root.level, logging.root.manager.disable
+    """Commands set how much is said for the whole process: those of fixtures and of the tests before."""
+    _restore()
     yield
-    logging.root.setLevel(level)
-    logging.disable(disabled)
+    _restore()
+
+
+def _restore() -> None:
+    logging.root.setLevel(FIRST[0])
+    logging.disable(FIRST[1])

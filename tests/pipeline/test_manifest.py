@@ -105,7 +105,7 @@ def test_impossible_manifests_are_refused() -> None:
     )
     with pytest.raises(RecipeError, match="wants 13 of 12 classes"):
         manifest_of(INDEX, "topk:13")
-    with pytest.raises(RecipeError, match="distinct positive numbers"):
+    with pytest.raises(RecipeError, match="distinct numbers from"):
         manifest_of(INDEX, temperatures=())
 
 
