@@ -4,6 +4,9 @@ The bare loop is the strictest one: the model alone, on normalised float batches
 number of views through `label_missing`, of one view a row and of eight: rendered by a worker process, answered, encoded
 densely, made durable. On a CPU the worker takes its time from the teacher's own cores, so the teacher is a heavy one; a
 GPU's does not notice it.
+
+A turn begins with the fork of the worker, after which each page that the teacher writes is copied once, and ends with
+the last commit: about a second, which a run pays once. So a turn is long.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from pipeline.witness import draw_witnesses
 
 BARE = "bare forward loop, tensors in memory"
 OURS = {1: "teacher_logits, one view a row", 8: "teacher_logits, eight views a row, decoded once"}
-COUNT, BATCH = 256, 32
+COUNT, BATCH = 768, 32
 TINY_COUNT, TINY_BATCH = 8, 1
 
 

@@ -53,6 +53,8 @@ from tests.pipeline.test_tar import END, header, pax, record
 from tests.stores import finished
 
 TITLE = "hostile input: pickles, pipe: URLs, path tricks, links, bombs, rewritten metadata, disguises"
+PROGRAM = 512 << 20
+"""What the program itself takes, all its modules included; a case is forked from a process that may have more"""
 SHOWS = "nothing executes, memory under 1 GiB, clear error"
 MEMORY = 1 << 30
 WATCHED = (
@@ -126,6 +128,7 @@ def _try(tally: Tally, case: Case, folder: Path) -> int:
 
 def _attack(case: Case, folder: Path, canary: Path, report: Path) -> None:
     events: list[str] = []
+    before = _peak()
     sys.addaudithook(lambda event, args: events.append(f"{event} {args!r:.120}") if event in WATCHED else None)
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
@@ -141,8 +144,13 @@ def _attack(case: Case, folder: Path, canary: Path, report: Path) -> None:
     except BaseException as error:
         outcome, said = type(error).__name__, str(error)
     sys.stdout, sys.stderr = streams
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    memory = PROGRAM + _peak() - before
     report.write_text(json.dumps({"outcome": outcome, "said": said, "events": list(events), "memory": memory}))
+
+
+def _peak() -> int:
+    """The most memory that this process was resident with; a forked one begins with what its parent has then."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 # ---- the cases
