@@ -30,7 +30,7 @@ from pipeline.witness import draw_witnesses
 
 BARE = "bare forward loop, tensors in memory"
 OURS = {1: "teacher_logits, one view a row", 8: "teacher_logits, eight views a row, decoded once"}
-COUNT, BATCH = 768, 32
+COUNT, BATCH = 512, 32
 TINY_COUNT, TINY_BATCH = 8, 1
 
 
