@@ -358,6 +358,10 @@ class S3Seat:
             self._whole.drop()
         self.first = False
 
+    def holder(self) -> str:
+        """Leases of seats do not say."""
+        return "other processes"
+
     def leave(self) -> None:
         """Give up what is held."""
         for lease in (self._whole, self._share):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from typing import Protocol
 
 from pipeline.errors import StoreError
 from pipeline.objects import LocalObjects, Objects, lock_path
+
+PATIENCE_S = 2.0
+"""A worker that was forked just before its parent was killed shares the parent's seat until it first runs."""
 
 
 class Seat(Protocol):
@@ -40,6 +44,10 @@ class Seat(Protocol):
         """Let others write too."""
         ...
 
+    def holder(self) -> str:
+        """Who has it, as far as that is known."""
+        ...
+
     def leave(self) -> None:
         """Give the seat up."""
         ...
@@ -47,8 +55,10 @@ class Seat(Protocol):
 
 @contextlib.contextmanager
 def seated(objects: Objects, *, alone: bool, follows: bool, wait_s: float) -> Iterator[Seat]:
-    """A seat at the store, waited for `wait_s` at most; one that must be `alone` is refused at once (on S3: when leases
-    of killed processes have expired).
+    """A seat at the store, waited for `wait_s` at most.
+
+    One that must be `alone` is waited for as long as a killed process may keep it: a moment, and on S3 until its lease
+    has expired.
 
     One that `follows` is never first.
     """
@@ -58,10 +68,9 @@ def seated(objects: Objects, *, alone: bool, follows: bool, wait_s: float) -> It
     try:
         while not seat.take(follows=follows, alone=alone):
             if time.monotonic() - begun > longest:
-                waited = f" (waited for {longest:g} s)" if longest else ""
                 raise StoreError(
-                    f"{objects.name} is being written by other processes{waited}. Wait until they end, or end them; "
-                    "then run this again."
+                    f"{objects.name} is being written by {seat.holder()} (waited for {longest:g} s). Wait until that "
+                    "ends, or end it; then run this again."
                 )
             time.sleep(seat.poll_s)
         yield seat
@@ -80,8 +89,8 @@ class _LocalSeat:
     """A seat as a flock, whole or shared, on a file beside the store."""
 
     def __init__(self, root: Path) -> None:
-        self.path = lock_path(root, ".writers.lock")
-        self.first, self.patience_s, self.poll_s = False, 0.0, 0.05
+        self.path, self._owner = lock_path(root, ".writers.lock"), lock_path(root, ".lock")
+        self.first, self.patience_s, self.poll_s = False, PATIENCE_S, 0.05
         self._descriptor: int | None = None
 
     def take(self, *, follows: bool, alone: bool) -> bool:
@@ -100,6 +109,16 @@ class _LocalSeat:
         if self.first and self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
         self.first = False
+
+    def holder(self) -> str:
+        """The process that holds the store's own lock, if it is of this machine and still there."""
+        with contextlib.suppress(OSError, ValueError):
+            said = self._owner.read_text(encoding="utf-8").strip()
+            _, number, _, machine = said.split(" ", 3)
+            os.kill(int(number), 0)  # which only asks whether it is there
+            if machine == socket.gethostname():
+                return said
+        return "other processes"
 
     def leave(self) -> None:
         """Give the seat up."""

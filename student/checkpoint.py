@@ -104,10 +104,11 @@ def save(run: Path, state: State) -> Path:
     """Write `last` durably; what was last becomes previous. At every instant one of them is whole."""
     last = path_of(run)
     temporary = _write_temporary(last, state)
-    if last.exists():
-        last.replace(path_of(run, PREVIOUS))
-    temporary.replace(last)
-    _sync(run)
+    with telling(last):
+        if last.exists():
+            last.replace(path_of(run, PREVIOUS))
+        temporary.replace(last)
+        _sync(run)
     return last
 
 
@@ -115,8 +116,10 @@ def save_best(run: Path, state: State) -> Path:
     """Write `best`: the weights and what they mean, without the training state."""
     kept = ("spec", "model", "ema", "meta", "epoch", "step", "validation")
     best = path_of(run, BEST)
-    _write_temporary(best, {key: state[key] for key in kept if key in state}).replace(best)
-    _sync(run)
+    temporary = _write_temporary(best, {key: state[key] for key in kept if key in state})
+    with telling(best):
+        temporary.replace(best)
+        _sync(run)
     return best
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -11,9 +12,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import pytest
+import torch
+
+P = ParamSpec("P")
 
 WRITING_CALLS = ("mkdir", "write", "fsync", "replace", "link")
 
@@ -85,3 +89,17 @@ def in_child(work: Callable[[], None]) -> int:
 def wait_for(child: int) -> int:
     """The exit status of a child, negative where a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def apart(test: Callable[P, None]) -> Callable[P, None]:
+    """A test that runs in a process of its own, because of what it leaves in the one that it runs in."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        def work() -> None:
+            torch.set_num_threads(1)  # a forked process must not use its parent's thread pool
+            test(*args, **kwargs)
+
+        assert wait_for(in_child(work)) == 0, "the child's traceback is in what was written to standard error"
+
+    return run

@@ -90,7 +90,7 @@ def _checkpoints(tally: Tally, place: Path) -> None:
         for state in states[:2]:
             checkpoint.save(place, state)
         calls = Calls(at)
-        with suppress(OSError), calls.active():
+        with suppress(StoreError), calls.active():
             checkpoint.save(place, states[2])
         if at >= len(calls.made):
             break
