@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 FIRST = logging.root.level, logging.root.manager.disable
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line that a server's thread writes while a test forks
+# leaves its lock taken in the child, which then waits for ever
 
 
 @pytest.fixture(autouse=True)

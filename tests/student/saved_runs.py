@@ -53,6 +53,9 @@ def run_on_ranks(command: click.Command, line: Sequence[str], output: Path, rank
         process.start()
     for process in processes:
         process.join(120)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
     return max(abs(process.exitcode or 0) for process in processes), "".join(path.read_text() for path in outputs)
 
 
