@@ -74,7 +74,7 @@ def test_a_loader_serves_many_runs_even_after_one_was_abandoned(index, recipe):
 
 def test_a_killed_worker_is_noticed_and_named(index, recipe):
     with Loader(recipe, index, batch=8, workers=2) as loader:
-        run = loader.render(requests_of(np.arange(ROWS), 0, 8))
+        run = loader.render(requests_of(np.tile(np.arange(ROWS), 10), 0, 8))  # far more than are asked for ahead
         next(run)
         os.kill(loader._crew[1][0].pid, signal.SIGKILL)
         with pytest.raises(WorkerError, match=r"exit code -9 \(worker 1\)"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,22 @@ def run_on_ranks(command: click.Command, line: Sequence[str], output: Path, rank
             process.kill()
             process.join()
     return max(abs(process.exitcode or 0) for process in processes), "".join(path.read_text() for path in outputs)
+
+
+def run_afresh(module: str, line: Sequence[str], ranks: int) -> tuple[int, str]:
+    """The same with interpreters of their own: what has read from URLs must not be forked."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, *line],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for env in rank_env(ranks)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    return max(abs(process.returncode) for process in processes), "".join(said)
 
 
 def _main(command: click.Command, line: list[str], output: Path, env: dict[str, str]) -> None:

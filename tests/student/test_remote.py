@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from pipeline.recipe import Recipe
-from student import evaluate
 from tests.pipeline.s3server import forget, point_at, s3_server
-from tests.student.saved_runs import run_on_ranks, save_run
+from tests.student.saved_runs import run_afresh, save_run
 from tests.student.small import CLASSES, arguments, make_store, same, train, weights
 
 
@@ -66,7 +65,7 @@ def test_a_student_is_judged_by_labels_and_shards_at_urls(s3: Any, tmp_path: Pat
         line = ["--checkpoint", str(tmp_path / "run"), "--shards", f"{place}/data/{{000000..000001}}.tar"]
         line += ["--logits", f"{place}/store.zarr", "--out", str(tmp_path / f"{name}.json")]
         line += ["--workers", "0", "--device", "cpu"]
-        status, said = run_on_ranks(evaluate.main, line, tmp_path / "said", ranks=ranks)
+        status, said = run_afresh("student.evaluate", line, ranks)
         assert status == 0, said
         found.append((tmp_path / f"{name}.json").read_bytes())
     assert found[0] == found[1] and b"class/teacher" in found[0]
