@@ -25,7 +25,6 @@ import click
 import numpy as np
 
 from benchmarks.commands import resident
-from pipeline.cache import DIR_VARIABLE
 from pipeline.draws import key_hashes
 from pipeline.finished import read_index
 from pipeline.handout import _packed, handout_of, tasks_of
@@ -34,6 +33,7 @@ from pipeline.labels import Keep
 from pipeline.layout import Layout
 from pipeline.manifest import Manifest, TeacherCard, unit_rows_for
 from pipeline.mapped import LARGE
+from pipeline.node_cache import DIR_VARIABLE
 from pipeline.objects import LocalObjects
 from pipeline.place import Place
 from pipeline.receipts import Base, Contract, Digest, Unit, UnitTable, complete, read_complete, unit_keys, unit_receipt

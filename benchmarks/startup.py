@@ -21,11 +21,11 @@ from benchmarks.commands import Usage, watch
 from benchmarks.labels_at_hand import manifest_of
 from benchmarks.photographs import CLASSES
 from benchmarks.report import Table, grid
-from pipeline.cache import DIR_VARIABLE
 from pipeline.draws import key_hashes
 from pipeline.index import SampleIndex
 from pipeline.labels import encode
 from pipeline.manifest import unit_rows_for
+from pipeline.node_cache import DIR_VARIABLE
 from pipeline.render import Renderer
 from pipeline.store import LabelStore, UnitLabels
 from student.launch import order_of

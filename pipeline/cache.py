@@ -21,7 +21,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import queue
 import re
@@ -29,54 +28,20 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-
-import click
+from typing import Any
 
 from pipeline.errors import ShardError, UserError
-from pipeline.remote import (
-    ATTEMPTS,
-    STALL_S,
-    attempts,
-    is_empty_range,
-    is_forbidden,
-    is_permanent,
-    place_of,
-    remote,
-    say,
-    scheme_of,
-)
+from pipeline.remote import ATTEMPTS, STALL_S, attempts, remote
+from pipeline.remote_files import SHA256, SLOWEST, START_S, Known, known_of, named
 
-START_S = 60.0
-SLOWEST = 256 << 10
 DEFAULT_BYTES = 64 << 30
 HELD = 4
 """Shards that were asked for by path, without a descriptor, and stay in use until so many more were"""
 MD5 = re.compile(r'"?([0-9a-f]{32})"?')
-SHA256 = "sha256:"
-"""What a tag that is made of a SHA-256 begins with"""
 WHOLE, PART = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{40}\.[0-9a-f]{16}\.part")
 """The names that are given here; files of any other are somebody else's"""
-TAGS = ("ETag", "LastModified", "Last-Modified", "modify", "mtime", "blob_id")
-"""What servers of several kinds say that tells one version of a file from another"""
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-DIR_VARIABLE, SIZE_VARIABLE = "DISTILL_CACHE_DIR", "DISTILL_CACHE_SIZE"
-
-log = logging.getLogger(__name__)
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a server says of an object."""
-
-    size: int
-    tag: str
 
 
 class Cache:
@@ -99,7 +64,7 @@ class Cache:
         With `size`, what is here in that size is taken without asking the server; without, the server is asked if it
         still has the same.
         """
-        known = None if size is not None else self.known(url)
+        known = None if size is not None else self._known(url)
         place = self._place(url)
         for _ in range(3):
             descriptor = self._opened(place, size, known)
@@ -109,7 +74,7 @@ class Cache:
                 descriptor = self._opened(place, size, known)
                 if descriptor is not None:
                     return descriptor
-                self._fetch(url, place, known or self.known(url), size)
+                self._fetch(url, place, known or self._known(url), size)
         raise ShardError(f"{url} left the cache {self.folder} as often as it came. Give a larger --cache-size.")
 
     def path(self, url: str) -> Path:
@@ -129,23 +94,8 @@ class Cache:
             self._worker.start()
         self._ahead.put((url, size))
 
-    def known(self, url: str) -> Known:
-        """The size and tag of an object."""
-
-        def ask() -> dict[str, Any]:
-            found = remote(url, stall_s=self.stall_s).call("info", url, within_s=self.start_s)
-            assert isinstance(found, dict)
-            return found
-
-        info = _named(url, lambda: attempts(url, ask))
-        size = info.get("size")
-        if not isinstance(size, int) or info.get("type") == "directory":
-            raise ShardError(
-                f"{url}: the server gives no length for it, so it could not be known to be whole. Download it."
-            )
-        if size == 0:
-            raise ShardError(f"{url} is empty (0 bytes). Upload or pack it again.")
-        return Known(size, _tag_of(info))
+    def _known(self, url: str) -> Known:
+        return known_of(url, stall_s=self.stall_s, start_s=self.start_s)
 
     def _opened(self, place: Path, size: int | None, known: Known | None) -> int | None:
         """The shard, if it is here and what was asked for."""
@@ -177,7 +127,7 @@ class Cache:
                 if descriptor is not None:
                     os.close(descriptor)
                 elif ours:
-                    self._fetch(url, place, self.known(url), size)
+                    self._fetch(url, place, self._known(url), size)
 
     def _fetch(self, url: str, place: Path, known: Known, size: int | None) -> None:
         """Bring the shard under its name, whole."""
@@ -188,7 +138,7 @@ class Cache:
             )
         self.make_room(known.size)
         wrong: set[str] = set()
-        sha256 = _named(url, lambda: attempts(url, lambda: self._attempt(url, place, known, wrong)))
+        sha256 = named(url, lambda: attempts(url, lambda: self._attempt(url, place, known, wrong)))
         note = {"url": url, "size": known.size, "tag": known.tag, "sha256": sha256}
         _note_path(place).write_text(json.dumps(note, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -275,34 +225,6 @@ class Cache:
         return ShardError(f"the cache {self.folder} cannot be used: {said}. {remedy}.")
 
 
-def _named(url: str, call: Callable[[], Any]) -> Any:
-    """The call's answer; what is wrong with it said of the URL."""
-    try:
-        return call()
-    except ShardError:
-        raise
-    except UserError as error:
-        raise ShardError(str(error) if url in str(error) else f"{url}: {error}") from error
-    except FileNotFoundError as error:
-        hidden = "repository not found" in str(error)  # so the Hugging Face Hub says of what one may not see
-        hint = "Name the shards where they are" + (", or log in if they are private." if hidden else ".")
-        raise ShardError(f"{url} is not there. {hint}") from None
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        if is_permanent(error):
-            raise ShardError(f"{url} cannot be read: {say(error)}. Check the address and the credentials.") from error
-        raise
-
-
-def _tag_of(info: dict[str, Any]) -> str:
-    """What tells this version of an object from others; the Hugging Face Hub names the SHA-256 of large files."""
-    large = info.get("lfs")
-    if isinstance(large, dict) and large.get("sha256"):
-        return f"{SHA256}{large['sha256']}"
-    return next((str(info[name]) for name in TAGS if info.get(name)), "")
-
-
 def _require_digest(tag: str, md5: str, sha256: str, wrong: set[str]) -> None:
     """Hold what came to its SHA-256, or to a tag that looks like its MD5.
 
@@ -349,109 +271,3 @@ def _note_of(place: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-_caches: dict[tuple[str, str], Cache] = {}
-
-
-def cache() -> Cache:
-    """The cache of this process, as the flags (or the environment) say."""
-    folder = os.environ.get(DIR_VARIABLE) or _default_folder()
-    size = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_BYTES)
-    key = folder, size
-    if key not in _caches:
-        _caches[key] = Cache(Path(folder).expanduser(), bytes_of(size))
-    return _caches[key]
-
-
-def listed(pattern: str) -> list[str]:
-    """The objects that a URL with ``*`` means, by name."""
-    if scheme_of(pattern) in ("http", "https"):
-        raise ShardError(
-            f"{pattern}: a web server cannot be asked what it has. Name the shards by braces, such as {{000..127}}."
-        )
-    found = _named(
-        pattern, lambda: attempts(pattern, lambda: remote(pattern).call("glob", pattern, within_s=START_S * 5))
-    )
-    if not found:
-        raise ShardError(f"nothing matches {pattern}. Name the tars, such as 's3://bucket/train/*.tar'.")
-    place = place_of(pattern)
-    start = place if place.endswith("//") else f"{place}/"
-    return sorted(start + str(name).lstrip("/") for name in found)
-
-
-def small_file(url: str, limit: int) -> bytes | None:
-    """The bytes of a small object, past the cache, in one request; None where there is none.
-
-    A server that will not say whether it has it (401, 403) is taken to have none, and that is told.
-    """
-
-    def ask() -> bytes | None:
-        try:
-            found: bytes = remote(url).call("cat_file", url, start=0, end=limit + 1, within_s=START_S + limit / SLOWEST)
-            return found
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            if is_forbidden(error):
-                log.warning("%s: %s; it is taken not to be there, and not used", url, say(error))
-                return None
-            if is_empty_range(error):
-                return b""
-            raise
-
-    data: bytes | None = _named(url, lambda: attempts(url, ask))
-    if data is not None and len(data) > limit:
-        raise ShardError(f"{url} has more than {limit:,} bytes; so many are allowed.")
-    return data
-
-
-def bytes_of(text: str) -> int:
-    """The number of bytes that a person writes as 500G, 64GiB or 1000000."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
-    if not match or match[2] == "I":
-        raise ShardError(f"--cache-size {text!r} is no size. Give bytes, or a number such as 500G or 64GiB.")
-    return int(float(match[1]) * UNITS[match[2]])
-
-
-def _default_folder() -> str:
-    return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "offline-distiller")
-
-
-def _into(variable: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
-    """A callback that puts a flag where worker processes find it: in the environment that they inherit."""
-
-    def put(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-        if value is None:
-            return
-        if variable == SIZE_VARIABLE:
-            try:
-                bytes_of(value)
-            except ShardError as error:
-                raise click.BadParameter(str(error)) from None
-        os.environ[variable] = value
-
-    return put
-
-
-def cache_options(command: F) -> F:
-    """`--cache-dir` and `--cache-size`, which take effect for this process and its workers."""
-    options = (
-        click.option(
-            "--cache-dir",
-            envvar=DIR_VARIABLE,
-            callback=_into(DIR_VARIABLE),
-            expose_value=False,
-            help="Where shards from URLs, and large indexes, lie on this node.  [default: ~/.cache/offline-distiller]",
-        ),
-        click.option(
-            "--cache-size",
-            envvar=SIZE_VARIABLE,
-            callback=_into(SIZE_VARIABLE),
-            expose_value=False,
-            help="Bytes of shards from URLs that are kept on this node, 500G for example.  [default: 64GiB]",
-        ),
-    )
-    for option in options:
-        command = option(command)
-    return command

@@ -29,8 +29,8 @@ from typing import Any, ParamSpec, TypeVar
 import click
 from click.core import ParameterSource
 
-from pipeline.cache import cache_options
 from pipeline.errors import RecipeError, UserError
+from pipeline.node_cache import cache_options
 from pipeline.objects import LocalObjects
 from pipeline.recipe import Recipe
 from pipeline.remote import SCHEMES

@@ -25,7 +25,6 @@ import google_crc32c
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.cache import cache
 from pipeline.columns import DTYPES, PER_ROW, Lengths, Proof, lengths_of, prove, require, size_of
 from pipeline.errors import MismatchError, ShardError
 from pipeline.mapped import LARGE, Blocks, Mapped, OtherContentError, Prove, mapped
@@ -33,6 +32,7 @@ from pipeline.packed import class_names_beside, digests_beside, require_class_na
 from pipeline.pool import ordered_map
 from pipeline.progress import Progress
 from pipeline.remote import is_remote
+from pipeline.remote_files import known_of
 from pipeline.samples import SHOWN, ShardRows, read_shard
 from pipeline.shards import ShardFiles, local_path
 
@@ -217,7 +217,7 @@ def _mapped(digest: str, lengths: Lengths, blocks: Blocks, prove: Prove) -> Mapp
 
 def _size_of(url: str) -> int:
     if is_remote(url):
-        return cache().known(url).size
+        return known_of(url).size
     try:
         return local_path(url).stat().st_size
     except OSError as error:

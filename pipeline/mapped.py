@@ -40,10 +40,10 @@ from typing import Any
 import numpy as np
 
 from pipeline import canonical
-from pipeline.cache import cache
 from pipeline.canonical import NotCanonicalError
 from pipeline.columns import DTYPES, Arrays, Facts, Lengths, Proof, content_digest, lengths_of, size_of
 from pipeline.errors import ShardError, UserError
+from pipeline.node_cache import cache
 
 log = logging.getLogger(__name__)
 

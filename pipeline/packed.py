@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from pipeline.cache import small_file
 from pipeline.errors import ShardError
 from pipeline.remote import is_remote
+from pipeline.remote_files import small_file
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.cache import cache, listed
 from pipeline.errors import ShardError
+from pipeline.node_cache import cache
 from pipeline.remote import SCHEMES, is_remote
+from pipeline.remote_files import listed
 from pipeline.tar import TarMember, members
 
 __all__ = ["ShardFiles", "TarMember", "expand", "local_path", "members"]

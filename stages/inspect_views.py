@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import cli
-from pipeline.cache import cache_options
 from pipeline.errors import ImageError, RecipeError, ViewError
 from pipeline.images import decode
 from pipeline.index import SampleIndex, scan
 from pipeline.labels import SoftLabels, decode_dense
 from pipeline.mixing import Kind
+from pipeline.node_cache import cache_options
 from pipeline.recipe import Recipe
 from pipeline.render import GREY, Renderer
 from pipeline.shards import expand

@@ -11,7 +11,7 @@ import pytest
 from moto.moto_api._internal.models import moto_api_backend
 from moto.server import ThreadedMotoServer
 
-from pipeline import cache, remote
+from pipeline import node_cache, remote
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
 
@@ -43,4 +43,4 @@ def point_at(port: int, patch: pytest.MonkeyPatch) -> None:
 def forget() -> None:
     """As in a process that has read no URL yet."""
     remote._remotes.clear()
-    cache._caches.clear()
+    node_cache._caches.clear()

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline import cache as cache_module
-from pipeline import remote
-from pipeline.cache import Cache, bytes_of
+from pipeline import node_cache, remote
+from pipeline.cache import Cache
 from pipeline.errors import ShardError, UserError
 from pipeline.index import scan
 from pipeline.loader import Loader, checked_start_method, requests_of
+from pipeline.node_cache import bytes_of
 from pipeline.recipe import Recipe
 from pipeline.shards import ShardFiles, expand
 from tests.pictures import tiny_shards
@@ -64,11 +64,11 @@ def at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[in
     def point(port: int) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         remote._remotes.clear()
-        cache_module._caches.clear()
+        node_cache._caches.clear()
 
     yield point
     remote._remotes.clear()
-    cache_module._caches.clear()
+    node_cache._caches.clear()
 
 
 def url_of(path: Path) -> str:

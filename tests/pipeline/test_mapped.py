@@ -17,12 +17,12 @@ import pytest
 
 from pipeline import columns, mapped
 from pipeline import index as index_module
-from pipeline.cache import cache
 from pipeline.columns import DTYPES, Facts, content_digest, lengths_of
 from pipeline.errors import ShardError, StoreError, UserError
 from pipeline.finished import read_index
 from pipeline.index import SampleIndex
 from pipeline.mapped import HEAD, Mapped, OtherContentError
+from pipeline.node_cache import cache
 from pipeline.store import LabelStore
 from tests.pipeline.s3server import forget, point_at, s3_server
 from tests.stores import finished, index_of, manifest_of

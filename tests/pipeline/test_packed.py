@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import cache, packed, remote
+from pipeline import packed, remote, remote_files
 from pipeline.errors import ShardError
 from pipeline.index import scan
 from pipeline.packed import class_names_beside, digests_beside
@@ -181,4 +181,4 @@ def test_names_with_odd_letters_are_found(web: Web, folder: Path) -> None:
     shutil.copy(folder / "000000.tar", shard)
     (folder / "pack.json").write_text(json.dumps({"shards": {"a b.tar": {"sha256": "1" * 64}}}))
     assert digests_beside([f"{web.url}/a%20b.tar"]) == {f"{web.url}/a%20b.tar": "1" * 64}
-    assert cache.small_file(f"{web.url}/absent.json", 10) is None
+    assert remote_files.small_file(f"{web.url}/absent.json", 10) is None
