@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 FIRST = logging.root.level, logging.root.manager.disable
 logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line that a server's thread writes while a test forks
 # leaves its lock taken in the child, which then waits for ever
+
+
+os.environ.setdefault("DISTILL_DEVICE", "cpu")  # what tests expect of numbers; `test_accelerator` is for the others
 
 
 @pytest.fixture(autouse=True)
