@@ -112,7 +112,11 @@ def _simple_crop(
 ) -> tuple[Ints, Ints, Ints]:
     """Short side to image_size, 4 reflected pixels around, a random square of image_size."""
     crop_B4, resize_B2 = _short_side(picture_B2, recipe.image_size)
-    return crop_B4, resize_B2, below(words_B4[:, 2:4], resize_B2 + 2 * SIMPLE_PAD - recipe.image_size + 1)
+    offset_B2 = below(words_B4[:, 2:4], resize_B2 + 2 * SIMPLE_PAD - recipe.image_size + 1)
+    if recipe.version == 1:
+        corner_B = np.all((resize_B2 == recipe.image_size) & (offset_B2 == 0), axis=1)
+        offset_B2[corner_B] = SIMPLE_PAD
+    return crop_B4, resize_B2, offset_B2
 
 
 GEOMETRIES: dict[str, Geometry] = {"random": _random_crop, "center": _center_crop, "simple": _simple_crop}

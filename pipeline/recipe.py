@@ -4,7 +4,11 @@ All of them, and nothing else: two runs with equal recipes over equal rows see e
 it is made (each error names the field, the value and the allowed range), has one canonical JSON text, and is known by
 the SHA-256 of it. `docs/recipe.md` explains every field.
 
-When a change to the program changes what any recipe draws or renders, `VERSION` goes up by one.
+When a change to the program changes what any recipe draws or renders, `VERSION` goes up by one. Stores of the versions
+in `RENDERED` are still drawn as they were:
+
+    1  a simple crop of a square picture that falls on its upper left corner shows the middle instead
+    2  it shows the corner
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from typing import Any
 from pipeline.errors import RecipeError
 from pipeline.randaugment import Policy, parse
 
-VERSION = 1
+VERSION, RENDERED = 2, (1, 2)
+_KNOWN = " and ".join(map(str, RENDERED))
 CROPS = ("random", "center", "simple")
 INTERPOLATIONS = ("bicubic", "bilinear", "random")
 DECODERS = ("turbo",)
@@ -109,9 +114,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), field.default))
-        if self.version != VERSION:
+        if self.version not in RENDERED:
             raise RecipeError(
-                f"recipe version {self.version} is not known, this program renders version {VERSION}: "
+                f"recipe version {self.version} is not known, this program renders versions {_KNOWN}: "
                 "use the release that wrote it"
             )
         for name, (low, high) in _RANGES.items():
@@ -158,10 +163,10 @@ class Recipe:
     def from_json(cls, record: Mapping[str, Any]) -> Recipe:
         """The recipe that `to_json` wrote; unknown and absent fields are errors, not defaults."""
         names = {field.name for field in fields(cls)}
-        if record.get("version", VERSION) == VERSION and set(record) != names:
+        if record.get("version", VERSION) in RENDERED and set(record) != names:
             unknown, absent = sorted(set(record) - names), sorted(names - set(record))
             listed = [f"unknown {', '.join(unknown)}"] * bool(unknown) + [f"absent {', '.join(absent)}"] * bool(absent)
-            raise RecipeError(f"a recipe record has other fields than version {VERSION}: {'; '.join(listed)}")
+            raise RecipeError(f"a recipe record has other fields than versions {_KNOWN}: {'; '.join(listed)}")
         return cls(**{name: value for name, value in record.items() if name in names})
 
     def differences(self, other: Recipe) -> list[str]:

@@ -188,7 +188,7 @@ def _cut(figure: _Figure, picture_HWC: Image, image_HWC: Image) -> None:
     """Cut, resize, and where the whole picture was resized, take the view's square out of it."""
     top, left, height, width = figure.crop
     part_HWC = picture_HWC[top : top + height, left : left + width]
-    if figure.resize == list(image_HWC.shape[:2]) and figure.offset == [0, 0]:
+    if figure.resize == list(image_HWC.shape[:2]) and not figure.pad:
         resize(part_HWC, image_HWC, cubic=figure.cubic)
         return
     whole_HWC = np.empty((*figure.resize, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Today's program plans and renders what version 1 of the recipe always did.
+"""Today's program plans and renders what each version of the recipe that it knows always did.
 
 Stored labels are only as good as this: a store made by one release is used by the next. After a change of meaning that
 is wanted, bump `pipeline.recipe.VERSION`, then write the new values with
@@ -6,6 +6,7 @@ is wanted, bump `pipeline.recipe.VERSION`, then write the new values with
     python -m tests.pipeline.test_golden_views
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -18,16 +19,16 @@ from pipeline.draws import Purpose, key_hash, philox
 from pipeline.index import scan
 from pipeline.mixing import plan_mixing
 from pipeline.proof import checksum
-from pipeline.recipe import VERSION, Recipe
+from pipeline.recipe import RENDERED, VERSION, Recipe
 from pipeline.render import Renderer
 from pipeline.views import plan_views
 from tests.pictures import SIZES, encoded, jpeg, sample, scene, write_tar
 
 FOLDER = Path(__file__).parents[1] / "golden"
-TAR, VALUES = FOLDER / "pictures.tar", FOLDER / f"views_v{VERSION}.json"
-ADVICE = f"""
+TAR = FOLDER / "pictures.tar"
+ADVICE = """
 
-This is not what recipe version {VERSION} meant so far: labels stored under it would belong to other pixels.
+This is not what this version of the recipe meant so far: labels stored under it would belong to other pixels.
 If that is wanted, bump Recipe.version (pipeline.recipe.VERSION) and run python -m tests.pipeline.test_golden_views.
 If only `crc` differs, another decoder, OpenCV or torch may draw a level off: see docs/recipe.md."""
 ROWS, VIEWS, SIDE = 10, 2, 32
@@ -42,7 +43,11 @@ RECIPES = {
 }
 
 
-def found():
+def values_of(version):
+    return FOLDER / f"views_v{version}.json"
+
+
+def found(version):
     """Everything that is pinned."""
     index = scan([str(TAR)])
     rows, views = np.tile(np.arange(ROWS), VIEWS), np.repeat(np.arange(VIEWS), ROWS)
@@ -52,9 +57,12 @@ def found():
         ).tolist(),
         "normal_table": checksum(normal_table().view(np.uint8)),
         "partners": " ".join(map(str, plan_mixing(Recipe(), 200, np.arange(200), np.full(200, 9)).partner_B)),
-        "fingerprints": {name: Recipe.preset(name).fingerprint() for name in ("deit", "light", "three", "none")},
+        "fingerprints": {
+            name: Recipe.preset(name, version=version).fingerprint() for name in ("deit", "light", "three", "none")
+        },
     }
     for name, recipe in RECIPES.items():
+        recipe = dataclasses.replace(recipe, version=version)
         out = np.empty((len(rows), SIDE, SIDE, 3), np.uint8)
         rendered = Renderer(recipe, index, index.files()).render(rows, views, out)
         values[name] = {
@@ -65,9 +73,11 @@ def found():
     return values
 
 
-@pytest.fixture(scope="module")
-def values():
-    return json.loads(json.dumps(found())), json.loads(VALUES.read_text(encoding="utf-8"))
+@pytest.fixture(scope="module", params=RENDERED)
+def values(request):
+    return json.loads(json.dumps(found(request.param))), json.loads(
+        values_of(request.param).read_text(encoding="utf-8")
+    )
 
 
 @pytest.mark.parametrize("name", ["draws", "normal_table", "partners", "fingerprints"])
@@ -90,8 +100,9 @@ def write():
         kinds = ["jpg"] * (ROWS - 2) + ["png", "jpg"]
         members = [sample(f"golden/{row}", payloads[row], row % 3, kinds[row]) for row in range(ROWS)]
         write_tar(TAR, [member for parts in members for member in parts])
-    VALUES.write_text(json.dumps(found(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{VALUES}\n")
+    path = values_of(VERSION)
+    path.write_text(json.dumps(found(VERSION), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{path}\n")
 
 
 if __name__ == "__main__":

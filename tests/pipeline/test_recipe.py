@@ -119,7 +119,11 @@ def test_differences_name_both_values():
             "three_augment (--three-augment) is True: it needs randaugment off, which is 'rand-m9-mstd0.5-inc1': "
             "give ''",
         ),
-        ("version", 2, "recipe version 2 is not known, this program renders version 1: use the release that wrote it"),
+        (
+            "version",
+            3,
+            "recipe version 3 is not known, this program renders versions 1 and 2: use the release that wrote it",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_range(field, value, message):
@@ -131,7 +135,7 @@ def test_a_wrong_value_is_named_with_its_range(field, value, message):
 def test_a_record_must_have_exactly_the_fields():
     record = Recipe().to_json()
     del record["flip"]
-    with pytest.raises(RecipeError, match="other fields than version 1: unknown blur, hue; absent flip"):
+    with pytest.raises(RecipeError, match="other fields than versions 1 and 2: unknown blur, hue; absent flip"):
         Recipe.from_json({**record, "hue": 1, "blur": 2})
     with pytest.raises(RecipeError, match="recipe version 7 is not known"):
         Recipe.from_json({**Recipe().to_json(), "version": 7, "hue": 0.1})

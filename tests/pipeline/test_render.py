@@ -1,5 +1,6 @@
 """What is drawn depends on (row, view) alone, follows the plan exactly, and is what timm would have drawn."""
 
+import dataclasses
 import gc
 import io
 import sys
@@ -192,6 +193,18 @@ def test_simple_crops_show_the_reflected_border(tmp_path):
         top, left = plan.offset_B2[row]
         padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
         assert np.array_equal(out[row], padded[top : top + SIDE, left : left + SIDE])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_simple_crop_of_the_corner_shows_the_corner_since_version_2(tmp_path, version):
+    index = scan(tiny_shards(tmp_path, rows=1, shards=1, size=(SIDE, SIDE)))
+    recipe = Recipe.preset("none", image_size=SIDE, crop="simple")
+    corner = (plan_views(recipe, index, np.zeros(400, int), np.arange(400)).offset_B2 == 0).all(1)
+    assert 0 < corner.sum() < 20
+    out, _ = drawn(index, dataclasses.replace(recipe, version=version), [0], [int(corner.argmax())])
+    image = np.asarray(Image.open(io.BytesIO(index.payload(index.files(), 0))).convert("RGB"))
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    assert np.array_equal(out[0], image if version == 1 else padded[:SIDE, :SIDE])
 
 
 @pytest.mark.parametrize("name", ["deit", "light", "three", "none"])
