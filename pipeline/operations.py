@@ -124,13 +124,13 @@ def _blend(image_HWC: Image, from_HWC: Image, argument: int) -> None:
 
 def _blur(image_HWC: Image, argument: int, _cubic: bool) -> None:
     """Three box filters along rows, three along columns, rounded after each: Pillow's Gaussian."""
-    tap_K = _box_taps(argument / ARGUMENT_ONE)
+    tap_K = box_taps(argument / ARGUMENT_ONE)
     for kernel in (tap_K[None], tap_K[:, None]):
         for _ in range(BLUR_PASSES):
             cv2.filter2D(image_HWC, -1, kernel, dst=image_HWC, borderType=cv2.BORDER_REPLICATE)
 
 
-def _box_taps(sigma: float) -> Floats:
+def box_taps(sigma: float) -> Floats:
     """A box of fractional width, three of which have the variance sigma²; multiples of 2^-15, so sums are exact."""
     variance = sigma * sigma / BLUR_PASSES
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
