@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.evidence.experiments import EXPERIMENTS
+from benchmarks.evidence.experiments import ALONE, EXPERIMENTS
 from benchmarks.evidence.lab import SCALES, Lab
 from benchmarks.evidence.pictures import prepare
 from benchmarks.evidence.plots import draw
@@ -29,7 +29,7 @@ PLOTS = Path("docs/evidence")
 
 
 @cli.command()
-@click.argument("tables", nargs=-1, type=click.Choice(list(EXPERIMENTS)), metavar="[TABLE]...")
+@click.argument("tables", nargs=-1, type=click.Choice([*EXPERIMENTS, *ALONE]), metavar="[TABLE]...")
 @click.option("--data", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False), help="Pictures.")
 @click.option(
     "--teachers",
@@ -48,7 +48,7 @@ def main(
     only_say: bool, out: Path | None, plots: Path | None,
 ) -> None:  # fmt: skip
     """Reproduce the paper's claims in miniature: distillation, teachers, recipe, efficiency, views, storage, online,
-    resolution, tokens; all of them by default."""
+    resolution, tokens; all of them by default. packing needs photographs (--scale photographs)."""
     work = work.absolute()
     lab = Lab(
         pictures=prepare(data.absolute(), work),
@@ -59,7 +59,7 @@ def main(
     )
     of_scale = "" if scale == "small" else scale
     for name in tables or EXPERIMENTS:
-        experiment = EXPERIMENTS[name](lab)
+        experiment = {**EXPERIMENTS, **ALONE}[name](lab)
         if only_say:
             click.echo("\n".join(commands(experiment.steps())))
             continue
@@ -74,7 +74,7 @@ def main(
 
 def command(name: str) -> str:
     """This table's line, without the places of this machine."""
-    given = [part for part in sys.argv[1:] if part not in EXPERIMENTS]
+    given = [part for part in sys.argv[1:] if part not in (*EXPERIMENTS, *ALONE)]
     for flag in ("--data", "--teachers", "--work", "--out", "--plots"):
         if flag in given:
             given[given.index(flag) + 1] = flag.removeprefix("--").upper()

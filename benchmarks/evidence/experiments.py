@@ -6,7 +6,7 @@ own. The first row of a group is what the others are compared with, seed by seed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.evidence.lab import PLAIN, Flags, Lab, Teacher, small_regnety
@@ -16,6 +16,8 @@ SOFT: Flags = ("--distill", "soft", "--tau", "1")
 HARD: Flags = ("--distill", "hard")
 NONE: Flags = ("--distill", "none")
 WITHOUT_TOKEN: Flags = ("--model", PLAIN)
+PACKED_SIDES = (1.34, 1.14, 0.86)
+"""The shorter side of a 4:3 photograph that is packed to 400, 341 or 256 pixels, over that of a view of 224."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class Experiment:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     kind: str = "accuracy"
-    """How its cells are read: accuracy, teachers, bytes, views, curves, tokens."""
+    """How its cells are read: accuracy, teachers, bytes, views, curves, tokens, packed."""
 
     def steps(self) -> list[Step]:
         """All that must be done for it."""
@@ -241,6 +243,26 @@ def tokens(lab: Lab) -> Experiment:
     return Experiment(title="How alike the two tokens are", rows=tuple(rows), kind="tokens")
 
 
+def packing(lab: Lab) -> Experiment:
+    """What photographs that were packed smaller cost a student, judged on photographs as they are."""
+    teacher, rows = lab.of_imagenet(), []
+    for views, shards in [(None, lab.shards(lab.scale.labelled)), *_packed_smaller(lab)]:
+        name = "as they are" if views is None else f"longest side {views:.2f} views"
+        runs = lab.students("soft", lab.store(teacher, shards=shards), *SOFT)
+        rows.append(Row(name=name, scores=lab.scores(runs), about=(shards,), base=views is None))
+    return Experiment(
+        title="Photographs packed smaller (pack --max-side)",
+        rows=tuple(rows),
+        kind="packed",
+        notes=(f"Views of {lab.scale.side} pixels, of 8 to 100 % of a photograph; sides are in units of a view's.",),
+    )
+
+
+def _packed_smaller(lab: Lab) -> Iterator[tuple[float, Step]]:
+    for views in PACKED_SIDES:
+        yield views, lab.shards(lab.scale.labelled, max_side=round(views * lab.scale.side))
+
+
 def _taught(lab: Lab, teacher: Teacher, title: str, flags: Sequence[str]) -> tuple[Step, ...]:
     return _scored(lab, title, lab.store(teacher), flags)
 
@@ -260,3 +282,5 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "resolution": resolution,
     "tokens": tokens,
 }
+ALONE: dict[str, Callable[[Lab], Experiment]] = {"packing": packing}
+"""Of photographs, so not among those that are run by default."""

@@ -7,12 +7,16 @@ come later on the line and so win.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from timm.data.imagenet_info import ImageNetInfo
+
 from benchmarks.evidence.pictures import Pictures
 from benchmarks.evidence.steps import Step
+from pipeline.errors import UserError
 from student.files import write_text
 
 Flags = tuple[str, ...]
@@ -74,6 +78,11 @@ SCALES = {
         batch=128, lr=0.006, epochs=60, warmup=3, views=30, view_counts=(1, 5, 10, 20, 30, 60), fit_rows=10000,
         fit_epochs=8, tuned=True,
     ),
+    "photographs": Scale(
+        labelled=2000, efficiency=(250, 500, 2000), side=128, smaller_side=96, patch=16, width=128, depth=4, heads=4,
+        batch=128, lr=0.004, epochs=80, warmup=5, views=10, view_counts=(1, 10), fit_rows=2000, fit_epochs=30,
+        strong=("--crop-scale", "0.08,1", "--mix-prob", "0.5"),
+    ),
     "large": Scale(
         labelled=30000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=4, width=192, depth=9, heads=3,
         batch=512, lr=0.001, epochs=200, warmup=10, views=50, view_counts=(1, 2, 5, 10, 25, 50, 200), fit_rows=30000,
@@ -108,8 +117,8 @@ class Lab:
         """Shards of the held-out pictures."""
         return Step("stages.pack", "val", ("--images", str(self.pictures.val)))
 
-    def shards(self, labelled: int, unlabelled: int = 0) -> Step:
-        """Shards of so many pictures with a label and so many without."""
+    def shards(self, labelled: int, unlabelled: int = 0, *, max_side: int | None = None) -> Step:
+        """Shards of so many pictures with a label and so many without; their longest side bounded, if need be."""
         listed = self.pictures.subset(labelled, unlabelled)
         digest = hashlib.blake2b(listed.encode(), digest_size=5).hexdigest()
         table = self.work / "subsets" / f"{labelled}-{unlabelled}-{digest}.csv"
@@ -119,6 +128,7 @@ class Lab:
         flags = (
             *("--images", str(self.pictures.train), "--csv", f"subsets/{table.name}"),
             *("--classes", f"{judged.path}/classes.json"),
+            *(("--max-side", str(max_side)) if max_side else ()),
         )
         return Step("stages.pack", f"{labelled}-{unlabelled}", flags, (judged,))
 
@@ -154,6 +164,34 @@ class Lab:
         return replace(
             fitted, name=f"ResNet-{depth}, tuned", flags=("--model", name, "--weights", weights, "--precision", "bf16")
         )
+
+    def of_imagenet(self) -> Teacher:
+        """A convnet that knows ImageNet's classes, for pictures in folders that bear their names (wnids); where its
+        weights are not at hand, one that is fitted here."""
+        name = "tf_efficientnet_lite0"
+        weights = None if self.weights is None else self.weights / f"{name}.safetensors"
+        if weights is None or not weights.exists():
+            return self.fitted("regnety", ("--model", "regnety_002", *RECIPE, *self.scale.strong))
+        synsets: list[str] = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
+        folders = sorted(path.name for path in self.pictures.train.iterdir() if path.is_dir())
+        class_map = self.work / "subsets" / f"{name}.json"
+        if strangers := sorted(set(folders) - set(synsets)):
+            raise UserError(
+                f"{name} knows the classes of ImageNet, and {self.pictures.train} has a folder {strangers[0]!r}. Name "
+                "folders by wnid (n01440764), or leave --teachers out to fit a teacher here."
+            )
+        write_text(class_map, json.dumps({folder: synsets.index(folder) for folder in folders}))
+        flags = (
+            "--model",
+            name,
+            "--weights",
+            str(weights),
+            "--class-map",
+            f"subsets/{class_map.name}",
+            "--precision",
+            "bf16",
+        )
+        return Teacher(name=name.removeprefix("tf_"), flags=flags)
 
     def fitted(self, name: str, flags: Flags, precision: str = "fp32") -> Teacher:
         """A teacher of our own."""

@@ -12,6 +12,8 @@ from benchmarks.evidence.experiments import Experiment, Row
 from benchmarks.evidence.lab import HEADS
 from benchmarks.evidence.steps import Step, in_order
 from benchmarks.report import Table, grid
+from pipeline.index import scan
+from pipeline.shards import expand
 from pipeline.store import LabelStore, Unit
 
 
@@ -115,6 +117,12 @@ def _bytes(row: Row, work: Path) -> list[str]:
     return [f"{sum(size for name, size in sizes.items() if name not in ('crc', 'luma')):.2f}"]
 
 
+def _kilobytes(row: Row, work: Path) -> list[str]:
+    """What a photograph takes in its shards."""
+    index = scan(expand([f"{work / row.about[0].path}/*.tar"]))
+    return [f"{index.lengths.mean() / 1000:.1f}"]
+
+
 def _time(row: Row, work: Path) -> list[str]:
     """How long training took, and the loss at its end."""
     losses = [curve(step, work, "loss")[-1][1] for step in row.about]
@@ -133,6 +141,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], Callable[[Row, Path], list[str]]]] = {
     "teachers": (("teacher's own top-1",), _teacher),
     "bytes": (("bytes a view",), _bytes),
     "curves": (("seconds", "training loss at the end"), _time),
+    "packed": (("kB a photograph",), _kilobytes),
     "tokens": (("cosine after the first block", "after the last"), _tokens),
 }
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.evidence import online as evidence_online
-from benchmarks.evidence.experiments import EXPERIMENTS, Experiment, Row, online
+from benchmarks.evidence.experiments import EXPERIMENTS, Experiment, Row, online, packing
 from benchmarks.evidence.lab import SCALES, Lab
 from benchmarks.evidence.pictures import SIDE, SPRITE, prepare
 from benchmarks.evidence.plots import draw
@@ -218,3 +218,27 @@ def test_a_live_teacher_answers_on_one_process(lab: Lab) -> None:
         evidence_online.main, [*live.flags, "--out", "ranks"], env={"WORLD_SIZE": "2", "RANK": "1"}
     )
     assert result.exit_code == 1 and result.stderr.startswith("error: This is rank 1 of 2"), result.output
+
+
+def test_photographs_are_packed_at_every_size_and_judged_as_they_are(lab: Lab) -> None:
+    experiment = packing(lab)
+    packed = {step.path: step.flags for step in in_order(experiment.steps()) if step.module == "stages.pack"}
+    bounded = [flags[flags.index("--max-side") + 1] for flags in packed.values() if "--max-side" in flags]
+    assert bounded == [str(round(views * lab.scale.side)) for views in (1.34, 1.14, 0.86)] == ["43", "36", "28"]
+    learned = {row.scores[0].needs[0].flags[1] for row in experiment.rows}
+    judged = {step.flags[step.flags.index("--shards") + 1] for row in experiment.rows for step in row.scores}
+    assert len(learned) == 4 and judged == {f"{lab.judged().path}/*.tar"}
+
+
+def test_a_convnet_of_imagenet_knows_folders_by_their_wnid(lab: Lab, tmp_path: Path) -> None:
+    for name in ("n02102040", "n01440764"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    (tmp_path / "val").mkdir()
+    (tmp_path / "tf_efficientnet_lite0.safetensors").touch()
+    lab = replace(lab, pictures=prepare(tmp_path, tmp_path), work=tmp_path, weights=tmp_path)
+    teacher = lab.of_imagenet()
+    class_map = tmp_path / teacher.flags[teacher.flags.index("--class-map") + 1]
+    assert json.loads(class_map.read_text()) == {"n01440764": 0, "n02102040": 217}
+    (tmp_path / "train" / "dogs").mkdir()
+    with pytest.raises(UserError, match=r"a folder 'dogs'.*Name folders by wnid"):
+        lab.of_imagenet()
