@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels import SoftLabels, decode_dense
+from pipeline.labels import Keep, SoftLabels, decode_dense
 from pipeline.mixing import plan_mixing
 from pipeline.store import LabelStore, Unit
 
@@ -36,6 +36,7 @@ def summarise(store: LabelStore) -> dict[str, Any]:
     entropies = np.concatenate([t["entropy"] for t in tallies])
     return {
         "teacher": store.manifest.teacher.name,
+        "keep": str(store.manifest.keep),
         "views": store.views,
         "rows": len(store.index),
         "measured_views": int(sum(len(t["top1"]) for t in tallies)),
@@ -63,7 +64,9 @@ def summary_text(summary: dict[str, Any]) -> str:
         if part["views"]
     ]
     if summary["entropy"] is not None:
-        lines.append(f"  mean entropy {summary['entropy']:.3f} nats")
+        kept = Keep.parse(summary["keep"]).k
+        among = f" (of the {kept} largest classes and the rest as one)" if kept else ""
+        lines.append(f"  mean entropy {summary['entropy']:.3f} nats{among}")
     if summary["view_agreement"] is not None:
         lines.append(f"  two views of a row agree: {_percent(summary['view_agreement'])}")
     sizes = summary["bytes_per_view"]

@@ -8,6 +8,8 @@ older than these: they count training steps, and no answer depends on them.
 from __future__ import annotations
 
 import hashlib
+import logging
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,10 @@ from torch import Tensor, nn
 from pipeline.errors import WeightsError
 
 COUNTER = "num_batches_tracked"
+STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Where checkpoints of others keep their weights; as in timm, a moving average goes before what it is of."""
+
+log = logging.getLogger(__name__)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
@@ -46,15 +52,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path} is not a sound safetensors file: {error}.") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} cannot be read as tensors: it is no file of torch's, or holds more than tensors. Files that would run "
+            "code are refused; convert it to safetensors where it was made."
+        ) from error
     except Exception as error:  # torch.load raises a dozen kinds for a damaged or hostile file
         raise WeightsError(
             f"{path} cannot be read as tensors: {(str(error) or type(error).__name__).splitlines()[0][:200]} "
             "Files that would run code are refused; convert it to safetensors where it was made."
         ) from error
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-            break
+    held = [key for key in STATES if isinstance(found, dict) and isinstance(found.get(key), dict)]
+    if len(held) > 1:
+        log.info("%s holds %s; %s is taken", path, " and ".join(held), held[0])
+    found = found[held[0]] if held else found
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()) or not found:
         raise WeightsError(f"{path} holds no state dict (names → tensors).")
     return {name.removeprefix("module."): tensor for name, tensor in found.items()}

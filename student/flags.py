@@ -88,12 +88,16 @@ loss_options = cli.options(
 )
 
 recipe_options = cli.options(
-    _flag("epochs", "Epochs; each sees every row once, in the next of the store's views.", COUNT),
-    _flag("batch", "Views of one step, over all processes.", COUNT),
-    _flag("repeats", "Views of a row that come together (repeated augmentation): fewer decodes.", COUNT),
+    _flag("epochs", "Epochs; each sees every row once, in the next of the store's views (see --repeats).", COUNT),
+    _flag(
+        "batch",
+        "Most views of one step, over all processes; steps of an epoch are nearly equal, and none is dropped.",
+        COUNT,
+    ),
+    _flag("repeats", "Repeated augmentation: an epoch sees one row in R, in R views that come together.", COUNT),
     _flag("views", "Use the first so many views of the store.  [default: all]", COUNT),
     _flag("opt", "One of timm's optimisers.", str),
-    _flag("lr", "Peak learning rate for a batch of 512; it grows with the batch.", float),
+    _flag("lr", "Peak learning rate for a batch of 512; it grows with --batch.", float),
     _flag("schedule", "How the learning rate falls.", click.Choice(SCHEDULES)),
     _flag("min-lr", "Learning rate at the end.", float),
     _flag("warmup-lr", "Learning rate at the beginning.", float),

@@ -41,15 +41,31 @@ class Start:
         return "; ".join(parts)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Initial:
+    """What there is to start from."""
+
+    file: Path
+    state: dict[str, Tensor]
+    class_names: tuple[str, ...] | None = None
+    """What its heads tell apart, where it says so."""
+
+
 def initial_file(path: Path, which: str = checkpoint.LAST) -> Path:
     """The file that is meant by a run directory, an exported folder, or a file."""
     if not path.exists():
         raise StudentError(f"--init {path}: no such file or directory.")
     exported = path / "model.safetensors"
-    return path if path.is_file() else exported if exported.is_file() else checkpoint.path_of(path, which)
+    if not path.is_file() and not exported.is_file():
+        return checkpoint.path_of(path, which)
+    if which != checkpoint.LAST:
+        raise StudentError(
+            f"--init-which {which}: {path} is no run directory. Leave --init-which out, or name the run."
+        )
+    return path if path.is_file() else exported
 
 
-def read_initial(path: Path, *, which: str = checkpoint.LAST, ema: bool = False) -> dict[str, Tensor]:
+def read_initial(path: Path, *, which: str = checkpoint.LAST, ema: bool = False) -> Initial:
     """The weights in a run directory, an exported folder, or a file; of ours it is that ends in its own digest."""
     file = initial_file(path, which)
     of_a_run = file.suffix == checkpoint.path_of(path).suffix if path.is_dir() else checkpoint.is_marked(file)
@@ -59,14 +75,16 @@ def read_initial(path: Path, *, which: str = checkpoint.LAST, ema: bool = False)
                 f"--init-ema: {file} is no checkpoint of student.train and holds one set of weights. "
                 "Leave --init-ema out, or give a run that was trained with --ema."
             )
-        return read_weights(file)
+        return Initial(file=file, state=read_weights(file))
     found = checkpoint.load(path, which)
     if ema and found["ema"] is None:
         raise StudentError(
             f"--init-ema: {file} holds no moving average of the weights. "
             "Leave --init-ema out, or give a run that was trained with --ema."
         )
-    return cast(dict[str, Tensor], found["ema" if ema else "model"])
+    names = found["meta"].get("class_names")
+    state = cast(dict[str, Tensor], found["ema" if ema else "model"])
+    return Initial(file=file, state=state, class_names=None if names is None else tuple(names))
 
 
 def init_from(
@@ -79,6 +97,7 @@ def init_from(
     fresh = {name for name in heads if new_heads or _other_classes(own[name], given.get(name))}
     given = {name: tensor for name, tensor in given.items() if name not in fresh}
     _require_names(student, own.keys() - fresh, given.keys(), where)
+    _require_answers(student, given, where)
     resampled = []
     if _is_of_another_grid(student, given.get("pos_embed")):
         given["pos_embed"] = _resample(student, given["pos_embed"], where)
@@ -88,6 +107,17 @@ def init_from(
     student.net.load_state_dict(given, strict=False)
     loaded = sorted(given.keys() - set(resampled))
     return Start(loaded=tuple(loaded), resampled=tuple(resampled), fresh=tuple(sorted(fresh)))
+
+
+def _require_answers(student: Student, given: Mapping[str, Tensor], where: str) -> None:
+    """Refuse the export of one of two heads: that one doubled, the other zero, so that their mean is the one."""
+    heads = {head: [given[name] for name in given if name.startswith(f"{head}.")] for head in student.classifiers()}
+    silent = [head for head, tensors in heads.items() if tensors and not any(t.any() for t in tensors)]
+    if len(heads) == 2 and len(silent) == 1:
+        raise StudentError(
+            f"{where}: {silent[0]} is all zero, as where one head was exported (student.export --head); the other is "
+            "doubled there. Export with --head fused, start from the run itself, or give --new-heads."
+        )
 
 
 def _other_classes(own: Tensor, given: Tensor | None) -> bool:

@@ -29,7 +29,7 @@ from student.classes import require_classes
 from student.data import Feed, piece_capacity, pieces_together
 from student.engine import Engine
 from student.indexing import indexed
-from student.initial import init_from, initial_file, read_initial
+from student.initial import Initial, init_from, read_initial
 from student.loop import Run, restore
 from student.model import Student, build
 from student.order import Order
@@ -69,6 +69,7 @@ def _run(
     settings = beginning.settings
     order = order_of(store, index, settings)
     order.require_shares(ranks.world)
+    log.info("%s; %s", order, settings.schedule_of(order.steps))
     loader = stack.enter_context(_loader(order, index, places))
     validate = _validation(store, places, ranks, stack)
     _require_same_views(store, loader, settings)
@@ -224,12 +225,23 @@ def _student(store: LabelStore, settings: Settings, *, fresh: bool) -> Student:
     student = build(settings.spec(manifest.num_classes, manifest.recipe.image_size), seed=settings.seed)
     if settings.init is not None and fresh:
         path, which = Path(settings.init), settings.init_which
-        begun = init_from(
-            student, read_initial(path, which=which, ema=settings.init_ema), new_heads=settings.new_heads,
-            where=f"--init {path}",
-        )  # fmt: skip
-        log.info("--init %s: %s", initial_file(path, which), begun)
+        initial = read_initial(path, which=which, ema=settings.init_ema)
+        begun = init_from(student, initial.state, new_heads=settings.new_heads, where=f"--init {path}")
+        log.info("--init %s: %s", initial.file, begun)
+        if not begun.fresh:
+            _compare_classes(initial, manifest.class_names)
     return student
+
+
+def _compare_classes(initial: Initial, names: tuple[str, ...] | None) -> None:
+    """Say that the heads that were taken over tell other classes apart."""
+    for number, (theirs, ours) in enumerate(zip(initial.class_names or (), names or (), strict=False)):
+        if theirs != ours:
+            log.warning(
+                "--init %s: the heads that are taken over know class %d as %r, the data has %r there. "
+                "Give --new-heads if these are other classes.", initial.file, number, theirs, ours,
+            )  # fmt: skip
+            return
 
 
 def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:

@@ -12,7 +12,7 @@ import functools
 from typing import cast
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers  # type: ignore[attr-defined]
 from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
@@ -47,6 +47,10 @@ class OptimizerSpec:
         known = [str(name) for name in list_optimizers()]
         if self.name not in known:
             raise StudentError(f"timm has no optimiser '{self.name}'. It has: {', '.join(known)}.")
+        try:
+            get_optimizer_class(self.name, bind_defaults=False)
+        except (AssertionError, ImportError, RuntimeError) as error:
+            raise StudentError(f"--opt {self.name} cannot be used here: {error}. Use adamw, say.") from error
         if get_optimizer_info(self.name).second_order:
             raise StudentError(f"{self.name} needs second derivatives, which no step makes here. Use adamw, say.")
         if self.weight_decay < 0:
@@ -56,13 +60,13 @@ class OptimizerSpec:
 
     def create(self, student: Student, lr: float) -> torch.optim.Optimizer:
         """The optimiser over the student's parameters; the timm model says which of them never decay."""
-        return create_optimizer_v2(
-            student.net,
-            opt=self.name,
-            lr=lr,
-            weight_decay=self.weight_decay,
-            layer_decay=None if self.layer_decay == 1 else self.layer_decay,
-        )
+        layer_decay = None if self.layer_decay == 1 else self.layer_decay
+        try:
+            return create_optimizer_v2(
+                student.net, opt=self.name, lr=lr, weight_decay=self.weight_decay, layer_decay=layer_decay
+            )
+        except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise StudentError(f"--opt {self.name} cannot be used here: {error}. Use adamw, say.") from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

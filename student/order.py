@@ -136,16 +136,24 @@ class Order:
         self._rounds: dict[int, _Round] = {}
         self._pools: dict[tuple[int, int], _Pool] = {}
 
+    def __str__(self) -> str:
+        views = self.count / self.steps
+        return f"{self.count:,} views an epoch in {self.steps:,} steps of {views:.0f}" + (
+            f", {self.repeats} of a row together" if self.repeats > 1 else ""
+        )
+
     @property
     def smallest(self) -> int:
         """No batch has fewer views than this; where an epoch is cut, each cut may move by one to keep a pair."""
-        return self._fewest if self.steps == 1 else max(self._fewest // self.steps - 1, 0)
+        moved = int(self.recipe.mixes)
+        return self._fewest if self.steps == 1 else max(self._fewest // self.steps - moved, 0)
 
     @property
     def _fewest(self) -> int:
         """No epoch has fewer views than this."""
-        whole_windows = self.recipe.mix_window * (self._windows // self.repeats - 1)
-        return self.count if self.repeats == 1 else self.repeats * (whole_windows + 1)
+        window = self.recipe.mix_window
+        last = self.rows - window * (self._windows - 1)
+        return self.count if self.repeats == 1 else self.repeats * (window * (self._windows // self.repeats - 1) + last)
 
     def require_shares(self, world: int) -> None:
         """Refuse a batch that cannot give every rank something to do."""

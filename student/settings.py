@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pipeline.errors import StudentError
 from student.loss import DistillationLoss
 from student.model import StudentSpec
-from student.optimizer import OptimizerSpec, Schedule, scaled_lr
+from student.optimizer import LARGEST, OptimizerSpec, Schedule, scaled_lr
 
 Value = str | int | float | bool | None
 
@@ -96,6 +96,8 @@ class Settings:
         for name, value in self.to_json().items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise StudentError(f"--{name.replace('_', '-')} is {value}; a finite number is needed.")
+        if not 0 <= self.lr <= LARGEST:
+            raise StudentError(f"--lr is {self.lr}; it must be from 0 to {LARGEST:g}.")
         for name in ("epochs", "batch", "repeats", "accumulate", "val_every", "log_every"):
             if getattr(self, name) < 1:
                 raise StudentError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")

@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 from timm.data import resolve_model_data_config
 
+from pipeline.errors import StudentError
 from student.export import main
 from student.initial import init_from, read_initial
 from student.model import build
@@ -87,8 +88,20 @@ def test_an_exported_student_can_be_trained_further(tmp_path: Path) -> None:
     student, _ = save_run(tmp_path / "run")
     assert _export(tmp_path).exit_code == 0
     other = build(student.spec, seed=9).eval()
-    assert not init_from(other, read_initial(tmp_path / "export")).fresh
+    assert not init_from(other, read_initial(tmp_path / "export").state).fresh
     assert torch.equal(other(_images()).cls, student(_images()).cls)
+
+
+def test_an_exported_head_is_no_student_to_start_from(tmp_path: Path) -> None:
+    student, _ = save_run(tmp_path / "run")
+    assert _export(tmp_path, "--head", "class").exit_code == 0
+    initial = read_initial(tmp_path / "export")
+    with pytest.raises(StudentError, match=r"head_dist is all zero, as where one head was exported .* --head fused"):
+        init_from(build(student.spec, seed=9), initial.state)
+    other = build(student.spec, seed=9)
+    assert len(init_from(other, initial.state, new_heads=True).fresh) == 4 and other.net.head_dist.weight.any()
+    with pytest.raises(StudentError, match=r"--init-which best: .*export is no run directory"):
+        read_initial(tmp_path / "export", which="best")
 
 
 def test_exporting_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:

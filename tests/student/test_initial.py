@@ -78,7 +78,7 @@ def test_a_file_as_deit_publishes_it(tmp_path: Path) -> None:
     safetensors.torch.save_file(source.net.state_dict(), tmp_path / "deit.safetensors")
     for name in ("deit.pth", "deit.safetensors"):
         student = _small(2)
-        assert not init_from(student, read_initial(tmp_path / name)).fresh
+        assert not init_from(student, read_initial(tmp_path / name).state).fresh
         assert torch.equal(student.net.state_dict()["dist_token"], source.net.state_dict()["dist_token"])
 
 
@@ -93,7 +93,7 @@ def test_a_run_and_an_exported_folder(tmp_path: Path) -> None:
         (tmp_path / "export", False, source),
     ):
         student = _small(2)
-        init_from(student, read_initial(where, ema=averaged))
+        init_from(student, read_initial(where, ema=averaged).state)
         assert torch.equal(_state(student)["net.cls_token"], expected.state_dict()["net.cls_token"])
 
 
@@ -189,10 +189,10 @@ def test_whose_a_file_is_tells_its_end_and_not_its_name(tmp_path: Path) -> None:
     (run / "last.pt").rename(tmp_path / "ours.pth")
     for name in ("timm.pt", "ours.pth"):
         student = _small(2)
-        init_from(student, read_initial(tmp_path / name))
+        init_from(student, read_initial(tmp_path / name).state)
         assert torch.equal(_state(student)["net.cls_token"], source.state_dict()["net.cls_token"])
     assert torch.equal(
-        read_initial(tmp_path / "ours.pth", ema=True)["net.cls_token"], _state(averaged)["net.cls_token"]
+        read_initial(tmp_path / "ours.pth", ema=True).state["net.cls_token"], _state(averaged)["net.cls_token"]
     )
 
 

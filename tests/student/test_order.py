@@ -186,6 +186,17 @@ def test_one_batch_of_all_is_not_cut_and_so_needs_no_more_than_it_holds() -> Non
         small(rows=4, batch=1).require_shares(1)
 
 
+def test_what_can_be_cut_is_not_refused() -> None:
+    alone = Order(Recipe(mix_window=16, mix_prob=0.0), rows=162, views=(0,), run_rows=64, batch=1)
+    alone.require_shares(1)
+    assert {len(b) for b in epoch(alone, 0)} == {1}
+    repeated = Order(Recipe(mix_window=64), rows=162, views=(0, 1), run_rows=64, batch=64, repeats=2)
+    repeated.require_shares(2)
+    assert repeated.smallest == 34 * 2 // 4 - 1
+    assert min(len(b) for number in range(9) for b in epoch(repeated, number)) >= repeated.smallest
+    assert str(repeated) == "162 views an epoch in 4 steps of 40, 2 of a row together"
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_batches_smaller_than_a_pair_are_empty_now_and_then(batch: int) -> None:
     order = small(rows=100, batch=batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.errors import StudentError
 from student.loss import DistillationLoss
@@ -25,6 +26,7 @@ from student.settings import Settings
         ({"checkpoint_minutes": -1.0}, "--checkpoint-minutes is -1.0"),
         ({"accumulate": 17, "batch": 16}, "--accumulate 17 makes more micro-batches than --batch has items (16)"),
         ({"epochs": 0}, "--epochs is 0"),
+        ({"lr": -1.0, "batch": 32}, "--lr is -1.0; it must be from 0 to 1e+30."),
     ],
 )
 def test_settings(given: dict[str, Any], said: str) -> None:
@@ -46,5 +48,8 @@ def test_sizes_rates_optimisers_and_devices() -> None:
         Schedule(lr=1e300, epochs=1, updates_per_epoch=1)
     with pytest.raises(StudentError, match="adahessian needs second derivatives"):
         OptimizerSpec(name="adahessian")
+    if not torch.cuda.is_available():
+        with pytest.raises(StudentError, match=r"--opt fusedadam cannot be used here: .*APEX.* Use adamw, say"):
+            OptimizerSpec(name="fusedadam")
     with pytest.raises(StudentError, match="--device meta holds no numbers"):
         choose_device("meta")
