@@ -40,6 +40,8 @@ R = TypeVar("R")
 
 PLACES = ("shards", "val_shards", "logits", "val_logits", "out")
 """Flags that may name a URL."""
+RESULTS = ("out", "summary", "report", "plot", "plots", "per_class", "predictions", "metrics", "history")
+"""Flags that may name what is written."""
 
 log = logging.getLogger(__name__)
 
@@ -120,18 +122,33 @@ def _require_paths(flags: dict[str, Any]) -> None:
         if isinstance(value, Path) and str(value).startswith(tuple(f"{scheme}:/" for scheme in SCHEMES)):
             flag = "--" + name.replace("_", "-")
             raise click.UsageError(f"{flag} takes a path on this machine, and {value} looks like a URL")
-    if "out" in flags and flags["out"] is not None and "://" not in str(flags["out"]):
-        _require_own_place(str(flags["out"]))
+    for name in RESULTS:
+        if flags.get(name) is not None and "://" not in str(flags[name]):
+            _require_own_place(str(flags[name]), "--" + name.replace("_", "-"), flags)
 
 
-def _require_own_place(out: str) -> None:
+def _require_own_place(place: str, flag: str, flags: dict[str, Any]) -> None:
     """Refuse results without a name, and such as would lie among the objects of a label store."""
-    place = Path(out).resolve()
-    if not out or not place.name:
-        raise click.UsageError(f"--out {out!r} names no file or folder of its own")
-    for folder in place.parents:
-        if (folder / "zarr.json").exists():
-            raise UserError(f"--out {out} lies in {folder}, which is a Zarr store. Choose a place outside of it.")
+    where = Path(place).resolve()
+    if not place or not where.name:
+        raise click.UsageError(f"{flag} {place!r} names no file or folder of its own")
+    store = Path(str(flags["out"])).resolve() if str(flags.get("out", "")).rstrip("/").endswith(".zarr") else None
+    for folder in where.parents:
+        if folder == store or (folder / "zarr.json").exists():
+            raise UserError(f"{flag} {place} lies in {folder}, which is a Zarr store. Choose a place outside of it.")
+
+
+def require_new_folder(out: str | Path) -> None:
+    """Refuse the folder that one stands in, and those around it, for what replaces a folder or fills one alone."""
+    where = Path(out).resolve()
+    if "://" not in str(out) and where in (Path.cwd(), *Path.cwd().parents):
+        raise UserError(f"--out {out} is the folder that this is run in, or one around it. Name a new one.")
+
+
+def require_suffix(path: Path | None, flag: str, *known: str) -> None:
+    """Refuse, before the work, a file whose name promises another format."""
+    if path is not None and path.suffix.lower() not in known:
+        raise UserError(f"{flag} {path} ends in {path.suffix!r}; it can be written as {' or '.join(known)}.")
 
 
 def beside(out: str, suffix: str) -> Path:

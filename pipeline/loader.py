@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from pipeline import remote
 from pipeline.errors import UserError, WorkerError
 from pipeline.index import SampleIndex
+from pipeline.pool import starting
 from pipeline.recipe import Recipe
 from pipeline.render import Renderer
 from pipeline.ring import Ring, Slot
@@ -107,7 +108,8 @@ class Loader:
             process = context.Process(  # type: ignore[attr-defined]  # every concrete context has Process
                 target=_work, args=(theirs, recipe, index, self.ring), name=f"render-{number}", daemon=True
             )
-            process.start()
+            with starting():
+                process.start()
             theirs.close()
             self._crew.append((process, ours))
 

@@ -92,7 +92,7 @@ class Manifest:
         self.keep.require_fit(self.num_classes)
         if self.unit_rows < 1 or self.unit_rows & (self.unit_rows - 1) or self.unit_rows > HIGHEST_UNIT:
             raise RecipeError(
-                f"unit rows {self.unit_rows} is not a power of two up to {HIGHEST_UNIT}. "
+                f"--unit-rows {self.unit_rows} is not a power of two up to {HIGHEST_UNIT}. "
                 f"Give {SMALLEST_UNIT} to {LARGEST_UNIT}, or leave the flag out."
             )
         if self.rows < 1 or self.num_classes < 1:

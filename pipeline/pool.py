@@ -7,6 +7,7 @@ has not begun is dropped. A worker leaves interrupts to its parent, and ends wit
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -26,6 +27,22 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Around the start of processes: an interrupt waits. Raised in the hooks of a fork, Python would discard it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+        if caught:
+            signal.raise_signal(signal.SIGINT)
+
+
 def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
     """`function` of each item, in order; `workers` processes, or none."""
     if workers == 0:
@@ -35,7 +52,8 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int)
     pending: deque[Future[R]] = deque()
     queue = iter(items)
     try:
-        pending.extend(pool.submit(function, item) for item in itertools.islice(queue, workers * IN_FLIGHT))
+        with starting():
+            pending.extend(pool.submit(function, item) for item in itertools.islice(queue, workers * IN_FLIGHT))
         while pending:
             yield pending.popleft().result()
             pending.extend(pool.submit(function, item) for item in itertools.islice(queue, 1))

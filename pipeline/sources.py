@@ -77,6 +77,8 @@ def from_folders(images: Path | None, unlabelled: Sequence[Path], class_names: t
         _require_images(images, folders, found)
     for identity, folder in apart.items():
         others = {other: place for other, place in apart.items() if other != identity}
+        if images is not None:
+            others[_identity(images)] = images  # those have a class
         more = _images_in(folder, _name_below(folder, images), -1, others)
         if not more:
             raise SourceError(f"{folder} holds no images. Name a folder of images by --unlabelled, or leave it out.")
@@ -106,6 +108,8 @@ def from_table(table: Path, images: Path | None, class_names: tuple[str, ...] | 
 
 def read_class_list(path: Path) -> tuple[str, ...]:
     """Class names in the order of their numbers: a classes.json, or a text file with one name a line."""
+    if not path.is_file():
+        raise SourceError(f"--classes {path}: no such file. Give a classes.json, or a text file with one name a line.")
     if path.suffix == ".json":
         names = read_class_names(path)
     else:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -218,9 +217,11 @@ def make_repeatable(device: torch.device) -> None:
 
 def _three(values: Sequence[float], flag: str) -> tuple[float, float, float]:
     numbers = tuple(float(v) for v in values)
-    if len(numbers) != 3 or not all(math.isfinite(v) for v in numbers) or (flag == "--std" and min(numbers) <= 0):
+    sound = len(numbers) == 3 and all(0 <= v <= 1 for v in numbers) and (flag == "--mean" or min(numbers) > 0)
+    if not sound:
         raise TeacherError(
-            f"{flag} takes three numbers in units of 0 to 1 (standard deviations above 0), not {values}."
+            f"{flag} takes three numbers from 0 to 1 (standard deviations above 0), not {values}. "
+            "Divide by 255 what is in levels."
         )
     return numbers[0], numbers[1], numbers[2]
 
@@ -240,6 +241,8 @@ def _input_size(asked: str, view_size: int, config: Mapping[str, Any]) -> int:
 def require_known(name: str) -> None:
     """Refuse a name that timm does not know, and say which are near it."""
     if not name.startswith(HUBS) and not is_model(name.split(".")[0]):
+        if Path(name).is_dir():
+            raise TeacherError(f"timm has no model {name!r}, which is a folder. Is --model {HUBS[0]}{name} meant?")
         near = difflib.get_close_matches(name.split(".")[0], list_models(), n=6)
         raise TeacherError(
             f"timm has no model {name!r}; near it: {', '.join(near) or 'none'}. "
@@ -264,10 +267,12 @@ def _pretrained(name: str) -> Any:
         model: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # hub clients raise whatever their transport raises
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise TeacherError(
-            f"The pretrained weights of {name} cannot be had: {reason}. "
-            "Give a file with --weights, or fetch them where there is a network and keep the hub's cache."
-        ) from error
+        remedy = (
+            "Name a folder that stages.fit_teacher or student.export wrote."
+            if name.startswith(HUBS[0])
+            else "Give a file with --weights, or fetch them where there is a network and keep the hub's cache."
+        )
+        raise TeacherError(f"The pretrained weights of {name} cannot be had: {reason}. {remedy}") from error
     if not model.pretrained_cfg.get("num_classes"):
         raise TeacherError(
             f"{name} has no classification head (0 classes); choose weights that were trained to classify."

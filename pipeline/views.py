@@ -56,6 +56,7 @@ class ViewPlan:
     offset_B2: NDArray[np.int32]
     """Top and left of the view in the resized (and padded) picture."""
     pad: int
+    image_size: int
     flip_B: NDArray[np.bool_]
     cubic_B: NDArray[np.bool_]
     """Resize by the bicubic filter, else the bilinear one."""
@@ -80,7 +81,7 @@ class ViewPlan:
 
     def _geometry(self, i: int) -> str:
         text = _box(self.crop_B4[i])
-        if self.offset_B2[i].any() or self.pad:
+        if self.pad or (self.resize_B2[i] != self.image_size).any():
             (height, width), (top, left) = self.resize_B2[i], self.offset_B2[i] - self.pad
             text += f" to {width}x{height}{left:+}{top:+}"
         return text + ("" if self.cubic_B[i] else " bilinear") + (" flipped" if self.flip_B[i] else "")
@@ -134,6 +135,7 @@ def plan_views(recipe: Recipe, index: SampleIndex, row_B: Ints, view_B: Ints) ->
         resize_B2=resize_B2.astype(np.int32),
         offset_B2=offset_B2.astype(np.int32),
         pad=SIMPLE_PAD if recipe.crop == "simple" else 0,
+        image_size=recipe.image_size,
         flip_B=uniform(words[Purpose.FLIP][:, 0]) < recipe.flip,
         cubic_B=cubic_B,
         op_BL=op_BL,

@@ -41,6 +41,8 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file or a checkpoint; a checkpoint is read as data and never executed."""
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder. Name a file in it, or a teacher's folder by --model local-dir:{path}.")
     if not path.is_file():
         raise WeightsError(f"{path}: no such file.")
     try:
@@ -54,8 +56,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is not a sound safetensors file: {error}.") from error
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} cannot be read as tensors: it is no file of torch's, or holds more than tensors. Files that would run "
-            "code are refused; convert it to safetensors where it was made."
+            f"{path} cannot be read as tensors: it is no file of torch's, or holds more than tensors. "
+            "Files that would run code are refused; convert it to safetensors where it was made."
         ) from error
     except Exception as error:  # torch.load raises a dozen kinds for a damaged or hostile file
         raise WeightsError(

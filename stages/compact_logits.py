@@ -42,6 +42,9 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
     Example:
       python -m stages.compact_logits --logits dense.zarr --keep topk:10 --temperatures 1,3 --out small.zarr
     """
+    cli.require_new_folder(out)
+    if "://" not in out and Path(out).resolve() == Path(logits).resolve():
+        raise MismatchError(f"--out {out} is the store that is read. Name another: nothing is compacted in place.")
     report = report or cli.beside(out, ".fidelity.json")
     cli.require_writable(report, "--report")
     source = LabelStore.open_finished(logits)

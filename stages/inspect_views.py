@@ -80,6 +80,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     Example:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
+    cli.require_suffix(out, "--out", ".png")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size
     pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)

@@ -70,6 +70,7 @@ def main(
       python -m stages.pack --images photos/train --out data/train --max-side 500
       python -m stages.pack --images photos/val --out data/val --classes data/train/classes.json
     """
+    cli.require_new_folder(out)
     sources = _list(images, table, unlabelled, classes, out)
     options = PackOptions(samples_per_shard=samples_per_shard, seed=seed, max_side=max_side, quality=quality)
     effort = Effort(workers=workers, progress=True)

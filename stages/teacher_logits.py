@@ -61,7 +61,11 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=128, help="Views a forward pass; part of the contract."
 )
-@click.option("--unit-rows", type=click.IntRange(min=1), help="Rows finished at once.  [default: by the data's size]")
+@click.option(
+    "--unit-rows",
+    type=click.IntRange(min=1),
+    help="Rows finished at once, a power of two.  [default: by the data's size]",
+)
 @click.option("--luma/--no-luma", default=True, help="Keep 16-byte thumbnails, which --accept-drift needs.")
 @cli.recipe_options
 @cli.speed_options
@@ -99,6 +103,7 @@ def main(**flags: Any) -> None:
     if flags["dry_run"]:
         _estimate(flags, place, recipe, urls)
         return
+    cli.require_new_folder(flags["out"])
     if place.leads:
         flags["summary"] = flags["summary"] or cli.beside(flags["out"], ".summary.json")
         cli.require_writable(flags["summary"], "--summary")

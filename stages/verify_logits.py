@@ -83,9 +83,9 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
         click.echo(f"  {finding}")
     if findings:
         more = f", the first {SHOWN} are above" if len(findings) > SHOWN else ", listed above"
-        raise StoreError(
-            f"{logits}: {len(findings)} things are off{more}. Damaged units: run teacher_logits --recheck."
-        )
+        damaged = any("/c." in finding.where or "/receipts/" in finding.where for finding in findings)
+        remedy = " Damaged units: run teacher_logits --recheck." if damaged else ""
+        raise StoreError(f"{logits}: {len(findings)} things are off{more}.{remedy}")
     click.echo(f"{logits} is in order")
 
 

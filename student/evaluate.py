@@ -71,6 +71,7 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
+    cli.require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])
     flags["workers"] = cli.share_workers(flags["workers"], local_world())

@@ -38,6 +38,7 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.tokens --checkpoint runs/student --shards 'data/val/*.tar' --plot tokens.png
     """
+    cli.require_suffix(flags["plot"], "--plot", ".png")
     saved = open_saved(flags["checkpoint"], flags["which"])
     student = saved.weights(flags["ema"])
     require_tokens(student)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import MismatchError, RecipeError, ShardError, UserError, ViewError
 from pipeline.index import SampleIndex
 from pipeline.loader import Loader
-from pipeline.recipe import Recipe
+from pipeline.recipe import VERSION, Recipe
 from pipeline.render import Rendered, Renderer, checksum, luma
 from pipeline.store import LabelStore
 from student.answers import StoredAnswers, needed
@@ -60,7 +60,7 @@ FIELDS: dict[str, tuple[Recipe, object]] = {
 }
 """Another value of each field that decides pixels, and a recipe in which it does."""
 
-FIXED: dict[str, object] = {"decoder": "pillow", "version": 2}
+FIXED: dict[str, object] = {"decoder": "pillow", "version": VERSION + 1}
 """Fields with a single value so far: any other is refused by name."""
 
 

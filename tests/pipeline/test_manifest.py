@@ -96,7 +96,7 @@ def test_impossible_manifests_are_refused() -> None:
     with pytest.raises(RecipeError) as error:
         manifest_of(INDEX, unit_rows=1000)
     assert str(error.value) == (
-        "unit rows 1000 is not a power of two up to 65536. Give 512 to 8192, or leave the flag out."
+        "--unit-rows 1000 is not a power of two up to 65536. Give 512 to 8192, or leave the flag out."
     )
     with pytest.raises(MismatchError) as mismatch:
         manifest_of(INDEX, class_names=("a", "b"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ShardError, UserError
-from pipeline.pool import IN_FLIGHT, ordered_map
+from pipeline.pool import IN_FLIGHT, ordered_map, starting
 
 
 def slow_if_even(number: int) -> int:
@@ -42,6 +42,16 @@ def test_results_come_in_order(workers: int) -> None:
 def test_an_error_ends_it(workers: int) -> None:
     with pytest.raises(ShardError, match="three"):
         list(ordered_map(fail_at_three, range(100), workers=workers))
+
+
+def test_an_interrupt_waits_until_processes_are_started() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), starting():
+        signal.raise_signal(signal.SIGINT)
+        done.append("started")
+    assert done == ["started"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with starting():
+        pass
 
 
 def test_few_items_are_in_flight() -> None:

@@ -182,14 +182,18 @@ def test_refuses_lists_of_classes(tmp_path: Path) -> None:
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
     for name, message in {
         "empty.txt": "names no classes. Give a classes.json, or a text file with one name a line.",
-        "none.json": "names no classes. Give a classes.json, or a text file with one name a line.",
         "twice.txt": ": the class 'a' is named twice. Name each class once.",
         "bytes.txt": "is not UTF-8 text.",
-        "none.txt": "cannot be read: No such file or directory.",
     }.items():
         with pytest.raises(UserError) as error:
             read_class_list(tmp_path / name)
         assert str(error.value) in (f"{tmp_path / name} {message}", f"{tmp_path / name}{message}")
+
+
+def test_a_list_of_classes_that_is_not_there(tmp_path: Path) -> None:
+    for name in ("none.json", "none.txt"):
+        with pytest.raises(UserError, match=rf"--classes .*{name}: no such file"):
+            read_class_list(tmp_path / name)
 
 
 def test_a_lost_link_is_not_passed_over(tmp_path: Path) -> None:

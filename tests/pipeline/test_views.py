@@ -41,7 +41,11 @@ def many(recipe, width=500, height=375, count=VIEWS):
 
 def columns(plan):
     """Every array of a plan, those of its mixing too, by name."""
-    flat = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name not in ("mixing", "pad")}
+    flat = {
+        field.name: getattr(plan, field.name)
+        for field in fields(plan)
+        if field.name not in ("mixing", "pad", "image_size")
+    }
     return {**flat, **{field.name: getattr(plan.mixing, field.name) for field in fields(plan.mixing)}}
 
 
@@ -222,3 +226,5 @@ def test_a_plain_plan_reads_as_a_plain_table():
     assert plan.table() == "row  view  crop\n3    9     500x375+0+0 to 341x256+58+16"
     simple = plan_views(Recipe.preset("none", crop="simple"), index_of([(300, 300)] * 4), np.array([3]), np.array([9]))
     assert simple.table().splitlines()[1] == "3    9     300x300+0+0 to 224x224-1-2"
+    center = plan_views(Recipe.preset("none", image_size=8), index_of([(30, 30)]), np.array([0]), np.array([0]))
+    assert center.table().splitlines()[1] == "0    0     30x30+0+0 to 9x9+0+0"

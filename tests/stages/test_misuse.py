@@ -68,6 +68,23 @@ PACK = ("pack", "--out", "new")
         ((*FIT, "--model", NET, "--out", "some.zarr/teacher"), "some.zarr, which is a Zarr store"),
         ((*SHEET, "--rows", "0:99999999999999"), "there are rows 0 to 11"),
         ((*PACK, "--images", "pictures", "--unlabelled", "./pictures"), "pictures is named twice"),
+        ((*PACK, "--images", "pictures", "--classes", "none.json"), "--classes none.json: no such file"),
+        (("pack", "--images", "pictures", "--out", "."), "--out . is the folder that this is run in"),
+        ((*KNOWN, "--mean", "124,116,104"), "--mean takes three numbers from 0 to 1"),
+        ((*KNOWN, "--std", "58,57,57"), "Divide by 255 what is in levels"),
+        ((*KNOWN, "--unit-rows", "40"), "--unit-rows 40 is not a power of two"),
+        ((*KNOWN, "--summary", "new.zarr/summary.json"), "--summary new.zarr/summary.json lies in"),
+        ((*KNOWN, "--summary", "some.zarr/summary.json"), "some.zarr, which is a Zarr store"),
+        ((*NAMED, "--out", "."), "--out . is the folder that this is run in, or one around it"),
+        ((*NAMED, "--out", ".."), "--out .. is the folder that this is run in, or one around it"),
+        ((*OTHER, "local-dir:none"), "Name a folder that stages.fit_teacher or student.export wrote"),
+        ((*OTHER, "pictures"), "Is --model local-dir:pictures meant?"),
+        ((*OTHER, NET, "--weights", "pictures"), "pictures is a folder. Name a file in it"),
+        ((*SHEET[:3], "--out", "x.svg"), "--out x.svg ends in '.svg'; it can be written as .png"),
+        (
+            ("compact_logits", "--logits", "./a.zarr", "--keep", "argmax", "--out", "a.zarr"),
+            "is the store that is read",
+        ),
     ],
 )
 def test_it_is_refused(world: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str) -> None:

@@ -310,6 +310,9 @@ def test_tables_and_unlabelled_images(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "in", {"cat": 2, "more": 3}, size=SMALL)
     result = packed("--images", root, "--unlabelled", root / "more", "--out", tmp_path / "a")
     assert "(5 images in 1 tars, 0.0 MB; 1 classes of 2; 3 unlabelled)" in result.stdout
+    class_folders(tmp_path / "in" / "labelled", {"dog": 2}, size=SMALL)
+    result = packed("--images", root / "labelled", "--unlabelled", root, "--out", tmp_path / "c")
+    assert "(7 images in 1 tars, 0.0 MB; 1 classes of 2; 5 unlabelled)" in result.stdout
     (tmp_path / "list.csv").write_text("path,class\ncat/0000.jpg,4\nmore/0001.jpg,\n")
     packed("--images", root, "--csv", tmp_path / "list.csv", "--out", tmp_path / "b")
     index = scan([str(tmp_path / "b" / "000000.tar")])
