@@ -93,8 +93,8 @@ def _matches(item: str, pattern: str) -> list[str]:
     parent = Path(item).parent
     known = f"the folder {parent} has no such file" if parent.is_dir() else f"there is no folder {parent}"
     asked = "" if item == pattern else f" (asked for by {pattern})"
-    if parent.is_dir() and re.search(r"[][{}]", pattern):
-        known += " (brackets and braces are patterns, [[] stands for a bracket)"
+    if "[" in pattern:
+        known += " ([…] is a pattern, and [[] stands for a bracket)"
     raise ShardError(f"nothing matches {item}{asked}: {known}. Name the tars, such as 'data/train/*.tar'.")
 
 

@@ -83,6 +83,8 @@ def test_refuses_what_is_no_shard(tmp_path: Path) -> None:
         "such as 'data/train/*.tar'.",
         f"{folder}/{{0..1}}.tar": f"nothing matches {folder}/0.tar (asked for by {folder}/{{0..1}}.tar): the folder "
         f"{folder} has no such file. Name the tars, such as 'data/train/*.tar'.",
+        f"{folder}/a [1].tar": f"nothing matches {folder}/a [1].tar: the folder {folder} has no such file ([…] is a "
+        "pattern, and [[] stands for a bracket). Name the tars, such as 'data/train/*.tar'.",
         folder: f"{folder} is a folder, not a shard. Name the tars in it: '{folder}/*.tar'.",
         f"{folder}/empty.tar": f"{folder}/empty.tar is empty (0 bytes). Fetch or pack it again.",
         f"{folder}/pipe.tar": f"{folder}/pipe.tar is not a regular file; a shard must be one, because its rows are "
