@@ -45,13 +45,16 @@ def test_an_error_ends_it(workers: int) -> None:
 
 
 def test_an_interrupt_waits_until_processes_are_started() -> None:
-    done = []
-    with pytest.raises(KeyboardInterrupt), starting():
-        signal.raise_signal(signal.SIGINT)
-        done.append("started")
-    assert done == ["started"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with starting():
-        pass
+    done, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), starting():
+            signal.raise_signal(signal.SIGINT)
+            done.append("started")
+        assert done == ["started"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with starting():
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_few_items_are_in_flight() -> None:
