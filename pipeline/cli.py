@@ -139,10 +139,15 @@ def _require_own_place(place: str, flag: str, flags: dict[str, Any]) -> None:
 
 
 def require_new_folder(out: str | Path) -> None:
-    """Refuse the folder that one stands in, and those around it, for what replaces a folder or fills one alone."""
+    """Refuse, for what makes a folder of its own, files and the folder that one stands in, with those around it."""
+    if "://" in str(out):
+        return
     where = Path(out).resolve()
-    if "://" not in str(out) and where in (Path.cwd(), *Path.cwd().parents):
+    if where in (Path.cwd(), *Path.cwd().parents):
         raise UserError(f"--out {out} is the folder that this is run in, or one around it. Name a new one.")
+    for place in (where, *where.parents):
+        if place.is_file():
+            raise UserError(f"--out {out}: {place} is a file, and a folder is needed there. Name a new one.")
 
 
 def require_suffix(path: Path | None, flag: str, *known: str) -> None:

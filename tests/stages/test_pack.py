@@ -273,7 +273,8 @@ def test_a_folder_of_others_is_refused(images: Path, tmp_path: Path) -> None:
         f"error: {tmp_path}/out holds 1 files that pack did not write (000000.tar). Name a new folder by --out.\n",
     )
     result = run("--images", images, "--out", tmp_path / "out" / "000000.tar")
-    assert result.stderr == f"error: {tmp_path}/out/000000.tar is not a folder. Name a new folder by --out.\n"
+    taken = f"{tmp_path}/out/000000.tar"
+    assert result.stderr == f"error: --out {taken}: {taken} is a file, and a folder is needed there. Name a new one.\n"
     assert files(tmp_path / "out") == {"000000.tar": b"mine"}
 
 
