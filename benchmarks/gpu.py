@@ -35,6 +35,8 @@ from benchmarks.photographs import CLASSES
 from benchmarks.race import Contestant, race
 from benchmarks.render import WINDOW
 from benchmarks.report import Table, grid
+from pipeline.crew import open_to_label
+from pipeline.device import make_repeatable
 from pipeline.errors import UserError
 from pipeline.images import decode
 from pipeline.index import SampleIndex
@@ -42,9 +44,9 @@ from pipeline.labelling import label_missing
 from pipeline.loader import Loader
 from pipeline.recipe import Recipe
 from pipeline.render import Renderer
-from pipeline.shards import ShardFiles
+from pipeline.shard_files import ShardFiles
 from pipeline.store import LabelStore
-from pipeline.teacher import Teacher, make_repeatable
+from pipeline.teacher import Teacher
 from pipeline.views import ViewPlan, plan_views
 from student.ranks import Ranks, choose_device
 
@@ -94,7 +96,7 @@ def labelling_rows(bench: Bench, index: SampleIndex, model: nn.Module, teacher: 
     for views in (1, VIEWS):
         manifest = manifest_of(index, "topk:10", unit_rows=512, card=teacher.card)
         path = bench.scratch(f"gpu-labels-{views}") / "store.zarr"
-        with LabelStore.open_writing(path, manifest, index, views) as store:
+        with open_to_label(path, manifest, index, views) as store:
             begun = time.perf_counter()
             label_missing(store, teacher, workers=bench.workers, views_together=views, shown=False)
             found[views] = views * len(index) / (time.perf_counter() - begun)

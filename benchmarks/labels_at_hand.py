@@ -17,14 +17,17 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.photographs import CLASSES
+from pipeline.crew import open_to_label
 from pipeline.index import SampleIndex
-from pipeline.labels import Keep, encode
+from pipeline.keep import Keep
+from pipeline.labels import encode
 from pipeline.loader import Loader
 from pipeline.manifest import Manifest, TeacherCard
 from pipeline.recipe import Recipe
 from pipeline.render import Renderer
-from pipeline.store import LabelStore, UnitLabels
+from pipeline.store import LabelStore
 from pipeline.teacher import Teacher
+from pipeline.units import UnitLabels
 from student.answers import AnswerSource, StoredAnswers, needed
 from student.data import Feed, piece_capacity
 from student.engine import Engine
@@ -69,7 +72,7 @@ def made_up_store(
     """One view of every row, with true checksums."""
     manifest = manifest_of(index, keep, unit_rows=unit_rows, recipe=recipe)
     renderer, side = Renderer(manifest.recipe, index, index.files()), manifest.recipe.image_size
-    with LabelStore.open_writing(path, manifest, index, 1) as store:
+    with open_to_label(path, manifest, index, 1) as store:
         for unit in store.missing():
             row_B = np.arange(*store.rows_of(unit))
             pixels = np.empty((len(row_B), side, side, 3), np.uint8)

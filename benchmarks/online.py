@@ -24,7 +24,8 @@ from benchmarks.race import Contestant, Race, race
 from benchmarks.render import our_turns
 from benchmarks.report import Table, grid
 from benchmarks.student_step import steps
-from pipeline.labels import Keep, encode
+from pipeline.keep import Keep
+from pipeline.labels import encode
 from pipeline.loader import CACHE_BYTES
 from pipeline.store import LabelStore
 from pipeline.teacher import Teacher

@@ -24,11 +24,13 @@ from benchmarks.race import race
 from benchmarks.render import WINDOW, our_turns
 from benchmarks.report import Table, grid
 from pipeline import render
+from pipeline.drift import draw_witnesses
+from pipeline.environment import describe_environment
 from pipeline.index import SampleIndex
 from pipeline.labels import encode
 from pipeline.loader import CACHE_BYTES
-from pipeline.store import LabelStore, UnitLabels
-from pipeline.witness import draw_witnesses
+from pipeline.store import LabelStore
+from pipeline.units import UnitLabels
 
 PLOT = Path(__file__).parents[1] / "docs/speed_profile.png"
 STAGES: Mapping[str, tuple[tuple[object, str], ...]] = {
@@ -151,7 +153,9 @@ def write_cost(bench: Bench, index: SampleIndex) -> float:
     logits_BC, folder = noise(row_B, np.empty(0, np.uint8)), bench.scratch("profile-stores")
     crc_B, luma_B16 = np.zeros(len(row_B), np.uint32), np.zeros((len(row_B), 16), np.uint8)
     views = 64
-    with LabelStore.open_writing(folder / "s.zarr", manifest, index, views, witness=lambda: witness) as store:
+    with LabelStore.open_writing(
+        folder / "s.zarr", manifest, index, views, witness=lambda: witness, environment=describe_environment
+    ) as store:
         units = iter(store.missing())
 
         def turn() -> int:

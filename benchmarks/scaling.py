@@ -25,16 +25,16 @@ import click
 import numpy as np
 
 from benchmarks.commands import resident
-from pipeline.draws import key_hashes
 from pipeline.finished import read_index
 from pipeline.handout import _packed, handout_of, tasks_of
 from pipeline.index import SampleIndex
-from pipeline.labels import Keep
+from pipeline.keep import Keep
+from pipeline.key_hash import key_hashes
 from pipeline.layout import Layout
+from pipeline.local import LocalObjects
 from pipeline.manifest import Manifest, TeacherCard, unit_rows_for
 from pipeline.mapped import LARGE
 from pipeline.node_cache import DIR_VARIABLE
-from pipeline.objects import LocalObjects
 from pipeline.place import Place
 from pipeline.receipts import Base, Contract, Digest, Unit, UnitTable, complete, read_complete, unit_keys, unit_receipt
 from pipeline.recipe import Recipe

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -24,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.finished import decode, find_complete, read_index, read_whole, require_agreement, root_layout
 from pipeline.labels import decode_dense
 from pipeline.layout import Layout
-from pipeline.objects import Objects, is_temporary
+from pipeline.objects import Objects, is_temporary, open_objects
 from pipeline.receipts import (
     BASE_KEY,
     COMPLETE_KEY,
@@ -56,8 +57,9 @@ class Finding:
         return f"{self.where}: {self.what}"
 
 
-def audit(objects: Objects, progress: Watch = lambda _, __: None) -> list[Finding]:
-    """Everything that is off. `progress` is told how many units have been read, and of how many."""
+def audit(where: str | Path, progress: Watch = lambda _, __: None) -> list[Finding]:
+    """Everything that is off in a store. `progress` is told how many units have been read, and of how many."""
+    objects = open_objects(where)
     try:
         base, table = find_complete(objects)
     except UserError as error:

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.draws import key_hash
 from pipeline.errors import ShardError
 from pipeline.images import MAX_PIXELS
+from pipeline.key_hash import key_hash
 from pipeline.samples import MAX_CLASSES, MAX_PAYLOAD
 from pipeline.tar import MAX_NAME
 

@@ -23,8 +23,8 @@ from pipeline.loader import Loader, Request
 from pipeline.manifest import Manifest
 from pipeline.progress import duration
 from pipeline.ring import Slot
-from pipeline.store import UnitLabels, encoded_sizes
 from pipeline.teacher import Teacher
+from pipeline.units import UnitLabels, encoded_sizes
 
 SECONDS = 4.0
 BATCHES = 4

@@ -14,10 +14,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from pipeline.drift import draw_witnesses
+from pipeline.environment import describe_environment
 from pipeline.errors import StoreError
 from pipeline.index import SampleIndex
+from pipeline.manifest import Manifest
 from pipeline.objects import open_objects
 from pipeline.place import Place
 from pipeline.receipts import UnitTable
@@ -62,6 +66,21 @@ def followed(out: str | Path, wait_s: float) -> Iterator[LabelStore]:
         with LabelStore(objects, layout, base, table) as store:
             store.writable = True
             yield store
+
+
+def open_to_label(
+    out: str | Path, manifest: Manifest, index: SampleIndex, views: int, *, recheck: bool = False
+) -> LabelStore:
+    """The store, open for the one writer, with witnesses that are drawn here where it has none."""
+    return LabelStore.open_writing(
+        out,
+        manifest,
+        index,
+        views,
+        witness=partial(draw_witnesses, manifest.recipe, index),
+        environment=describe_environment,
+        recheck=recheck,
+    )
 
 
 def index_at(index: SampleIndex, urls: tuple[str, ...]) -> SampleIndex:

@@ -15,12 +15,12 @@ Shapes: B samples (or windows), N blocks each, T = B · N blocks in all.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.key_hash import key_hash
 
 ROUNDS = 10
 MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
@@ -49,17 +49,6 @@ class Purpose(IntEnum):
         """The counter's first word for one block of this purpose."""
         assert 0 <= number < 1 << 16
         return (int(self) << 16) + number
-
-
-def key_hash(key: str | bytes) -> int:
-    """The 64-bit identity that a sample's draws are keyed by."""
-    data = key.encode() if isinstance(key, str) else key
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def key_hashes(keys: Iterable[bytes]) -> NDArray[np.uint64]:
-    """`key_hash` of many keys."""
-    return np.fromiter((key_hash(key) for key in keys), np.uint64)
 
 
 def window_hash(window: int) -> int:

@@ -26,9 +26,10 @@ from timm.models._hub import save_config_for_hf
 
 from pipeline.errors import MismatchError, TeacherError
 from pipeline.fitting import Fit, FitSettings, History
-from pipeline.objects import LocalObjects, is_temporary
+from pipeline.loading import is_own
+from pipeline.local import LocalObjects
+from pipeline.objects import is_temporary
 from pipeline.recipe import Recipe
-from pipeline.teacher import is_own
 from pipeline.weights import read_weights, weights_digest
 
 log = logging.getLogger(__name__)

@@ -27,14 +27,15 @@ from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from pipeline.draws import Purpose, key_hash, philox
+from pipeline.draws import Purpose, philox
 from pipeline.errors import TeacherError
 from pipeline.index import SampleIndex
+from pipeline.key_hash import key_hash
 from pipeline.loader import Loader, Request
+from pipeline.loading import build_own, is_own, require_known
 from pipeline.mixing import plan_mixing
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.teacher import build_own, is_own, require_known
 from pipeline.weights import load_strictly
 
 ORDER = Purpose.ORDER.block(64)

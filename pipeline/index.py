@@ -34,7 +34,7 @@ from pipeline.progress import Progress
 from pipeline.remote import is_remote
 from pipeline.remote_files import known_of
 from pipeline.samples import SHOWN, ShardRows, read_shard
-from pipeline.shards import ShardFiles, local_path
+from pipeline.shard_files import ShardFiles, local_path
 
 log = logging.getLogger(__name__)
 

@@ -29,9 +29,11 @@ from pipeline.index import SampleIndex
 from pipeline.labels import SoftLabels, encode
 from pipeline.loader import Loader, Request
 from pipeline.progress import Progress
+from pipeline.receipts import Unit
 from pipeline.ring import Slot
-from pipeline.store import LabelStore, Unit, UnitLabels
+from pipeline.store import LabelStore
 from pipeline.teacher import Teacher
+from pipeline.units import UnitLabels
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from pipeline.arrays import ArraySpec
 from pipeline.columns import DTYPES
 from pipeline.errors import StoreError
 from pipeline.index import SampleIndex
-from pipeline.labels import CODE, LSE, OFFSET, SCALE, class_dtype
+from pipeline.keep import CODE, LSE, OFFSET, SCALE, class_dtype
 from pipeline.manifest import Manifest
 
 FORMAT = "offline-distiller label store"

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import platform
 import signal
 import time
 import traceback
@@ -31,13 +30,12 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import remote
 from pipeline.errors import UserError, WorkerError
 from pipeline.index import SampleIndex
-from pipeline.pool import starting
 from pipeline.recipe import Recipe
 from pipeline.render import Renderer
 from pipeline.ring import Ring, Slot
+from pipeline.start import checked_start_method, starting
 
 Request = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -45,38 +43,6 @@ RING_BYTES = 2 << 30
 CACHE_BYTES = 192 << 20
 
 log = logging.getLogger(__name__)
-
-
-def choose_start_method(urls: tuple[str, ...]) -> str:
-    """Fork where that is safe and quick: local shards on Linux; a fresh process anywhere else.
-
-    Connections do not survive a fork: neither where shards are at URLs, nor where this process has read any.
-    """
-    if platform.system() != "Linux":
-        return "spawn"
-    return "forkserver" if _far(urls) else "fork"
-
-
-def checked_start_method(urls: tuple[str, ...], asked: str | None) -> str:
-    """The start method that was asked for, or the best one; fork is refused where anything is at a URL."""
-    if asked == "fork" and _far(urls):
-        where = next((url for url in urls if remote.is_remote(url)), "a URL")
-        raise UserError(
-            f"--start-method fork does not go with {where}: a forked process cannot use its parent's connections. "
-            "Use forkserver or spawn, or leave the flag out."
-        )
-    return asked or choose_start_method(urls)
-
-
-def settle_start_method(places: tuple[str, ...], asked: str | None) -> None:
-    """Have all processes that this one starts, the scan's too, started in a way that goes with these places."""
-    method = checked_start_method(places, asked)
-    if method != "fork":
-        multiprocessing.set_start_method(method, force=True)
-
-
-def _far(urls: tuple[str, ...]) -> bool:
-    return remote.in_use() or any(map(remote.is_remote, urls))
 
 
 class Loader:

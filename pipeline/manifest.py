@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import canonical
 from pipeline.errors import MismatchError, RecipeError, StoreError, UserError
-from pipeline.labels import Keep, require_temperatures
+from pipeline.keep import Keep, require_temperatures
 from pipeline.recipe import Recipe
 
 SMALLEST_UNIT, LARGEST_UNIT = 512, 8192

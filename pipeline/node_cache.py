@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-
-import click
 
 from pipeline.cache import DEFAULT_BYTES, Cache
 from pipeline.errors import ShardError
@@ -19,7 +15,6 @@ from pipeline.errors import ShardError
 DIR_VARIABLE, SIZE_VARIABLE = "DISTILL_CACHE_DIR", "DISTILL_CACHE_SIZE"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
-F = TypeVar("F", bound=Callable[..., Any])
 
 _caches: dict[tuple[str, str], Cache] = {}
 
@@ -44,42 +39,3 @@ def bytes_of(text: str) -> int:
 
 def _default_folder() -> str:
     return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "offline-distiller")
-
-
-def _into(variable: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
-    """A callback that puts a flag where worker processes find it: in the environment that they inherit."""
-
-    def put(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-        if value is None:
-            return
-        if variable == SIZE_VARIABLE:
-            try:
-                bytes_of(value)
-            except ShardError as error:
-                raise click.BadParameter(str(error)) from None
-        os.environ[variable] = value
-
-    return put
-
-
-def cache_options(command: F) -> F:
-    """`--cache-dir` and `--cache-size`, which take effect for this process and its workers."""
-    options = (
-        click.option(
-            "--cache-dir",
-            envvar=DIR_VARIABLE,
-            callback=_into(DIR_VARIABLE),
-            expose_value=False,
-            help="Where shards from URLs, and large indexes, lie on this node.  [default: ~/.cache/offline-distiller]",
-        ),
-        click.option(
-            "--cache-size",
-            envvar=SIZE_VARIABLE,
-            callback=_into(SIZE_VARIABLE),
-            expose_value=False,
-            help="Bytes of shards from URLs that are kept on this node, 500G for example.  [default: 64GiB]",
-        ),
-    )
-    for option in options:
-        command = option(command)
-    return command

@@ -7,7 +7,6 @@ has not begun is dropped. A worker leaves interrupts to its parent, and ends wit
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import multiprocessing
 import os
@@ -20,27 +19,12 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from pipeline.errors import UserError
+from pipeline.start import starting
 
 IN_FLIGHT = 4  # items a worker: enough to never wait, few enough to hold in memory
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@contextlib.contextmanager
-def starting() -> Iterator[None]:
-    """Around the start of processes: an interrupt waits. Raised in the hooks of a fork, Python would discard it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: caught.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
-        if caught:
-            signal.raise_signal(signal.SIGINT)
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:

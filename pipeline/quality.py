@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels import Keep, SoftLabels, decode_dense
+from pipeline.keep import Keep
+from pipeline.labels import SoftLabels, decode_dense
 from pipeline.mixing import plan_mixing
-from pipeline.store import LabelStore, Unit
+from pipeline.receipts import Unit
+from pipeline.store import LabelStore
 
 LIMIT = 200_000
 ENOUGH = 100

@@ -17,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.audit import Finding
+from pipeline.drift import TOLERANCE
 from pipeline.index import SampleIndex
-from pipeline.labels import SCALE, Keep, SoftLabels, encode
+from pipeline.keep import SCALE, Keep
+from pipeline.labels import SoftLabels, encode
 from pipeline.loader import Loader
+from pipeline.receipts import Unit
 from pipeline.ring import Slot
-from pipeline.store import LabelStore, Unit, UnitLabels
-from pipeline.witness import TOLERANCE
+from pipeline.store import LabelStore
+from pipeline.units import UnitLabels
 
 Ask = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 T = TypeVar("T")

@@ -39,7 +39,7 @@ from pipeline.proof import checksum as checksum
 from pipeline.proof import luma as luma
 from pipeline.proof import samples, thumbnails
 from pipeline.recipe import Recipe
-from pipeline.shards import ShardFiles
+from pipeline.shard_files import ShardFiles
 from pipeline.views import ViewPlan, plan_views
 
 Image = NDArray[np.uint8]

@@ -29,10 +29,10 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.draws import key_hashes
 from pipeline.errors import ImageError, ShardError
 from pipeline.images import size_of
-from pipeline.shards import local_path
+from pipeline.key_hash import key_hashes
+from pipeline.shard_files import local_path
 from pipeline.tar import TarMember, members
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")

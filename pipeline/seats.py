@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import StoreError
-from pipeline.objects import LocalObjects, Objects, lock_path
+from pipeline.local import LocalObjects, lock_path
+from pipeline.objects import Objects
 
 PATIENCE_S = 2.0
 """A worker that was forked just before its parent was killed shares the parent's seat until it first runs."""

@@ -21,15 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from pipeline.audit import Finding, Watch, audit
 from pipeline.canonical import NotCanonicalError
-from pipeline.environment import describe_environment
 from pipeline.errors import MismatchError, StoreError, UserError
 from pipeline.finished import (
     decode,
@@ -62,10 +59,8 @@ from pipeline.receipts import (
     units_in,
 )
 from pipeline.recovery import Wanted, read_base, recover, require_ours, stored_layout
-from pipeline.units import UnitLabels, encoded_sizes, require_fit
-from pipeline.witness import Witness, draw_witnesses
-
-__all__ = ["LabelStore", "Unit", "UnitLabels", "encoded_sizes"]
+from pipeline.units import UnitLabels, require_fit
+from pipeline.witness import Witness
 
 
 class LabelStore:
@@ -102,14 +97,16 @@ class LabelStore:
         index: SampleIndex,
         views: int,
         *,
-        witness: Callable[[], Witness] | None = None,
-        environment: Callable[[], Mapping[str, str]] = describe_environment,
+        witness: Callable[[], Witness],
+        environment: Callable[[], Mapping[str, str]],
         recheck: bool = False,
     ) -> LabelStore:
         """For the one writer: make the store, or go on with what is there; `missing()` is what is left to do.
 
-        `witness` gives the views that are kept in full, where they are not there yet; by default they are drawn. With
-        `recheck` every finished object is read, and what is not as it was written is missing, too.
+        `witness` gives the views that are kept in full, where they are not there yet, and `environment` tells on what
+        a new store is made.
+
+        With `recheck` every finished object is read, and what is not as it was written is missing, too.
         """
         if manifest.rows != len(index) or manifest.index_digest != index.digest():
             raise MismatchError(
@@ -119,9 +116,8 @@ class LabelStore:
         if views < 1:
             raise MismatchError(f"a store of {views} views holds nothing to learn. Ask for --views 1 or more.")
         objects = open_objects(path)
-        draw = witness or partial(draw_witnesses, manifest.recipe, index)
         wanted = Wanted(
-            manifest=manifest, index=index, views=views, draw_witness=draw, environment=environment, recheck=recheck
+            manifest=manifest, index=index, views=views, draw_witness=witness, environment=environment, recheck=recheck
         )
         with ExitStack() as lock:
             lock.enter_context(objects.lock())
@@ -131,23 +127,6 @@ class LabelStore:
             store._index = index
             store._lock = lock.pop_all()
         return store
-
-    @classmethod
-    def create(
-        cls,
-        path: str | Path,
-        manifest: Manifest,
-        index: SampleIndex,
-        *,
-        views: int,
-        witness: Witness,
-        environment: Callable[[], Mapping[str, str]] = describe_environment,
-    ) -> LabelStore:
-        """Make a store where none has been begun."""
-        objects = open_objects(path)
-        if read_base(objects) is not None:
-            raise StoreError(f"{objects.name} is there already. Go on with it (open_writing), or give another --out.")
-        return cls.open_writing(path, manifest, index, views, witness=lambda: witness, environment=environment)
 
     @classmethod
     def attach(cls, path: str | Path) -> LabelStore:
@@ -287,15 +266,6 @@ class LabelStore:
         arrays = self.layout.witness_arrays()
         found = {name: read_whole(self.objects, spec, self.base) for name, spec in arrays.items()}
         return Witness(row_W=found["rows"], view_W=found["views"], pixels_WHWC=found["pixels"])
-
-    def verify(self, progress: Watch = lambda _, __: None) -> list[Finding]:
-        """Read every byte, and say all that is off; `progress` is told how many units were read, of how many."""
-        return audit(self.objects, progress)
-
-    @classmethod
-    def audit(cls, path: str | Path, progress: Watch = lambda _, __: None) -> list[Finding]:
-        """The same for a store that may be too damaged to be opened."""
-        return audit(open_objects(path), progress)
 
     # ---- writing
 

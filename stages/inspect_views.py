@@ -22,14 +22,16 @@ from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import cli
+from pipeline.cache_flags import cache_options
+from pipeline.command import command
 from pipeline.errors import ImageError, RecipeError, ViewError
 from pipeline.images import decode
 from pipeline.index import SampleIndex, scan
 from pipeline.labels import SoftLabels, decode_dense
 from pipeline.mixing import Kind
-from pipeline.node_cache import cache_options
+from pipeline.outputs import require_suffix
 from pipeline.recipe import Recipe
+from pipeline.recipe_flags import recipe_options, take_recipe
 from pipeline.render import GREY, Renderer
 from pipeline.shards import expand
 from pipeline.store import LabelStore
@@ -64,13 +66,13 @@ class Subject:
         return "unlabelled" if number < 0 else names[number].split(",")[0] if names else f"class {number}"
 
 
-@cli.command()
+@command()
 @click.option("--shards", multiple=True, metavar="PATTERN", help="WebDataset tars; with --logits: where they are now.")
 @click.option("--logits", metavar="STORE", help="A finished store, whose recipe and answers are shown.")
 @click.option("--rows", default=DEFAULT_ROWS, help="Rows to show: 'FIRST:END', or numbers with commas, or both.")
 @click.option("--views", type=click.IntRange(1, MOST_VIEWS), default=4, help="Views of each row, from view 0.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("views.png"), help="The contact sheet.")
-@cli.recipe_options
+@recipe_options
 @cache_options
 @click.pass_context
 def main(context: click.Context, /, out: Path, **flags: Any) -> None:
@@ -80,7 +82,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     Example:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
-    cli.require_suffix(out, "--out", ".png")
+    require_suffix(out, "--out", ".png")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size
     pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)
@@ -99,7 +101,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
 def _subject(
     context: click.Context, *, shards: tuple[str, ...], logits: str | None, rows: str, views: int, **flags: Any
 ) -> Subject:
-    recipe = cli.take_recipe(flags)
+    recipe = take_recipe(flags)
     if logits is None:
         if not shards:
             raise click.UsageError("give --shards PATTERN, or --logits STORE")

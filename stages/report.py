@@ -17,12 +17,13 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.command import command
 from pipeline.cost import Cost, estimate
 from pipeline.errors import UserError
 from pipeline.index import SampleIndex
-from pipeline.objects import LocalObjects
+from pipeline.local import LocalObjects
 from pipeline.shards import expand
+from pipeline.speed_flags import speed_options
 from pipeline.store import LabelStore
 from stages import background, plots, sections
 from stages.gallery import Shelf, held_out_shelves, view_shelves
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 FOLDER = click.Path(path_type=Path)
 
 
-@cli.command()
+@command()
 @click.option("--results", type=FOLDER, default=Path("reports"), help="Folder of the other stages' figures.")
 @click.option("--runs", type=FOLDER, default=Path("runs"), help="Folder of the students' runs, KIND-SEED.")
 @click.option("--logits", required=True, metavar="STORE", help="The store that the students learned from.")
@@ -54,7 +55,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--rows", type=click.IntRange(0, 20), default=4, help="Rows whose views are shown.")
 @click.option("--views", type=click.IntRange(1, 20), default=7, help="Views of each that are shown.")
 @click.option("--examples", type=click.IntRange(0, 40), default=6, help="Held-out pictures of each kind.")
-@cli.speed_options
+@speed_options
 def main(
     results: Path,
     runs: Path,

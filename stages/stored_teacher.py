@@ -10,8 +10,9 @@ import dataclasses
 from pathlib import Path
 
 from pipeline.errors import MismatchError
+from pipeline.loading import load_teacher
 from pipeline.store import LabelStore
-from pipeline.teacher import Teacher, load_teacher
+from pipeline.teacher import Teacher
 
 
 def load_stored_teacher(

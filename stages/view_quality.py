@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.index import SampleIndex
 from pipeline.mixing import plan_mixing
-from pipeline.store import LabelStore, Unit
+from pipeline.receipts import Unit
+from pipeline.store import LabelStore
 
 MOST_ROWS = 50_000
 MOST_VIEWS = 64

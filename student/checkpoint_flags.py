@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.command import Finite, options
 
 SMALLER_BATCH = "Give a smaller --batch: it changes speed only."
 """What helps where a device's memory is too small."""
 
-checkpoint_options = cli.options(
+checkpoint_options = options(
     click.option(
         "--checkpoint",
         type=click.Path(path_type=Path),
@@ -36,7 +36,7 @@ bad_image_option = click.option(
 
 timeout_option = click.option(
     "--timeout",
-    type=cli.Finite(min=1),
+    type=Finite(min=1),
     default=1800.0,
     envvar="DISTILL_TIMEOUT",
     help="Seconds that a process waits for the others, who may be slower, before it gives up.",
@@ -44,6 +44,6 @@ timeout_option = click.option(
 
 crop_option = click.option(
     "--crop-pct",
-    type=cli.Finite(0.01, 1),
+    type=Finite(0.01, 1),
     help="Share of the short side that the centre crop keeps.  [default: 0.875]",
 )

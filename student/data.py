@@ -20,16 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.drift import TOLERANCE
 from pipeline.errors import ViewError
 from pipeline.index import SampleIndex
 from pipeline.loader import Loader, Request
 from pipeline.ring import LUMA, Slot
-from pipeline.witness import TOLERANCE
 from student.answers import Answers, AnswerSource
 from student.device import Assembler, teacher_labels, truth_of
-from student.loss import TeacherLabels, Truth
 from student.order import Batch, Order
 from student.ranks import Ranks
+from student.targets import TeacherLabels, Truth
 
 PIECE = 64
 """Views of one request to the loader, without repeats."""

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.index import SampleIndex
-from pipeline.labels import OFFSET, SCALE, SoftLabels
-from student.loss import TeacherLabels, Truth
+from pipeline.keep import OFFSET, SCALE
+from pipeline.labels import SoftLabels
 from student.order import Batch
+from student.targets import TeacherLabels, Truth
 
 R = TypeVar("R", Truth, TeacherLabels)
 

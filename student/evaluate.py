@@ -13,8 +13,10 @@ from typing import Any
 
 import click
 
-from pipeline import cli
+from pipeline.command import command
 from pipeline.memory import within_memory
+from pipeline.outputs import require_suffix
+from pipeline.speed_flags import shards_option, share_workers, speed_options
 from student import results
 from student.checkpoint_flags import (
     SMALLER_BATCH,
@@ -32,9 +34,9 @@ from student.saved import Saved, open_saved
 from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_set
 
 
-@cli.command()
+@command()
 @checkpoint_options
-@cli.shards_option
+@shards_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -62,7 +64,7 @@ from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_se
 @click.option(
     "--precision", type=click.Choice(list(PRECISIONS)), default="fp32", help="Arithmetic of the forward pass."
 )
-@cli.speed_options
+@speed_options
 @timeout_option
 def main(**flags: Any) -> None:
     """Measure a trained student on shards: accuracy, loss, calibration and agreement of both heads.
@@ -71,10 +73,10 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
-    cli.require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
+    require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])
-    flags["workers"] = cli.share_workers(flags["workers"], local_world())
+    flags["workers"] = share_workers(flags["workers"], local_world())
     chosen = {name: flags[name] for name in ("crop_pct", "on_bad_image", "logits", "workers")}
     speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
     with joined(flags["device"], flags["timeout"]) as ranks, within_memory(ranks.device, SMALLER_BATCH):

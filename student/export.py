@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from pipeline import cli
+from pipeline.command import command
 from student.checkpoint_flags import checkpoint_options, crop_option
 from student.files import write_json
 from student.onnx_graph import write_onnx
@@ -25,7 +25,7 @@ from student.timm_folder import HEADS, write_timm
 log = logging.getLogger("student.export")
 
 
-@cli.command()
+@command()
 @checkpoint_options
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("export"), help="Folder to write to."

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.objects import failure
+from pipeline.local import failure
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:

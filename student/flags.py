@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline import cli
+from pipeline.command import Finite, options
 from student.loss import KINDS, REDUCTIONS
 from student.optimizer import SCHEDULES
 from student.settings import ATTENTIONS, PRECISIONS, Settings
@@ -26,7 +26,7 @@ def _flag(name: str, help_text: str, kind: Any = None, **more: Any) -> Callable[
 
 COUNT = click.IntRange(min=1)
 
-places_options = cli.options(
+places_options = options(
     click.option("--logits", required=True, metavar="STORE", help="The finished label store to learn from."),
     click.option(
         "--shards",
@@ -64,7 +64,7 @@ places_options = cli.options(
     ),
 )
 
-model_options = cli.options(
+model_options = options(
     _flag("model", "Any timm classifier; those with a distillation token learn the teacher's label there.", str),
     _flag("image-size", "Side of a view in pixels. The store decides it; another value is refused.", COUNT),
     _flag("patch-size", "Side of a patch in pixels, where the model's own is not wanted.", COUNT),
@@ -79,7 +79,7 @@ model_options = cli.options(
     _flag("new-heads", "Do not take the heads of --init, even where they would fit."),
 )
 
-loss_options = cli.options(
+loss_options = options(
     _flag("distill", "What the teacher's label does: its argmax, its soft targets, or nothing.", click.Choice(KINDS)),
     _flag("alpha", "Weight of the teacher's term; the true label has the rest.", float),
     _flag("tau", "Temperature of --distill soft.", float),
@@ -87,7 +87,7 @@ loss_options = cli.options(
     _flag("smoothing", "Label smoothing of the true label.", float),
 )
 
-recipe_options = cli.options(
+recipe_options = options(
     _flag("epochs", "Epochs; each sees every row once, in the next of the store's views (see --repeats).", COUNT),
     _flag(
         "batch",
@@ -112,7 +112,7 @@ recipe_options = cli.options(
     _flag("seed", "Seed of weights, order, drop path and dropout.", click.IntRange(0, 2**64 - 1)),
 )
 
-running_options = cli.options(
+running_options = options(
     _flag("accumulate", "Micro-batches of one step on each process: less memory, the same gradient.", COUNT),
     _flag("attention", "Attention kernel; auto takes the plain one on CPU in bf16.", click.Choice(ATTENTIONS)),
     _flag("compile", "Compile the student (torch.compile)."),
@@ -129,7 +129,7 @@ running_options = cli.options(
     click.option("--tensorboard/--no-tensorboard", default=False, show_default=True, help="Write OUT/tensorboard."),
     click.option(
         "--timeout",
-        type=cli.Finite(min=1),
+        type=Finite(min=1),
         default=600.0,
         show_default=True,
         envvar="DISTILL_TIMEOUT",

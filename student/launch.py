@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.drift import drift_of, requests_for
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.index import SampleIndex
 from pipeline.loader import Loader
 from pipeline.shards import expand
 from pipeline.store import LabelStore
-from pipeline.witness import drift_of, requests_for
 from student import checkpoint
 from student.answers import StoredAnswers, needed
 from student.beginning import Beginning, Places, beginning_of

@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from pipeline.errors import StudentError
-from pipeline.labels import COLDEST, HOTTEST
+from pipeline.keep import COLDEST, HOTTEST
 from student.model import Heads
+from student.targets import TeacherLabels, Truth
 
 KINDS = ("hard", "soft", "none")
 REDUCTIONS = ("batchmean", "numel")
@@ -41,34 +42,6 @@ class KeepKind(Protocol):
     @property
     def kind(self) -> str:
         """Which keep: dense, topk or argmax."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Truth:
-    """What the data set says about each item: ``lam * own + (1 - lam) * partner``."""
-
-    own_B: Tensor
-    """int64; -1 is unlabelled."""
-    partner_B: Tensor
-    """int64; the class of the row that was mixed in, -1 where that is unlabelled."""
-    lam_B: Tensor
-    """float32 share of the item's own row."""
-
-    def masses(self) -> tuple[Tensor, Tensor]:
-        """Labelled mass [B] of the own and of the partner's part."""
-        return self.lam_B * (self.own_B >= 0), (1 - self.lam_B) * (self.partner_B >= 0)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherLabels:
-    """What the store says about each item: its argmax, and logits or top-K where they were kept."""
-
-    argmax_B: Tensor
-    logits_BC: Tensor | None = None
-    topk_index_BK: Tensor | None = None
-    topk_logit_BK: Tensor | None = None
-    lse_BT: Tensor | None = None
-    temperatures: tuple[float, ...] = ()
 
 
 class LossParts(NamedTuple):

@@ -6,14 +6,8 @@ square, scale to 0…1, subtract the mean, divide by the standard deviation.
 
 from __future__ import annotations
 
-from pipeline.recipe import Recipe
+from student.evaluation_recipe import evaluation_recipe
 from student.saved import Saved
-
-
-def evaluation_recipe(image_size: int, crop_pct: float | None = None, on_bad_image: str = "refuse") -> Recipe:
-    """The recipe of views that are judged: nothing in it is random."""
-    chosen = {} if crop_pct is None else {"crop_pct": crop_pct}
-    return Recipe.preset("none", image_size=image_size, on_bad_image=on_bad_image, **chosen)
 
 
 def description(saved: Saved, crop_pct: float | None = None) -> dict[str, object]:

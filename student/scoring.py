@@ -32,11 +32,11 @@ from pipeline.shards import expand
 from pipeline.store import LabelStore
 from student.classes import require_classes
 from student.device import normalise
+from student.evaluation_recipe import evaluation_recipe
 from student.indexing import indexed
 from student.metrics import Scores, heads_on_cpu
 from student.model import Heads, Student
 from student.predictions import Predictions
-from student.preprocessing import evaluation_recipe
 from student.ranks import Ranks
 from student.saved import Saved
 

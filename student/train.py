@@ -18,8 +18,9 @@ from typing import Any
 
 import click
 
-from pipeline import cli
+from pipeline.command import command
 from pipeline.memory import within_memory
+from pipeline.speed_flags import share_workers, speed_options
 from student import checkpoint, flags
 from student.beginning import Places
 from student.launch import launched
@@ -33,7 +34,7 @@ SMALLER = (
 )
 
 
-@cli.command(
+@command(
     epilog="Example: python -m student.train --logits stores/train.zarr --val-shards 'data/val/*.tar' --epochs 300"
 )
 @flags.places_options
@@ -41,7 +42,7 @@ SMALLER = (
 @flags.loss_options
 @flags.recipe_options
 @flags.running_options
-@cli.speed_options
+@speed_options
 def main(
     logits: str,
     shards: tuple[str, ...],
@@ -69,7 +70,7 @@ def main(
         val_shards=val_shards,
         resume=resume,
         if_changed=if_changed,
-        workers=cli.share_workers(workers, local_world()),
+        workers=share_workers(workers, local_world()),
         start_method=start_method,
         dvclive=dvclive,
         tensorboard=tensorboard,

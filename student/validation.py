@@ -16,9 +16,9 @@ import torch
 from pipeline.index import SampleIndex
 from pipeline.loader import Loader, requests_of
 from student.engine import Engine
+from student.evaluation_recipe import evaluation_recipe
 from student.metrics import Scores
 from student.model import Heads, Student
-from student.preprocessing import evaluation_recipe
 from student.ranks import Ranks, Stop
 
 BATCH = 64

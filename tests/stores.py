@@ -12,12 +12,15 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from pipeline.draws import key_hashes
 from pipeline.index import SampleIndex
-from pipeline.labels import Keep, encode
+from pipeline.keep import Keep
+from pipeline.key_hash import key_hashes
+from pipeline.labels import encode
 from pipeline.manifest import Manifest, TeacherCard
+from pipeline.receipts import Unit
 from pipeline.recipe import Recipe
-from pipeline.store import LabelStore, Unit, UnitLabels
+from pipeline.store import LabelStore
+from pipeline.units import UnitLabels
 from pipeline.witness import Witness, witness_rows
 
 SIDE = 8

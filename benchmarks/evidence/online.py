@@ -19,9 +19,11 @@ from typing import Any
 
 import click
 
-from pipeline import cli
+from pipeline.command import command
 from pipeline.errors import UserError
-from pipeline.labels import Keep, encode
+from pipeline.keep import Keep
+from pipeline.labels import encode
+from pipeline.speed_flags import speed_options
 from pipeline.store import LabelStore
 from pipeline.teacher import Teacher
 from stages.stored_teacher import load_stored_teacher
@@ -37,7 +39,7 @@ from student.settings import Settings
 KEEP = Keep.parse("dense")
 
 
-@cli.command()
+@command()
 @click.option("--teacher", help="The teacher, where it has another name now.  [default: the stored name]")
 @click.option("--teacher-weights", type=click.Path(path_type=Path), help="As --weights of stages.teacher_logits.")
 @click.option("--teacher-precision", default="auto", help="Must be the store's, which is the default.")
@@ -46,7 +48,7 @@ KEEP = Keep.parse("dense")
 @flags.loss_options
 @flags.recipe_options
 @flags.running_options
-@cli.speed_options
+@speed_options
 def main(
     teacher: str | None, teacher_weights: Path | None, teacher_precision: str, timeout: float, device: str, **given: Any
 ) -> None:  # fmt: skip

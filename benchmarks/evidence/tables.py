@@ -13,8 +13,9 @@ from benchmarks.evidence.lab import HEADS
 from benchmarks.evidence.steps import Step, in_order
 from benchmarks.report import Table, grid
 from pipeline.index import scan
+from pipeline.receipts import Unit
 from pipeline.shards import expand
-from pipeline.store import LabelStore, Unit
+from pipeline.store import LabelStore
 
 
 def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]) -> Table:

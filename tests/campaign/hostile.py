@@ -33,12 +33,12 @@ from pipeline import canonical
 from pipeline.classmap import read_class_map
 from pipeline.errors import UserError
 from pipeline.index import scan
+from pipeline.loading import load_teacher
 from pipeline.payloads import check
 from pipeline.recipe import Recipe
 from pipeline.render import Renderer
 from pipeline.shards import expand
 from pipeline.store import LabelStore
-from pipeline.teacher import load_teacher
 from pipeline.weights import read_weights
 from stages.teacher_logits import main as teacher_logits
 from stages.verify_logits import main as verify_logits

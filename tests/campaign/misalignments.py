@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.crew import open_to_label
 from pipeline.errors import MismatchError, RecipeError, ShardError, UserError, ViewError
 from pipeline.index import SampleIndex
 from pipeline.loader import Loader
+from pipeline.proof import checksum, luma
 from pipeline.recipe import VERSION, Recipe
-from pipeline.render import Rendered, Renderer, checksum, luma
+from pipeline.render import Rendered, Renderer
 from pipeline.store import LabelStore
 from student.answers import StoredAnswers, needed
 from student.data import Feed, piece_capacity
@@ -176,7 +178,7 @@ def _judge(tally: Tally, name: str, store: LabelStore, renderer: Renderer, index
 def _named(tally: Tally, store: LabelStore, field: str, other: Recipe) -> None:
     wanted = dataclasses.replace(store.manifest, recipe=other)
     try:
-        LabelStore.open_writing(store.name, wanted, store.index, store.views).close()
+        open_to_label(store.name, wanted, store.index, store.views).close()
         tally.case(silent=f"recipe {field}: a run of the teacher goes on under another value")
     except MismatchError as error:
         mine, theirs = (getattr(recipe, field) for recipe in (store.manifest.recipe, other))

@@ -19,12 +19,13 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+from pipeline.audit import audit
+from pipeline.drift import check_witnesses
 from pipeline.errors import StoreError
 from pipeline.layout import VERSION
 from pipeline.recipe import RENDERED
 from pipeline.render import Renderer
 from pipeline.store import LabelStore
-from pipeline.witness import check_witnesses
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import tiny_shards
 from tests.student.small import RECIPE, make_store
@@ -103,7 +104,7 @@ def _read(tally: Tally, version: int) -> None:
     found = {str(u): store.read(u.view, u.run).arrays() for u in store.units()}
     same = {unit: {n: a.tolist() for n, a in arrays.items() if n != "luma"} for unit, arrays in found.items()}
     tally.case(silent=None if same == expected["units"] else f"format {version}: other labels are read")
-    findings = store.verify()
+    findings = audit(store.name)
     tally.require(not findings, f"format {version}: {[str(finding) for finding in findings][:3]}")
     drift = check_witnesses(store, Renderer(store.manifest.recipe, store.index, store.index.files()))
     if store.manifest.recipe.version in RENDERED:

@@ -23,7 +23,7 @@ from pipeline import samples
 from pipeline.canonical import sha256
 from pipeline.errors import ShardError, UserError
 from pipeline.index import SampleIndex, scan
-from pipeline.shards import ShardFiles
+from pipeline.shard_files import ShardFiles
 from pipeline.tar import BLOCK, TarMember, members
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import jpeg, sample, write_tar

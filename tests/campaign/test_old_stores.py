@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.audit import audit
 from pipeline.layout import VERSION
 from pipeline.store import LabelStore
 from tests.campaign.old_stores import GOLDEN, READABLE, golden_of, unpacked
@@ -33,4 +34,4 @@ def test_a_student_trains_on_the_golden_store(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_golden_store_is_finished(tmp_path: Path) -> None:
-    assert LabelStore.open_finished(unpacked(VERSION, tmp_path) / "store.zarr").verify() == []
+    assert audit(LabelStore.open_finished(unpacked(VERSION, tmp_path) / "store.zarr").name) == []

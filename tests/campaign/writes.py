@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from pipeline.errors import StoreError, StudentError
-from pipeline.objects import LocalObjects
+from pipeline.local import LocalObjects
 from pipeline.store import LabelStore
 from student import checkpoint
 from tests.campaign.tally import Scale, Tally

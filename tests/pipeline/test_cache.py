@@ -21,10 +21,12 @@ from pipeline import node_cache, remote
 from pipeline.cache import Cache
 from pipeline.errors import ShardError, UserError
 from pipeline.index import scan
-from pipeline.loader import Loader, checked_start_method, requests_of
+from pipeline.loader import Loader, requests_of
 from pipeline.node_cache import bytes_of
 from pipeline.recipe import Recipe
-from pipeline.shards import ShardFiles, expand
+from pipeline.shard_files import ShardFiles
+from pipeline.shards import expand
+from pipeline.start import checked_start_method
 from tests.pictures import tiny_shards
 from tests.pipeline.flaky import proxy
 

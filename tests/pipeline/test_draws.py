@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import draws
-from pipeline.draws import Purpose, below, key_hash, key_hashes, philox, philox_at, uniform, window_hash
+from pipeline.draws import Purpose, below, philox, philox_at, uniform, window_hash
+from pipeline.key_hash import key_hash, key_hashes
 
 WORD = st.integers(0, 2**32 - 1)
 LONG = st.integers(0, 2**64 - 1)

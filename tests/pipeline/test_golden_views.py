@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from pipeline.distributions import normal_table
-from pipeline.draws import Purpose, key_hash, philox
+from pipeline.draws import Purpose, philox
 from pipeline.index import scan
+from pipeline.key_hash import key_hash
 from pipeline.mixing import plan_mixing
 from pipeline.proof import checksum
 from pipeline.recipe import RENDERED, VERSION, Recipe

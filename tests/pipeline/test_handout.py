@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.handout import Handout, MeetingHandout, Task, handout_of, slice_of, tasks_of
 from pipeline.meeting import LostError, Meeting, met
 from pipeline.place import Place
-from pipeline.store import Unit
+from pipeline.receipts import Unit
 from tests.stages.ranks import free_port
 
 SHORT = 2.0

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from pipeline import columns
 from pipeline.columns import DTYPES
-from pipeline.draws import key_hashes
 from pipeline.errors import MismatchError, ShardError
 from pipeline.index import SampleIndex, class_changes, scan
+from pipeline.key_hash import key_hashes
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
 
 IMAGE = jpeg(0)

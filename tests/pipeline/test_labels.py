@@ -7,19 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.errors import MismatchError, RecipeError, TeacherError
-from pipeline.labels import (
-    MAX_CODE,
-    Keep,
-    SoftLabels,
-    class_dtype,
-    decode_dense,
-    dense_targets,
-    encode,
-    from_codes,
-    narrow,
-    parse_temperatures,
-    topk_targets,
-)
+from pipeline.keep import MAX_CODE, Keep, class_dtype, parse_temperatures
+from pipeline.labels import SoftLabels, decode_dense, dense_targets, encode, from_codes, narrow, topk_targets
 
 quick = settings(max_examples=40, deadline=None)
 logits = arrays(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline import canonical
 from pipeline.errors import MismatchError, RecipeError, StoreError
-from pipeline.labels import Keep
+from pipeline.keep import Keep
 from pipeline.manifest import Manifest, TeacherCard, unit_rows_for
 from pipeline.recipe import Recipe
 from tests.stores import card, index_of, manifest_of

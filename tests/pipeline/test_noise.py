@@ -3,7 +3,8 @@
 import numpy as np
 from scipy import stats
 
-from pipeline.noise import MEAN, STD, erase, levels
+from pipeline.imagenet import MEAN, STD
+from pipeline.noise import erase, levels
 
 
 def noise(box, key=1, view=0, seed=0, side=200):

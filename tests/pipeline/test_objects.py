@@ -16,7 +16,8 @@ from typing import IO, Any
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.objects import LocalObjects, is_temporary, open_objects
+from pipeline.local import LocalObjects
+from pipeline.objects import is_temporary, open_objects
 from tests.faults import Calls, in_child, small_disk, wait_for
 
 KEY = "argmax/c.0.0"

@@ -14,7 +14,8 @@ import pytest
 from pipeline.cache import Cache
 from pipeline.errors import ShardError, UserError
 from pipeline.index import scan
-from pipeline.shards import ShardFiles, expand
+from pipeline.shard_files import ShardFiles
+from pipeline.shards import expand
 from tests.pictures import tiny_shards
 from tests.pipeline.ftpserver import Ftp, ftp_server
 from tests.pipeline.s3server import forget

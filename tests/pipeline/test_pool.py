@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ShardError, UserError
-from pipeline.pool import IN_FLIGHT, ordered_map, starting
+from pipeline.pool import IN_FLIGHT, ordered_map
+from pipeline.start import starting
 
 
 def slow_if_even(number: int) -> int:

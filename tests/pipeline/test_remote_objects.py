@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from pipeline import remote, remote_objects
+from pipeline.audit import audit
 from pipeline.errors import StoreError
-from pipeline.objects import LocalObjects, Objects, open_objects
+from pipeline.local import LocalObjects
+from pipeline.objects import Objects, open_objects
 from pipeline.remote_objects import S3Objects
 from pipeline.seats import seated
 from pipeline.store import LabelStore
@@ -178,7 +180,7 @@ def test_a_store_in_s3_is_the_one_on_a_disk_and_is_read_there(s3: Any, url: str,
     store = LabelStore.open_finished(url)
     for unit in store.units():
         assert store.read(unit.view, unit.run).same_as(labels_of(MANIFEST, unit))
-    assert store.index.digest() == INDEX.digest() and store.verify() == []
+    assert store.index.digest() == INDEX.digest() and audit(store.name) == []
     s3.put_object(Bucket="bucket", Key=f"{url.removeprefix('s3://bucket/')}/{KEY}", Body=b"other bytes")
     with pytest.raises(StoreError, match=r"argmax/c\.0\.0.* has 11 bytes"):
         LabelStore.open_finished(url)
@@ -192,7 +194,7 @@ def test_faults_now_and_then_change_nothing(server, s3, url, local, fault, monke
         with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
             fill(store)
             store.finish()
-        assert LabelStore.open_finished(url).verify() == []
+        assert audit(LabelStore.open_finished(url).name) == []
     assert objects_of(s3, url) == local
 
 
@@ -283,7 +285,7 @@ def test_going_on_costs_a_listing_and_the_receipts(s3: Any, url: str, local: dic
         assert [(unit.view, unit.run) for unit in store.missing()] == [(0, 0), (1, 1)]
         fill(store)
         store.finish()
-    assert [finding.where for finding in LabelStore.audit(url)] == [f"{url}/luma/c.1.0.0"]
+    assert [finding.where for finding in audit(url)] == [f"{url}/luma/c.1.0.0"]
     with open_writing(url, MANIFEST, INDEX, VIEWS, recheck=True) as store:
         assert [(unit.view, unit.run) for unit in store.missing()] == [(1, 0)]
         fill(store)

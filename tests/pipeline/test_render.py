@@ -21,7 +21,7 @@ from pipeline.operations import apply
 from pipeline.proof import checksum, luma
 from pipeline.recipe import Recipe
 from pipeline.render import Renderer, resize
-from pipeline.shards import ShardFiles
+from pipeline.shard_files import ShardFiles
 from pipeline.views import plan_views
 from tests.pictures import encoded, jpeg, scene, tiny_shards
 

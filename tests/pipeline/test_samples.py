@@ -13,8 +13,8 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.draws import key_hash
 from pipeline.errors import ShardError
+from pipeline.key_hash import key_hash
 from pipeline.samples import ShardRows, read_shard, samples
 from tests.pictures import jpeg, sample, write_tar
 

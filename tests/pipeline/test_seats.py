@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import seats
 from pipeline.errors import StoreError
-from pipeline.objects import LocalObjects
+from pipeline.local import LocalObjects
 from pipeline.seats import seated
 
 ALONE, WITH_OTHERS = {"alone": True}, {"alone": False}

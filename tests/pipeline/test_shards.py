@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ShardError
 from pipeline.remote import SCHEMES
-from pipeline.shards import ShardFiles, expand
+from pipeline.shard_files import ShardFiles
+from pipeline.shards import expand
 
 
 def touch(folder: Path, *names: str) -> list[str]:

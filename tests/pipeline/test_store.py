@@ -15,13 +15,16 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.audit import audit
 from pipeline.errors import MismatchError, StoreError
 from pipeline.labels import decode_dense
 from pipeline.layout import Layout
-from pipeline.objects import LocalObjects, is_temporary
+from pipeline.local import LocalObjects
+from pipeline.objects import is_temporary
 from pipeline.receipts import Unit
 from pipeline.recipe import Recipe
-from pipeline.store import LabelStore, UnitLabels, encoded_sizes
+from pipeline.store import LabelStore
+from pipeline.units import UnitLabels, encoded_sizes
 from tests.faults import in_child, memory_disk, wait_for
 from tests.stores import (
     ENVIRONMENT,
@@ -63,7 +66,7 @@ def test_what_is_written_is_read(tmp_path: Path, keep: str, luma: bool) -> None:
     assert np.array_equal(witness.row_W, expected.row_W) and not witness.view_W.any()
     assert store.index.digest() == INDEX.digest() and store.index.urls == INDEX.urls
     assert store.environment == ENVIRONMENT
-    assert store.verify() == []
+    assert audit(store.name) == []
 
 
 @pytest.mark.parametrize("keep", KEEPS)
@@ -244,7 +247,7 @@ def test_files_of_others_inside_a_store_are_left_alone_and_told(tmp_path: Path) 
     (path / "notes.txt").write_bytes(b"mine")
     (path / "argmax/.tmp-0123456789abcdef").write_bytes(b"cut")
     store = LabelStore.open_finished(path)
-    assert [str(finding) for finding in store.verify()] == [
+    assert [str(finding) for finding in audit(store.name)] == [
         f"{path}/argmax/.tmp-0123456789abcdef: was left by a run that was killed",
         f"{path}/notes.txt: is not of this store",
     ]
@@ -300,14 +303,6 @@ def test_another_version_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.
             refused()
         assert str(error.value) == expected
     assert tree(path) == before
-
-
-def test_create_is_for_new_stores(tmp_path: Path) -> None:
-    path = tmp_path / "store.zarr"
-    witness = witness_of(MANIFEST)
-    LabelStore.create(path, MANIFEST, INDEX, views=1, witness=witness, environment=lambda: ENVIRONMENT).close()
-    with pytest.raises(StoreError, match=r"is there already\. Go on with it \(open_writing\), or give another --out\."):
-        LabelStore.create(path, MANIFEST, INDEX, views=1, witness=witness)
 
 
 def test_a_unit_may_be_written_again_with_the_same_labels_only(tmp_path: Path) -> None:
@@ -436,7 +431,7 @@ def test_verify_tells_of_labels_that_no_teacher_gives(tmp_path: Path) -> None:
                 good = dataclasses.replace(good, crc_B=good.crc_B + np.uint32(1))
             store.write(unit, good)
         store.finish()
-    findings = [str(finding) for finding in LabelStore.open_finished(path).verify()]
+    findings = [str(finding) for finding in audit(LabelStore.open_finished(path).name)]
     assert findings[0].startswith(f"{path}/witness: row 0, view 0: its pixels have crc32c ")
     assert (
         findings[1]
@@ -461,7 +456,7 @@ def test_an_old_store_is_read(tmp_path: Path) -> None:
     with tarfile.open(GOLDEN) as tar:
         tar.extractall(tmp_path / "store.zarr", filter="data")
     store = LabelStore.open_finished(tmp_path / "store.zarr")
-    assert store.verify() == [], changed
+    assert audit(store.name) == [], changed
     assert store.manifest == golden()[0], changed
     assert store.index.digest() == golden()[1].digest(), changed
     labels = store.read(1, 0).labels

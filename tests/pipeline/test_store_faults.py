@@ -24,8 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import canonical
+from pipeline.audit import audit
 from pipeline.errors import StoreError, UserError
-from pipeline.objects import LocalObjects
+from pipeline.local import LocalObjects
 from pipeline.receipts import COMPLETE_KEY, Unit
 from pipeline.store import LabelStore
 from tests.faults import Calls, in_child, memory_disk, small_disk, wait_for
@@ -233,10 +234,10 @@ def test_no_flipped_bit_is_read(tmp_path: Path, reference: Path) -> None:
                 with pytest.raises(StoreError) as error:
                     read_everything(path)
                 assert str(path) in str(error.value) and "Run teacher_logits" in str(error.value), (key, bit)
-        where = [finding.where for finding in LabelStore.audit(path)]
+        where = [finding.where for finding in audit(path)]
         assert f"{path}/{key}" in where, key
         (path / key).write_bytes(data)
-    assert LabelStore.audit(path) == []
+    assert audit(path) == []
 
 
 @pytest.mark.parametrize("kind", ["delete", "empty", "longer"])
@@ -250,7 +251,7 @@ def test_no_object_may_be_absent_or_of_another_size(tmp_path: Path, reference: P
             with pytest.raises(StoreError) as error:
                 LabelStore.open_finished(path)
             assert str(path) in str(error.value), key
-        assert [f for f in LabelStore.audit(path) if f.where == f"{path}/{key}"], key
+        assert [f for f in audit(path) if f.where == f"{path}/{key}"], key
         (path / key).write_bytes(data)
 
 
@@ -326,7 +327,7 @@ def test_opening_for_writing_mends_whatever_it_sees_to_be_damaged(tmp_path: Path
             if recheck or kind not in ("flip", "zero") or not UNIT_OBJECT.match(key):
                 assert tree(path) == tree(reference), (key, kind)
                 continue
-            assert [finding.where for finding in LabelStore.audit(path)] == [f"{path}/{key}"]
+            assert [finding.where for finding in audit(path)] == [f"{path}/{key}"]
             with pytest.raises(StoreError, match=r"Run teacher_logits --recheck on this store"):
                 read_everything(path)
             whole_run(path, recheck=True)
@@ -441,7 +442,7 @@ def test_an_object_outside_of_the_store_is_not_looked_at(tmp_path: Path, referen
     with pytest.raises(StoreError) as error:
         LabelStore.open_finished(path)
     assert str(error.value).startswith(expected)
-    assert len(LabelStore.audit(path)) == 1
+    assert len(audit(path)) == 1
 
 
 JSON = st.recursive(
@@ -476,7 +477,7 @@ def test_records_of_an_enemy_are_refused_or_harmless(reference: Path, data: st.D
             replace_object(path, key, canonical.dump(changed))
         else:
             (path / key).write_bytes(canonical.seal({k: v for k, v in changed.items() if k != canonical.SEAL}))
-        for use in (LabelStore.open_finished, LabelStore.attach, LabelStore.stored_index, LabelStore.audit):
+        for use in (LabelStore.open_finished, LabelStore.attach, LabelStore.stored_index, audit):
             with suppress(UserError):
                 use(path)
         try:

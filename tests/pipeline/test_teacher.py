@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import MismatchError, TeacherError, WeightsError
-from pipeline.teacher import load_teacher
+from pipeline.loading import load_teacher
 from tests.faults import apart
 
 NET = "resnet10t"

@@ -14,7 +14,7 @@ from timm.data import random_erasing as timm_erasing
 from timm.data import transforms as timm_transforms
 from torchvision import transforms
 
-from pipeline.draws import key_hashes
+from pipeline.key_hash import key_hashes
 from pipeline.randaugment import ARGUMENT_ONE, Op
 from pipeline.recipe import Recipe
 from pipeline.views import plan_views

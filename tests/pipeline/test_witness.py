@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.crew import open_to_label
+from pipeline.drift import Drift, check_witnesses, draw_witnesses
 from pipeline.index import SampleIndex, scan
 from pipeline.recipe import Recipe
 from pipeline.render import Renderer
-from pipeline.store import LabelStore
-from pipeline.witness import Drift, Witness, check_witnesses, draw_witnesses, witness_rows
+from pipeline.witness import Witness, witness_rows
 from tests.pictures import tiny_shards
-from tests.stores import ENVIRONMENT, manifest_of
+from tests.stores import manifest_of
 
 RECIPE = Recipe(image_size=32, mix_window=8)
 
@@ -81,6 +82,6 @@ def test_witnesses_of_other_rows_are_different(index: SampleIndex) -> None:
 
 def test_a_store_draws_its_own(tmp_path: Path, index: SampleIndex) -> None:
     manifest = manifest_of(index, "argmax", recipe=RECIPE)
-    with LabelStore.open_writing(tmp_path / "s.zarr", manifest, index, 1, environment=lambda: ENVIRONMENT) as store:
+    with open_to_label(tmp_path / "s.zarr", manifest, index, 1) as store:
         assert len(store.witness()) == 40
         assert check_witnesses(store, Renderer(RECIPE, index, index.files())).kind == "identical"

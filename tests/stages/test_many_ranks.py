@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pipeline import remote, remote_objects
-from pipeline.objects import LocalObjects
+from pipeline.local import LocalObjects
 from pipeline.remote_objects import S3Objects
 from pipeline.store import LabelStore
 from stages import teacher_logits as stage

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 
+from pipeline.audit import audit
 from pipeline.store import LabelStore
 from stages import compact_logits, inspect_views, report, verify_logits
 from tests.pictures import tiny_shards
@@ -96,7 +97,7 @@ def test_a_store_is_compacted_from_url_to_url(s3: Any, near: Path, tmp_path: Pat
         }
     else:
         found = {key: (tmp_path / "small.zarr" / key).read_bytes() for key in expected}
-        assert LabelStore.open_finished(tmp_path / "small.zarr").verify() == []
+        assert audit(LabelStore.open_finished(tmp_path / "small.zarr").name) == []
     assert found == expected
 
 

@@ -14,7 +14,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from pipeline.labels import SoftLabels, encode
-from pipeline.store import LabelStore, UnitLabels
+from pipeline.store import LabelStore
+from pipeline.units import UnitLabels
 from stages import compact_logits, teacher_logits
 from stages.verify_logits import main
 from tests.pictures import tiny_shards

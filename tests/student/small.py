@@ -22,13 +22,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.drift import draw_witnesses
+from pipeline.environment import describe_environment
 from pipeline.index import scan
-from pipeline.labels import Keep, encode
+from pipeline.keep import Keep
+from pipeline.labels import encode
 from pipeline.manifest import Manifest, TeacherCard
+from pipeline.proof import checksum, luma
 from pipeline.recipe import Recipe
-from pipeline.render import Rendered, Renderer, checksum, luma
-from pipeline.store import LabelStore, UnitLabels
-from pipeline.witness import draw_witnesses
+from pipeline.render import Rendered, Renderer
+from pipeline.store import LabelStore
+from pipeline.units import UnitLabels
 from student import train as command
 from tests.pictures import tiny_shards
 
@@ -71,7 +75,9 @@ def make_store(
     witness = draw_witnesses(recipe, index)
     witness = dataclasses.replace(witness, pixels_WHWC=_brighter(witness.pixels_WHWC, brighten))
     path = folder / "store.zarr"
-    with LabelStore.open_writing(path, manifest, index, views, witness=lambda: witness) as store:
+    with LabelStore.open_writing(
+        path, manifest, index, views, witness=lambda: witness, environment=describe_environment
+    ) as store:
         for unit in store.missing()[: None if finish else -1]:
             row_B = np.arange(*store.rows_of(unit))
             view_B = np.full(len(row_B), unit.view)

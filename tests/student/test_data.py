@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.labels import Keep, decode_dense, encode
+from pipeline.keep import Keep
+from pipeline.labels import decode_dense, encode
 from pipeline.loader import Loader
 from pipeline.render import Renderer
 from pipeline.store import LabelStore
 from student.answers import StoredAnswers, needed
 from student.data import Feed, cut_pieces, piece_capacity, pieces_together
 from student.device import normalise, part_of, teacher_labels, truth_of
-from student.loss import Truth
 from student.order import Order
 from student.ranks import Ranks
+from student.targets import Truth
 from tests.student.small import RECIPE, make_store
 
 CPU = torch.device("cpu")

@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from student.data import Step
 from student.device import sum_dtype
 from student.engine import Engine
-from student.loss import TeacherLabels, Truth
 from student.model import Student, build
 from student.order import Batch
 from student.ranks import Ranks
 from student.settings import Settings
+from student.targets import TeacherLabels, Truth
 
 COUNT, CLASSES = 12, 5
 STATS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

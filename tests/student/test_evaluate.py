@@ -19,7 +19,7 @@ from torch.nn import functional
 from pipeline.index import scan
 from pipeline.recipe import Recipe
 from pipeline.render import Renderer
-from pipeline.shards import ShardFiles
+from pipeline.shard_files import ShardFiles
 from student import evaluate
 from student.model import Student
 from student.results import speed_path

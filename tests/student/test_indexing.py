@@ -17,7 +17,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import pipeline.store
 import student.indexing
-from pipeline import cli
+from pipeline.command import command
 from pipeline.index import SampleIndex, scan
 from pipeline.meeting import Meeting
 from pipeline.recipe import Recipe
@@ -35,7 +35,7 @@ from tests.student.test_torchrun import FORKED_S, LATE_S
 ROWS, NAMES = 50, ("ant", "bee", "cat")
 
 
-@cli.command()
+@command()
 @click.option("--shards", multiple=True)
 @click.option("--out", type=Path)
 @click.option("--timeout", type=float)

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.index import SampleIndex
-from pipeline.labels import Keep, encode
+from pipeline.keep import Keep
+from pipeline.labels import encode
 from pipeline.loader import Loader
 from pipeline.render import Renderer
 from pipeline.store import LabelStore
@@ -22,11 +23,11 @@ from student.data import Feed, piece_capacity
 from student.device import normalise, teacher_labels
 from student.engine import Engine
 from student.launch import order_of
-from student.loss import TeacherLabels
 from student.model import build
 from student.order import Batch
 from student.ranks import Ranks
 from student.settings import Settings
+from student.targets import TeacherLabels
 from tests.student.small import CLASSES, RECIPE, make_store
 
 STEPS = 20

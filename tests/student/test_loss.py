@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import StudentError
-from student.loss import DistillationLoss, LossParts, TeacherLabels, Truth
+from student.loss import DistillationLoss, LossParts
 from student.model import Heads, StudentSpec, build
+from student.targets import TeacherLabels, Truth
 
 B, K = 6, 11
 
