@@ -19,7 +19,7 @@ import click
 from benchmarks.bench import Bench
 from benchmarks.photographs import load
 from benchmarks.report import RESULTS, Circumstances, Table, load_average, write
-from pipeline.command import command
+from pipeline.commands.command import command
 from pipeline.errors import UserError
 
 TABLES = (

@@ -35,20 +35,20 @@ from benchmarks.photographs import CLASSES
 from benchmarks.race import Contestant, race
 from benchmarks.render import WINDOW
 from benchmarks.report import Table, grid
-from pipeline.crew import open_to_label
-from pipeline.device import make_repeatable
 from pipeline.errors import UserError
-from pipeline.images import decode
-from pipeline.index import SampleIndex
-from pipeline.labelling import label_missing
-from pipeline.loader import Loader
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.shard_files import ShardFiles
-from pipeline.store import LabelStore
-from pipeline.teacher import Teacher
-from pipeline.views import ViewPlan, plan_views
-from student.ranks import Ranks, choose_device
+from pipeline.labelling.fill import label_missing
+from pipeline.labelling.writers import open_to_label
+from pipeline.models.device import make_repeatable
+from pipeline.pictures.images import decode
+from pipeline.rendering.loader import Loader
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.files import ShardFiles
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.teacher.teacher import Teacher
+from pipeline.views.plan import ViewPlan, plan_views
+from pipeline.views.recipe import Recipe
+from student.ranks.ranks import Ranks, choose_device
 
 TEACHER_BATCH, ROWS, VIEWS = 128, 2048, 8
 DECODED_TOGETHER = 64

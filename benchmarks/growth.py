@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.bench import Bench
 from benchmarks.commands import IMAGE_SIDE, small_shards, teacher_logits, watch
 from benchmarks.report import Table, grid
-from pipeline.audit import audit
-from pipeline.store import LabelStore
+from pipeline.inspection.audit import audit
+from pipeline.store.label_store import LabelStore
 
 ROWS, TIMES = 1024, (1, 4, 16)
 

@@ -30,13 +30,13 @@ from benchmarks.labels_at_hand import card_of, manifest_of
 from benchmarks.photographs import CLASSES
 from benchmarks.race import Contestant, Race, Turn, timed
 from benchmarks.report import Table, grid
-from pipeline.device import PRECISIONS
-from pipeline.drift import draw_witnesses
-from pipeline.environment import describe_environment
-from pipeline.labelling import label_missing
-from pipeline.manifest import TeacherCard
-from pipeline.store import LabelStore
-from pipeline.teacher import Teacher
+from pipeline.labelling.environment import describe_environment
+from pipeline.labelling.fill import label_missing
+from pipeline.models.device import PRECISIONS
+from pipeline.rendering.drift import draw_witnesses
+from pipeline.store.label_store import LabelStore
+from pipeline.store.manifest import TeacherCard
+from pipeline.teacher.teacher import Teacher
 
 BARE = "bare forward loop, tensors in memory"
 OURS = {1: "teacher_logits, one view a row", 8: "teacher_logits, eight views a row, decoded once"}

@@ -23,14 +23,14 @@ from benchmarks.peers import opened, transform
 from benchmarks.race import race
 from benchmarks.render import WINDOW, our_turns
 from benchmarks.report import Table, grid
-from pipeline import render
-from pipeline.drift import draw_witnesses
-from pipeline.environment import describe_environment
-from pipeline.index import SampleIndex
-from pipeline.labels import encode
-from pipeline.loader import CACHE_BYTES
-from pipeline.store import LabelStore
-from pipeline.units import UnitLabels
+from pipeline.labelling.environment import describe_environment
+from pipeline.labels.soft_labels import encode
+from pipeline.rendering import renderer as render
+from pipeline.rendering.drift import draw_witnesses
+from pipeline.rendering.loader import CACHE_BYTES
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.store.unit_labels import UnitLabels
 
 PLOT = Path(__file__).parents[1] / "docs/speed_profile.png"
 STAGES: Mapping[str, tuple[tuple[object, str], ...]] = {

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from benchmarks.bench import Bench
 from benchmarks.labels_at_hand import manifest_of, random_teacher
 from benchmarks.report import Table, grid
-from pipeline.drift import draw_witnesses
-from pipeline.environment import describe_environment
-from pipeline.index import SampleIndex
-from pipeline.labels import encode
-from pipeline.loading import load_teacher
-from pipeline.recipe import Recipe
-from pipeline.render import Rendered, Renderer
-from pipeline.store import LabelStore
-from pipeline.teacher import Teacher
-from pipeline.units import UnitLabels
+from pipeline.labelling.environment import describe_environment
+from pipeline.labels.soft_labels import encode
+from pipeline.rendering.drift import draw_witnesses
+from pipeline.rendering.renderer import Rendered, Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.store.unit_labels import UnitLabels
+from pipeline.teacher.loading import load_teacher
+from pipeline.teacher.teacher import Teacher
+from pipeline.views.recipe import Recipe
 
 MODEL = "tf_efficientnet_lite0"
 WEIGHTS = Path(__file__).parents[2] / f"shared/data/weights/{MODEL}.safetensors"

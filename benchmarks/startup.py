@@ -21,16 +21,16 @@ from benchmarks.commands import Usage, watch
 from benchmarks.labels_at_hand import manifest_of
 from benchmarks.photographs import CLASSES
 from benchmarks.report import Table, grid
-from pipeline.crew import open_to_label
-from pipeline.index import SampleIndex
-from pipeline.key_hash import key_hashes
-from pipeline.labels import encode
-from pipeline.manifest import unit_rows_for
-from pipeline.node_cache import DIR_VARIABLE
-from pipeline.render import Renderer
-from pipeline.units import UnitLabels
-from student.launch import order_of
-from student.settings import Settings
+from pipeline.labelling.writers import open_to_label
+from pipeline.labels.soft_labels import encode
+from pipeline.remote.cache_settings import DIR_VARIABLE
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.key_hash import key_hashes
+from pipeline.store.manifest import unit_rows_for
+from pipeline.store.unit_labels import UnitLabels
+from student.learning.settings import Settings
+from student.run.launch import order_of
 
 ROWS, PER_SHARD, BATCH = 1_300_000, 1000, 256
 

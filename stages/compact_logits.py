@@ -13,17 +13,17 @@ from pathlib import Path
 
 import click
 
-from pipeline.command import command
+from pipeline.commands.command import command
+from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
 from pipeline.errors import MismatchError
-from pipeline.fidelity import compare, table
-from pipeline.keep import Keep, parse_temperatures
-from pipeline.labels import narrow, require_narrower
-from pipeline.manifest import Manifest
-from pipeline.outputs import beside, require_new_folder, require_writable, write_json
+from pipeline.inspection.fidelity import compare, table
+from pipeline.labels.keep import Keep, parse_temperatures
+from pipeline.labels.soft_labels import narrow, require_narrower
 from pipeline.progress import Progress
-from pipeline.receipts import Unit
-from pipeline.store import LabelStore
-from pipeline.units import UnitLabels
+from pipeline.store.label_store import LabelStore
+from pipeline.store.manifest import Manifest
+from pipeline.store.receipts import Unit
+from pipeline.store.unit_labels import UnitLabels
 
 
 @command()

@@ -22,13 +22,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.command import command
+from pipeline.commands.command import command
+from pipeline.commands.speed_flags import default_workers
+from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError
-from pipeline.key_hash import key_hash
-from pipeline.local import LocalObjects
 from pipeline.progress import Progress
-from pipeline.speed_flags import default_workers
-from stages.scene import Pixels, SceneStyle, paint
+from pipeline.shards.key_hash import key_hash
+from stages.demo.digit_scene import Pixels, SceneStyle, paint
 
 CLASSES = 10
 QUALITY = 92

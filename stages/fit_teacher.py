@@ -26,11 +26,18 @@ from typing import Any
 import click
 import torch
 
-from pipeline.command import command
-from pipeline.device import choose_device, make_repeatable, settle_precision
+from pipeline.commands.command import command
+from pipeline.commands.recipe_flags import recipe_options, take_recipe
+from pipeline.commands.speed_flags import default_workers, shards_option, speed_options
 from pipeline.errors import TeacherError
-from pipeline.fitted import Contract, FittedFolder
-from pipeline.fitting import (
+from pipeline.models.device import choose_device, make_repeatable, settle_precision
+from pipeline.models.out_of_memory import within_memory
+from pipeline.models.weights import read_weights, weights_digest
+from pipeline.progress import Progress
+from pipeline.rendering.loader import Loader
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.patterns import expand
+from pipeline.teacher.fit import (
     Eye,
     Fit,
     FitSettings,
@@ -41,16 +48,9 @@ from pipeline.fitting import (
     run_epoch,
     score,
 )
-from pipeline.index import SampleIndex, scan
-from pipeline.loader import Loader
-from pipeline.loading import LARGEST_SIDE
-from pipeline.memory import within_memory
-from pipeline.progress import Progress
-from pipeline.recipe import Recipe
-from pipeline.recipe_flags import recipe_options, take_recipe
-from pipeline.shards import expand
-from pipeline.speed_flags import default_workers, shards_option, speed_options
-from pipeline.weights import read_weights, weights_digest
+from pipeline.teacher.fit_folder import Contract, FittedFolder
+from pipeline.teacher.loading import LARGEST_SIDE
+from pipeline.views.recipe import Recipe
 
 log = logging.getLogger(__name__)
 

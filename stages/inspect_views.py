@@ -22,21 +22,21 @@ from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.cache_flags import cache_options
-from pipeline.command import command
+from pipeline.commands.cache_flags import cache_options
+from pipeline.commands.command import command
+from pipeline.commands.outputs import require_suffix
+from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.errors import ImageError, RecipeError, ViewError
-from pipeline.images import decode
-from pipeline.index import SampleIndex, scan
-from pipeline.labels import SoftLabels, decode_dense
-from pipeline.mixing import Kind
-from pipeline.outputs import require_suffix
-from pipeline.recipe import Recipe
-from pipeline.recipe_flags import recipe_options, take_recipe
-from pipeline.render import GREY, Renderer
-from pipeline.shards import expand
-from pipeline.store import LabelStore
-from pipeline.views import ViewPlan, aligned, plan_views
-from stages.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, Cell, contact_sheet
+from pipeline.labels.soft_labels import SoftLabels, decode_dense
+from pipeline.pictures.images import decode
+from pipeline.rendering.renderer import GREY, Renderer
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.patterns import expand
+from pipeline.store.label_store import LabelStore
+from pipeline.views.mixing import Kind
+from pipeline.views.plan import ViewPlan, aligned, plan_views
+from pipeline.views.recipe import Recipe
+from stages.reporting.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, Cell, contact_sheet
 
 MOST_VIEWS = 1000
 DEFAULT_ROWS = "0:8"

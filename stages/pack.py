@@ -3,7 +3,7 @@
     python -m stages.pack --images photos/train --out data/train
 
 List the images and their classes, check every one of them, and write shuffled shards that are the same bytes each time;
-`pipeline.sources` and `pipeline.packing` say how.
+`pipeline.packing.sources` and `pipeline.packing.writing` say how.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.command import command
-from pipeline.outputs import require_new_folder
-from pipeline.packed import PackSummary
-from pipeline.packing import Effort, PackOptions, pack
-from pipeline.sources import SourceError, Sources, from_folders, from_table, read_class_list
-from pipeline.speed_flags import default_workers
+from pipeline.commands.command import command
+from pipeline.commands.outputs import require_new_folder
+from pipeline.commands.speed_flags import default_workers
+from pipeline.packing.sources import SourceError, Sources, from_folders, from_table, read_class_list
+from pipeline.packing.writing import Effort, PackOptions, pack
+from pipeline.shards.sidecars import PackSummary
 
 
 @command()

@@ -5,7 +5,7 @@
 
 Index the shards, load the teacher, open (or create, or extend) the store, do what is missing, mark it complete, and
 write a summary from which a wrong class order or normalisation can be seen at once. With several ranks, rank 0 does all
-that, and units are handed to whoever is free (`pipeline.handout`).
+that, and units are handed to whoever is free (`pipeline.labelling.tasks`).
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from typing import Any
 import click
 import torch
 
-from pipeline.classmap import read_class_map
-from pipeline.command import Finite, command
-from pipeline.cost import estimate
-from pipeline.crew import followed, index_at, leading_seat, led, open_to_label
+from pipeline.commands.command import Finite, command
+from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
+from pipeline.commands.recipe_flags import recipe_options, take_recipe
+from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.errors import MismatchError
-from pipeline.handout import Handout, Task, handout_of, slice_of, tasks_of
-from pipeline.index import SampleIndex, scan
-from pipeline.keep import Keep, parse_temperatures
-from pipeline.labelling import label_missing
-from pipeline.loading import load_teacher
-from pipeline.manifest import Manifest, unit_rows_for
-from pipeline.memory import within_memory
-from pipeline.outputs import beside, require_new_folder, require_writable, write_json
-from pipeline.place import Place
-from pipeline.quality import summarise, summary_text
-from pipeline.recipe import Recipe
-from pipeline.recipe_flags import recipe_options, take_recipe
-from pipeline.shards import expand
-from pipeline.speed_flags import shards_option, share_workers, speed_options
-from pipeline.start import settle_start_method
-from pipeline.store import LabelStore
-from pipeline.teacher import Teacher
+from pipeline.inspection.quality import summarise, summary_text
+from pipeline.labelling.cost import estimate
+from pipeline.labelling.fill import label_missing
+from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
+from pipeline.labelling.writers import followed, index_at, leading_seat, led, open_to_label
+from pipeline.labels.keep import Keep, parse_temperatures
+from pipeline.models.out_of_memory import within_memory
+from pipeline.processes.start import settle_start_method
+from pipeline.processes.world import Place
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.patterns import expand
+from pipeline.store.label_store import LabelStore
+from pipeline.store.manifest import Manifest, unit_rows_for
+from pipeline.teacher.class_map import read_class_map
+from pipeline.teacher.loading import load_teacher
+from pipeline.teacher.teacher import Teacher
+from pipeline.views.recipe import Recipe
 
 log = logging.getLogger(__name__)
 

@@ -17,18 +17,18 @@ from typing import Any
 
 import click
 
-from pipeline.audit import Finding, audit
-from pipeline.command import Finite, command
-from pipeline.drift import Drift, check_witnesses
+from pipeline.commands.command import Finite, command
+from pipeline.commands.speed_flags import speed_options
 from pipeline.errors import StoreError, UserError
-from pipeline.index import SampleIndex
+from pipeline.inspection.audit import Finding, audit
+from pipeline.inspection.recheck import Recheck, recheck, spread, spread_batches
 from pipeline.progress import Progress
-from pipeline.recheck import Recheck, recheck, spread, spread_batches
-from pipeline.render import Renderer
-from pipeline.shards import expand
-from pipeline.speed_flags import speed_options
-from pipeline.store import LabelStore
-from stages.stored_teacher import load_stored_teacher
+from pipeline.rendering.drift import Drift, check_witnesses
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.patterns import expand
+from pipeline.store.label_store import LabelStore
+from pipeline.teacher.stored import load_stored_teacher
 
 SHOWN = 20
 

@@ -13,12 +13,11 @@ from typing import Any
 
 import click
 
-from pipeline.command import command
-from pipeline.memory import within_memory
-from pipeline.outputs import require_suffix
-from pipeline.speed_flags import shards_option, share_workers, speed_options
-from student import results
-from student.checkpoint_flags import (
+from pipeline.commands.command import command
+from pipeline.commands.outputs import require_suffix
+from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.models.out_of_memory import within_memory
+from student.checkpoints.flags import (
     SMALLER_BATCH,
     bad_image_option,
     batch_option,
@@ -26,12 +25,13 @@ from student.checkpoint_flags import (
     crop_option,
     timeout_option,
 )
-from student.metrics import Scores
-from student.model import Student
-from student.predictions import Predictions, Table, write_predictions
-from student.ranks import joined, local_world
-from student.saved import Saved, open_saved
-from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_set
+from student.checkpoints.trained import Saved, open_saved
+from student.judging import results
+from student.judging.metrics import Scores
+from student.judging.predictions import Predictions, Table, write_predictions
+from student.judging.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_set
+from student.network.model import Student
+from student.ranks.ranks import joined, local_world
 
 
 @command()

@@ -10,17 +10,17 @@ from typing import Any
 
 import click
 
-from pipeline.command import command
-from pipeline.memory import within_memory
-from pipeline.outputs import require_suffix
-from pipeline.speed_flags import shards_option, share_workers, speed_options
-from student import plots
-from student.checkpoint_flags import SMALLER_BATCH, bad_image_option, batch_option, checkpoint_options, timeout_option
-from student.files import write_json
-from student.ranks import joined, local_world
-from student.saved import open_saved
-from student.scoring import Judge, open_evaluation_set
-from student.similarity import Similarity, require_tokens
+from pipeline.commands.command import command
+from pipeline.commands.outputs import require_suffix
+from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.durable.file import write_json
+from pipeline.models.out_of_memory import within_memory
+from student.checkpoints.flags import SMALLER_BATCH, bad_image_option, batch_option, checkpoint_options, timeout_option
+from student.checkpoints.trained import open_saved
+from student.judging import plots
+from student.judging.scoring import Judge, open_evaluation_set
+from student.judging.token_similarity import Similarity, require_tokens
+from student.ranks.ranks import joined, local_world
 
 
 @command()

@@ -18,15 +18,16 @@ from typing import Any
 
 import click
 
-from pipeline.command import command
-from pipeline.memory import within_memory
-from pipeline.speed_flags import share_workers, speed_options
-from student import checkpoint, flags
-from student.beginning import Places
-from student.launch import launched
-from student.loop import exit_code, fit
-from student.ranks import Stop, joined, local_world
-from student.settings import Settings
+from pipeline.commands.command import command
+from pipeline.commands.speed_flags import share_workers, speed_options
+from pipeline.models.out_of_memory import within_memory
+from student.checkpoints import checkpoint
+from student.learning.settings import Settings
+from student.ranks.ranks import Stop, joined, local_world
+from student.run import flags
+from student.run.launch import launched
+from student.run.loop import exit_code, fit
+from student.run.resume import Places
 
 SMALLER = (
     "Give a larger --accumulate (smaller micro-batches, the same gradient), or --precision bf16; a smaller --batch is "

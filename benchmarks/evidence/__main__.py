@@ -23,7 +23,7 @@ from benchmarks.evidence.plots import draw
 from benchmarks.evidence.steps import commands, run
 from benchmarks.evidence.tables import table_of
 from benchmarks.report import RESULTS, Circumstances, load_average, write
-from pipeline.command import command
+from pipeline.commands.command import command
 
 PLOTS = Path("docs/evidence")
 

@@ -16,22 +16,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.crew import open_to_label
 from pipeline.errors import MismatchError, RecipeError, ShardError, UserError, ViewError
-from pipeline.index import SampleIndex
-from pipeline.loader import Loader
-from pipeline.proof import checksum, luma
-from pipeline.recipe import VERSION, Recipe
-from pipeline.render import Rendered, Renderer
-from pipeline.store import LabelStore
-from student.answers import StoredAnswers, needed
-from student.data import Feed, piece_capacity
-from student.launch import order_of, require_fit
-from student.ranks import Ranks
-from student.settings import Settings
+from pipeline.labelling.writers import open_to_label
+from pipeline.rendering.checksums import checksum, luma
+from pipeline.rendering.loader import Loader
+from pipeline.rendering.renderer import Rendered, Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.views.recipe import VERSION, Recipe
+from student.feed.feed import Feed, piece_capacity
+from student.feed.stored_answers import StoredAnswers, needed
+from student.learning.settings import Settings
+from student.ranks.ranks import Ranks
+from student.run.launch import order_of, require_fit
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import encoded, scene, tiny_shards
-from tests.student.small import RECIPE, make_store
+from tests.small_students import RECIPE, make_store
 
 TITLE = "misalignments (row, view, shard, seed, crop, flip, channel order, filter, recipe field by field)"
 SHOWS = "all stopped in the first batch, named"

@@ -19,16 +19,16 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-from pipeline.audit import audit
-from pipeline.drift import check_witnesses
 from pipeline.errors import StoreError
-from pipeline.layout import VERSION
-from pipeline.recipe import RENDERED
-from pipeline.render import Renderer
-from pipeline.store import LabelStore
+from pipeline.inspection.audit import audit
+from pipeline.rendering.drift import check_witnesses
+from pipeline.rendering.renderer import Renderer
+from pipeline.store.label_store import LabelStore
+from pipeline.store.layout import VERSION
+from pipeline.views.recipe import RENDERED
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import tiny_shards
-from tests.student.small import RECIPE, make_store
+from tests.small_students import RECIPE, make_store
 
 TITLE = "old stores: one of each released format"
 SHOWS = "read, or refused by name"
@@ -122,7 +122,7 @@ def _refused(tally: Tally, version: int) -> None:
 
 def _refused_record(tally: Tally, folder: Path, record: dict[str, object]) -> None:
     """The newest store, with another format in its records."""
-    from pipeline import canonical
+    from pipeline.durable import canonical
 
     path = folder / "store.zarr" / "COMPLETE"
     content = canonical.unseal(path.read_bytes())

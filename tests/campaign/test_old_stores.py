@@ -1,4 +1,4 @@
-"""How to add the store of the next format: what a release that changes `pipeline.layout.VERSION` does.
+"""How to add the store of the next format: what a release that changes `pipeline.store.layout.VERSION` does.
 
 1. leave tests/golden/store-v1 … as they are
 2. python -m tests.campaign.old_stores      makes tests/golden/store-v<VERSION> from the program of that release
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit import audit
-from pipeline.layout import VERSION
-from pipeline.store import LabelStore
+from pipeline.inspection.audit import audit
+from pipeline.store.label_store import LabelStore
+from pipeline.store.layout import VERSION
 from tests.campaign.old_stores import GOLDEN, READABLE, golden_of, unpacked
-from tests.student.small import arguments, train
+from tests.small_students import arguments, train
 
 
 def test_the_format_of_today_has_a_golden_store() -> None:

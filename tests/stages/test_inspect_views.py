@@ -7,15 +7,15 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.crew import open_to_label
-from pipeline.index import scan
-from pipeline.keep import Keep
-from pipeline.labels import encode
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.units import UnitLabels
-from stages.contact_sheet import SMALLEST, Caption, Cell, contact_sheet
+from pipeline.labelling.writers import open_to_label
+from pipeline.labels.keep import Keep
+from pipeline.labels.soft_labels import encode
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import scan
+from pipeline.store.unit_labels import UnitLabels
+from pipeline.views.recipe import Recipe
 from stages.inspect_views import main
+from stages.reporting.contact_sheet import SMALLEST, Caption, Cell, contact_sheet
 from tests.pictures import scene, tiny_shards
 from tests.stores import manifest_of
 

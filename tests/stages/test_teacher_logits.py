@@ -17,13 +17,13 @@ import torch
 import zarr
 from click.testing import CliRunner
 
-from pipeline import cost
-from pipeline.crew import open_to_label
-from pipeline.handout import tasks_of
-from pipeline.labelling import label_missing
-from pipeline.loading import load_teacher
-from pipeline.render import Renderer
-from pipeline.store import LabelStore
+from pipeline.labelling import cost
+from pipeline.labelling.fill import label_missing
+from pipeline.labelling.tasks import tasks_of
+from pipeline.labelling.writers import open_to_label
+from pipeline.rendering.renderer import Renderer
+from pipeline.store.label_store import LabelStore
+from pipeline.teacher.loading import load_teacher
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
 from tests.faults import apart
