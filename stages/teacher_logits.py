@@ -29,7 +29,8 @@ from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
 from pipeline.labelling.writers import followed, index_at, leading_seat, led, open_to_label
-from pipeline.labels.keep import Keep, parse_temperatures
+from pipeline.labels.keep import parse_temperatures
+from pipeline.labels.keeps import parse_keep
 from pipeline.models.out_of_memory import within_memory
 from pipeline.processes.start import settle_start_method
 from pipeline.processes.world import Place
@@ -268,7 +269,7 @@ def _manifest(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, digest:
         index_digest=digest,
         rows=len(index),
         teacher=teacher.card,
-        keep=Keep.parse(flags["keep"]),
+        keep=parse_keep(flags["keep"]),
         temperatures=parse_temperatures(flags["temperatures"]),
         num_classes=teacher.num_classes,
         class_names=index.class_names,

@@ -206,11 +206,19 @@ def _feed(
     store: LabelStore, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
     stack: contextlib.ExitStack,
 ) -> Feed:  # fmt: skip
-    names = needed(settings.distill, store.manifest.keep.kind, luma=settings.accept_drift)
+    names = needed(store.manifest, soft=settings.distill == "soft", luma=settings.accept_drift)
     answers = StoredAnswers(store, names, keep_units=2 * order.spread * order.repeats)
     stack.callback(answers.close)
-    temperatures = store.manifest.temperatures
-    return Feed(order, answers, index, loader, ranks, temperatures=temperatures, accept_drift=settings.accept_drift)
+    return Feed(
+        order,
+        answers,
+        index,
+        loader,
+        ranks,
+        keep=store.manifest.keep,
+        temperatures=store.manifest.temperatures,
+        accept_drift=settings.accept_drift,
+    )
 
 
 def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, *, fresh: bool) -> Engine:
