@@ -79,7 +79,7 @@ class Outcome:
 
 def measure(bench: Bench) -> Table:
     """Encode, weigh, read back and compare."""
-    fitted_NC, held_BC, source = logits_of(bench)
+    fitted_NC, held_BC, source = logits_to_race(bench)
     codecs = contestants(fitted_NC, held_BC.shape[1])
     prior = {t: softmax(fitted_NC, t).mean(axis=0) for t in TEMPERATURES}
     found = [outcome(codec, held_BC, prior) for codec in codecs]
@@ -125,7 +125,7 @@ def measure(bench: Bench) -> Table:
 DIRECTIONS = ("encode", "decode")
 
 
-def logits_of(bench: Bench) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
+def logits_to_race(bench: Bench) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
     """Logits to fit on, those of other pictures to measure on, and where they are from."""
     if not bench.logits:
         teacher, real = teacher_of(bench)

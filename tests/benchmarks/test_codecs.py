@@ -57,7 +57,7 @@ def test_draws_are_unbiased() -> None:
 def test_others_are_measured_on_views_of_other_rows(tmp_path: Path) -> None:
     path = tmp_path / "logits.npy"
     np.save(path, LOGITS)
-    fitted, held, source = codecs.logits_of(bench(tmp_path, path))
+    fitted, held, source = codecs.logits_to_race(bench(tmp_path, path))
     np.testing.assert_array_equal(np.concatenate([fitted, held]), LOGITS)
     assert len(fitted) == len(held) == 100 and source == "logits.npy"
     table = codecs.measure(bench(tmp_path, path))
@@ -69,4 +69,4 @@ def test_one_row_cannot_be_halved(tmp_path: Path) -> None:
     path = tmp_path / "logits.npy"
     np.save(path, LOGITS[:1])
     with pytest.raises(UserError, match="has 1 rows, which are mixed in windows of 1: no half of them stands alone"):
-        codecs.logits_of(bench(tmp_path, path))
+        codecs.logits_to_race(bench(tmp_path, path))
