@@ -39,7 +39,7 @@ from pipeline.shards.patterns import expand
 from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest, unit_rows_for
 from pipeline.teacher.class_map import read_class_map
-from pipeline.teacher.loading import load_teacher
+from pipeline.teacher.loading import load_teacher, require_at_hand
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
 
@@ -105,6 +105,8 @@ def main(**flags: Any) -> None:
     """
     place, recipe, urls = Place.from_environment(), take_recipe(flags), expand(flags["shards"])
     _settle_processes(flags, place, urls)
+    if place.leads:
+        require_at_hand(flags["model"], flags["weights"])
     if flags["dry_run"]:
         _estimate(flags, place, recipe, urls)
         return
