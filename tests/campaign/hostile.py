@@ -48,9 +48,9 @@ from tests import pictures
 from tests.campaign.tally import Scale, Tally
 from tests.faults import in_child, wait_for
 from tests.pictures import encoded, raw_png, sample, scene, write_tar
-from tests.pipeline.shards.test_tar import END, header, pax, record
 from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, read_everything, replace_object, reseal
 from tests.stores import finished
+from tests.tar_headers import END, header, pax, record
 
 TITLE = "hostile input: pickles, pipe: URLs, path tricks, links, bombs, rewritten metadata, disguises"
 PROGRAM = 512 << 20
