@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.rendering.operations import apply
-from pipeline.views.randaugment import ARGUMENT_ONE, SUBPIXELS, Op
+from pipeline.views.operation_table import ARGUMENT_ONE, Op
+from pipeline.views.randaugment import SUBPIXELS
 from tests.pictures import scene
 
 ARGUMENTS = {

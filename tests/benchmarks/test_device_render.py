@@ -24,8 +24,8 @@ from pipeline.rendering.noise import levels
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.views.mixing import Kind
+from pipeline.views.operation_table import Op
 from pipeline.views.plan import ViewPlan, plan_views
-from pipeline.views.randaugment import Op
 from pipeline.views.recipe import Recipe
 from tests.operation_cases import ARGUMENTS, cases, ours, pictures
 from tests.pictures import jpeg, sample, write_tar

@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data import auto_augment as timm_augment
 
 from pipeline.rendering.operations import FILL, grey
-from pipeline.views.randaugment import ARGUMENT_ONE, Op
+from pipeline.views.operation_table import ARGUMENT_ONE, Op
 from tests.operation_cases import ARGUMENTS, SIDE, cases, ours, pictures
 from tests.pictures import scene
 
