@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pipeline import cli
+from student.loggers import EXTRAS
 from student.loss import KINDS, REDUCTIONS
 from student.optimizer import SCHEDULES
 from student.settings import ATTENTIONS, PRECISIONS, Settings
@@ -125,7 +126,16 @@ running_options = cli.options(
     ),
     _flag("checkpoint-minutes", "Minutes from one checkpoint to the next. Each epoch ends in one, too.", float),
     _flag("max-steps", "Stop after so many steps of the run, with a checkpoint; the schedule stays.", COUNT),
-    click.option("--dvclive/--no-dvclive", default=True, show_default=True, help="Write OUT/dvclive."),
+    click.option(
+        "--logger",
+        "loggers",
+        type=click.Choice(sorted(EXTRAS)),
+        multiple=True,
+        help="Tell a tracker, too, through its own client and as its own variables say. May be given several times.",
+    ),
+    click.option(
+        "--dvclive/--no-dvclive", default=None, show_default="where it is installed", help="Write OUT/dvclive."
+    ),
     click.option("--tensorboard/--no-tensorboard", default=False, show_default=True, help="Write OUT/tensorboard."),
     click.option(
         "--timeout",

@@ -30,6 +30,7 @@ from student.data import Feed, piece_capacity, pieces_together
 from student.engine import Engine
 from student.indexing import indexed
 from student.initial import Initial, init_from, read_initial
+from student.loggers import chosen
 from student.loop import Run, restore
 from student.model import Student, build
 from student.order import Order
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> Iterator[Run | None]:
     """The run, ready to `fit`; None where it is finished already."""
+    loggers = chosen(places.loggers, dvclive=places.dvclive, tensorboard=places.tensorboard)
     with contextlib.ExitStack() as stack:
         if ranks.main:
             stack.enter_context(checkpoint.only_writer(places.out))
@@ -56,7 +58,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
             return
         run = _run(beginning, places, store, index, ranks, stop, stack)
         if ranks.main:
-            run.log = _log(beginning, places, run)
+            run.log = _log(beginning, places, run, loggers)
             stack.callback(run.log.close)
         yield run
 
@@ -244,7 +246,7 @@ def _compare_classes(initial: Initial, names: tuple[str, ...] | None) -> None:
             return
 
 
-def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
+def _log(beginning: Beginning, places: Places, run: Run, loggers: tuple[str, ...]) -> RunLog:
     if beginning.forgets:
         checkpoint.remove(places.out)  # only now: nothing can be refused any more
     return RunLog(
@@ -252,6 +254,6 @@ def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
         epoch=run.epoch,
         update=run.update,
         total=run.total,
-        dvclive=places.dvclive,
-        tensorboard=places.tensorboard,
+        loggers=loggers,
+        config=run.settings.to_json(),
     )

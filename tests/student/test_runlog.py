@@ -70,15 +70,15 @@ def test_a_line_that_was_being_written_is_dropped(tmp_path: Path) -> None:
 
 
 def test_dvclive_shows_the_epochs_of_the_record(tmp_path: Path) -> None:
-    write(tmp_path, range(1, 21), dvclive=True)
-    write(tmp_path, range(11, 31), epoch=1, update=10, dvclive=True)
+    write(tmp_path, range(1, 21), loggers=("dvclive",))
+    write(tmp_path, range(11, 31), epoch=1, update=10, loggers=("dvclive",))
     table = (tmp_path / "dvclive/plots/metrics/top1.tsv").read_text().splitlines()
     assert table == ["step\ttop1", "0\t0.1", "1\t0.2", "2\t0.3"]
     assert json.loads((tmp_path / "dvclive/metrics.json").read_text())["top1"] == 0.3
 
 
 def test_tensorboard_by_flag(tmp_path: Path) -> None:
-    write(tmp_path, range(1, 11), tensorboard=True)
+    write(tmp_path, range(1, 11), loggers=("tensorboard",))
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
