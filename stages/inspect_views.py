@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import cli
-from pipeline.errors import ImageError, RecipeError, ViewError
+from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.images import decode
 from pipeline.index import SampleIndex, scan
 from pipeline.labels import SoftLabels, decode_dense
@@ -81,6 +81,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
     cli.require_suffix(out, "--out", ".png")
+    require_packages("the contact sheet", "matplotlib", extra="report")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size
     pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)

@@ -19,12 +19,12 @@ import click
 
 from pipeline import cli
 from pipeline.cost import Cost, estimate
-from pipeline.errors import UserError
+from pipeline.errors import UserError, require_packages
 from pipeline.index import SampleIndex
 from pipeline.objects import LocalObjects
 from pipeline.shards import expand
 from pipeline.store import LabelStore
-from stages import background, plots, sections
+from stages import background, sections
 from stages.gallery import Shelf, held_out_shelves, view_shelves
 from stages.page import page
 from stages.results import Results, mean_curve, read_results
@@ -79,6 +79,7 @@ def main(
     Example:
       python -m stages.report --logits stores/train.zarr --val-logits stores/val.zarr --out reports/page
     """
+    require_packages("the report", "matplotlib", extra="report")
     found = read_results(results, runs)
     store = LabelStore.open_finished(logits)
     index = store.index.moved_to(expand(shards)) if shards else store.index
@@ -133,6 +134,8 @@ def _cost(
 
 def write(story: Story, out: Path) -> None:
     """The page last, so that it is there only with its figures."""
+    from stages import plots  # only now: it brings matplotlib, which is an extra
+
     objects = LocalObjects(out)
     results = story.results
     figures = {"accuracy.png": plots.accuracy(results), "curves.png": plots.curves(results)}

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from pipeline import cli
+from pipeline.errors import require_packages
 from pipeline.memory import within_memory
 from student import results
 from student.checkpoint_flags import (
@@ -72,6 +73,8 @@ def main(**flags: Any) -> None:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
     cli.require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
+    if flags["plot_dir"]:
+        require_packages("--plots", "matplotlib", extra="report")
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])
     flags["workers"] = cli.share_workers(flags["workers"], local_world())

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from pipeline import cli
+from pipeline.errors import require_packages
 from student.checkpoint_flags import checkpoint_options, crop_option
 from student.files import write_json
 from student.onnx_graph import write_onnx
@@ -43,6 +44,8 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.export --checkpoint runs/student --out export/ --format onnx
     """
+    if flags["kind"] == "onnx":
+        require_packages("--format onnx", "onnx", "onnxscript", "onnxruntime", extra="export")
     saved = open_saved(flags["checkpoint"], flags["which"])
     student, out, head = saved.weights(flags["ema"]), flags["out"], flags["head"]
     prepared = description(saved, flags["crop_pct"])

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.recipe import Recipe
-from student import plots
 from student.files import write_json, write_text
 from student.metrics import ClassRow, Scores, class_rows
 from student.saved import Saved
@@ -79,6 +78,8 @@ def write_classes(path: Path, score: Scores, names: tuple[str, ...] | None) -> P
 
 def draw(scores: Mapping[str, Scores], folder: Path, names: tuple[str, ...] | None) -> list[Path]:
     """Figures of the answer that a user would take: both heads fused, or the only one."""
+    from student import plots  # only now: it brings matplotlib, which is an extra
+
     drawn: list[Path] = []
     for student, score in scores.items():
         answer = "fused_logits" if "fused_logits" in score.tallies else "class"

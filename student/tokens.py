@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from pipeline import cli
+from pipeline.errors import require_packages
 from pipeline.memory import within_memory
-from student import plots
 from student.checkpoint_flags import SMALLER_BATCH, bad_image_option, batch_option, checkpoint_options, timeout_option
 from student.files import write_json
 from student.ranks import joined, local_world
@@ -39,6 +39,8 @@ def main(**flags: Any) -> None:
       python -m student.tokens --checkpoint runs/student --shards 'data/val/*.tar' --plot tokens.png
     """
     cli.require_suffix(flags["plot"], "--plot", ".png")
+    if flags["plot"]:
+        require_packages("--plot", "matplotlib", extra="report")
     saved = open_saved(flags["checkpoint"], flags["which"])
     student = saved.weights(flags["ema"])
     require_tokens(student)
@@ -65,6 +67,8 @@ def _report(found: dict[str, Any], out: Path | None, plot: Path | None, model: s
     click.echo(f"the heads agree on {100 * found['heads_agree']:.2f} % of {found['images']:,} images")
     written = [write_json(out, found)] if out else []
     if plot:
+        from student import plots  # only now: it brings matplotlib, which is an extra
+
         means, deviations = ([block[key] for block in blocks] for key in ("mean", "deviation"))
         written.append(plots.tokens(means, deviations, start, plot, f"class and distillation token, {model}"))
     if written:
