@@ -19,7 +19,7 @@ import click
 from benchmarks.bench import Bench
 from benchmarks.photographs import load
 from benchmarks.report import RESULTS, Circumstances, Table, load_average, write
-from pipeline import cli
+from pipeline.commands.command import command
 from pipeline.errors import UserError
 
 TABLES = (
@@ -29,7 +29,7 @@ TABLES = (
 ALONE = ("guard", "gpu")
 
 
-@cli.command()
+@command()
 @click.argument("tables", nargs=-1, type=click.Choice([*TABLES, *ALONE]), metavar="[TABLE]...")
 @click.option("--photos", type=click.Path(path_type=Path, exists=True, file_okay=False), help="A folder of JPEGs.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=20.0, help="For each contestant of a race.")

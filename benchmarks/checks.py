@@ -17,14 +17,14 @@ from benchmarks.labels_at_hand import made_up_store
 from benchmarks.race import Contestant, race
 from benchmarks.render import WINDOW, our_turns
 from benchmarks.report import Table, grid
-from pipeline.index import SampleIndex
-from pipeline.proof import checksum, samples, thumbnails
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.store import LabelStore
-from student.answers import StoredAnswers, needed
-from student.device import teacher_labels
-from student.order import Order
+from pipeline.rendering.checksums import checksum, samples, thumbnails
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.views.recipe import Recipe
+from student.feed.order import Order
+from student.feed.stored_answers import StoredAnswers, needed
+from student.feed.tensors import teacher_labels
 
 RENDER, CHECKSUM, THUMBNAIL = "rendering, all of it", "checksum (crc32c)", "thumbnail (luma)"
 KEEPS = {"argmax": "hard", "topk:10": "soft", "dense": "soft"}
@@ -82,7 +82,7 @@ def _drawn(index: SampleIndex) -> np.ndarray:
 
 
 def epochs_of_labels(store: LabelStore, distill: str, batch: int) -> Contestant:
-    """An epoch of looking labels up, as `student.data.Feed` does it."""
+    """An epoch of looking labels up, as `student.feed.feed.Feed` does it."""
     manifest = store.manifest
     order = Order(manifest.recipe, rows=manifest.rows, views=(0,), run_rows=manifest.unit_rows, batch=batch)
     for step in range(order.steps):

@@ -24,14 +24,15 @@ from benchmarks.race import Contestant, Race, race
 from benchmarks.render import our_turns
 from benchmarks.report import Table, grid
 from benchmarks.student_step import steps
-from pipeline.labels import Keep, encode
-from pipeline.loader import CACHE_BYTES
-from pipeline.store import LabelStore
-from pipeline.teacher import Teacher
-from student.data import Feed
-from student.device import teacher_labels
-from student.engine import Engine
-from student.ranks import Ranks, choose_device
+from pipeline.labels.keep import Keep
+from pipeline.labels.soft_labels import encode
+from pipeline.rendering.loader import CACHE_BYTES
+from pipeline.store.label_store import LabelStore
+from pipeline.teacher.teacher import Teacher
+from student.feed.feed import Feed
+from student.feed.tensors import teacher_labels
+from student.learning.engine import Engine
+from student.ranks.ranks import Ranks, choose_device
 
 TEACHER, ALONE, OFFLINE, ONLINE, RENDER = "teacher", "student", "offline", "online", "render"
 REUSES = (1, 2, 5, 10)

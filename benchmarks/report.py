@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.environment import describe_environment
+from pipeline.labelling.environment import describe_environment
 
 RESULTS = Path(__file__).parent / "results"
 Cell = str | float | int

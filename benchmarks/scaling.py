@@ -25,20 +25,30 @@ import click
 import numpy as np
 
 from benchmarks.commands import resident
-from pipeline.draws import key_hashes
-from pipeline.finished import read_index
-from pipeline.handout import _packed, handout_of, tasks_of
-from pipeline.index import SampleIndex
-from pipeline.labels import Keep
-from pipeline.layout import Layout
-from pipeline.manifest import Manifest, TeacherCard, unit_rows_for
-from pipeline.mapped import LARGE
-from pipeline.node_cache import DIR_VARIABLE
-from pipeline.objects import LocalObjects
-from pipeline.place import Place
-from pipeline.receipts import Base, Contract, Digest, Unit, UnitTable, complete, read_complete, unit_keys, unit_receipt
-from pipeline.recipe import Recipe
-from pipeline.recovery import index_objects, read_base
+from pipeline.durable.local import LocalObjects
+from pipeline.labelling.tasks import _packed, handout_of, tasks_of
+from pipeline.labels.keep import Keep
+from pipeline.processes.world import Place
+from pipeline.remote.cache_settings import DIR_VARIABLE
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.index_file import LARGE
+from pipeline.shards.key_hash import key_hashes
+from pipeline.store.layout import Layout
+from pipeline.store.manifest import Manifest, TeacherCard, unit_rows_for
+from pipeline.store.reading import read_index
+from pipeline.store.receipts import (
+    Base,
+    Contract,
+    Digest,
+    Unit,
+    UnitTable,
+    complete,
+    read_complete,
+    unit_keys,
+    unit_receipt,
+)
+from pipeline.store.recovery import index_objects, read_base
+from pipeline.views.recipe import Recipe
 
 SHARD_ROWS = 10_000
 

@@ -22,19 +22,21 @@ from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import cli
+from pipeline.commands.cache_flags import cache_options
+from pipeline.commands.command import command
+from pipeline.commands.outputs import require_suffix
+from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
-from pipeline.images import decode
-from pipeline.index import SampleIndex, scan
-from pipeline.labels import SoftLabels, decode_dense
-from pipeline.mixing import Kind
-from pipeline.node_cache import cache_options
-from pipeline.recipe import Recipe
-from pipeline.render import GREY, Renderer
-from pipeline.shards import expand
-from pipeline.store import LabelStore
-from pipeline.views import ViewPlan, aligned, plan_views
-from stages.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, Cell, contact_sheet
+from pipeline.labels.soft_labels import SoftLabels, decode_dense
+from pipeline.pictures.images import decode
+from pipeline.rendering.renderer import GREY, Renderer
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.patterns import expand
+from pipeline.store.label_store import LabelStore
+from pipeline.views.mixing import Kind
+from pipeline.views.plan import ViewPlan, aligned, plan_views
+from pipeline.views.recipe import Recipe
+from stages.reporting.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, Cell, contact_sheet
 
 MOST_VIEWS = 1000
 DEFAULT_ROWS = "0:8"
@@ -64,13 +66,13 @@ class Subject:
         return "unlabelled" if number < 0 else names[number].split(",")[0] if names else f"class {number}"
 
 
-@cli.command()
+@command()
 @click.option("--shards", multiple=True, metavar="PATTERN", help="WebDataset tars; with --logits: where they are now.")
 @click.option("--logits", metavar="STORE", help="A finished store, whose recipe and answers are shown.")
 @click.option("--rows", default=DEFAULT_ROWS, help="Rows to show: 'FIRST:END', or numbers with commas, or both.")
 @click.option("--views", type=click.IntRange(1, MOST_VIEWS), default=4, help="Views of each row, from view 0.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("views.png"), help="The contact sheet.")
-@cli.recipe_options
+@recipe_options
 @cache_options
 @click.pass_context
 def main(context: click.Context, /, out: Path, **flags: Any) -> None:
@@ -80,7 +82,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     Example:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
-    cli.require_suffix(out, "--out", ".png")
+    require_suffix(out, "--out", ".png")
     require_packages("the contact sheet", "matplotlib", extra="report")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size
@@ -100,7 +102,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
 def _subject(
     context: click.Context, *, shards: tuple[str, ...], logits: str | None, rows: str, views: int, **flags: Any
 ) -> Subject:
-    recipe = cli.take_recipe(flags)
+    recipe = take_recipe(flags)
     if logits is None:
         if not shards:
             raise click.UsageError("give --shards PATTERN, or --logits STORE")

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import objects
+from pipeline.durable import objects
 from pipeline.errors import StoreError
 from tests.campaign.tally import Scale, Tally
 from tests.faults import in_child, wait_for
-from tests.pipeline.test_store_faults import INDEX, MANIFEST, VIEWS
+from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS
 from tests.stores import fill, finished, open_writing, tree
 
 TITLE = "two (and more) writers of one store"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from tests.pictures import encoded, scene
@@ -46,6 +48,14 @@ print(json.dumps([(result.exit_code, result.stderr) for result in results]))
     told = subprocess.run([sys.executable, "-c", f"import sys\n{code}"], cwd=cwd, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     return [(status, said) for status, said in json.loads(told.stdout.splitlines()[-1])]
+
+
+def test_all_that_any_extra_brings_is_hidden() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brought = {
+        re.split(r"[<>=\[]", package)[0] for group in project["optional-dependencies"].values() for package in group
+    }
+    assert brought - {project["name"]} == set(EXTRAS)
 
 
 def test_every_command_loads(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import yaml
 
 from distill import __version__
 from distill.commands import COMMANDS
-from tests.distill.test_extras import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -55,10 +54,6 @@ def test_the_lock_holds_what_is_needed_and_the_extras_of_the_makefile() -> None:
     assert wanted - set(LOCKED) == set()
     assert set(optional()) - made() == {"loggers", "mlflow", "wandb"}
     assert "://" not in text("requirements.lock")
-
-
-def test_the_packages_that_a_test_hides_are_those_of_the_extras() -> None:
-    assert set(EXTRAS) == set().union(*optional().values())
 
 
 def test_every_python_that_is_named_is_tried() -> None:

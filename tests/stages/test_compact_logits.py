@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.labels import decode_dense
-from pipeline.receipts import Unit
-from pipeline.store import LabelStore
+from pipeline.labels.soft_labels import decode_dense
+from pipeline.store.label_store import LabelStore
+from pipeline.store.receipts import Unit
 from stages.compact_logits import main
 from tests.stores import finished, index_of, labels_of, manifest_of, tree
 

@@ -7,13 +7,15 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pipeline.index import scan
-from pipeline.labels import Keep, encode
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.store import LabelStore, UnitLabels
-from stages.contact_sheet import SMALLEST, Caption, Cell, contact_sheet
+from pipeline.labelling.writers import open_to_label
+from pipeline.labels.keep import Keep
+from pipeline.labels.soft_labels import encode
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import scan
+from pipeline.store.unit_labels import UnitLabels
+from pipeline.views.recipe import Recipe
 from stages.inspect_views import main
+from stages.reporting.contact_sheet import SMALLEST, Caption, Cell, contact_sheet
 from tests.pictures import scene, tiny_shards
 from tests.stores import manifest_of
 
@@ -42,7 +44,7 @@ def store_of(path, urls, keep, *, wrong=()):
         index, keep, recipe=RECIPE, num_classes=3, class_names=tuple(NAMES), temperatures=(1.0,), unit_rows=16
     )
     renderer = Renderer(RECIPE, index, index.files())
-    with LabelStore.open_writing(path, manifest, index, VIEWS) as store:
+    with open_to_label(path, manifest, index, VIEWS) as store:
         for unit in store.missing():
             rows = np.arange(*store.rows_of(unit))
             out = np.empty((len(rows), SIDE, SIDE, 3), np.uint8)
