@@ -29,7 +29,8 @@ from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
 from pipeline.labelling.writers import followed, index_at, leading_seat, led, open_to_label
-from pipeline.labels.keep import Keep, parse_temperatures
+from pipeline.labels.keep import parse_temperatures
+from pipeline.labels.keeps import parse_keep
 from pipeline.models.out_of_memory import within_memory
 from pipeline.processes.start import settle_start_method
 from pipeline.processes.world import Place
@@ -38,7 +39,7 @@ from pipeline.shards.patterns import expand
 from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest, unit_rows_for
 from pipeline.teacher.class_map import read_class_map
-from pipeline.teacher.loading import load_teacher
+from pipeline.teacher.loading import load_teacher, require_at_hand
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
 
@@ -104,6 +105,8 @@ def main(**flags: Any) -> None:
     """
     place, recipe, urls = Place.from_environment(), take_recipe(flags), expand(flags["shards"])
     _settle_processes(flags, place, urls)
+    if place.leads:
+        require_at_hand(flags["model"], flags["weights"])
     if flags["dry_run"]:
         _estimate(flags, place, recipe, urls)
         return
@@ -268,7 +271,7 @@ def _manifest(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, digest:
         index_digest=digest,
         rows=len(index),
         teacher=teacher.card,
-        keep=Keep.parse(flags["keep"]),
+        keep=parse_keep(flags["keep"]),
         temperatures=parse_temperatures(flags["temperatures"]),
         num_classes=teacher.num_classes,
         class_names=index.class_names,

@@ -18,11 +18,13 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 
 import click
 
 from pipeline.errors import UserError
+from pipeline.processes import interrupts
+from pipeline.progress import make_room
 from pipeline.remote.client import SCHEMES
 
 P = ParamSpec("P")
@@ -59,7 +61,8 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn what a user can mend into one line."""
         try:
-            return super().invoke(ctx)
+            with interrupts.raised():
+                return super().invoke(ctx)
         except UserError as error:
             _fail(str(error), 1)
         except KeyboardInterrupt:
@@ -93,9 +96,18 @@ def command(**attributes: Any) -> Callable[[Callable[..., Any]], Command]:
     return wrap
 
 
+class Lines(logging.StreamHandler[TextIO]):
+    """Records where they stay: a live line makes room for them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As ever, in the place of the live line."""
+        make_room(self.stream)
+        super().emit(record)
+
+
 def configure_logging(level: str) -> None:
     """Log to standard error, once, one line a record."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Lines(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s | %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("matplotlib", "PIL", "fsspec", "asyncio", "botocore", "aiobotocore", "s3fs", "urllib3"):

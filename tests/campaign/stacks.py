@@ -47,7 +47,7 @@ if os.environ.get("CAMPAIGN_PLAIN_CV"):
     cv2.setUseOptimized(False)
 from pipeline.rendering.renderer import Renderer
 from pipeline.store.label_store import LabelStore
-from pipeline.store.witness import check_witnesses
+from pipeline.rendering.drift import check_witnesses
 store = LabelStore.open_finished(sys.argv[1])
 index = store.index
 drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))

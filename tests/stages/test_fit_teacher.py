@@ -151,6 +151,18 @@ def test_an_argument_that_the_model_has_not_is_named(shards, tmp_path):
     assert "--model test_resnet cannot be built with these --model-arg (wings=2)" in output
 
 
+def test_a_model_that_cannot_be_is_found_before_the_shards_are_read(tmp_path):
+    (tmp_path / "no.tar").write_bytes(b"no shard" * 200)
+    for flags, said in (
+        (("--model-arg", "wings=2"), "--model test_resnet cannot be built with these --model-arg (wings=2)"),
+        (("--model", "test_resnat"), "timm has no model 'test_resnat'; near it: test_resnet"),
+        (("--weights", str(tmp_path / "none.pth")), f"{tmp_path}/none.pth: no such file."),
+        (("--model", "a:b", "--pretrained"), "--pretrained is for timm's models; a:b is a function of yours."),
+        ((), "no.tar"),
+    ):
+        assert said in fit(str(tmp_path / "no.tar"), tmp_path / "teacher", *flags, expect=1)
+
+
 def test_weights_of_other_classes_keep_all_but_the_head(fitted, shards, tmp_path):
     folder = tmp_path / "two"
     tiny_shards(folder, rows=12, shards=1, classes=2, class_names=["ant", "bee"])

@@ -19,7 +19,8 @@ from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
 from pipeline.errors import MismatchError, StoreError
 from pipeline.inspection.audit import audit
-from pipeline.labels.soft_labels import decode_dense
+from pipeline.labels.codes import logits_of
+from pipeline.labels.soft_labels import SoftLabels
 from pipeline.store.label_store import LabelStore
 from pipeline.store.layout import Layout
 from pipeline.store.receipts import Unit
@@ -99,8 +100,8 @@ def test_a_stranger_can_decode_logits_from_the_attributes(tmp_path: Path) -> Non
     dense, topk = zarr.open(tmp_path / "dense.zarr"), zarr.open(tmp_path / "topk.zarr")
     meaning = dense["logits"].attrs
     logits = dense["logits"][0, 40] * meaning["scale"] + meaning["offset"]
-    codes = labels_of(manifest_of(INDEX, "dense"), Unit(0, 1)).labels.logits_BC
-    assert codes is not None and np.array_equal(logits, decode_dense(codes[8]))
+    codes = labels_of(manifest_of(INDEX, "dense"), Unit(0, 1)).labels.parts["logits"]
+    assert np.array_equal(logits, logits_of(codes[8]))
     best = topk["topk_logit"][0, 40] * topk["topk_logit"].attrs["scale"] + topk["topk_logit"].attrs["offset"]
     assert np.array_equal(best, np.sort(logits)[::-1][:3])
     for column, temperature in enumerate(topk["lse"].attrs["temperatures"]):
@@ -418,15 +419,14 @@ def test_verify_tells_of_labels_that_no_teacher_gives(tmp_path: Path) -> None:
     with open_writing(path, MANIFEST, INDEX, 1) as store:
         for unit in store.missing():
             good = labels_of(MANIFEST, unit)
-            assert good.labels.topk_logit_BK is not None and good.labels.lse_BT is not None
             if unit.run == 1:
-                order = good.labels.topk_logit_BK.copy()
+                order = good.labels.parts["topk_logit"].copy()
                 order[5] = order[5, ::-1]
-                good = dataclasses.replace(good, labels=dataclasses.replace(good.labels, topk_logit_BK=order))
+                good = dataclasses.replace(good, labels=with_part(good.labels, "topk_logit", order))
             if unit.run == 2:
-                lse_BT = good.labels.lse_BT.copy()
+                lse_BT = good.labels.parts["lse"].copy()
                 lse_BT[7:, 1] -= 1
-                good = dataclasses.replace(good, labels=dataclasses.replace(good.labels, lse_BT=lse_BT))
+                good = dataclasses.replace(good, labels=with_part(good.labels, "lse", lse_BT))
             if unit.run == 0:
                 good = dataclasses.replace(good, crc_B=good.crc_B + np.uint32(1))
             store.write(unit, good)
@@ -461,9 +461,9 @@ def test_an_old_store_is_read(tmp_path: Path) -> None:
     assert store.index.digest() == golden()[1].digest(), changed
     labels = store.read(1, 0).labels
     assert labels.argmax_B.tolist() == ARGMAX, changed
-    assert labels.topk_index_BK is not None and labels.topk_index_BK[:, 0].tolist() == ARGMAX, changed
-    assert labels.topk_logit_BK is not None and labels.topk_logit_BK[:3].tolist() == CODES, changed
-    assert labels.lse_BT is not None and np.allclose(labels.lse_BT[0], LSE), changed
+    assert labels.parts["topk_index"] is not None and labels.parts["topk_index"][:, 0].tolist() == ARGMAX, changed
+    assert labels.parts["topk_logit"] is not None and labels.parts["topk_logit"][:3].tolist() == CODES, changed
+    assert labels.parts["lse"] is not None and np.allclose(labels.parts["lse"][0], LSE), changed
     assert [f"{crc:08x}" for crc in store.read(0, 1).crc_B.tolist()] == CRC, changed
 
 
@@ -522,3 +522,8 @@ def test_two_may_finish_at_the_same_instant(tmp_path: Path) -> None:
     second.finish()
     assert LabelStore.open_finished(path).missing() == []
     assert not [key for key in LocalObjects(path).sizes() if is_temporary(key)]
+
+
+def with_part(labels: SoftLabels, name: str, array: np.ndarray) -> SoftLabels:
+    """The same answers with another array."""
+    return dataclasses.replace(labels, parts={**labels.parts, name: array})

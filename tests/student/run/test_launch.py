@@ -276,3 +276,30 @@ def test_the_largest_seed(folder: Path, store: Path, tmp_path: Path) -> None:
         arguments(store, tmp_path / "run", "--seed", str(2**64 - 1), "--max-steps", "1"), folder / "seed.txt"
     )
     assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--width", "34", "--heads", "4"), "cannot be built with --image-size 32, --patch-size 8, --width 34"),
+        (("--patch-size", "5"), "An image of 32 pixels is no whole number of patches of 5."),
+        (("--model", "deit_tiny_distilled_patch16_225"), "has no model 'deit_tiny_distilled_patch16_225'. Near it:"),
+        (("--model", "resnet10t"), "resnet10t has no --"),
+        (("--opt", "adamx"), "timm has no optimiser 'adamx'"),
+        (("--layer-decay", "2"), "layer_decay is 2.0; it must be above 0 and at most 1."),
+        (("--no-layer-decay-tokens",), "Give --layer-decay 0.75, say, or leave it out."),
+        (("--init", "nowhere"), "--init nowhere: no such file or directory."),
+        (("--init", "BEGUN", "--depth", "3"), "does not fit deit_tiny_distilled_patch16_224: it lacks blocks.2."),
+        (("--init", "BEGUN", "--width", "48"), "(1, 1, 32) there, (1, 1, 48) here."),
+    ],
+)
+def test_what_no_student_can_be_is_found_before_any_shard_is_scanned(
+    flags: tuple[str, ...], said: str, store: Path, begun: Path, folder: Path, tmp_path: Path
+) -> None:
+    unreadable = tmp_path / "val.tar"
+    unreadable.write_bytes(b"no shard" * 200)
+    line = arguments(store, tmp_path / "run", "--val-shards", str(unreadable))
+    assert str(unreadable) in refused(line, folder), "a scan would say so first"
+    given = [str(begun) if flag == "BEGUN" else flag for flag in flags]
+    assert said in refused([*line, *given], folder)
+    assert not (tmp_path / "run/last.pt").exists()
