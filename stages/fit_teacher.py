@@ -99,7 +99,7 @@ COUNT = click.IntRange(min=1)
     "--if-changed",
     type=click.Choice(["refuse", "restart"]),
     default="refuse",
-    help="What a folder does that was fitted with other flags or rows: stop, or be emptied and begun again.",
+    help="What a folder does that was fitted with other flags or rows: stop; or be set aside, and begun anew.",
 )
 @recipe_options
 @speed_options

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.commands.cache_flags import cache_options
-from pipeline.commands.command import command
+from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
@@ -85,6 +85,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     """
     require_suffix(out, "--out", ".png")
     require_packages("the contact sheet", "matplotlib", extra="report")
+    require_no_other_file(out, "--out")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size
     pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)

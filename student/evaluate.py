@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands.command import command
+from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.errors import require_packages
@@ -77,6 +77,7 @@ def main(**flags: Any) -> None:
     require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
     if flags["plot_dir"]:
         require_packages("--plots", "matplotlib", extra="report")
+    require_no_other_file(flags["out"], "--out")
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])
     flags["workers"] = share_workers(flags["workers"], local_world())

@@ -53,15 +53,16 @@ places_options = options(
         default="auto",
         show_default=True,
         metavar="auto|none|PATH",
-        help="Go on from the run directory's last checkpoint if there is one, begin again and remove it, or go on from "
-        "this checkpoint.",
+        help="Go on from the run directory's last checkpoint if there is one, set it aside and begin again, or go on "
+        "from this checkpoint.",
     ),
     click.option(
         "--if-changed",
         type=click.Choice(["refuse", "restart"]),
         default="refuse",
         show_default=True,
-        help="A run that was begun with other settings or labels is refused with what differs, or begun again.",
+        help="A run that was begun with other settings or labels is refused with what differs; or set aside, and begun "
+        "again.",
     ),
 )
 

@@ -36,7 +36,7 @@ from student.ranks.ranks import Ranks, Stop
 from student.ranks.shared_index import indexed
 from student.run.loggers import chosen
 from student.run.loop import Run, restore
-from student.run.resume import Beginning, Places, beginning_of
+from student.run.resume import Beginning, Places, beginning_of, goes_on_from
 from student.run.run_log import RunLog
 from student.run.validation import Validation
 
@@ -280,8 +280,10 @@ def _compare_classes(initial: Initial, names: tuple[str, ...] | None) -> None:
 
 
 def _log(beginning: Beginning, places: Places, run: Run, loggers: tuple[str, ...]) -> RunLog:
-    if beginning.forgets:
-        checkpoint.remove(places.out)  # only now: nothing can be refused any more
+    if beginning.makes_room:  # only now: nothing can be refused any more
+        source = goes_on_from(places)
+        rewinds = source is not None and source.parent == places.out.resolve()
+        checkpoint.set_aside(places.out, beginning.makes_room, keep_record=rewinds)
     return RunLog(
         places.out,
         epoch=run.epoch,

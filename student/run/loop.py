@@ -112,6 +112,8 @@ def fit(run: Run) -> None:
             if _is_due(run):
                 save(run)
     save(run)
+    if run.log and run.epoch >= run.settings.epochs:
+        checkpoint.keep_one(run.directory)
 
 
 def learn(run: Run, step: Step) -> None:

@@ -106,6 +106,8 @@ def test_a_run_begun_otherwise_is_begun_again_only_when_that_is_asked_for(
     code, said = train(line(store, out, "--if-changed", "restart"), folder / "otherwise.txt")
     assert code == 0 and "--alpha 0.3 then, 0.5 now" in said
     assert same(weights(out), weights(whole)) and record(out) == record(whole)
+    assert torch.load(folder / "otherwise.previous/last.pt", weights_only=True)["meta"]["settings"]["alpha"] == 0.3
+    assert f"{out} is set aside, not removed: {out}.previous (" in said
 
 
 @pytest.mark.parametrize("steps", range(1, STEPS))

@@ -13,6 +13,7 @@ import click
 import pytest
 
 from pipeline.errors import StudentError
+from student.checkpoints import checkpoint
 from student.run import loggers
 from student.run.loggers import Loggers, chosen
 from tests.records import write
@@ -164,6 +165,20 @@ def test_one_that_fails_is_told_nothing_more_and_the_others_are(
         "mlflow fails and is told nothing more; metrics.jsonl has everything: ConnectionError: the server"
     ]
     assert [step for step, _loss in scalars(tmp_path)["steps/loss"]] == list(range(5, 41, 5))
+
+
+def test_what_they_leave_goes_with_the_run_when_it_is_set_aside_and_removed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with checkpoint.only_writer(run):
+        for _ in range(2):
+            for name in (*(f"{client}/a" for client in loggers.CLIENTS), "mlflow.db", "last.pt"):
+                (run / name).parent.mkdir(exist_ok=True)
+                (run / name).touch()
+            checkpoint.set_aside(run, "Another one.")
+        checkpoint.keep_one(run)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.previous"]
+    assert set(loggers.CLIENTS) < {path.name for path in (tmp_path / "run.previous").iterdir()}
 
 
 def test_the_flag_of_the_command_changes_nothing_else(tmp_path: Path) -> None:
