@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 SYNCED := .venv/.synced
+EXTRAS := demo dvc export http report s3 tensorboard  # what the tests and the graph need
 
 .PHONY: repro test check bench campaign lock clean
 
@@ -27,8 +28,8 @@ campaign: $(SYNCED)  ## the fault campaign at full counts
 	$(RUN) -m tests.campaign
 
 lock:  ## pin what pyproject.toml asks for
-	$(RUN) -m uv pip compile -q pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url \
-		--no-annotate --no-header -o requirements.lock
+	$(RUN) -m uv pip compile -q pyproject.toml $(EXTRAS:%=--extra %) --group dev --universal --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header -o requirements.lock
 
 # uv is used where it is on the PATH and put into .venv where it is not.
 $(SYNCED): requirements.lock

@@ -26,7 +26,7 @@ from pipeline.commands.cache_flags import cache_options
 from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
-from pipeline.errors import ImageError, RecipeError, ViewError
+from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
@@ -84,6 +84,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
     require_suffix(out, "--out", ".png")
+    require_packages("the contact sheet", "matplotlib", extra="report")
     require_no_other_file(out, "--out")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size

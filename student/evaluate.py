@@ -16,6 +16,7 @@ import click
 from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.errors import require_packages
 from pipeline.models.out_of_memory import within_memory
 from student.checkpoints.flags import (
     SMALLER_BATCH,
@@ -74,6 +75,8 @@ def main(**flags: Any) -> None:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
     require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
+    if flags["plot_dir"]:
+        require_packages("--plots", "matplotlib", extra="report")
     require_no_other_file(flags["out"], "--out")
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])

@@ -16,6 +16,7 @@ import click
 
 from pipeline.commands.command import command
 from pipeline.durable.file import write_json
+from pipeline.errors import require_packages
 from student.checkpoints.flags import checkpoint_options, crop_option
 from student.checkpoints.trained import open_saved
 from student.exporting.export_folder import PREPROCESSING, placed
@@ -44,6 +45,8 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.export --checkpoint runs/student --out export/ --format onnx
     """
+    if flags["kind"] == "onnx":
+        require_packages("--format onnx", "onnx", "onnxscript", "onnxruntime", extra="export")
     saved = open_saved(flags["checkpoint"], flags["which"])
     student, out, head = saved.weights(flags["ema"]), flags["out"], flags["head"]
     prepared = description(saved, flags["crop_pct"])

@@ -51,7 +51,8 @@ def main(
     out: Path,
     resume: str,
     if_changed: str,
-    dvclive: bool,
+    loggers: tuple[str, ...],
+    dvclive: bool | None,
     tensorboard: bool,
     timeout: float,
     device: str,
@@ -73,6 +74,7 @@ def main(
         if_changed=if_changed,
         workers=share_workers(workers, local_world()),
         start_method=start_method,
+        loggers=loggers,
         dvclive=dvclive,
         tensorboard=tensorboard,
     )

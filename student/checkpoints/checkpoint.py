@@ -38,7 +38,7 @@ from pipeline.models.weights import require_uncompressed
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 RECORD, LOCK = "metrics.jsonl", ".lock"
 OWN = (*(f"{which}.pt" for which in (LAST, PREVIOUS, BEST)), "last.damaged", "last.tmp", "best.tmp", RECORD)
-OWN_FOLDERS = ("dvclive", "tensorboard")
+OWN_FOLDERS = ("dvclive", "mlflow", "tensorboard", "wandb")
 OTHERS = {"zarr.json": "a Zarr store", "fit.json": "a fitted teacher", "pack.json": "a folder of shards"}
 """What lies in folders that no run belongs in"""
 
@@ -129,7 +129,7 @@ def _remove(run: Path) -> None:
     """What a run has written; other people's files stay, and the folder with them."""
     for name in OWN_FOLDERS:
         shutil.rmtree(run / name, ignore_errors=True)
-    aside.remove_files(run, (*OWN, "not_finite.txt", LOCK))
+    aside.remove_files(run, (*OWN, "not_finite.txt", "mlflow.db", LOCK))
 
 
 def save(run: Path, state: State) -> Path:

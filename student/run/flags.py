@@ -12,6 +12,7 @@ from pipeline.commands.command import Finite, options
 from student.learning.loss import KINDS, REDUCTIONS
 from student.learning.optimizer import SCHEDULES
 from student.learning.settings import ATTENTIONS, PRECISIONS, Settings
+from student.run.loggers import EXTRAS
 
 DEFAULTS = Settings()
 
@@ -128,7 +129,16 @@ running_options = options(
     ),
     _flag("checkpoint-minutes", "Minutes from one checkpoint to the next. Each epoch ends in one, too.", float),
     _flag("max-steps", "Stop after so many steps of the run, with a checkpoint; the schedule stays.", COUNT),
-    click.option("--dvclive/--no-dvclive", default=True, show_default=True, help="Write OUT/dvclive."),
+    click.option(
+        "--logger",
+        "loggers",
+        type=click.Choice(sorted(EXTRAS)),
+        multiple=True,
+        help="Tell a tracker, too, through its own client and as its own variables say. May be given several times.",
+    ),
+    click.option(
+        "--dvclive/--no-dvclive", default=None, show_default="where it is installed", help="Write OUT/dvclive."
+    ),
     click.option("--tensorboard/--no-tensorboard", default=False, show_default=True, help="Write OUT/tensorboard."),
     click.option(
         "--timeout",

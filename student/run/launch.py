@@ -34,6 +34,7 @@ from student.learning.settings import Settings
 from student.network.model import Student, StudentSpec, build, sketch
 from student.ranks.ranks import Ranks, Stop
 from student.ranks.shared_index import indexed
+from student.run.loggers import chosen
 from student.run.loop import Run, restore
 from student.run.resume import Beginning, Places, beginning_of, goes_on_from
 from student.run.run_log import RunLog
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> Iterator[Run | None]:
     """The run, ready to `fit`; None where it is finished already."""
+    loggers = chosen(places.loggers, dvclive=places.dvclive, tensorboard=places.tensorboard)
     with contextlib.ExitStack() as stack:
         if ranks.main:
             stack.enter_context(checkpoint.only_writer(places.out))
@@ -59,7 +61,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         initial = _initial(beginning, drawn)
         run = _run(beginning, initial, places, store, index, ranks, stop, stack)
         if ranks.main:
-            run.log = _log(beginning, places, run)
+            run.log = _log(beginning, places, run, loggers)
             stack.callback(run.log.close)
         yield run
 
@@ -277,7 +279,7 @@ def _compare_classes(initial: Initial, names: tuple[str, ...] | None) -> None:
             return
 
 
-def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
+def _log(beginning: Beginning, places: Places, run: Run, loggers: tuple[str, ...]) -> RunLog:
     if beginning.makes_room:  # only now: nothing can be refused any more
         source = goes_on_from(places)
         rewinds = source is not None and source.parent == places.out.resolve()
@@ -287,6 +289,6 @@ def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
         epoch=run.epoch,
         update=run.update,
         total=run.total,
-        dvclive=places.dvclive,
-        tensorboard=places.tensorboard,
+        loggers=loggers,
+        config=run.settings.to_json(),
     )

@@ -33,7 +33,10 @@ class Places:
     """What becomes of a run that was begun otherwise: refuse keeps it, restart sets it aside and begins again."""
     workers: int = 0
     start_method: str | None = None
-    dvclive: bool = True
+    loggers: tuple[str, ...] = ()
+    """Who is told how it goes, besides those of the next two."""
+    dvclive: bool | None = None
+    """None for where it is installed."""
     tensorboard: bool = False
 
 
