@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from pipeline.draws import key_hash
 from pipeline.errors import ShardError
 from pipeline.images import MAX_PIXELS
-from pipeline.samples import MAX_CLASSES, MAX_PAYLOAD
+from pipeline.samples import MAX_PAYLOAD
 from pipeline.tar import MAX_NAME
+from pipeline.truth import MAX_CLASSES
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "shard_sizes": np.dtype("<i8"),

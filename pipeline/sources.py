@@ -22,7 +22,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.keys import keys_of
 from pipeline.packed import read_class_names, require_class_names
-from pipeline.samples import MAX_CLASSES
+from pipeline.truth import MAX_CLASSES
 
 log = logging.getLogger(__name__)
 

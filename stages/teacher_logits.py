@@ -37,6 +37,7 @@ from pipeline.recipe import Recipe
 from pipeline.shards import expand
 from pipeline.store import LabelStore
 from pipeline.teacher import Teacher, load_teacher
+from pipeline.unchanged import require_unchanged
 
 log = logging.getLogger(__name__)
 
@@ -221,11 +222,13 @@ def _report(store: LabelStore, flags: dict[str, Any]) -> None:
 
 
 def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
-    """The store's own index where it has one (its shards are checked as they are read), else one scan."""
+    """The store's own index where it has one (images are held to it as they are read), else one scan."""
     stored = LabelStore.stored_index(flags["out"]) if flags["if_changed"] == "refuse" else None
     if stored is None:
         return scan(urls, workers=flags["workers"], progress=True)
-    return stored if stored.urls == urls else stored.moved_to(urls)
+    index = stored if stored.urls == urls else stored.moved_to(urls)
+    require_unchanged(index)
+    return index
 
 
 def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> LabelStore:

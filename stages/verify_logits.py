@@ -26,6 +26,7 @@ from pipeline.recheck import Recheck, recheck, spread, spread_batches
 from pipeline.render import Renderer
 from pipeline.shards import expand
 from pipeline.store import LabelStore
+from pipeline.unchanged import changed_rows, require_names
 from pipeline.witness import Drift, check_witnesses
 from stages.stored_teacher import load_stored_teacher
 
@@ -67,6 +68,7 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
         store = LabelStore.open_finished(logits)
         if not flags["digests_only"]:
             index = store.index.moved_to(expand(flags["shards"])) if flags["shards"] else store.index
+            findings += _check_classes(index)
             found, drift = _check_witness(store, index, flags["accept_drift"])
             again = _check_sample(store, index, flags)
             findings += [*found, *again.findings]
@@ -99,6 +101,14 @@ def _check_bytes(logits: str) -> list[Finding]:
         findings = LabelStore.audit(logits, count)
     told = "all as written" if not findings else f"{len(findings)} findings"
     click.echo(f"bytes      {progress.count} units read: {told}")
+    return findings
+
+
+def _check_classes(index: SampleIndex) -> list[Finding]:
+    require_names(index)
+    findings = [Finding("shards", str(error)) for error in changed_rows(index)]
+    told = "as they were indexed" if not findings else f"{len(findings)} rows have another now"
+    click.echo(f"classes    {told}")
     return findings
 
 

@@ -21,6 +21,7 @@ from pipeline.index import SampleIndex
 from pipeline.loader import Loader
 from pipeline.shards import expand
 from pipeline.store import LabelStore
+from pipeline.unchanged import require_unchanged
 from pipeline.witness import drift_of, requests_for
 from student import checkpoint
 from student.answers import StoredAnswers, needed
@@ -50,6 +51,8 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         store = LabelStore.open_finished(places.logits, look=ranks.main)
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
+        if ranks.main:
+            require_unchanged(index)
         beginning = beginning_of(places, settings, store, ranks)
         if beginning.is_the_end:
             yield None

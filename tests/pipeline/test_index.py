@@ -20,7 +20,8 @@ from pipeline import columns
 from pipeline.columns import DTYPES
 from pipeline.draws import key_hashes
 from pipeline.errors import MismatchError, ShardError
-from pipeline.index import SampleIndex, class_changes, scan
+from pipeline.index import SampleIndex, scan
+from pipeline.oddities import class_changes
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
 
 IMAGE = jpeg(0)

@@ -24,8 +24,9 @@ from pipeline.store import LabelStore
 from pipeline.teacher import load_teacher
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
+from student.train import main as train
 from tests.faults import apart
-from tests.pictures import tiny_shards
+from tests.pictures import in_place, jpeg, tiny_shards, write_tar
 
 NET, ROWS = "test_resnet", 90
 
@@ -363,3 +364,25 @@ def test_temperatures_are_refused_whatever_is_kept(shards, weights, tmp_path):
         output = label(shards, weights, tmp_path / "s.zarr", "--workers", 0, "--temperatures", given, expect=1)
         assert f"temperatures '{given}': " in output and "is not a list of distinct numbers from" in output
     assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize("kind", ["cls", "json"])
+def test_a_class_corrected_inside_a_shard_is_refused_by_all_who_read_it(weights, tmp_path, kind):
+    """The same size, the same time of change: a second labelling, of as many or more views, and a student refuse."""
+    labels = {"cls": lambda row: b"%d" % (row % 3), "json": lambda row: json.dumps({"label": row % 3}).encode()}[kind]
+    members = [m for row in range(24) for m in ((f"{row:02d}.jpg", jpeg(row)), (f"{row:02d}.{kind}", labels(row)))]
+    tar, out = write_tar(tmp_path / "0.tar", members), tmp_path / "store.zarr"
+    label(tar, weights, out, "--workers", 0)
+    stamp = tar.stat()
+    in_place(tar, f"07.{kind}", labels(2))
+    os.utime(tar, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    told = "row 7 ('07') has class 2, and had class 1 when it was indexed: the shard was changed."
+    before = tree(out)
+    assert told in label(tar, weights, out, "--workers", 0, expect=1)
+    assert told in label(tar, weights, out, "--workers", 0, "--views", 4, expect=1)
+    assert told in label(tar, weights, out, "--workers", 0, "--if-changed", "refuse", expect=1)
+    student = CliRunner().invoke(train, ["--logits", str(out), "--out", str(tmp_path / "run"), "--workers", "0"])
+    assert student.exit_code == 1 and told in student.output
+    verified = CliRunner().invoke(verify_logits, ["--logits", str(out), "--workers", "0"])
+    assert verified.exit_code == 1 and told in verified.output
+    assert tree(out) == before
