@@ -280,6 +280,7 @@ def scan(urls: Sequence[str], *, workers: int = 0, progress: bool = False, rule:
     `rule` says where the classes stand, and what they are called where no classes.json beside the shards does.
     """
     names, digests = _names_of(urls, rule), digests_beside(urls)
+    given = rule.names is not None and not rule.assumed
     rule = replace(rule, names=names)
     jobs = [(url, digests.get(url), rule) for url in urls]
     parts: list[ShardRows] = []
@@ -288,7 +289,7 @@ def scan(urls: Sequence[str], *, workers: int = 0, progress: bool = False, rule:
             parts.append(part)
             if bar is not None:
                 bar.advance(note=f"{sum(len(part.classes) for part in parts):,} rows")
-    index = _joined(urls, rule, parts)
+    index = _joined(urls, rule, parts, given)
     for warning in oddities(index, names, parts):
         log.warning("%s", warning)
     log.info(
@@ -300,29 +301,40 @@ def scan(urls: Sequence[str], *, workers: int = 0, progress: bool = False, rule:
 def _names_of(urls: Sequence[str], rule: LabelRule) -> tuple[str, ...] | None:
     """What the classes are called; refused where the user and a classes.json beside the shards disagree."""
     beside = class_names_beside(urls)
+    if rule.assumed:
+        return beside or rule.names
     if rule.names is not None and beside is not None and rule.names != beside:
         raise MismatchError(
             f"--classes names {brief(rule.names)}, classes.json beside {urls[0]} names {brief(beside)}: class numbers "
             "would mean two things. Leave --classes out, or correct classes.json if that is the wrong one."
         )
+    if rule.names is not None and _are_other_numbers(rule.names):
+        log.warning(
+            "--classes calls the classes by numbers that are not theirs (class 0 is %s, …): a number in .cls or json "
+            "is that of a class, and never its name", rule.names[0],
+        )  # fmt: skip
     return rule.names or beside
+
+
+def _are_other_numbers(names: tuple[str, ...]) -> bool:
+    return all(map(str.isdecimal, names)) and names != tuple(map(str, range(len(names))))
 
 
 def _read_job(job: tuple[str, str | None, LabelRule]) -> ShardRows:
     return read_shard(*job)
 
 
-def _joined(urls: Sequence[str], rule: LabelRule, parts: Sequence[ShardRows]) -> SampleIndex:
-    """One index from the rows of each shard; names that are too few are left out where no class goes by its name."""
+def _joined(urls: Sequence[str], rule: LabelRule, parts: Sequence[ShardRows], given: bool) -> SampleIndex:
+    """One index from the rows of each shard; names beside them that are too few are left out, unless they were used."""
     columns: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in ("key_bytes", *PER_ROW)
     }
     names, highest = rule.names, int(columns["classes"].max())
     enough = names is not None and highest < len(names)
-    if names is not None and not enough and any(part.named for part in parts):
+    if names is not None and not enough and (given or any(part.named for part in parts)):
         raise ShardError(
-            f"class {highest} occurs in the shards, and only {brief(names)} have names, by which other rows go. "
-            "Name all classes by --classes, or in classes.json."
+            f"class {highest} occurs in the shards, and only {brief(names)} have names. Name all classes, by --classes "
+            "or in classes.json."
         )
     return SampleIndex(
         urls=tuple(urls),

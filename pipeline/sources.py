@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.keys import keys_of
-from pipeline.packed import read_class_names, require_class_names
+from pipeline.packed import require_class_names
 from pipeline.truth import MAX_CLASSES
 
 log = logging.getLogger(__name__)
@@ -104,20 +104,6 @@ def from_table(table: Path, images: Path | None, class_names: tuple[str, ...] | 
         for name, label in zip(names, classes, strict=True)
     ]
     return Sources(images=_with_keys(found), class_names=class_names)
-
-
-def read_class_list(path: Path) -> tuple[str, ...]:
-    """Class names in the order of their numbers: a classes.json, or a text file with one name a line."""
-    if not path.is_file():
-        raise SourceError(f"--classes {path}: no such file. Give a classes.json, or a text file with one name a line.")
-    if path.suffix == ".json":
-        names = read_class_names(path)
-    else:
-        names = tuple(line.strip() for line in _text_of(path).splitlines() if line.strip())
-    if not names:
-        raise SourceError(f"{path} names no classes. Give a classes.json, or a text file with one name a line.")
-    require_class_names(names, path)
-    return names
 
 
 def _text_of(path: Path) -> str:

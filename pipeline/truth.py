@@ -40,6 +40,8 @@ class LabelRule:
     """A key of the json, or a field with a dot before it; None for ``cls``, or else ``label`` of the json"""
     names: tuple[str, ...] | None = None
     """What the classes are called, in the order of their numbers"""
+    assumed: bool = False
+    """Whether the names are those of a student, say, and what stands beside the shards goes before them"""
 
     def __post_init__(self) -> None:
         if self.key is not None and not (self.key.strip() and (self.key[0] != "." or FIELD.fullmatch(self.key))):

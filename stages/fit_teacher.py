@@ -27,6 +27,7 @@ import click
 import torch
 
 from pipeline import cli
+from pipeline.classlist import label_options, take_rule
 from pipeline.errors import TeacherError
 from pipeline.fitted import Contract, FittedFolder
 from pipeline.fitting import (
@@ -58,6 +59,7 @@ COUNT = click.IntRange(min=1)
 
 @cli.command()
 @cli.shards_option
+@label_options
 @click.option("--val-shards", multiple=True, metavar="PATTERN", help="Shards to score the teacher on.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/teacher"), help="Its folder."
@@ -106,9 +108,9 @@ def main(**flags: Any) -> None:
     Example:
       python -m stages.fit_teacher --shards 'data/train/*.tar' --model regnety_032 --pretrained --recipe light
     """
-    recipe = cli.take_recipe(flags)
-    index = scan(expand(flags["shards"]), workers=flags["workers"])
-    val = scan(expand(flags["val_shards"]), workers=flags["workers"]) if flags["val_shards"] else None
+    recipe, rule = cli.take_recipe(flags), take_rule(flags)
+    index = scan(expand(flags["shards"]), workers=flags["workers"], rule=rule)
+    val = scan(expand(flags["val_shards"]), workers=flags["workers"], rule=rule) if flags["val_shards"] else None
     require_labels(index)
     if val is not None:
         _require_same_classes(index, val)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import cli
+from pipeline.classlist import label_options, take_rule
 from pipeline.errors import ImageError, RecipeError, ViewError
 from pipeline.images import decode
 from pipeline.index import SampleIndex, scan
@@ -70,6 +71,7 @@ class Subject:
 @click.option("--rows", default=DEFAULT_ROWS, help="Rows to show: 'FIRST:END', or numbers with commas, or both.")
 @click.option("--views", type=click.IntRange(1, MOST_VIEWS), default=4, help="Views of each row, from view 0.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("views.png"), help="The contact sheet.")
+@label_options
 @cli.recipe_options
 @cache_options
 @click.pass_context
@@ -99,11 +101,11 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
 def _subject(
     context: click.Context, *, shards: tuple[str, ...], logits: str | None, rows: str, views: int, **flags: Any
 ) -> Subject:
-    recipe = cli.take_recipe(flags)
+    recipe, rule = cli.take_recipe(flags), take_rule(flags)
     if logits is None:
         if not shards:
             raise click.UsageError("give --shards PATTERN, or --logits STORE")
-        store, index = None, scan(expand(shards))
+        store, index = None, scan(expand(shards), rule=rule)
     else:
         _require_no_recipe(context)
         store = LabelStore.open_finished(logits)

@@ -13,9 +13,10 @@ from pathlib import Path
 import click
 
 from pipeline import cli
+from pipeline.classlist import read_class_list
 from pipeline.packed import PackSummary
 from pipeline.packing import Effort, PackOptions, pack
-from pipeline.sources import SourceError, Sources, from_folders, from_table, read_class_list
+from pipeline.sources import SourceError, Sources, from_folders, from_table
 
 
 @cli.command()

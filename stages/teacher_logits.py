@@ -20,6 +20,7 @@ import click
 import torch
 
 from pipeline import cli
+from pipeline.classlist import label_options, take_rule
 from pipeline.classmap import read_class_map
 from pipeline.cost import estimate
 from pipeline.crew import followed, index_at, leading_seat, led
@@ -37,6 +38,7 @@ from pipeline.recipe import Recipe
 from pipeline.shards import expand
 from pipeline.store import LabelStore
 from pipeline.teacher import Teacher, load_teacher
+from pipeline.truth import LabelRule
 from pipeline.unchanged import require_unchanged
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 
 @cli.command()
 @cli.shards_option
+@label_options
 @click.option("--out", default="store.zarr", help="The store to fill: a directory, or s3://bucket/name.zarr.")
 @click.option("--model", default="regnety_160", help="A timm model, local-dir:FOLDER, or module:function of yours.")
 @click.option("--weights", type=click.Path(path_type=Path), help="safetensors or checkpoint.  [default: timm's own]")
@@ -100,6 +103,7 @@ def main(**flags: Any) -> None:
       python -m stages.teacher_logits --shards 'data/train/*.tar' --model regnety_160 --views 10 --out store.zarr
     """
     place, recipe, urls = Place.from_environment(), cli.take_recipe(flags), expand(flags["shards"])
+    flags["rule"] = take_rule(flags)
     _settle_processes(flags, place, urls)
     if flags["dry_run"]:
         _estimate(flags, place, recipe, urls)
@@ -224,8 +228,9 @@ def _report(store: LabelStore, flags: dict[str, Any]) -> None:
 def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
     """The store's own index where it has one (images are held to it as they are read), else one scan."""
     stored = LabelStore.stored_index(flags["out"]) if flags["if_changed"] == "refuse" else None
-    if stored is None:
-        return scan(urls, workers=flags["workers"], progress=True)
+    rule: LabelRule = flags["rule"]
+    if stored is None or rule.key not in (None, stored.label_key) or rule.names not in (None, stored.class_names):
+        return scan(urls, workers=flags["workers"], progress=True, rule=rule)
     index = stored if stored.urls == urls else stored.moved_to(urls)
     require_unchanged(index)
     return index

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from pipeline import cli
+from pipeline.classlist import label_options, take_rule
 from pipeline.memory import within_memory
 from student import results
 from student.checkpoint_flags import (
@@ -35,6 +36,7 @@ from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_se
 @cli.command()
 @checkpoint_options
 @cli.shards_option
+@label_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -72,13 +74,14 @@ def main(**flags: Any) -> None:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
     cli.require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
+    rule = take_rule(flags)
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])
     flags["workers"] = cli.share_workers(flags["workers"], local_world())
     chosen = {name: flags[name] for name in ("crop_pct", "on_bad_image", "logits", "workers")}
     speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
     with joined(flags["device"], flags["timeout"]) as ranks, within_memory(ranks.device, SMALLER_BATCH):
-        pictures = open_evaluation_set(flags["shards"], saved, ranks, **chosen)
+        pictures = open_evaluation_set(flags["shards"], saved, ranks, rule=rule, **chosen)
         judge = Judge(students, saved, ranks, flags["precision"])
         batches = pictures.batches(ranks, **speed)
         teacher, predictions = pictures.teaching is not None, Predictions() if flags["answers"] else None

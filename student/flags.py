@@ -41,6 +41,12 @@ places_options = cli.options(
         help="Shards to score the student on; without them no checkpoint is called the best.",
     ),
     click.option(
+        "--label-key",
+        metavar="KEY",
+        help="Where the classes of --val-shards stand: a key of the json, or .FIELD.  [default: where they stand in "
+        "the store's shards]",
+    ),
+    click.option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
         default=Path("runs/student"),

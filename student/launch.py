@@ -21,6 +21,7 @@ from pipeline.index import SampleIndex
 from pipeline.loader import Loader
 from pipeline.shards import expand
 from pipeline.store import LabelStore
+from pipeline.truth import LabelRule
 from pipeline.unchanged import require_unchanged
 from pipeline.witness import drift_of, requests_for
 from student import checkpoint
@@ -53,6 +54,10 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         require_fit(store, index, settings)
         if ranks.main:
             require_unchanged(index)
+            if index.unlabelled == len(index):
+                log.warning(
+                    "NO ROW HAS A CLASS: of %s rows none. The student learns from the teacher alone", len(index)
+                )
         beginning = beginning_of(places, settings, store, ranks)
         if beginning.is_the_end:
             yield None
@@ -171,7 +176,9 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
     if not places.val_shards:
         return None
     manifest = store.manifest
-    index = indexed(places.val_shards, ranks, workers=places.workers)
+    key = places.label_key or store.index.label_key
+    rule = LabelRule(key=key, names=manifest.class_names, assumed=True)
+    index = indexed(places.val_shards, ranks, workers=places.workers, rule=rule)
     require_classes(
         index.num_classes, index.class_names, known=manifest.num_classes, known_names=manifest.class_names,
         what="--val-shards",

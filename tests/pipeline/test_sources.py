@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.classlist import read_class_list
 from pipeline.errors import UserError
-from pipeline.sources import Sources, from_folders, from_table, read_class_list
+from pipeline.sources import Sources, from_folders, from_table
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -24,6 +24,7 @@ from pipeline.store import LabelStore
 from pipeline.teacher import load_teacher
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
+from student.evaluate import main as evaluate
 from student.train import main as train
 from tests.faults import apart
 from tests.pictures import in_place, jpeg, tiny_shards, write_tar
@@ -386,3 +387,31 @@ def test_a_class_corrected_inside_a_shard_is_refused_by_all_who_read_it(weights,
     verified = CliRunner().invoke(verify_logits, ["--logits", str(out), "--workers", "0"])
     assert verified.exit_code == 1 and told in verified.output
     assert tree(out) == before
+
+
+def test_classes_by_name_under_another_key_need_flags_once(weights, tmp_path):
+    """The store keeps the key and the names: whoever reads it, and a second labelling, need no flag."""
+    names = ["ant", "bee", "cat"]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    text = [json.dumps({"class": names[row % 3], "id": row}).encode() for row in range(24)]
+    members = [m for row in range(24) for m in ((f"{row:02d}.jpg", jpeg(row)), (f"{row:02d}.json", text[row]))]
+    tar, out = write_tar(tmp_path / "0.tar", members), tmp_path / "store.zarr"
+    found = ("--label-key", "class", "--classes", tmp_path / "names.txt")
+    label(tar, weights, out, "--workers", 0, *found)
+    before = tree(out)
+    label(tar, weights, out, "--workers", 0)
+    label(tar, weights, out, "--workers", 0, *found)
+    label(tar, weights, out, "--workers", 0, "--label-key", "id", expect=1)
+    assert tree(out) == before
+    store = LabelStore.open_finished(out)
+    assert (store.index.label_key, store.index.class_names) == ("class", tuple(names))
+    assert store.index.classes.tolist() == [row % 3 for row in range(24)]
+    net = ("--width", 32, "--depth", 1, "--heads", 2, "--patch-size", 16, "--epochs", 1, "--batch", 24, "--no-dvclive")
+    words = ("--logits", out, "--out", tmp_path / "run", "--workers", 0, "--device", "cpu", "--val-shards", tar, *net)
+    student = CliRunner().invoke(train, [str(word) for word in words])
+    assert student.exit_code == 0, student.output
+    judged = tmp_path / "metrics.json"
+    words = ("--checkpoint", tmp_path / "run", "--shards", tar, "--workers", 0, "--device", "cpu", "--out", judged)
+    result = CliRunner().invoke(evaluate, [str(word) for word in (*words, "--label-key", "class")])
+    assert result.exit_code == 0, result.output
+    assert json.loads(judged.read_text())["student"]["fused_logits"]["top1"] is not None
