@@ -40,10 +40,10 @@ def take_rule(flags: dict[str, Any]) -> LabelRule:
     return LabelRule(key=key, names=None if classes is None else read_class_list(classes))
 
 
-def read_class_list(path: Path) -> tuple[str, ...]:
+def read_class_list(path: Path, flag: str = "--classes") -> tuple[str, ...]:
     """Class names in the order of their numbers: a classes.json, or a text file with one name a line."""
     if not path.is_file():
-        raise ShardError(f"--classes {path}: no such file. Give a classes.json, or a text file with one name a line.")
+        raise ShardError(f"{flag} {path}: no such file. Give a classes.json, or a text file with one name a line.")
     if path.suffix == ".json":
         names = read_class_names(path)
     else:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.classmap import require_map
+from pipeline.classnames import BY_NAME, TeacherNames, listed, map_by_name, names_of, require_same_names
 from pipeline.errors import MismatchError, TeacherError
 from pipeline.imagenet import MEAN, STD
 from pipeline.index import SampleIndex
@@ -61,10 +62,11 @@ class Teacher:
         *,
         class_map: Sequence[int] | None = None,
         compiled: bool = False,
+        names: TeacherNames | None = None,
     ) -> None:
         self.precision, compiled = _parts(card.precision, compiled)
         self.card = replace(card, precision=self.precision + (COMPILED if compiled else ""))
-        self.device = device
+        self.device, self.names = device, names
         self.class_map = None if class_map is None else tuple(class_map)
         self._model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         # one graph a shape: else the graphs would depend on which shapes were seen first, and so on where a run began
@@ -79,19 +81,21 @@ class Teacher:
         return self.card.classes if self.class_map is None else len(self.class_map)
 
     def require_classes_of(self, index: SampleIndex) -> None:
-        """Refuse data whose classes are not those of the answers."""
+        """Refuse data whose classes are not those of the answers: by their number, and by their names."""
         highest = int(index.classes.max(initial=-1))
         if index.class_names is not None and len(index.class_names) != self.num_classes:
+            own = "" if self.names is None else f" ({listed(self.names.names)})"
             raise MismatchError(
-                f"The shards have {len(index.class_names)} classes ({', '.join(index.class_names[:3])} …), "
-                f"{self.card.name} answers with {self.num_classes}. Pick and order its classes with --class-map, or "
-                "fit a teacher to these shards: python -m stages.fit_teacher."
+                f"The shards have {len(index.class_names)} classes ({listed(index.class_names)}), "
+                f"{self.card.name} answers with {self.num_classes}{own}. Pick and order its classes with --class-map "
+                f"({BY_NAME}, or a file), or fit a teacher to these shards: python -m stages.fit_teacher."
             )
         if highest >= self.num_classes:
             raise MismatchError(
                 f"The shards have a row of class {highest}, {self.card.name} answers with classes 0 to "
                 f"{self.num_classes - 1}. Give --class-map, or fit a teacher to these shards."
             )
+        require_same_names(index.class_names, self.names, self.class_map, self.card.name)
 
     def __call__(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The logits of a batch of views."""
@@ -151,15 +155,26 @@ def load_teacher(
     input_size: str = "auto",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    class_map: Sequence[int] | None = None,
+    class_map: Sequence[int] | str | None = None,
+    class_names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
     compiled: bool = False,
 ) -> Teacher:
-    """Build the teacher that the flags describe, or refuse."""
+    """Build the teacher that the flags describe, or refuse.
+
+    `names` are what the user calls its classes; a `class_map` of 'by-name' finds the data's `class_names` among them.
+    """
     where = choose_device(device)
     make_repeatable(where)
     model, config = _own_model(name, weights) if is_own(name) else _timm_model(name, weights)
     classes = int(config["num_classes"])
+    known = names_of(names, name, weights, config, of_timm=not is_own(name) and not name.startswith(HUBS))
+    if isinstance(class_map, str):
+        assert class_map == BY_NAME
+        class_map = map_by_name(class_names, known, name)
     require_map(class_map, classes, name)
+    for flag, asked in (("mean", mean), ("std", std)):
+        _say_other(flag, asked, config[flag], name)
     card = TeacherCard(
         name=name,
         weights_sha256=weights_digest(model.state_dict()),
@@ -170,7 +185,20 @@ def load_teacher(
         precision=settle_precision(precision, where),
         batch_size=batch_size,
     )
-    return Teacher(model, card, where, class_map=class_map, compiled=compiled)
+    return Teacher(model, card, where, class_map=class_map, compiled=compiled, names=known)
+
+
+def _say_other(flag: str, asked: Sequence[float] | None, own: Sequence[float], name: str) -> None:
+    """Warn of statistics that are not those that the weights were trained with."""
+    if asked is not None and any(abs(a - b) > 1e-6 for a, b in zip(asked, own, strict=False)):
+        log.warning(
+            "--%s is %s, and the configuration of %s says %s: its answers are worse where it was trained with its own. "
+            "Leave --%s out to take those", flag, _text(asked), name, _text(own), flag,
+        )  # fmt: skip
+
+
+def _text(values: Sequence[float]) -> str:
+    return ",".join(f"{float(value):g}" for value in values)
 
 
 def is_own(name: str) -> bool:
@@ -331,7 +359,13 @@ def build_own(name: str) -> tuple[nn.Module, dict[str, Any]]:
     if not isinstance(model, nn.Module):
         raise TeacherError(f"--model {name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
     config = dict(getattr(model, "pretrained_cfg", None) or {})
-    for field in ("num_classes", "mean", "std", "input_size"):  # what it says goes before what timm knew of it
+    for field in (
+        "num_classes",
+        "mean",
+        "std",
+        "input_size",
+        "label_names",
+    ):  # what it says goes before what timm knew of it
         said = getattr(model, field, None)
         if said is not None and not isinstance(said, Tensor):  # a tensor of that name is part of the model
             config[field] = said

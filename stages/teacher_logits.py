@@ -20,8 +20,9 @@ import click
 import torch
 
 from pipeline import cli
-from pipeline.classlist import label_options, take_rule
+from pipeline.classlist import label_options, read_class_list, take_rule
 from pipeline.classmap import read_class_map
+from pipeline.classnames import BY_NAME
 from pipeline.cost import estimate
 from pipeline.crew import followed, index_at, leading_seat, led
 from pipeline.errors import MismatchError
@@ -55,7 +56,12 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 @click.option("--views", type=click.IntRange(1, 1_000_000), default=10, help="Augmented views of every row.")
 @click.option("--keep", default="dense", help="What of the logits: dense, topk:K, or argmax (which is always kept).")
 @click.option("--temperatures", default="1,3", help="Temperatures at which a topk store is exact.")
-@click.option("--class-map", type=click.Path(path_type=Path), help="Which teacher class each data class is (JSON).")
+@click.option(
+    "--class-map", type=click.Path(path_type=Path), help="Which teacher class each data class is: JSON, or by-name."
+)
+@click.option(
+    "--teacher-classes", type=click.Path(path_type=Path), help="Names of the teacher's classes.  [default: its own]"
+)
 @click.option("--mean", help="The teacher's input mean, as 'R,G,B' in 0 to 1.  [default: the model's own]")
 @click.option("--std", help="The teacher's input standard deviation, likewise.  [default: the model's own]")
 @click.option("--teacher-size", default="auto", help="Side at which the teacher looks: auto, view, or pixels.")
@@ -249,7 +255,9 @@ def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> Labe
 
 
 def _teacher(flags: dict[str, Any], place: Place, recipe: Recipe, index: SampleIndex) -> Teacher:
-    class_map = flags["class_map"]
+    class_map, names = flags["class_map"], flags["teacher_classes"]
+    if class_map is not None:
+        class_map = BY_NAME if str(class_map) == BY_NAME else read_class_map(class_map, index.class_names)
     return load_teacher(
         flags["model"],
         view_size=recipe.image_size,
@@ -260,7 +268,9 @@ def _teacher(flags: dict[str, Any], place: Place, recipe: Recipe, index: SampleI
         input_size=flags["teacher_size"],
         mean=_numbers(flags["mean"], "--mean"),
         std=_numbers(flags["std"], "--std"),
-        class_map=None if class_map is None else read_class_map(class_map, index.class_names),
+        class_map=class_map,
+        class_names=index.class_names,
+        names=None if names is None else read_class_list(names, "--teacher-classes"),
         compiled=flags["compiled"],
     )
 
