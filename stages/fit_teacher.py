@@ -28,6 +28,7 @@ import torch
 
 from pipeline import cli
 from pipeline.classlist import label_options, take_rule
+from pipeline.classnames import names_of, require_same_names
 from pipeline.errors import TeacherError
 from pipeline.fitted import Contract, FittedFolder
 from pipeline.fitting import (
@@ -47,7 +48,7 @@ from pipeline.memory import within_memory
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.shards import expand
-from pipeline.teacher import LARGEST_SIDE, choose_device, make_repeatable, settle_precision
+from pipeline.teacher import HUBS, LARGEST_SIDE, choose_device, is_own, make_repeatable, settle_precision
 from pipeline.weights import read_weights, weights_digest
 
 log = logging.getLogger(__name__)
@@ -182,6 +183,10 @@ def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: Sampl
         log.info("%s: all tensors taken%s", flags["weights"], f" but {', '.join(fresh)}" if fresh else "")
     if contract.settings.epochs == 0:
         require_own_head(model, index, fresh)
+        told = {**config, "num_classes": index.num_classes}
+        of_timm = not is_own(contract.model) and not contract.model.startswith(HUBS)
+        names = names_of(None, contract.model, flags["weights"], told, of_timm=of_timm)
+        require_same_names(index.class_names, names, None, contract.model)
     return Fit(
         model=model,
         settings=contract.settings,

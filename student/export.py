@@ -8,6 +8,7 @@ Both may be written to one folder.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from typing import Any
 import click
 
 from pipeline import cli
+from pipeline.classlist import read_class_list
+from pipeline.errors import MismatchError
+from pipeline.truth import brief
 from student.checkpoint_flags import checkpoint_options, crop_option
 from student.files import write_json
 from student.onnx_graph import write_onnx
 from student.preprocessing import description
-from student.saved import open_saved
-from student.timm_folder import HEADS, write_timm
+from student.saved import Saved, open_saved
+from student.timm_folder import HEADS, PREPROCESSING, require_export_folder, write_timm
 
 log = logging.getLogger("student.export")
 
@@ -34,6 +38,11 @@ log = logging.getLogger("student.export")
     "--format", "kind", type=click.Choice(["timm", "onnx"]), default="timm", help="A timm folder, or one ONNX file."
 )
 @click.option("--ema", is_flag=True, help="Export the moving average of the weights.")
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    help="Names of the classes, where the student has none: classes.json, or a text file with one a line.",
+)
 @click.option("--head", type=click.Choice(HEADS), default="fused", help="Which answer becomes `logits`.")
 @crop_option
 def main(**flags: Any) -> None:
@@ -43,7 +52,8 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.export --checkpoint runs/student --out export/ --format onnx
     """
-    saved = open_saved(flags["checkpoint"], flags["which"])
+    require_export_folder(flags["out"])
+    saved = _named(open_saved(flags["checkpoint"], flags["which"]), flags["classes"])
     student, out, head = saved.weights(flags["ema"]), flags["out"], flags["head"]
     prepared = description(saved, flags["crop_pct"])
     if flags["kind"] == "onnx":
@@ -54,8 +64,30 @@ def main(**flags: Any) -> None:
         difference = write_timm(student, out, prepared, head)
         log.info("timm loads it, and its logits differ by at most %.2g", difference)
         last = f'{out}: timm.create_model("local-dir:{out}", pretrained=True)'
-    write_json(out / "preprocessing.json", prepared)
+    write_json(out / PREPROCESSING, prepared)
     click.echo(last)
+
+
+def _named(saved: Saved, classes: Path | None) -> Saved:
+    """The student with the names of its classes, where anybody knows them."""
+    if classes is None:
+        if saved.class_names is None:
+            log.warning(
+                "the student learned from shards that name no classes: class_names is null in what is written. "
+                "--classes FILE gives them"
+            )
+        return saved
+    names = read_class_list(classes)
+    if saved.class_names not in (None, names):
+        raise MismatchError(
+            f"--classes {classes} names {brief(names)}, the student learned {brief(saved.class_names or ())}. Leave "
+            "--classes out: the student knows its own."
+        )
+    if len(names) != saved.spec.num_classes:
+        raise MismatchError(
+            f"--classes {classes} names {brief(names)}, the student has {saved.spec.num_classes} classes. Name each."
+        )
+    return dataclasses.replace(saved, class_names=names)
 
 
 if __name__ == "__main__":

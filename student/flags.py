@@ -104,6 +104,7 @@ recipe_options = cli.options(
     _flag("views", "Use the first so many views of the store.  [default: all]", COUNT),
     _flag("opt", "One of timm's optimisers.", str),
     _flag("lr", "Peak learning rate for a batch of 512; it grows with --batch.", float),
+    _flag("lr-absolute", "Take --lr as it is, whatever the batch."),
     _flag("schedule", "How the learning rate falls.", click.Choice(SCHEDULES)),
     _flag("min-lr", "Learning rate at the end.", float),
     _flag("warmup-lr", "Learning rate at the beginning.", float),

@@ -78,6 +78,7 @@ def _run(
     order = order_of(store, index, settings)
     order.require_shares(ranks.world)
     log.info("%s; %s", order, settings.schedule_of(order.steps))
+    log.info("%s", settings.lr_text())
     loader = stack.enter_context(_loader(order, index, places))
     validate = _validation(store, places, ranks, stack)
     _require_same_views(store, loader, settings)

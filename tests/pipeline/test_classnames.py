@@ -66,7 +66,7 @@ def test_imagenet_in_another_order() -> None:
     with pytest.raises(MismatchError, match=r"n01440764, .*\(1000\).* same classes in another order"):
         require_same_names((*SYNSETS[1:], SYNSETS[0]), imagenet(), None, "regnety_160")
     by_folder = tuple(sorted(map(str, range(1000))))  # 0, 1, 10, 100, …: what pack makes of folders 0 to 999
-    with pytest.raises(MismatchError, match="class 2 is '10' here and 'n01484850' there.* in another order"):
+    with pytest.raises(MismatchError, match=r"class 2 is '10' here and 'n01484850' there.* in another order"):
         require_same_names(by_folder, imagenet(), None, "regnety_160")
     found = map_by_name(by_folder, imagenet(), "regnety_160")
     assert found is not None and found[2] == 10 and sorted(found) == list(range(1000))

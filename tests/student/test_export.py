@@ -125,3 +125,55 @@ def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_no_checkpoint(tmp_path: Path) -> None:
     result = _export(tmp_path)
     assert result.exit_code == 1 and result.stderr.startswith(f"error: {tmp_path / 'run'}")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["timm", "onnx"])
+@pytest.mark.parametrize("theirs", [("config.json", "model.safetensors"), ("notes.txt",), (".git/HEAD",)])
+def test_a_folder_with_other_peoples_files_is_refused(tmp_path: Path, kind: str, theirs: tuple[str, ...]) -> None:
+    save_run(tmp_path / "run")
+    for name in theirs:
+        (tmp_path / "export" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "export" / name).write_text('{"architecture": "resnet50"}')
+    before = _contents(tmp_path / "export")
+    result = _export(tmp_path, "--format", kind)
+    assert result.exit_code == 1
+    assert (
+        f"--out {tmp_path / 'export'} holds {', '.join(name.split('/')[0] for name in theirs)}, and is no folder"
+        in (result.output)
+    )
+    assert _contents(tmp_path / "export") == before
+
+
+def test_a_folder_of_ours_may_be_written_again(tmp_path: Path) -> None:
+    save_run(tmp_path / "run")
+    (tmp_path / "export").mkdir()
+    assert _export(tmp_path).exit_code == 0
+    (tmp_path / "export" / "README.md").write_text("of a user")
+    (tmp_path / "export" / "preprocessing.json").unlink()  # as a kill leaves it
+    assert _export(tmp_path, "--format", "onnx").exit_code == 0
+    left = tmp_path / "left" / "export"
+    (left / ".timm-x").mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"")
+    save_run(tmp_path / "left" / "run")
+    assert _export(tmp_path / "left").exit_code == 0
+    assert {path.name for path in left.iterdir()} == {"config.json", "model.safetensors", "preprocessing.json"}
+
+
+def test_names_of_classes_for_a_student_without(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", names=None)
+    plain = _export(tmp_path)
+    assert "learned from shards that name no classes: class_names is null" in plain.output
+    (tmp_path / "three.txt").write_text("a\nb\nc\n")
+    (tmp_path / "four.txt").write_text("a\nb\nc\nd\n")
+    short = _export(tmp_path, "--classes", str(tmp_path / "three.txt"))
+    assert short.exit_code == 1 and "names 3 classes (a, b, c), the student has 4 classes" in short.output
+    assert _export(tmp_path, "--classes", str(tmp_path / "four.txt")).exit_code == 0
+    assert json.loads((tmp_path / "export" / "config.json").read_text())["label_names"] == ["a", "b", "c", "d"]
+    (tmp_path / "named").mkdir()
+    save_run(tmp_path / "named" / "run")
+    other = _export(tmp_path / "named", "--classes", str(tmp_path / "four.txt"))
+    assert other.exit_code == 1 and "names 4 classes (a, b, c, d), the student learned 4 classes (" in other.output
