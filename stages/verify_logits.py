@@ -3,9 +3,10 @@
     python -m stages.verify_logits --logits store.zarr --sample 1000
     python -m stages.verify_logits --logits store.zarr --teacher --weights teacher.safetensors
 
-Four questions, each asked as far as the ones before allow: is every byte what was written, and does it mean what it
-must; are the witness views drawn alike here; do some more views, all over the store, have their checksums; and, with
---teacher, does the teacher still answer as stored? Exit status 1 if anything is off, with what and where.
+Five questions, each asked as far as the ones before allow: is every byte what was written, and does it mean what it
+must; has every row of the shards still its class; are the witness views drawn alike here; do some more views, all over
+the store, have their checksums; and, with --teacher, does the teacher still answer as stored? Exit status 1 if anything
+is off, with what and where.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ def _check_bytes(logits: str) -> list[Finding]:
 def _check_classes(index: SampleIndex) -> list[Finding]:
     require_names(index)
     findings = [Finding("shards", str(error)) for error in changed_rows(index)]
-    told = "as they were indexed" if not findings else f"{len(findings)} rows have another now"
-    click.echo(f"classes    {told}")
+    if findings:
+        click.echo(f"classes    {len(findings)} rows have another than they had when they were indexed")
     return findings
 
 

@@ -213,7 +213,7 @@ def test_a_class_that_was_corrected_inside_a_shard(store: Path, world: Path, tmp
     in_place(tmp_path / "shards" / "000001.tar", "s0/000040.cls", b"2")
     in_place(tmp_path / "shards" / "000001.tar", "s0/000041.cls", b"0")
     result, record = verify(store, *where, "--sample", 0, expect=1)
-    assert "classes    2 rows have another now" in result.output
+    assert "classes    2 rows have another than they had when they were indexed" in result.output
     assert (
         "row 40 ('s0/000040') has class 2, and had class 1 when it was indexed: the shard was changed" in result.output
     )
