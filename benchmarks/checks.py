@@ -17,14 +17,14 @@ from benchmarks.labels_at_hand import made_up_store
 from benchmarks.race import Contestant, race
 from benchmarks.render import WINDOW, our_turns
 from benchmarks.report import Table, grid
-from pipeline.index import SampleIndex
-from pipeline.proof import checksum, samples, thumbnails
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.store import LabelStore
-from student.answers import StoredAnswers, needed
-from student.device import teacher_labels
-from student.order import Order
+from pipeline.rendering.checksums import checksum, samples, thumbnails
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.views.recipe import Recipe
+from student.feed.order import Order
+from student.feed.stored_answers import StoredAnswers, needed
+from student.feed.tensors import teacher_labels
 
 RENDER, CHECKSUM, THUMBNAIL = "rendering, all of it", "checksum (crc32c)", "thumbnail (luma)"
 KEEPS = {"argmax": "hard", "topk:10": "soft", "dense": "soft"}
@@ -82,12 +82,12 @@ def _drawn(index: SampleIndex) -> np.ndarray:
 
 
 def epochs_of_labels(store: LabelStore, distill: str, batch: int) -> Contestant:
-    """An epoch of looking labels up, as `student.data.Feed` does it."""
+    """An epoch of looking labels up, as `student.feed.feed.Feed` does it."""
     manifest = store.manifest
     order = Order(manifest.recipe, rows=manifest.rows, views=(0,), run_rows=manifest.unit_rows, batch=batch)
     for step in range(order.steps):
         order.batch(0, step)
-    names, cpu, epochs = needed(distill, manifest.keep.kind, luma=False), torch.device("cpu"), itertools.count()
+    names, cpu, epochs = needed(manifest, soft=distill == "soft", luma=False), torch.device("cpu"), itertools.count()
 
     def turn() -> int:
         next(epochs)
@@ -96,7 +96,7 @@ def epochs_of_labels(store: LabelStore, distill: str, batch: int) -> Contestant:
             share = order.batch(0, step)
             answers.expect(share)
             gathered = answers.gather(share)
-            teacher_labels(gathered.labels, manifest.temperatures, cpu)
+            teacher_labels(manifest.keep, gathered.labels, manifest.temperatures, cpu)
             assert not (gathered.crc_B != gathered.crc_B.copy()).any()
             views += len(share)
         answers.close()

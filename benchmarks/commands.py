@@ -144,7 +144,7 @@ def small_shards(photographs: Photographs, folder: Path, rows: int, *, size: tup
     import cv2
     import numpy as np
 
-    from pipeline.images import decode
+    from pipeline.pictures.images import decode
 
     small = []
     for payload in photographs.payloads[:64]:

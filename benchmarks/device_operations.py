@@ -1,7 +1,7 @@
 """How are the operations of a plan carried out on many views at once, on any device?
 
-Those of `pipeline.operations`, a layer of the plan after the other. Within a layer the views that share a kind of
-operation are done together, each with its own argument, so the number of kernels does not grow with the views:
+Those of `pipeline.rendering.operations`, a layer of the plan after the other. Within a layer the views that share a
+kind of operation are done together, each with its own argument, so the number of kernels does not grow with the views:
 
     tables    eight operations as one look-up in a table a view and channel
     blends    colour, sharpness: integers, shifted down
@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.operations import BLUR_PASSES, FILL, FLOOR, MATRIX_ONE, box_taps
-from pipeline.randaugment import ARGUMENT_ONE, Op
+from pipeline.rendering.operations import BLUR_PASSES, FILL, FLOOR, MATRIX_ONE, box_taps
+from pipeline.views.randaugment import ARGUMENT_ONE, Op
 
 ARGUMENT_BITS = ARGUMENT_ONE.bit_length() - 1
 LUMA = (19595, 38470, 7471)
@@ -181,7 +181,7 @@ def shift(image_NCSS: Tensor, steps: Steps) -> Tensor:
     column_S = torch.arange(side, device=device)
     source_NRS = column_S + whole_NR.long()[..., None] - 1
     total_NCRS = torch.zeros(lying_NCSS.shape, device=device)
-    for tap in range(4):  # single operations, in the order of `pipeline.operations`
+    for tap in range(4):  # single operations, in the order of `pipeline.rendering.operations`
         source = (source_NRS + tap).clamp(0, side - 1)[:, None].expand(-1, 3, -1, -1)
         total_NCRS += lying_NCSS.gather(3, source).float().mul_(tap_NRK[:, None, :, tap, None])
     limit_NR1 = (-0.5 - shift_NR).ceil()[..., None]

@@ -9,11 +9,11 @@
     mix      both base views of a pair are in the call, and are mixed with each other
 
 Nothing of it draws a view that is stored or trained on. From the same decoded pictures its pixels are those of
-`pipeline.render` but for erased boxes (other noise), rotated views (a level off in one value of 10,000, bilinear 400)
-and crops shrunk to less than a third (a level off in one value of millions: sums beyond 24 bits); a later operation can
-make more of a level. Therefore, and because nvJPEG decodes otherwise, it would need a decoder name of its own in the
-recipe. `benchmarks.gpu` measures it; tests/benchmarks/test_device_render.py holds it to the processor's renderer.
-Products must be true 32-bit ones: no TF32 (`pipeline.teacher.make_repeatable`).
+`pipeline.rendering.renderer` but for erased boxes (other noise), rotated views (a level off in one value of 10,000,
+bilinear 400) and crops shrunk to less than a third (a level off in one value of millions: sums beyond 24 bits); a later
+operation can make more of a level. Therefore, and because nvJPEG decodes otherwise, it would need a decoder name of its
+own in the recipe. `benchmarks.gpu` measures it; tests/benchmarks/test_device_render.py holds it to the processor's
+renderer. Products must be true 32-bit ones: no TF32 (`pipeline.teacher.teacher.make_repeatable`).
 
 Shapes: B views, N of them that are worked on together, S the side of a view, R that of the resized picture, h × w the
 largest crop among N, A = 2 axes, C = 3 channels, K taps, P bytes of all pictures.
@@ -31,10 +31,10 @@ from torch import Tensor
 
 from benchmarks.device_operations import moved, operate
 from pipeline.errors import UserError
-from pipeline.mixing import LAMBDA_ONE, Kind
-from pipeline.noise import levels
-from pipeline.recipe import Recipe
-from pipeline.views import ViewPlan
+from pipeline.rendering.noise import levels
+from pipeline.views.mixing import LAMBDA_ONE, Kind
+from pipeline.views.plan import ViewPlan
+from pipeline.views.recipe import Recipe
 
 STEPS = 2
 """Crops are cut together where their sides lie between the same powers of 2^(1/STEPS)."""

@@ -23,9 +23,9 @@ def main(store: Path, out: Path, batch: int, workers: int) -> None:
     import student.train  # noqa: F401  # all that the command imports
     from benchmarks.commands import peak_bytes, resident
     from benchmarks.startup import settings_for
-    from student.beginning import Places
-    from student.launch import launched
-    from student.ranks import Ranks, Stop, choose_device
+    from student.ranks.ranks import Ranks, Stop, choose_device
+    from student.run.launch import launched
+    from student.run.resume import Places
 
     stages = {"imported": since_start(), "imported bytes": float(peak_bytes(os.getpid()))}
     before = resident()

@@ -36,17 +36,19 @@ from benchmarks.race import Contestant, race
 from benchmarks.render import WINDOW
 from benchmarks.report import Table, grid
 from pipeline.errors import UserError
-from pipeline.images import decode
-from pipeline.index import SampleIndex
-from pipeline.labelling import label_missing
-from pipeline.loader import Loader
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.shards import ShardFiles
-from pipeline.store import LabelStore
-from pipeline.teacher import Teacher, make_repeatable
-from pipeline.views import ViewPlan, plan_views
-from student.ranks import Ranks, choose_device
+from pipeline.labelling.fill import label_missing
+from pipeline.labelling.writers import open_to_label
+from pipeline.models.device import make_repeatable
+from pipeline.pictures.images import decode
+from pipeline.rendering.loader import Loader
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.files import ShardFiles
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.teacher.teacher import Teacher
+from pipeline.views.plan import ViewPlan, plan_views
+from pipeline.views.recipe import Recipe
+from student.ranks.ranks import Ranks, choose_device
 
 TEACHER_BATCH, ROWS, VIEWS = 128, 2048, 8
 DECODED_TOGETHER = 64
@@ -94,7 +96,7 @@ def labelling_rows(bench: Bench, index: SampleIndex, model: nn.Module, teacher: 
     for views in (1, VIEWS):
         manifest = manifest_of(index, "topk:10", unit_rows=512, card=teacher.card)
         path = bench.scratch(f"gpu-labels-{views}") / "store.zarr"
-        with LabelStore.open_writing(path, manifest, index, views) as store:
+        with open_to_label(path, manifest, index, views) as store:
             begun = time.perf_counter()
             label_missing(store, teacher, workers=bench.workers, views_together=views, shown=False)
             found[views] = views * len(index) / (time.perf_counter() - begun)

@@ -15,7 +15,8 @@ import numpy as np
 from benchmarks.bench import Bench
 from benchmarks.commands import IMAGE_SIDE, small_shards, teacher_logits, watch
 from benchmarks.report import Table, grid
-from pipeline.store import LabelStore
+from pipeline.inspection.audit import audit
+from pipeline.store.label_store import LabelStore
 
 ROWS, TIMES = 1024, (1, 4, 16)
 
@@ -68,7 +69,7 @@ def _measure(bench: Bench, rows: int) -> Size:
     begun = time.perf_counter()
     assert len(LabelStore.open_finished(path).index) == rows
     opened = time.perf_counter()
-    assert not LabelStore.audit(path)
+    assert not audit(path)
     return Size(
         rows=rows,
         labelling=usage.seconds,

@@ -30,11 +30,13 @@ from benchmarks.labels_at_hand import card_of, manifest_of
 from benchmarks.photographs import CLASSES
 from benchmarks.race import Contestant, Race, Turn, timed
 from benchmarks.report import Table, grid
-from pipeline.labelling import label_missing
-from pipeline.manifest import TeacherCard
-from pipeline.store import LabelStore
-from pipeline.teacher import PRECISIONS, Teacher
-from pipeline.witness import draw_witnesses
+from pipeline.labelling.environment import describe_environment
+from pipeline.labelling.fill import label_missing
+from pipeline.models.device import PRECISIONS
+from pipeline.rendering.drift import draw_witnesses
+from pipeline.store.label_store import LabelStore
+from pipeline.store.manifest import TeacherCard
+from pipeline.teacher.teacher import Teacher
 
 BARE = "bare forward loop, tensors in memory"
 OURS = {1: "teacher_logits, one view a row", 8: "teacher_logits, eight views a row, decoded once"}
@@ -108,7 +110,9 @@ def run(bench: Bench, teacher: TakingTurns, rows: int, views: int) -> float:
     index = bench.photographs.indexed(folder / "data", rows)
     manifest = manifest_of(index, "dense", unit_rows=rows, card=teacher.card)
     witness = draw_witnesses(manifest.recipe, index)
-    with LabelStore.open_writing(folder / "s.zarr", manifest, index, views, witness=lambda: witness) as store:
+    with LabelStore.open_writing(
+        folder / "s.zarr", manifest, index, views, witness=lambda: witness, environment=describe_environment
+    ) as store:
         begun = time.perf_counter()
         label_missing(store, teacher, workers=1, shown=False)
         ended = time.perf_counter()

@@ -17,21 +17,24 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.photographs import CLASSES
-from pipeline.index import SampleIndex
-from pipeline.labels import Keep, encode
-from pipeline.loader import Loader
-from pipeline.manifest import Manifest, TeacherCard
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.store import LabelStore, UnitLabels
-from pipeline.teacher import Teacher
-from student.answers import AnswerSource, StoredAnswers, needed
-from student.data import Feed, piece_capacity
-from student.engine import Engine
-from student.launch import order_of
-from student.model import build
-from student.ranks import Ranks
-from student.settings import Settings
+from pipeline.labelling.writers import open_to_label
+from pipeline.labels.keeps import parse_keep
+from pipeline.labels.soft_labels import encode
+from pipeline.rendering.loader import Loader
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.store.manifest import Manifest, TeacherCard
+from pipeline.store.unit_labels import UnitLabels
+from pipeline.teacher.teacher import Teacher
+from pipeline.views.recipe import Recipe
+from student.feed.feed import Feed, piece_capacity
+from student.feed.stored_answers import AnswerSource, StoredAnswers, needed
+from student.learning.engine import Engine
+from student.learning.settings import Settings
+from student.network.model import build
+from student.ranks.ranks import Ranks
+from student.run.launch import order_of
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 TEMPERATURES = (1.0, 3.0)
@@ -53,7 +56,7 @@ def manifest_of(
     """The contract of a store over this index."""
     return Manifest(
         recipe=recipe or Recipe(), index_digest=index.digest(), rows=len(index), teacher=card or card_of("made up"),
-        keep=Keep.parse(keep), temperatures=TEMPERATURES, num_classes=CLASSES, class_names=None, class_map=None,
+        keep=parse_keep(keep), temperatures=TEMPERATURES, num_classes=CLASSES, class_names=None, class_map=None,
         unit_rows=unit_rows, luma=True,
     )  # fmt: skip
 
@@ -69,7 +72,7 @@ def made_up_store(
     """One view of every row, with true checksums."""
     manifest = manifest_of(index, keep, unit_rows=unit_rows, recipe=recipe)
     renderer, side = Renderer(manifest.recipe, index, index.files()), manifest.recipe.image_size
-    with LabelStore.open_writing(path, manifest, index, 1) as store:
+    with open_to_label(path, manifest, index, 1) as store:
         for unit in store.missing():
             row_B = np.arange(*store.rows_of(unit))
             pixels = np.empty((len(row_B), side, side, 3), np.uint8)
@@ -107,14 +110,22 @@ def engine_of(settings: Settings, steps: int, ranks: Ranks) -> Engine:
 def training(
     store: LabelStore, settings: Settings, *, workers: int, ranks: Ranks, answers: AnswerSource | None = None
 ) -> Iterator[tuple[Feed, Engine]]:
-    """A run as `student.launch` puts it together, without its files."""
+    """A run as `student.run.launch` puts it together, without its files."""
     order = order_of(store, store.index, settings)
     with ExitStack() as stack:
         loader = stack.enter_context(Loader(order.recipe, store.index, batch=piece_capacity(order), workers=workers))
         if answers is None:
-            names = needed(settings.distill, store.manifest.keep.kind, luma=False)
+            names = needed(store.manifest, soft=settings.distill == "soft", luma=False)
             stored = StoredAnswers(store, names, keep_units=16)
             stack.callback(stored.close)
             answers = stored
-        feed = Feed(order, answers, store.index, loader, ranks, temperatures=store.manifest.temperatures)
+        feed = Feed(
+            order,
+            answers,
+            store.index,
+            loader,
+            ranks,
+            keep=store.manifest.keep,
+            temperatures=store.manifest.temperatures,
+        )
         yield feed, engine_of(settings, order.steps, ranks)

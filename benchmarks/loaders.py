@@ -23,11 +23,11 @@ from benchmarks.bench import Bench
 from benchmarks.photographs import Photographs
 from benchmarks.race import Contestant, Race, race
 from benchmarks.report import Table, grid
-from pipeline.images import size_of
-from pipeline.index import SampleIndex
-from pipeline.loader import CACHE_BYTES, Loader, Request, requests_of
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
+from pipeline.pictures.images import size_of
+from pipeline.rendering.loader import CACHE_BYTES, Loader, Request, requests_of
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.views.recipe import Recipe
 
 BARE, OURS = "bare rendering, no loader", "ours: Loader"
 BARE_MANY, OURS_MANY = "bare rendering, 8 views a decode", "ours: Loader, 8 views a decode"

@@ -24,14 +24,15 @@ from benchmarks.race import Contestant, Race, race
 from benchmarks.render import our_turns
 from benchmarks.report import Table, grid
 from benchmarks.student_step import steps
-from pipeline.labels import Keep, encode
-from pipeline.loader import CACHE_BYTES
-from pipeline.store import LabelStore
-from pipeline.teacher import Teacher
-from student.data import Feed
-from student.device import teacher_labels
-from student.engine import Engine
-from student.ranks import Ranks, choose_device
+from pipeline.labels.keeps import parse_keep
+from pipeline.labels.soft_labels import encode
+from pipeline.rendering.loader import CACHE_BYTES
+from pipeline.store.label_store import LabelStore
+from pipeline.teacher.teacher import Teacher
+from student.feed.feed import Feed
+from student.feed.tensors import teacher_labels
+from student.learning.engine import Engine
+from student.ranks.ranks import Ranks, choose_device
 
 TEACHER, ALONE, OFFLINE, ONLINE, RENDER = "teacher", "student", "offline", "online", "render"
 REUSES = (1, 2, 5, 10)
@@ -95,12 +96,12 @@ def race_of(bench: Bench, student: str, store: LabelStore, teacher: Teacher, *, 
 
 def online_steps(feed: Feed, engine: Engine, teacher: Teacher) -> Contestant:
     """One step a turn, answered by the teacher while the student waits."""
-    source, numbers, keep = feed.steps(0, 0, 1000), itertools.count(), Keep.parse("argmax")
+    source, numbers, keep = feed.steps(0, 0, 1000), itertools.count(), parse_keep("argmax")
 
     def turn() -> int:
         step = next(source)
         logits_BC = teacher(step.pixels_BHWC.cpu().numpy())
-        labels = teacher_labels(encode(logits_BC, keep, TEMPERATURES), TEMPERATURES, torch.device(teacher.device))
+        labels = teacher_labels(keep, encode(logits_BC, keep, TEMPERATURES), TEMPERATURES, torch.device(teacher.device))
         engine.learn(dataclasses.replace(step, teacher=labels), next(numbers)).sum().item()
         return step.count
 

@@ -18,12 +18,12 @@ from benchmarks.race import race
 from benchmarks.render import our_turns
 from benchmarks.report import Table, grid
 from benchmarks.sizes import teacher_of
-from pipeline.index import SampleIndex, scan
-from pipeline.packing import PackOptions, pack
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.shards import expand
-from pipeline.sources import from_folders
+from pipeline.packing.sources import from_folders
+from pipeline.packing.writing import PackOptions, pack
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.patterns import expand
+from pipeline.views.recipe import Recipe
 
 SIDES = (None, 500, 400, 341, 256)
 PHOTOGRAPHS, COMPARED = 256, 128

@@ -4,7 +4,7 @@
     index = photographs.indexed(folder, rows=2048)
 
 Where more rows are asked for than there are photographs, they come again under other keys, and so in other views. Where
-there is no folder, pictures are painted as for the demonstration (`stages.scene`), and every table says so.
+there is no folder, pictures are painted as for the demonstration (`stages.demo.digit_scene`), and every table says so.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 import webdataset
 
 from pipeline.errors import ImageError, UserError
-from pipeline.images import size_of
-from pipeline.index import SampleIndex, scan
+from pipeline.pictures.images import size_of
+from pipeline.shards.index import SampleIndex, scan
+from stages.demo.digit_scene import SceneStyle, paint
 from stages.demo_images import load_digits
-from stages.scene import SceneStyle, paint
 
 CLASSES = 1000
 PER_SHARD = 64

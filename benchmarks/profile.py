@@ -23,12 +23,14 @@ from benchmarks.peers import opened, transform
 from benchmarks.race import race
 from benchmarks.render import WINDOW, our_turns
 from benchmarks.report import Table, grid
-from pipeline import render
-from pipeline.index import SampleIndex
-from pipeline.labels import encode
-from pipeline.loader import CACHE_BYTES
-from pipeline.store import LabelStore, UnitLabels
-from pipeline.witness import draw_witnesses
+from pipeline.labelling.environment import describe_environment
+from pipeline.labels.soft_labels import encode
+from pipeline.rendering import renderer as render
+from pipeline.rendering.drift import draw_witnesses
+from pipeline.rendering.loader import CACHE_BYTES
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.store.unit_labels import UnitLabels
 
 PLOT = Path(__file__).parents[1] / "docs/speed_profile.png"
 STAGES: Mapping[str, tuple[tuple[object, str], ...]] = {
@@ -151,7 +153,9 @@ def write_cost(bench: Bench, index: SampleIndex) -> float:
     logits_BC, folder = noise(row_B, np.empty(0, np.uint8)), bench.scratch("profile-stores")
     crc_B, luma_B16 = np.zeros(len(row_B), np.uint32), np.zeros((len(row_B), 16), np.uint8)
     views = 64
-    with LabelStore.open_writing(folder / "s.zarr", manifest, index, views, witness=lambda: witness) as store:
+    with LabelStore.open_writing(
+        folder / "s.zarr", manifest, index, views, witness=lambda: witness, environment=describe_environment
+    ) as store:
         units = iter(store.missing())
 
         def turn() -> int:

@@ -18,10 +18,10 @@ from benchmarks.bench import Bench, one_core
 from benchmarks.peers import SIDE, opened, transform
 from benchmarks.race import Contestant, Race, race
 from benchmarks.report import Table, grid
-from pipeline.index import SampleIndex
-from pipeline.loader import CACHE_BYTES
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
+from pipeline.rendering.loader import CACHE_BYTES
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.views.recipe import Recipe
 
 WINDOW = 64
 PEER_UINT8, PEER_FLOAT = "timm transform, to uint8", "timm transform, to float tensor"

@@ -25,20 +25,30 @@ import click
 import numpy as np
 
 from benchmarks.commands import resident
-from pipeline.draws import key_hashes
-from pipeline.finished import read_index
-from pipeline.handout import _packed, handout_of, tasks_of
-from pipeline.index import SampleIndex
-from pipeline.labels import Keep
-from pipeline.layout import Layout
-from pipeline.manifest import Manifest, TeacherCard, unit_rows_for
-from pipeline.mapped import LARGE
-from pipeline.node_cache import DIR_VARIABLE
-from pipeline.objects import LocalObjects
-from pipeline.place import Place
-from pipeline.receipts import Base, Contract, Digest, Unit, UnitTable, complete, read_complete, unit_keys, unit_receipt
-from pipeline.recipe import Recipe
-from pipeline.recovery import index_objects, read_base
+from pipeline.durable.local import LocalObjects
+from pipeline.labelling.tasks import _packed, handout_of, tasks_of
+from pipeline.labels.keeps import parse_keep
+from pipeline.processes.world import Place
+from pipeline.remote.cache_settings import DIR_VARIABLE
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.index_file import LARGE
+from pipeline.shards.key_hash import key_hashes
+from pipeline.store.layout import Layout
+from pipeline.store.manifest import Manifest, TeacherCard, unit_rows_for
+from pipeline.store.reading import read_index
+from pipeline.store.receipts import (
+    Base,
+    Contract,
+    Digest,
+    Unit,
+    UnitTable,
+    complete,
+    read_complete,
+    unit_keys,
+    unit_receipt,
+)
+from pipeline.store.recovery import index_objects, read_base
+from pipeline.views.recipe import Recipe
 
 SHARD_ROWS = 10_000
 
@@ -105,7 +115,7 @@ def manifest_of(index: SampleIndex, digest: str) -> Manifest:
     )  # fmt: skip
     recipe = Recipe()
     return Manifest(
-        recipe=recipe, index_digest=digest, rows=len(index), teacher=card, keep=Keep.parse("topk:10"),
+        recipe=recipe, index_digest=digest, rows=len(index), teacher=card, keep=parse_keep("topk:10"),
         temperatures=(1.0, 3.0), num_classes=21_841, class_names=None, class_map=None,
         unit_rows=unit_rows_for(len(index), recipe.mix_window), luma=True,
     )  # fmt: skip

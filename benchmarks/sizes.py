@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from benchmarks.bench import Bench
 from benchmarks.labels_at_hand import manifest_of, random_teacher
 from benchmarks.report import Table, grid
-from pipeline.index import SampleIndex
-from pipeline.labels import encode
-from pipeline.recipe import Recipe
-from pipeline.render import Rendered, Renderer
-from pipeline.store import LabelStore, UnitLabels
-from pipeline.teacher import Teacher, load_teacher
-from pipeline.witness import draw_witnesses
+from pipeline.labelling.environment import describe_environment
+from pipeline.labels.soft_labels import encode
+from pipeline.rendering.drift import draw_witnesses
+from pipeline.rendering.renderer import Rendered, Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.store.unit_labels import UnitLabels
+from pipeline.teacher.loading import load_teacher
+from pipeline.teacher.teacher import Teacher
+from pipeline.views.recipe import Recipe
 
 MODEL = "tf_efficientnet_lite0"
 WEIGHTS = Path(__file__).parents[2] / f"shared/data/weights/{MODEL}.safetensors"
@@ -40,7 +43,9 @@ def measure(bench: Bench) -> Table:
     for keep, (what, theirs) in KEEPS.items():
         manifest = manifest_of(index, keep, unit_rows=min(RUN_ROWS, len(index)), card=teacher.card)
         path = bench.scratch(f"sizes-{keep[:4]}") / "store.zarr"
-        with LabelStore.open_writing(path, manifest, index, 1, witness=lambda: witness) as store:
+        with LabelStore.open_writing(
+            path, manifest, index, 1, witness=lambda: witness, environment=describe_environment
+        ) as store:
             for unit in store.missing():
                 part = slice(*store.rows_of(unit))
                 labels = encode(logits_BC[part], manifest.keep, manifest.temperatures)

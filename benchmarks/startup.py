@@ -21,15 +21,16 @@ from benchmarks.commands import Usage, watch
 from benchmarks.labels_at_hand import manifest_of
 from benchmarks.photographs import CLASSES
 from benchmarks.report import Table, grid
-from pipeline.draws import key_hashes
-from pipeline.index import SampleIndex
-from pipeline.labels import encode
-from pipeline.manifest import unit_rows_for
-from pipeline.node_cache import DIR_VARIABLE
-from pipeline.render import Renderer
-from pipeline.store import LabelStore, UnitLabels
-from student.launch import order_of
-from student.settings import Settings
+from pipeline.labelling.writers import open_to_label
+from pipeline.labels.soft_labels import encode
+from pipeline.remote.cache_settings import DIR_VARIABLE
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.key_hash import key_hashes
+from pipeline.store.manifest import unit_rows_for
+from pipeline.store.unit_labels import UnitLabels
+from student.learning.settings import Settings
+from student.run.launch import order_of
 
 ROWS, PER_SHARD, BATCH = 1_300_000, 1000, 256
 
@@ -107,7 +108,7 @@ def settings_for(batch: int) -> Settings:
 def make_store(path: Path, index: SampleIndex, batch: int) -> None:
     """A complete store whose checksums are true in the first batch."""
     manifest = manifest_of(index, "argmax", unit_rows=unit_rows_for(len(index), 64))
-    with LabelStore.open_writing(path, manifest, index, 1) as store:
+    with open_to_label(path, manifest, index, 1) as store:
         first = order_of(store, store.index, settings_for(batch)).batch(0, 0)
         pixels_BHWC = np.empty((len(first), 224, 224, 3), np.uint8)
         drawn = Renderer(manifest.recipe, index, index.files()).render(first.row_B, first.view_B, pixels_BHWC)

@@ -14,9 +14,9 @@ from benchmarks.bench import Bench
 from benchmarks.labels_at_hand import made_up_store, settings_of, training
 from benchmarks.race import Contestant, race
 from benchmarks.report import Table, grid
-from student.data import Feed
-from student.engine import Engine
-from student.ranks import Ranks, choose_device
+from student.feed.feed import Feed
+from student.learning.engine import Engine
+from student.ranks.ranks import Ranks, choose_device
 
 CASES = {
     "no teacher": ("none", "argmax"),

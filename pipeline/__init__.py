@@ -1,5 +1,6 @@
-"""The shared core: what a row is, what a view of it looks like, and what the teacher said about that view.
+"""The core: what a view is, how it is drawn, what the teacher said about it, and how that is kept and proven.
 
-One noun per file; each opens with the question that it answers. ``docs/architecture.md`` is the map. ``stages`` and
-``student`` both stand on this package and do not know each other.
+One folder a room. A room imports only rooms below it; from the ground up: errors and progress (here), `remote`,
+`models`, `labels`, `pictures`, `processes`, `durable`, `shards`, `views`, `packing`, `store`, `commands`, `rendering`,
+`inspection`, `teacher`, `labelling`. `stages` and `student` stand on this package and do not know each other.
 """

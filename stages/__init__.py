@@ -1,1 +1,4 @@
-"""One runnable module per stage of the graph, each a thin command over `pipeline`: see `dvc.yaml`."""
+"""The commands that make data and pages: one module for each stage of `dvc.yaml`.
+
+`reporting` and `demo` hold what the larger ones are made of.
+"""

@@ -13,16 +13,21 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
+from pipeline.commands.command import command
+from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
 from pipeline.errors import MismatchError
-from pipeline.fidelity import compare, table
-from pipeline.labels import Keep, narrow, parse_temperatures, require_narrower
-from pipeline.manifest import Manifest
+from pipeline.inspection.fidelity import compare, table
+from pipeline.labels.keep import Keep, parse_temperatures
+from pipeline.labels.keeps import parse_keep
+from pipeline.labels.soft_labels import narrow
 from pipeline.progress import Progress
-from pipeline.store import LabelStore, Unit, UnitLabels
+from pipeline.store.label_store import LabelStore
+from pipeline.store.manifest import Manifest
+from pipeline.store.receipts import Unit
+from pipeline.store.unit_labels import UnitLabels
 
 
-@cli.command()
+@command()
 @click.option("--logits", required=True, metavar="STORE", help="The store to read, dense or topk; may be at s3://.")
 @click.option("--keep", required=True, help="What to keep of it: topk:K or argmax.")
 @click.option(
@@ -42,13 +47,13 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
     Example:
       python -m stages.compact_logits --logits dense.zarr --keep topk:10 --temperatures 1,3 --out small.zarr
     """
-    cli.require_new_folder(out)
+    require_new_folder(out)
     if "://" not in out and Path(out).resolve() == Path(logits).resolve():
         raise MismatchError(f"--out {out} is the store that is read. Name another: nothing is compacted in place.")
-    report = report or cli.beside(out, ".fidelity.json")
-    cli.require_writable(report, "--report")
+    report = report or beside(out, ".fidelity.json")
+    require_writable(report, "--report")
     source = LabelStore.open_finished(logits)
-    manifest = _manifest(source, Keep.parse(keep), None if temperatures is None else parse_temperatures(temperatures))
+    manifest = _manifest(source, parse_keep(keep), None if temperatures is None else parse_temperatures(temperatures))
     with LabelStore.open_writing(
         out,
         manifest,
@@ -61,7 +66,7 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
         _convert(source, smaller)
         smaller.finish()
         figures = compare(source, smaller)
-    cli.write_json(report, figures)
+    write_json(report, figures)
     click.echo(table(figures))
     click.echo(f"store: {out} ({source.views} views × {source.rows} rows); fidelity: {report}")
 
@@ -76,7 +81,7 @@ def _manifest(source: LabelStore, keep: Keep, temperatures: tuple[float, ...] | 
         raise MismatchError(
             f"{source.name} keeps {have.keep}, --keep {keep} asks for no less. Give a smaller topk:K, or argmax."
         )
-    require_narrower(have.keep, keep, wanted.temperatures, stored=have.temperatures)
+    have.keep.require_narrower(keep, wanted.temperatures, have.temperatures)
     return wanted
 
 
@@ -92,8 +97,8 @@ def _convert(source: LabelStore, smaller: LabelStore) -> None:
 
 def _narrowed(source: LabelStore, unit: Unit, manifest: Manifest) -> UnitLabels:
     whole = source.read(unit.view, unit.run)
-    stored = source.manifest.temperatures
-    labels = narrow(whole.labels, manifest.keep, manifest.temperatures, stored=stored)
+    have = source.manifest
+    labels = narrow(whole.labels, have.keep, manifest.keep, manifest.temperatures, stored=have.temperatures)
     return dataclasses.replace(whole, labels=labels)
 
 

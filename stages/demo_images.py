@@ -22,12 +22,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import cli
-from pipeline.draws import key_hash
+from pipeline.commands.command import command
+from pipeline.commands.speed_flags import default_workers
+from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError
-from pipeline.objects import LocalObjects
 from pipeline.progress import Progress
-from stages.scene import Pixels, SceneStyle, paint
+from pipeline.shards.key_hash import key_hash
+from stages.demo.digit_scene import Pixels, SceneStyle, paint
 
 CLASSES = 10
 QUALITY = 92
@@ -61,7 +62,7 @@ class Part:
     labelled: bool
 
 
-@cli.command()
+@command()
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -179,7 +180,7 @@ def _make(out: Path, part: Part, style: SceneStyle, seed: int) -> None:
         _write(out / part.name / folder / f"{part.name}-{number:05d}.jpg", picture(part, number, style, seed))
 
     count = len(part.digits.class_N)
-    with Progress(part.name, count, "pictures") as progress, ThreadPoolExecutor(cli.default_workers()) as pool:
+    with Progress(part.name, count, "pictures") as progress, ThreadPoolExecutor(default_workers()) as pool:
         for _ in pool.map(one, range(count)):
             progress.advance()
 

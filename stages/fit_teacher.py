@@ -26,12 +26,20 @@ from typing import Any
 import click
 import torch
 
-from pipeline import cli
-from pipeline.classlist import label_options, take_rule
-from pipeline.classnames import names_of, require_same_names
+from pipeline.commands.class_flags import label_options, take_rule
+from pipeline.commands.command import command
+from pipeline.commands.recipe_flags import recipe_options, take_recipe
+from pipeline.commands.speed_flags import default_workers, shards_option, speed_options
 from pipeline.errors import TeacherError
-from pipeline.fitted import Contract, FittedFolder
-from pipeline.fitting import (
+from pipeline.models.device import choose_device, make_repeatable, settle_precision
+from pipeline.models.out_of_memory import within_memory
+from pipeline.models.weights import read_weights, weights_digest
+from pipeline.progress import Progress
+from pipeline.rendering.loader import Loader
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.patterns import expand
+from pipeline.teacher.class_names import names_of, require_same_names
+from pipeline.teacher.fit import (
     Eye,
     Fit,
     FitSettings,
@@ -42,14 +50,9 @@ from pipeline.fitting import (
     run_epoch,
     score,
 )
-from pipeline.index import SampleIndex, scan
-from pipeline.loader import Loader
-from pipeline.memory import within_memory
-from pipeline.progress import Progress
-from pipeline.recipe import Recipe
-from pipeline.shards import expand
-from pipeline.teacher import HUBS, LARGEST_SIDE, choose_device, is_own, make_repeatable, settle_precision
-from pipeline.weights import read_weights, weights_digest
+from pipeline.teacher.fit_folder import Contract, FittedFolder
+from pipeline.teacher.loading import HUBS, LARGEST_SIDE, is_own
+from pipeline.views.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +61,8 @@ DEFAULTS = FitSettings()
 COUNT = click.IntRange(min=1)
 
 
-@cli.command()
-@cli.shards_option
+@command()
+@shards_option
 @label_options
 @click.option("--val-shards", multiple=True, metavar="PATTERN", help="Shards to score the teacher on.")
 @click.option(
@@ -100,8 +103,8 @@ COUNT = click.IntRange(min=1)
     default="refuse",
     help="What a folder does that was fitted with other flags or rows: stop, or be emptied and begun again.",
 )
-@cli.recipe_options
-@cli.speed_options
+@recipe_options
+@speed_options
 def main(**flags: Any) -> None:
     """Fit a model to your shards, so that it can be their teacher (`--model local-dir:runs/teacher`).
 
@@ -109,7 +112,7 @@ def main(**flags: Any) -> None:
     Example:
       python -m stages.fit_teacher --shards 'data/train/*.tar' --model regnety_032 --pretrained --recipe light
     """
-    recipe, rule = cli.take_recipe(flags), take_rule(flags)
+    recipe, rule = take_recipe(flags), take_rule(flags)
     index = scan(expand(flags["shards"]), workers=flags["workers"], rule=rule)
     val = scan(expand(flags["val_shards"]), workers=flags["workers"], rule=rule) if flags["val_shards"] else None
     require_labels(index)
@@ -168,7 +171,7 @@ def _model_args(given: tuple[str, ...]) -> dict[str, Any]:
 def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: SampleIndex, device: torch.device) -> Fit:
     make_repeatable(device)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # the rest of the cores draw views
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), cli.default_workers() - flags["workers"])))
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), default_workers() - flags["workers"])))
     model, config = build_model(
         contract.model,
         index.num_classes,

@@ -22,20 +22,23 @@ from click.core import ParameterSource
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import cli
-from pipeline.classlist import label_options, take_rule
+from pipeline.commands.cache_flags import cache_options
+from pipeline.commands.class_flags import label_options, take_rule
+from pipeline.commands.command import command
+from pipeline.commands.outputs import require_suffix
+from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.errors import ImageError, RecipeError, ViewError
-from pipeline.images import decode
-from pipeline.index import SampleIndex, scan
-from pipeline.labels import SoftLabels, decode_dense
-from pipeline.mixing import Kind
-from pipeline.node_cache import cache_options
-from pipeline.recipe import Recipe
-from pipeline.render import GREY, Renderer
-from pipeline.shards import expand
-from pipeline.store import LabelStore
-from pipeline.views import ViewPlan, aligned, plan_views
-from stages.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, Cell, contact_sheet
+from pipeline.labels.soft_labels import SoftLabels
+from pipeline.pictures.images import decode
+from pipeline.rendering.renderer import GREY, Renderer
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.patterns import expand
+from pipeline.store.label_store import LabelStore
+from pipeline.store.manifest import Manifest
+from pipeline.views.mixing import Kind
+from pipeline.views.plan import ViewPlan, aligned, plan_views
+from pipeline.views.recipe import Recipe
+from stages.reporting.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, Cell, contact_sheet
 
 MOST_VIEWS = 1000
 DEFAULT_ROWS = "0:8"
@@ -65,14 +68,14 @@ class Subject:
         return "unlabelled" if number < 0 else names[number].split(",")[0] if names else f"class {number}"
 
 
-@cli.command()
+@command()
 @click.option("--shards", multiple=True, metavar="PATTERN", help="WebDataset tars; with --logits: where they are now.")
 @click.option("--logits", metavar="STORE", help="A finished store, whose recipe and answers are shown.")
 @click.option("--rows", default=DEFAULT_ROWS, help="Rows to show: 'FIRST:END', or numbers with commas, or both.")
 @click.option("--views", type=click.IntRange(1, MOST_VIEWS), default=4, help="Views of each row, from view 0.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("views.png"), help="The contact sheet.")
 @label_options
-@cli.recipe_options
+@recipe_options
 @cache_options
 @click.pass_context
 def main(context: click.Context, /, out: Path, **flags: Any) -> None:
@@ -82,7 +85,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     Example:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
-    cli.require_suffix(out, "--out", ".png")
+    require_suffix(out, "--out", ".png")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size
     pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)
@@ -101,7 +104,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
 def _subject(
     context: click.Context, *, shards: tuple[str, ...], logits: str | None, rows: str, views: int, **flags: Any
 ) -> Subject:
-    recipe, rule = cli.take_recipe(flags), take_rule(flags)
+    recipe, rule = take_recipe(flags), take_rule(flags)
     if logits is None:
         if not shards:
             raise click.UsageError("give --shards PATTERN, or --logits STORE")
@@ -155,23 +158,16 @@ def _answers(subject: Subject) -> tuple[list[list[Answer]], NDArray[np.uint32] |
         run, place = divmod(row, store.manifest.unit_rows)
         unit = store.read(view, run, luma=False)
         crc_B[i] = unit.crc_B[place]
-        found.append(_likeliest(unit.labels.slice(place, place + 1), store.manifest.temperatures))
+        found.append(_likeliest(store.manifest, unit.labels.slice(place, place + 1)))
     return found, crc_B
 
 
-def _likeliest(label: SoftLabels, temperatures: tuple[float, ...]) -> list[Answer]:
+def _likeliest(manifest: Manifest, label: SoftLabels) -> list[Answer]:
     top = int(label.argmax_B[0])
-    if label.logits_BC is not None:
-        logits_C = decode_dense(label.logits_BC)[0].astype(np.float64)
-        classes, share = np.arange(len(logits_C)), np.exp(logits_C - logits_C.max())
-        share = share / share.sum()
-    elif label.topk_index_BK is not None and label.topk_logit_BK is not None and label.lse_BT is not None:
-        if 1.0 not in temperatures:
-            return [(top, None)]
-        classes = label.topk_index_BK[0].astype(np.int64)
-        share = np.exp(decode_dense(label.topk_logit_BK)[0] - label.lse_BT[0, temperatures.index(1.0)])
-    else:
+    if manifest.keep.lacks(1.0, manifest.temperatures) is not None:
         return [(top, None)]
+    events = manifest.keep.events(label.parts, 1.0, manifest.temperatures)
+    classes, share = events.index_BK[0].astype(np.int64), events.prob_BK[0]
     order = sorted(range(len(classes)), key=lambda k: (classes[k] != top, -share[k]))[:2]
     return [(int(classes[k]), float(share[k])) for k in order]
 

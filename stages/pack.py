@@ -3,7 +3,7 @@
     python -m stages.pack --images photos/train --out data/train
 
 List the images and their classes, check every one of them, and write shuffled shards that are the same bytes each time;
-`pipeline.sources` and `pipeline.packing` say how.
+`pipeline.packing.sources` and `pipeline.packing.writing` say how.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
-from pipeline.classlist import read_class_list
-from pipeline.packed import PackSummary
-from pipeline.packing import Effort, PackOptions, pack
-from pipeline.sources import SourceError, Sources, from_folders, from_table
+from pipeline.commands.class_flags import read_class_list
+from pipeline.commands.command import command
+from pipeline.commands.outputs import require_new_folder
+from pipeline.commands.speed_flags import default_workers
+from pipeline.packing.sources import SourceError, Sources, from_folders, from_table
+from pipeline.packing.writing import Effort, PackOptions, pack
+from pipeline.shards.sidecars import PackSummary
 
 
-@cli.command()
+@command()
 @click.option("--images", type=click.Path(path_type=Path), help="Folder with one folder of images per class.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the shards.")
 @click.option("--csv", "table", type=click.Path(path_type=Path), help="Lines of path,class in place of class folders.")
@@ -46,7 +48,7 @@ from pipeline.sources import SourceError, Sources, from_folders, from_table
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
-    default=cli.default_workers,
+    default=default_workers,
     envvar="DISTILL_WORKERS",
     show_default="one a core",
     help="Processes that check and write; 0 works in this one. Changes speed only.",
@@ -71,7 +73,7 @@ def main(
       python -m stages.pack --images photos/train --out data/train --max-side 500
       python -m stages.pack --images photos/val --out data/val --classes data/train/classes.json
     """
-    cli.require_new_folder(out)
+    require_new_folder(out)
     sources = _list(images, table, unlabelled, classes, out)
     options = PackOptions(samples_per_shard=samples_per_shard, seed=seed, max_side=max_side, quality=quality)
     effort = Effort(workers=workers, progress=True)

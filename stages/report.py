@@ -2,9 +2,9 @@
 
     python -m stages.report --results reports --runs runs --logits stores/train.zarr --out reports/page
 
-Read what the other stages wrote (`stages.results` says what and where), draw some views and held-out pictures again,
-measure the teacher once more for the costs, and write ``index.html`` (self-contained: styles, figures and pictures are
-inside), PNG figures, ``curves.csv`` for plots, and a summary in JSON.
+Read what the other stages wrote (`stages.reporting.results` says what and where), draw some views and held-out pictures
+again, measure the teacher once more for the costs, and write ``index.html`` (self-contained: styles, figures and
+pictures are inside), PNG figures, ``curves.csv`` for plots, and a summary in JSON.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from pathlib import Path
 
 import click
 
-from pipeline import cli
-from pipeline.cost import Cost, estimate
+from pipeline.commands.command import command
+from pipeline.commands.speed_flags import speed_options
+from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError
-from pipeline.index import SampleIndex
-from pipeline.objects import LocalObjects
-from pipeline.shards import expand
-from pipeline.store import LabelStore
-from stages import background, plots, sections
-from stages.gallery import Shelf, held_out_shelves, view_shelves
-from stages.page import page
-from stages.results import Results, mean_curve, read_results
-from stages.stored_teacher import load_stored_teacher
-from stages.story import Story
-from stages.view_quality import accuracy_per_view
+from pipeline.inspection.view_quality import accuracy_per_view
+from pipeline.labelling.cost import Cost, estimate
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.patterns import expand
+from pipeline.store.label_store import LabelStore
+from pipeline.teacher.stored import load_stored_teacher
+from stages.reporting import background, plots, sections
+from stages.reporting.gallery import Shelf, held_out_shelves, view_shelves
+from stages.reporting.page import page
+from stages.reporting.report_data import Story
+from stages.reporting.results import Results, mean_curve, read_results
 
 log = logging.getLogger(__name__)
 FOLDER = click.Path(path_type=Path)
 
 
-@cli.command()
+@command()
 @click.option("--results", type=FOLDER, default=Path("reports"), help="Folder of the other stages' figures.")
 @click.option("--runs", type=FOLDER, default=Path("runs"), help="Folder of the students' runs, KIND-SEED.")
 @click.option("--logits", required=True, metavar="STORE", help="The store that the students learned from.")
@@ -54,7 +55,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--rows", type=click.IntRange(0, 20), default=4, help="Rows whose views are shown.")
 @click.option("--views", type=click.IntRange(1, 20), default=7, help="Views of each that are shown.")
 @click.option("--examples", type=click.IntRange(0, 40), default=6, help="Held-out pictures of each kind.")
-@cli.speed_options
+@speed_options
 def main(
     results: Path,
     runs: Path,

@@ -5,7 +5,7 @@
 
 Index the shards, load the teacher, open (or create, or extend) the store, do what is missing, mark it complete, and
 write a summary from which a wrong class order or normalisation can be seen at once. With several ranks, rank 0 does all
-that, and units are handed to whoever is free (`pipeline.handout`).
+that, and units are handed to whoever is free (`pipeline.labelling.tasks`).
 """
 
 from __future__ import annotations
@@ -19,36 +19,41 @@ from typing import Any
 import click
 import torch
 
-from pipeline import cli
-from pipeline.classlist import label_options, read_class_list, take_rule
-from pipeline.classmap import read_class_map
-from pipeline.classnames import BY_NAME
-from pipeline.cost import estimate
-from pipeline.crew import followed, index_at, leading_seat, led
+from pipeline.commands.class_flags import label_options, read_class_list, take_rule
+from pipeline.commands.command import Finite, command
+from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
+from pipeline.commands.recipe_flags import recipe_options, take_recipe
+from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.errors import MismatchError
-from pipeline.handout import Handout, Task, handout_of, slice_of, tasks_of
-from pipeline.index import SampleIndex, scan
-from pipeline.labelling import label_missing
-from pipeline.labels import Keep, parse_temperatures
-from pipeline.loader import settle_start_method
-from pipeline.manifest import Manifest, unit_rows_for
-from pipeline.memory import within_memory
-from pipeline.place import Place
-from pipeline.quality import summarise, summary_text
-from pipeline.recipe import Recipe
-from pipeline.shards import expand
-from pipeline.store import LabelStore
-from pipeline.teacher import Teacher, load_teacher
-from pipeline.truth import LabelRule
-from pipeline.unchanged import require_unchanged
+from pipeline.inspection.quality import summarise, summary_text
+from pipeline.labelling.cost import estimate
+from pipeline.labelling.fill import label_missing
+from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
+from pipeline.labelling.writers import followed, index_at, leading_seat, led, open_to_label
+from pipeline.labels.keep import parse_temperatures
+from pipeline.labels.keeps import parse_keep
+from pipeline.models.out_of_memory import within_memory
+from pipeline.processes.start import settle_start_method
+from pipeline.processes.world import Place
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.patterns import expand
+from pipeline.shards.truth import LabelRule
+from pipeline.store.label_store import LabelStore
+from pipeline.store.manifest import Manifest, unit_rows_for
+from pipeline.store.unchanged import require_unchanged
+from pipeline.teacher.class_map import read_class_map
+from pipeline.teacher.class_names import BY_NAME
+from pipeline.teacher.loading import load_teacher
+from pipeline.teacher.teacher import Teacher
+from pipeline.views.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store that was begun keeps its own."
 
 
-@cli.command()
-@cli.shards_option
+@command()
+@shards_option
 @label_options
 @click.option("--out", default="store.zarr", help="The store to fill: a directory, or s3://bucket/name.zarr.")
 @click.option("--model", default="regnety_160", help="A timm model, local-dir:FOLDER, or module:function of yours.")
@@ -77,11 +82,11 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
     help="Rows finished at once, a power of two.  [default: by the data's size]",
 )
 @click.option("--luma/--no-luma", default=True, help="Keep 16-byte thumbnails, which --accept-drift needs.")
-@cli.recipe_options
-@cli.speed_options
+@recipe_options
+@speed_options
 @click.option(
     "--timeout",
-    type=cli.Finite(min=1),
+    type=Finite(min=1),
     default=600.0,
     envvar="DISTILL_TIMEOUT",
     help="Seconds after which a rank that cannot be reached counts as lost.",
@@ -108,16 +113,16 @@ def main(**flags: Any) -> None:
     Example:
       python -m stages.teacher_logits --shards 'data/train/*.tar' --model regnety_160 --views 10 --out store.zarr
     """
-    place, recipe, urls = Place.from_environment(), cli.take_recipe(flags), expand(flags["shards"])
+    place, recipe, urls = Place.from_environment(), take_recipe(flags), expand(flags["shards"])
     flags["rule"] = take_rule(flags)
     _settle_processes(flags, place, urls)
     if flags["dry_run"]:
         _estimate(flags, place, recipe, urls)
         return
-    cli.require_new_folder(flags["out"])
+    require_new_folder(flags["out"])
     if place.leads:
-        flags["summary"] = flags["summary"] or cli.beside(flags["out"], ".summary.json")
-        cli.require_writable(flags["summary"], "--summary")
+        flags["summary"] = flags["summary"] or beside(flags["out"], ".summary.json")
+        require_writable(flags["summary"], "--summary")
     with handout_of(place, timeout_s=flags["timeout"]) as handout:
         if place.leads:
             _lead(flags, place, recipe, urls, handout)
@@ -128,7 +133,7 @@ def main(**flags: Any) -> None:
 def _settle_processes(flags: dict[str, Any], place: Place, urls: tuple[str, ...]) -> None:
     """How this process starts others, how many, and how much it says."""
     settle_start_method((*urls, flags["out"]), flags["start_method"])
-    flags["workers"] = cli.share_workers(flags["workers"], place.local_world)
+    flags["workers"] = share_workers(flags["workers"], place.local_world)
     if not place.leads:
         logging.getLogger().setLevel(logging.WARNING)
 
@@ -226,7 +231,7 @@ def _report(store: LabelStore, flags: dict[str, Any]) -> None:
     """Write and show the summary."""
     summary = summarise(store)
     out, path = flags["out"], flags["summary"]
-    cli.write_json(path, summary)
+    write_json(path, summary)
     click.echo(summary_text(summary))
     click.echo(f"store: {out} ({store.views} views × {store.rows} rows); summary: {path}")
 
@@ -245,13 +250,13 @@ def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
 def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> LabelStore:
     """The store to fill; one that was made otherwise is refused, or removed where --if-changed allows it."""
     try:
-        return LabelStore.open_writing(flags["out"], manifest, index, views=flags["views"], recheck=flags["recheck"])
+        return open_to_label(flags["out"], manifest, index, views=flags["views"], recheck=flags["recheck"])
     except MismatchError as changed:
         if flags["if_changed"] == "refuse":
             raise
         log.warning("%s It is removed and made anew, as --if-changed rebuild says.", changed)
     LabelStore.discard(flags["out"])
-    return LabelStore.open_writing(flags["out"], manifest, index, views=flags["views"])
+    return open_to_label(flags["out"], manifest, index, views=flags["views"])
 
 
 def _teacher(flags: dict[str, Any], place: Place, recipe: Recipe, index: SampleIndex) -> Teacher:
@@ -282,7 +287,7 @@ def _manifest(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, digest:
         index_digest=digest,
         rows=len(index),
         teacher=teacher.card,
-        keep=Keep.parse(flags["keep"]),
+        keep=parse_keep(flags["keep"]),
         temperatures=parse_temperatures(flags["temperatures"]),
         num_classes=teacher.num_classes,
         class_names=index.class_names,

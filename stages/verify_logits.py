@@ -18,23 +18,24 @@ from typing import Any
 
 import click
 
-from pipeline import cli
-from pipeline.audit import Finding
+from pipeline.commands.command import Finite, command
+from pipeline.commands.speed_flags import speed_options
 from pipeline.errors import StoreError, UserError
-from pipeline.index import SampleIndex
+from pipeline.inspection.audit import Finding, audit
+from pipeline.inspection.recheck import Recheck, recheck, spread, spread_batches
 from pipeline.progress import Progress
-from pipeline.recheck import Recheck, recheck, spread, spread_batches
-from pipeline.render import Renderer
-from pipeline.shards import expand
-from pipeline.store import LabelStore
-from pipeline.unchanged import changed_rows, require_names
-from pipeline.witness import Drift, check_witnesses
-from stages.stored_teacher import load_stored_teacher
+from pipeline.rendering.drift import Drift, check_witnesses
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.patterns import expand
+from pipeline.store.label_store import LabelStore
+from pipeline.store.unchanged import changed_rows, require_names
+from pipeline.teacher.stored import load_stored_teacher
 
 SHOWN = 20
 
 
-@cli.command()
+@command()
 @click.option(
     "--logits", required=True, metavar="STORE", help="The store to check: a directory, or s3://bucket/name.zarr."
 )
@@ -48,9 +49,9 @@ SHOWN = 20
 @click.option("--model", help="The teacher, where it has another name now.  [default: the stored name]")
 @click.option("--weights", type=click.Path(path_type=Path), help="The teacher's weights.  [default: timm's own]")
 @click.option(
-    "--tolerance", type=cli.Finite(min=0), default=0.05, help="How far a logit of the teacher may be off, in logits."
+    "--tolerance", type=Finite(min=0), default=0.05, help="How far a logit of the teacher may be off, in logits."
 )
-@cli.speed_options
+@speed_options
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the result here, as JSON.")
 def main(logits: str, out: Path | None, **flags: Any) -> None:
     """Check a finished store: its bytes, its views, and its teacher.
@@ -99,7 +100,7 @@ def _check_bytes(logits: str) -> list[Finding]:
             progress.total = units
             progress.advance(read - progress.count)
 
-        findings = LabelStore.audit(logits, count)
+        findings = audit(logits, count)
     told = "all as written" if not findings else f"{len(findings)} findings"
     click.echo(f"bytes      {progress.count} units read: {told}")
     return findings

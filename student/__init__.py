@@ -1,1 +1,5 @@
-"""The student: a DeiT trained from shards and stored labels, without ever running the teacher."""
+"""The trainer: a student learns from shards and stored labels; the teacher is never needed.
+
+The commands are here (`train`, `evaluate`, `export`, `tokens`); each room below is one part of the work. From the
+ground up: `network`, `ranks`, `checkpoints`, `feed`, `learning`, `judging`, `exporting`, `run`.
+"""

@@ -13,11 +13,12 @@ from typing import Any
 
 import click
 
-from pipeline import cli
-from pipeline.classlist import label_options, take_rule
-from pipeline.memory import within_memory
-from student import results
-from student.checkpoint_flags import (
+from pipeline.commands.class_flags import label_options, take_rule
+from pipeline.commands.command import command
+from pipeline.commands.outputs import require_suffix
+from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.models.out_of_memory import within_memory
+from student.checkpoints.flags import (
     SMALLER_BATCH,
     bad_image_option,
     batch_option,
@@ -25,17 +26,18 @@ from student.checkpoint_flags import (
     crop_option,
     timeout_option,
 )
-from student.metrics import Scores
-from student.model import Student
-from student.predictions import Predictions, Table, write_predictions
-from student.ranks import joined, local_world
-from student.saved import Saved, open_saved
-from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_set
+from student.checkpoints.trained import Saved, open_saved
+from student.judging import results
+from student.judging.metrics import Scores
+from student.judging.predictions import Predictions, Table, write_predictions
+from student.judging.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_set
+from student.network.model import Student
+from student.ranks.ranks import joined, local_world
 
 
-@cli.command()
+@command()
 @checkpoint_options
-@cli.shards_option
+@shards_option
 @label_options
 @click.option(
     "--out",
@@ -64,7 +66,7 @@ from student.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_se
 @click.option(
     "--precision", type=click.Choice(list(PRECISIONS)), default="fp32", help="Arithmetic of the forward pass."
 )
-@cli.speed_options
+@speed_options
 @timeout_option
 def main(**flags: Any) -> None:
     """Measure a trained student on shards: accuracy, loss, calibration and agreement of both heads.
@@ -73,11 +75,11 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
-    cli.require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
+    require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
     rule = take_rule(flags)
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])
-    flags["workers"] = cli.share_workers(flags["workers"], local_world())
+    flags["workers"] = share_workers(flags["workers"], local_world())
     chosen = {name: flags[name] for name in ("crop_pct", "on_bad_image", "logits", "workers")}
     speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
     with joined(flags["device"], flags["timeout"]) as ranks, within_memory(ranks.device, SMALLER_BATCH):

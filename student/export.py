@@ -15,21 +15,21 @@ from typing import Any
 
 import click
 
-from pipeline import cli
-from pipeline.classlist import read_class_list
+from pipeline.commands.class_flags import read_class_list
+from pipeline.commands.command import command
+from pipeline.durable.file import write_json
 from pipeline.errors import MismatchError
-from pipeline.truth import brief
-from student.checkpoint_flags import checkpoint_options, crop_option
-from student.files import write_json
-from student.onnx_graph import write_onnx
-from student.preprocessing import description
-from student.saved import Saved, open_saved
-from student.timm_folder import HEADS, PREPROCESSING, require_export_folder, write_timm
+from pipeline.shards.truth import brief
+from student.checkpoints.flags import checkpoint_options, crop_option
+from student.checkpoints.trained import Saved, open_saved
+from student.exporting.onnx_graph import write_onnx
+from student.exporting.preprocessing import description
+from student.exporting.timm_folder import HEADS, PREPROCESSING, require_export_folder, write_timm
 
 log = logging.getLogger("student.export")
 
 
-@cli.command()
+@command()
 @checkpoint_options
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("export"), help="Folder to write to."

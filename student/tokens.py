@@ -10,26 +10,28 @@ from typing import Any
 
 import click
 
-from pipeline import cli
-from pipeline.memory import within_memory
-from student import plots
-from student.checkpoint_flags import SMALLER_BATCH, bad_image_option, batch_option, checkpoint_options, timeout_option
-from student.files import write_json
-from student.ranks import joined, local_world
-from student.saved import open_saved
-from student.scoring import Judge, open_evaluation_set
-from student.similarity import Similarity, require_tokens
+from pipeline.commands.command import command
+from pipeline.commands.outputs import require_suffix
+from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.durable.file import write_json
+from pipeline.models.out_of_memory import within_memory
+from student.checkpoints.flags import SMALLER_BATCH, bad_image_option, batch_option, checkpoint_options, timeout_option
+from student.checkpoints.trained import open_saved
+from student.judging import plots
+from student.judging.scoring import Judge, open_evaluation_set
+from student.judging.token_similarity import Similarity, require_tokens
+from student.ranks.ranks import joined, local_world
 
 
-@cli.command()
+@command()
 @checkpoint_options
-@cli.shards_option
+@shards_option
 @click.option("--ema", is_flag=True, help="Look at the moving average of the weights.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the figures.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="PNG file for the curve over the blocks.")
 @bad_image_option
 @batch_option
-@cli.speed_options
+@speed_options
 @timeout_option
 def main(**flags: Any) -> None:
     """Measure how alike class and distillation token are in each layer, and how often their heads agree.
@@ -38,11 +40,11 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.tokens --checkpoint runs/student --shards 'data/val/*.tar' --plot tokens.png
     """
-    cli.require_suffix(flags["plot"], "--plot", ".png")
+    require_suffix(flags["plot"], "--plot", ".png")
     saved = open_saved(flags["checkpoint"], flags["which"])
     student = saved.weights(flags["ema"])
     require_tokens(student)
-    flags["workers"] = cli.share_workers(flags["workers"], local_world())
+    flags["workers"] = share_workers(flags["workers"], local_world())
     chosen = {name: flags[name] for name in ("on_bad_image", "workers")}
     with joined(flags["device"], flags["timeout"]) as ranks, within_memory(ranks.device, SMALLER_BATCH):
         pictures = open_evaluation_set(flags["shards"], saved, ranks, **chosen)

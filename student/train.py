@@ -18,14 +18,16 @@ from typing import Any
 
 import click
 
-from pipeline import cli
-from pipeline.memory import within_memory
-from student import checkpoint, flags
-from student.beginning import Places
-from student.launch import launched
-from student.loop import exit_code, fit
-from student.ranks import Stop, joined, local_world
-from student.settings import Settings
+from pipeline.commands.command import command
+from pipeline.commands.speed_flags import share_workers, speed_options
+from pipeline.models.out_of_memory import within_memory
+from student.checkpoints import checkpoint
+from student.learning.settings import Settings
+from student.ranks.ranks import Stop, joined, local_world
+from student.run import flags
+from student.run.launch import launched
+from student.run.loop import exit_code, fit
+from student.run.resume import Places
 
 SMALLER = (
     "Give a larger --accumulate (smaller micro-batches, the same gradient), or --precision bf16; a smaller --batch is "
@@ -33,7 +35,7 @@ SMALLER = (
 )
 
 
-@cli.command(
+@command(
     epilog="Example: python -m student.train --logits stores/train.zarr --val-shards 'data/val/*.tar' --epochs 300"
 )
 @flags.places_options
@@ -41,7 +43,7 @@ SMALLER = (
 @flags.loss_options
 @flags.recipe_options
 @flags.running_options
-@cli.speed_options
+@speed_options
 def main(
     logits: str,
     shards: tuple[str, ...],
@@ -71,7 +73,7 @@ def main(
         label_key=label_key,
         resume=resume,
         if_changed=if_changed,
-        workers=cli.share_workers(workers, local_world()),
+        workers=share_workers(workers, local_world()),
         start_method=start_method,
         dvclive=dvclive,
         tensorboard=tensorboard,

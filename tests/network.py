@@ -29,7 +29,7 @@ class Cable:
         return f"{NETWORK}.{node + 1}"
 
     def env(self, node: int) -> dict[str, object]:
-        """What `tests.stages.ranks.start` and gloo must know to be on that node."""
+        """What `tests.many_ranks.start` and gloo must know to be on that node."""
         return {"NETNS": self.nodes[node], "GLOO_SOCKET_IFNAME": "cable"}
 
     def cut(self) -> None:

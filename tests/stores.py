@@ -12,13 +12,16 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from pipeline.draws import key_hashes
-from pipeline.index import SampleIndex
-from pipeline.labels import Keep, encode
-from pipeline.manifest import Manifest, TeacherCard
-from pipeline.recipe import Recipe
-from pipeline.store import LabelStore, Unit, UnitLabels
-from pipeline.witness import Witness, witness_rows
+from pipeline.labels.keeps import parse_keep
+from pipeline.labels.soft_labels import encode
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.key_hash import key_hashes
+from pipeline.store.label_store import LabelStore
+from pipeline.store.manifest import Manifest, TeacherCard
+from pipeline.store.receipts import Unit
+from pipeline.store.unit_labels import UnitLabels
+from pipeline.store.witness import Witness, witness_rows
+from pipeline.views.recipe import Recipe
 
 SIDE = 8
 ENVIRONMENT = {"machine": "made up"}
@@ -66,7 +69,7 @@ def manifest_of(index: SampleIndex, keep: str = "topk:3", **changes: object) -> 
         "index_digest": index.digest(),
         "rows": len(index),
         "teacher": card(),
-        "keep": Keep.parse(keep),
+        "keep": parse_keep(keep),
         "temperatures": (1.0, 3.0),
         "num_classes": 12,
         "class_names": None,

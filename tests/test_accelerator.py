@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from tests.pictures import tiny_shards
+from tests.small_students import RUN, STUDENT, same, weights
 from tests.stores import tree
-from tests.student.small import RUN, STUDENT, same, weights
 
 DEVICE = os.environ.get("DISTILL_TEST_DEVICE", "cuda")
 HALF = "fp32" if DEVICE == "mps" else "bf16"

@@ -90,11 +90,3 @@ def test_every_page_that_is_named_is_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = [name.split("#")[0] for name in re.findall(r"\]\(([^)]+)\)", text) if "://" not in name]
     assert [name for name in named if not (ROOT / name).exists()] == []
-
-
-def test_every_file_of_the_core_has_its_place_on_the_map() -> None:
-    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    section = page[page.index("## The files of") : page.index("## A view, step by step")]
-    named = re.findall(r"`(\w+)`", section.partition("|")[2])
-    files = [path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__"]
-    assert sorted(named) == sorted(files)

@@ -23,12 +23,12 @@ from benchmarks.evidence.plots import draw
 from benchmarks.evidence.steps import commands, run
 from benchmarks.evidence.tables import table_of
 from benchmarks.report import RESULTS, Circumstances, load_average, write
-from pipeline import cli
+from pipeline.commands.command import command
 
 PLOTS = Path("docs/evidence")
 
 
-@cli.command()
+@command()
 @click.argument("tables", nargs=-1, type=click.Choice([*EXPERIMENTS, *ALONE]), metavar="[TABLE]...")
 @click.option("--data", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False), help="Pictures.")
 @click.option(

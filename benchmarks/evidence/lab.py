@@ -16,8 +16,8 @@ from timm.data.imagenet_info import ImageNetInfo
 
 from benchmarks.evidence.pictures import Pictures
 from benchmarks.evidence.steps import Step
+from pipeline.durable.file import write_text
 from pipeline.errors import UserError
-from student.files import write_text
 
 Flags = tuple[str, ...]
 

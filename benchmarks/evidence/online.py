@@ -19,25 +19,28 @@ from typing import Any
 
 import click
 
-from pipeline import cli
+from pipeline.commands.command import command
+from pipeline.commands.speed_flags import speed_options
 from pipeline.errors import UserError
-from pipeline.labels import Keep, encode
-from pipeline.store import LabelStore
-from pipeline.teacher import Teacher
-from stages.stored_teacher import load_stored_teacher
-from student import checkpoint, flags
-from student.beginning import Places
-from student.data import Feed, Step
-from student.device import teacher_labels
-from student.launch import launched
-from student.loop import exit_code, fit
-from student.ranks import Stop, joined
-from student.settings import Settings
+from pipeline.labels.keeps import parse_keep
+from pipeline.labels.soft_labels import encode
+from pipeline.store.label_store import LabelStore
+from pipeline.teacher.stored import load_stored_teacher
+from pipeline.teacher.teacher import Teacher
+from student.checkpoints import checkpoint
+from student.feed.feed import Feed, Step
+from student.feed.tensors import teacher_labels
+from student.learning.settings import Settings
+from student.ranks.ranks import Stop, joined
+from student.run import flags
+from student.run.launch import launched
+from student.run.loop import exit_code, fit
+from student.run.resume import Places
 
-KEEP = Keep.parse("dense")
+KEEP = parse_keep("dense")
 
 
-@cli.command()
+@command()
 @click.option("--teacher", help="The teacher, where it has another name now.  [default: the stored name]")
 @click.option("--teacher-weights", type=click.Path(path_type=Path), help="As --weights of stages.teacher_logits.")
 @click.option("--teacher-precision", default="auto", help="Must be the store's, which is the default.")
@@ -46,7 +49,7 @@ KEEP = Keep.parse("dense")
 @flags.loss_options
 @flags.recipe_options
 @flags.running_options
-@cli.speed_options
+@speed_options
 def main(
     teacher: str | None, teacher_weights: Path | None, teacher_precision: str, timeout: float, device: str, **given: Any
 ) -> None:  # fmt: skip
@@ -80,7 +83,7 @@ class Answered(Feed):
         for found in super().steps(epoch, step, epochs):
             logits_BC = self.teacher(found.pixels_BHWC.cpu().numpy())
             labels = encode(logits_BC, KEEP, self.temperatures)
-            yield dataclasses.replace(found, teacher=teacher_labels(labels, self.temperatures, self.ranks.device))
+            yield dataclasses.replace(found, teacher=teacher_labels(KEEP, labels, self.temperatures, self.ranks.device))
 
 
 def _require_one_process() -> None:

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import torch
 
+from pipeline.durable.file import write_json
 from pipeline.errors import UserError
 from pipeline.progress import Progress
-from student.files import write_json
 
 POLL = 0.05
 

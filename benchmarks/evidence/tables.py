@@ -12,9 +12,10 @@ from benchmarks.evidence.experiments import Experiment, Row
 from benchmarks.evidence.lab import HEADS
 from benchmarks.evidence.steps import Step, in_order
 from benchmarks.report import Table, grid
-from pipeline.index import scan
-from pipeline.shards import expand
-from pipeline.store import LabelStore, Unit
+from pipeline.shards.index import scan
+from pipeline.shards.patterns import expand
+from pipeline.store.label_store import LabelStore
+from pipeline.store.receipts import Unit
 
 
 def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]) -> Table:

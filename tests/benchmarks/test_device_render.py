@@ -19,16 +19,16 @@ from benchmarks.bench import Bench
 from benchmarks.device_operations import operate
 from benchmarks.photographs import Photographs
 from pipeline.errors import UserError
-from pipeline.images import decode
-from pipeline.index import SampleIndex, scan
-from pipeline.mixing import Kind
-from pipeline.noise import levels
-from pipeline.randaugment import Op
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.views import ViewPlan, plan_views
+from pipeline.pictures.images import decode
+from pipeline.rendering.noise import levels
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.views.mixing import Kind
+from pipeline.views.plan import ViewPlan, plan_views
+from pipeline.views.randaugment import Op
+from pipeline.views.recipe import Recipe
 from tests.pictures import jpeg, sample, write_tar
-from tests.pipeline.test_operations import ARGUMENTS, cases, ours, pictures
+from tests.pipeline.rendering.test_operations import ARGUMENTS, cases, ours, pictures
 
 SIZES = ((160, 120), (120, 160), (97, 211), (640, 480), (70, 64), (300, 90))
 ROWS, VIEWS, SIDE = 24, 3, 64

@@ -22,7 +22,7 @@ from benchmarks.evidence.plots import draw
 from benchmarks.evidence.steps import Step, commands, in_order, run
 from benchmarks.evidence.tables import table_of
 from pipeline.errors import UserError
-from pipeline.store import LabelStore
+from pipeline.store.label_store import LabelStore
 from stages import teacher_logits
 from tests.pictures import encoded, scene
 

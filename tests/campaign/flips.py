@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import store
-from pipeline.canonical import NotCanonicalError
+from pipeline.durable.canonical import NotCanonicalError
+from pipeline.durable.objects import open_objects
 from pipeline.errors import StoreError
-from pipeline.objects import open_objects
-from pipeline.receipts import BASE_KEY, read_unit_receipt, unit_keys, unit_of
-from pipeline.recovery import read_base
-from pipeline.store import LabelStore
+from pipeline.inspection.audit import audit
+from pipeline.store import label_store as store
+from pipeline.store.label_store import LabelStore
+from pipeline.store.receipts import BASE_KEY, read_unit_receipt, unit_keys, unit_of
+from pipeline.store.recovery import read_base
 from tests.campaign.tally import Scale, Tally
-from tests.pipeline.test_store_faults import INDEX, MANIFEST, VIEWS, damage, files, read_everything
+from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, damage, files, read_everything
 from tests.stores import finished, labels_of, open_writing, tree
 
 TITLE = "bit flips in a small store (each byte × 8 bits); each object removed, emptied, cut, zeroed, swapped, foreign"
@@ -127,7 +128,7 @@ def _replace(tally: Tally, place: Path, path: Path, scale: Scale) -> None:
 def _judge(tally: Tally, path: Path, key: str, kind: str) -> None:
     """A reader of everything must be told; receipts are the audit's."""
     if key.startswith("receipts/"):
-        found = [finding.where for finding in LabelStore.audit(path)]
+        found = [finding.where for finding in audit(path)]
         tally.case(silent=None if f"{path}/{key}" in found else f"{key} {kind}: the audit is content")
     else:
         tally.case(silent=_told(lambda: read_everything(path), f"{key} {kind}"))

@@ -29,27 +29,27 @@ import google_crc32c
 import numpy as np
 import torch
 
-from pipeline import canonical
-from pipeline.classmap import read_class_map
+from pipeline.durable import canonical
 from pipeline.errors import UserError
-from pipeline.index import scan
-from pipeline.payloads import check
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.shards import expand
-from pipeline.store import LabelStore
-from pipeline.teacher import load_teacher
-from pipeline.weights import read_weights
+from pipeline.models.weights import read_weights
+from pipeline.packing.payloads import check
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import scan
+from pipeline.shards.patterns import expand
+from pipeline.store.label_store import LabelStore
+from pipeline.teacher.class_map import read_class_map
+from pipeline.teacher.loading import load_teacher
+from pipeline.views.recipe import Recipe
 from stages.teacher_logits import main as teacher_logits
 from stages.verify_logits import main as verify_logits
-from student import checkpoint
-from student.initial import read_initial
+from student.checkpoints import checkpoint
+from student.checkpoints.starting_weights import read_initial
 from tests import pictures
 from tests.campaign.tally import Scale, Tally
 from tests.faults import in_child, wait_for
 from tests.pictures import encoded, raw_png, sample, scene, write_tar
-from tests.pipeline.test_store_faults import INDEX, MANIFEST, VIEWS, read_everything, replace_object, reseal
-from tests.pipeline.test_tar import END, header, pax, record
+from tests.pipeline.shards.test_tar import END, header, pax, record
+from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, read_everything, replace_object, reseal
 from tests.stores import finished
 
 TITLE = "hostile input: pickles, pipe: URLs, path tricks, links, bombs, rewritten metadata, disguises"

@@ -17,19 +17,21 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.errors import MismatchError, RecipeError, ShardError, UserError, ViewError
-from pipeline.index import SampleIndex
-from pipeline.loader import Loader
-from pipeline.recipe import VERSION, Recipe
-from pipeline.render import Rendered, Renderer, checksum, luma
-from pipeline.store import LabelStore
-from student.answers import StoredAnswers, needed
-from student.data import Feed, piece_capacity
-from student.launch import order_of, require_fit
-from student.ranks import Ranks
-from student.settings import Settings
+from pipeline.labelling.writers import open_to_label
+from pipeline.rendering.checksums import checksum, luma
+from pipeline.rendering.loader import Loader
+from pipeline.rendering.renderer import Rendered, Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.views.recipe import VERSION, Recipe
+from student.feed.feed import Feed, piece_capacity
+from student.feed.stored_answers import StoredAnswers, needed
+from student.learning.settings import Settings
+from student.ranks.ranks import Ranks
+from student.run.launch import order_of, require_fit
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import encoded, scene, tiny_shards
-from tests.student.small import RECIPE, make_store
+from tests.small_students import RECIPE, make_store
 
 TITLE = "misalignments (row, view, shard, seed, crop, flip, channel order, filter, recipe field by field)"
 SHOWS = "all stopped in the first batch, named"
@@ -149,11 +151,11 @@ def feeding(store: LabelStore, index: SampleIndex, renderer: Renderer | None) ->
     """What a run trains on, with this renderer in place of its own."""
     settings = Settings(batch=24, epochs=2, views=store.views)
     order = order_of(store, store.index, settings)
-    answers = StoredAnswers(store, needed("hard", "dense", luma=False), keep_units=8)
+    answers = StoredAnswers(store, needed(store.manifest, soft=False, luma=False), keep_units=8)
     with Loader(order.recipe, index, batch=piece_capacity(order), workers=0) as loader:
         if renderer is not None:
             loader._renderer = renderer
-        yield Feed(order, answers, index, loader, Ranks())
+        yield Feed(order, answers, index, loader, Ranks(), keep=store.manifest.keep)
     answers.close()
 
 
@@ -176,7 +178,7 @@ def _judge(tally: Tally, name: str, store: LabelStore, renderer: Renderer, index
 def _named(tally: Tally, store: LabelStore, field: str, other: Recipe) -> None:
     wanted = dataclasses.replace(store.manifest, recipe=other)
     try:
-        LabelStore.open_writing(store.name, wanted, store.index, store.views).close()
+        open_to_label(store.name, wanted, store.index, store.views).close()
         tally.case(silent=f"recipe {field}: a run of the teacher goes on under another value")
     except MismatchError as error:
         mine, theirs = (getattr(recipe, field) for recipe in (store.manifest.recipe, other))

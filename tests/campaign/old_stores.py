@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
-from pipeline.layout import VERSION
-from pipeline.recipe import RENDERED
-from pipeline.render import Renderer
-from pipeline.store import LabelStore
-from pipeline.witness import check_witnesses
+from pipeline.inspection.audit import audit
+from pipeline.rendering.drift import check_witnesses
+from pipeline.rendering.renderer import Renderer
+from pipeline.store.label_store import LabelStore
+from pipeline.store.layout import VERSION
+from pipeline.views.recipe import RENDERED
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import tiny_shards
-from tests.student.small import RECIPE, make_store
+from tests.small_students import RECIPE, make_store
 
 TITLE = "old stores: one of each released format"
 SHOWS = "read, or refused by name"
@@ -103,7 +104,7 @@ def _read(tally: Tally, version: int) -> None:
     found = {str(u): store.read(u.view, u.run).arrays() for u in store.units()}
     same = {unit: {n: a.tolist() for n, a in arrays.items() if n != "luma"} for unit, arrays in found.items()}
     tally.case(silent=None if same == expected["units"] else f"format {version}: other labels are read")
-    findings = store.verify()
+    findings = audit(store.name)
     tally.require(not findings, f"format {version}: {[str(finding) for finding in findings][:3]}")
     drift = check_witnesses(store, Renderer(store.manifest.recipe, store.index, store.index.files()))
     if store.manifest.recipe.version in RENDERED:
@@ -121,7 +122,7 @@ def _refused(tally: Tally, version: int) -> None:
 
 def _refused_record(tally: Tally, folder: Path, record: dict[str, object]) -> None:
     """The newest store, with another format in its records."""
-    from pipeline import canonical
+    from pipeline.durable import canonical
 
     path = folder / "store.zarr" / "COMPLETE"
     content = canonical.unseal(path.read_bytes())

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import objects
+from pipeline.durable import local
 from pipeline.errors import StoreError
 from tests.campaign.tally import Scale, Tally
 from tests.faults import in_child, wait_for
-from tests.pipeline.test_store_faults import INDEX, MANIFEST, VIEWS
+from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS
 from tests.stores import fill, finished, open_writing, tree
 
 TITLE = "two (and more) writers of one store"
@@ -116,7 +116,7 @@ def sabotage(place: Path) -> Tally:
     tally = Tally()
     finished(place / "reference.zarr", MANIFEST, INDEX, VIEWS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(objects, "_take", lambda *_: None)
+        patch.setattr(local, "_take", lambda *_: None)
         for number in range(5):
             path = place / f"{number}.zarr"
             statuses = race(path, place / "held", writers=3, kill_after=None)

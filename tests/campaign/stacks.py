@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.campaign.tally import Scale, Tally
-from tests.student.small import arguments, make_store, train
+from tests.small_students import arguments, make_store, train
 
 TITLE = "another stack: Pillow / OpenCV / torch CPU capability changed"
 SHOWS = "witness views say identical / drift N / different; drift refused unless accepted"
@@ -45,9 +45,9 @@ import cv2, numpy as np, PIL, torch
 torch.set_num_threads(1)
 if os.environ.get("CAMPAIGN_PLAIN_CV"):
     cv2.setUseOptimized(False)
-from pipeline.render import Renderer
-from pipeline.store import LabelStore
-from pipeline.witness import check_witnesses
+from pipeline.rendering.renderer import Renderer
+from pipeline.store.label_store import LabelStore
+from pipeline.rendering.drift import check_witnesses
 store = LabelStore.open_finished(sys.argv[1])
 index = store.index
 drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))
@@ -137,7 +137,7 @@ def sabotage(place: Path) -> Tally:
     """The student does not look at the witnesses, nor at the checksums: drift must come through."""
     tally = Tally()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("student.launch._require_same_views", lambda *_: None)
-        patch.setattr("student.data.Feed._check", lambda *_: None)
+        patch.setattr("student.run.launch._require_same_views", lambda *_: None)
+        patch.setattr("student.feed.feed.Feed._check", lambda *_: None)
         _made_up(tally, place / "drifted", "drifted", 1)
     return tally

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from student import loop
+from student.run import loop
 from tests.campaign.tally import Scale, Tally
-from tests.student.small import arguments, make_store, record, same, start, train, weights
+from tests.small_students import arguments, make_store, record, same, start, train, weights
 
 TITLE = "student: SIGKILL and resume; resume at every step of a short run"
 SHOWS = "bit-identical weights"
@@ -100,6 +100,6 @@ def sabotage(place: Path) -> Tally:
         run_.engine.optimizer.load_state_dict(fresh)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("student.launch.restore", forgetful)
+        patch.setattr("student.run.launch.restore", forgetful)
         _cut(tally, store, place, 3)
     return tally

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import samples
-from pipeline.canonical import sha256
+from pipeline.durable.canonical import sha256
 from pipeline.errors import ShardError, UserError
-from pipeline.index import SampleIndex, scan
-from pipeline.shards import ShardFiles
-from pipeline.tar import BLOCK, TarMember, members
+from pipeline.shards import samples
+from pipeline.shards.files import ShardFiles
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.tar import BLOCK, TarMember, members
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import jpeg, sample, write_tar
 

@@ -1,4 +1,4 @@
-"""How to add the store of the next format: what a release that changes `pipeline.layout.VERSION` does.
+"""How to add the store of the next format: what a release that changes `pipeline.store.layout.VERSION` does.
 
 1. leave tests/golden/store-v1 … as they are
 2. python -m tests.campaign.old_stores      makes tests/golden/store-v<VERSION> from the program of that release
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.layout import VERSION
-from pipeline.store import LabelStore
+from pipeline.inspection.audit import audit
+from pipeline.store.label_store import LabelStore
+from pipeline.store.layout import VERSION
 from tests.campaign.old_stores import GOLDEN, READABLE, golden_of, unpacked
-from tests.student.small import arguments, train
+from tests.small_students import arguments, train
 
 
 def test_the_format_of_today_has_a_golden_store() -> None:
@@ -33,4 +34,4 @@ def test_a_student_trains_on_the_golden_store(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_golden_store_is_finished(tmp_path: Path) -> None:
-    assert LabelStore.open_finished(unpacked(VERSION, tmp_path) / "store.zarr").verify() == []
+    assert audit(LabelStore.open_finished(unpacked(VERSION, tmp_path) / "store.zarr").name) == []

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.loader import Loader, Request
-from pipeline.store import LabelStore
-from student.launch import order_of
-from student.order import Batch, Order
-from student.settings import Settings
+from pipeline.rendering.loader import Loader, Request
+from pipeline.store.label_store import LabelStore
+from student.feed.order import Batch, Order
+from student.learning.settings import Settings
+from student.run.launch import order_of
 from tests.campaign.tally import Scale, Tally
-from tests.student.small import make_store
+from tests.small_students import make_store
 
 TITLE = "topology {world 1, 2, 4} × {workers 0, 1, 2, 5} × {batch 1, 7, 32} × {fork, spawn}"
 SHOWS = "one digest"

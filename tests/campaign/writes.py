@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.durable.local import LocalObjects
 from pipeline.errors import StoreError, StudentError
-from pipeline.objects import LocalObjects
-from pipeline.store import LabelStore
-from student import checkpoint
+from pipeline.store.label_store import LabelStore
+from student.checkpoints import checkpoint
 from tests.campaign.tally import Scale, Tally
 from tests.faults import Calls, in_child, small_disk, wait_for
-from tests.pipeline.test_store_faults import INDEX, MANIFEST, VIEWS, count_calls, files, whole_run
+from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, count_calls, files, whole_run
 from tests.stores import fill, finished, index_of, manifest_of, open_writing, tree
 
 TITLE = "failing write, fsync, rename, mkdir, link with EIO, ENOSPC, EFBIG at each call of the write path"

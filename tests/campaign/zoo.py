@@ -20,13 +20,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import images
 from pipeline.errors import ImageError, UserError
-from pipeline.images import decode, size_of
-from pipeline.index import SampleIndex, scan
-from pipeline.payloads import check
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
+from pipeline.packing.payloads import check
+from pipeline.pictures import images
+from pipeline.pictures.images import decode, size_of
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.views.recipe import Recipe
 from tests import pictures
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import encoded, png_chunk, raw_png, scene, write_tar

@@ -21,14 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import canonical, images
-from pipeline.arrays import DamagedError
-from pipeline.canonical import NotCanonicalError
+from pipeline.durable import canonical
+from pipeline.durable.canonical import NotCanonicalError
 from pipeline.errors import UserError
-from pipeline.layout import Layout
-from pipeline.receipts import Base, Unit, contract_of, read_complete, read_unit_receipt, unit_keys
-from pipeline.samples import _Rows, samples
-from pipeline.tar import members
+from pipeline.pictures import images
+from pipeline.shards.samples import _Rows, samples
+from pipeline.shards.tar import members
+from pipeline.store.arrays import DamagedError
+from pipeline.store.layout import Layout
+from pipeline.store.receipts import Base, Unit, contract_of, read_complete, read_unit_receipt, unit_keys
 from tests import pictures
 from tests.faults import memory_disk
 from tests.stores import finished, index_of, manifest_of

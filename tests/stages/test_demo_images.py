@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from stages.demo.digit_scene import SceneStyle, paint
 from stages.demo_images import Digits, deal, load_digits, main, picture
-from stages.scene import SceneStyle, paint
 
 FEW = ("--labelled", 20, "--unlabelled", 10, "--val", 10, "--side", 32)
 

@@ -10,12 +10,12 @@ import safetensors.torch
 import torch
 from click.testing import CliRunner
 
-from pipeline.fitting import Fit, FitSettings, order_of, smoothed_loss, targets
-from pipeline.index import scan
-from pipeline.mixing import plan_mixing
-from pipeline.recipe import Recipe
-from pipeline.shards import expand
-from pipeline.teacher import load_teacher
+from pipeline.shards.index import scan
+from pipeline.shards.patterns import expand
+from pipeline.teacher.fit import Fit, FitSettings, order_of, smoothed_loss, targets
+from pipeline.teacher.loading import load_teacher
+from pipeline.views.mixing import plan_mixing
+from pipeline.views.recipe import Recipe
 from stages.fit_teacher import main
 from tests.faults import Calls
 from tests.pictures import jpeg, sample, tiny_shards, write_tar

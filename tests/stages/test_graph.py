@@ -1,9 +1,10 @@
-"""dvc.yaml says what the code is: each stage's listed .py files are the import closure of its module.
+"""dvc.yaml says what the code is: a stage lists its own file and the rooms that its module's import closure enters.
 
     python -m tests.stages.test_graph --write       # list them anew, in place
 
-A module's closure is itself, its packages' __init__ files, and everything of ours that any of these imports, at the top
-or inside a function. Nothing is imported to find out.
+A module's closure is itself and everything of ours that it imports, at the top or inside a function, and what that
+imports in turn. A room is a folder of a package; what lies beside the rooms is listed as a file. Nothing is imported to
+find out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 GRAPH = ROOT / "dvc.yaml"
 PACKAGES = ("pipeline", "stages", "student")
 PARAMS = ("params.yaml", "params.imagenet.yaml", "params.folder.yaml")
-OUR_FILE = re.compile(rf"^ +- (?:{'|'.join(PACKAGES)})/[\w/]+\.py$")
+OURS = re.compile(rf"(?:{'|'.join(PACKAGES)})/[\w/]+(?:\.py)?$")
 SPEED = ("device", "workers", "start-method", "compile", "views-together", "attention", "accumulate", "log-level")
 
 
@@ -64,6 +66,12 @@ def closure(module: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
+def rooms(module: str) -> list[str]:
+    """What the module's stage depends on, sorted: the rooms of its closure, and the files that lie in none."""
+    paths = [Path(path) for path in closure(module)]
+    return sorted({str(path.parent if len(path.parts) > 2 else path) for path in paths if path.name != "__init__.py"})
+
+
 def stages(graph: str) -> dict[str, dict[str, object]]:
     """Each stage's definition (of a foreach: what it does for each)."""
     found = yaml.safe_load(graph)["stages"]
@@ -77,19 +85,27 @@ def module_of(stage: dict[str, object]) -> str:
 
 
 def rewritten(graph: str) -> str:
-    """The graph with every stage's .py files listed anew."""
-    lists = {name: closure(module_of(stage)) for name, stage in stages(graph).items()}
-    lines, stage, listed = [], "", False
+    """The graph with the rooms of every stage listed anew, behind what it reads."""
+    lines, stage, skipping = [], "", ""
     for line in graph.splitlines():
         if start := re.match(r"^  (\w+):$", line):
-            stage, listed = start[1], False
-        if not OUR_FILE.match(line):
-            lines.append(line)
-        elif not listed:
-            indent = line[: line.index("-")]
-            lines += [f"{indent}- {path}" for path in lists[stage]]
-            listed = True
+            stage = start[1]
+        if skipping and line.startswith(skipping + " "):
+            continue
+        skipping = ""
+        lines.append(line)
+        if line.strip() == "deps:":
+            skipping = line[: line.index("deps")]
+            lines += dependencies(stages(graph)[stage], skipping + "  ")
     return "\n".join(lines) + "\n"
+
+
+def dependencies(stage: dict[str, object], indent: str) -> list[str]:
+    """The dependencies of a stage as lines of YAML: first what it reads, then our rooms."""
+    listed = [str(dep) for dep in stage["deps"]]  # type: ignore[attr-defined]
+    reads = [dep for dep in listed if not OURS.match(dep)]
+    items = [f'"{dep}"' if "$" in dep else dep for dep in [*reads, *rooms(module_of(stage))]]
+    return textwrap.wrap(f"[{', '.join(items)}]", 118, initial_indent=indent, subsequent_indent=indent + " ")
 
 
 GRAPH_TEXT = GRAPH.read_text(encoding="utf-8")
@@ -97,13 +113,27 @@ STAGES = stages(GRAPH_TEXT)
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_the_listed_files_are_the_import_closure(name):
-    listed = [str(dep) for dep in STAGES[name]["deps"] if str(dep).endswith(".py")]
-    needed = closure(module_of(STAGES[name]))
+def test_a_stage_lists_the_rooms_of_its_import_closure(name):
+    listed = [str(dep) for dep in STAGES[name]["deps"] if OURS.match(str(dep))]
+    needed = rooms(module_of(STAGES[name]))
     assert listed == needed, (
         f"stage {name}: missing {sorted(set(needed) - set(listed))}, too many {sorted(set(listed) - set(needed))}. "
         "List them anew: python -m tests.stages.test_graph --write"
     )
+
+
+@pytest.mark.parametrize("name", ["pack", "demo_images", "compact_logits"])
+def test_what_draws_no_view_does_not_depend_on_how_views_are_drawn(name):
+    assert not {"pipeline/rendering", "pipeline/teacher"} & set(rooms(f"stages.{name}"))
+
+
+def test_exporting_a_student_draws_nothing():
+    assert "pipeline/rendering" not in rooms("student.export")
+
+
+def test_editing_an_augmentation_does_not_pack_again():
+    entered = {path for path in closure("stages.pack") if "/randaugment" in path or "/rendering/" in path}
+    assert not entered or "pipeline/views" not in rooms("stages.pack")
 
 
 def test_the_writer_changes_nothing_that_is_right():

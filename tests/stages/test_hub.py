@@ -12,10 +12,10 @@ import timm
 import torch
 from click.testing import CliRunner
 
-from pipeline.store import LabelStore
+from pipeline.store.label_store import LabelStore
 from stages.teacher_logits import main
 from tests.pictures import tiny_shards
-from tests.pipeline.hubserver import hub_server
+from tests.servers.hub import hub_server
 from tests.stores import tree
 
 NET = "test_resnet"

@@ -19,17 +19,18 @@ import torch
 from click.testing import CliRunner
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pipeline import remote, remote_objects
-from pipeline.objects import LocalObjects
-from pipeline.remote_objects import S3Objects
-from pipeline.store import LabelStore
+from pipeline.durable import s3 as remote_objects
+from pipeline.durable.local import LocalObjects
+from pipeline.durable.s3 import S3Objects
+from pipeline.remote import client as remote
+from pipeline.store.label_store import LabelStore
 from stages import teacher_logits as stage
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
+from tests.many_ranks import Hold, Rank, eventually, meeting, run_here, start
 from tests.network import Cable, cabled, enter
 from tests.pictures import tiny_shards
-from tests.pipeline.s3server import forget, point_at, s3_server
-from tests.stages.ranks import Hold, Rank, eventually, meeting, run_here, start
+from tests.servers.s3 import forget, point_at, s3_server
 
 NET, ROWS, VIEWS = "test_resnet", 90, 8
 UNITS = VIEWS * 3

@@ -17,11 +17,11 @@ import pytest
 import webdataset
 from click.testing import CliRunner, Result
 
+from pipeline.durable.folder import claimed
 from pipeline.errors import ShardError
-from pipeline.images import decode
-from pipeline.index import scan
-from pipeline.shards import expand
-from pipeline.staging import claimed
+from pipeline.pictures.images import decode
+from pipeline.shards.index import scan
+from pipeline.shards.patterns import expand
 from stages.pack import main
 from tests import pictures
 from tests.pictures import class_folders, encoded, scene

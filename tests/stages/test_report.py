@@ -11,14 +11,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pipeline import cost
-from pipeline.render import GREY
-from pipeline.store import LabelStore
-from stages.figures import Axis
-from stages.gallery import view_shelves
-from stages.page import STYLE
+from pipeline.labelling import cost
+from pipeline.rendering.renderer import GREY
+from pipeline.store.label_store import LabelStore
 from stages.report import main
-from stages.results import Spread, read_results
+from stages.reporting.figures import Axis
+from stages.reporting.gallery import view_shelves
+from stages.reporting.page import STYLE
+from stages.reporting.results import Spread, read_results
 from stages.teacher_logits import main as teacher_logits
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
 

@@ -17,11 +17,13 @@ import torch
 import zarr
 from click.testing import CliRunner
 
-from pipeline import cost
-from pipeline.labelling import label_missing, tasks_of
-from pipeline.render import Renderer
-from pipeline.store import LabelStore
-from pipeline.teacher import load_teacher
+from pipeline.labelling import cost
+from pipeline.labelling.fill import label_missing
+from pipeline.labelling.tasks import tasks_of
+from pipeline.labelling.writers import open_to_label
+from pipeline.rendering.renderer import Renderer
+from pipeline.store.label_store import LabelStore
+from pipeline.teacher.loading import load_teacher
 from stages.fit_teacher import main as fit_teacher
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
@@ -99,7 +101,7 @@ def test_views_and_answers_do_not_depend_on_the_batch(shards, weights, reference
 def test_units_may_be_done_in_any_order(shards, weights, reference, tmp_path):
     finished = LabelStore.open_finished(reference)
     teacher = load_teacher(NET, view_size=32, weights=weights, device="cpu", input_size="view", batch_size=16)
-    with LabelStore.open_writing(tmp_path / "s.zarr", finished.manifest, finished.index, views=3) as store:
+    with open_to_label(tmp_path / "s.zarr", finished.manifest, finished.index, views=3) as store:
         label_missing(store, teacher, workers=0, tasks=tasks_of(store.missing(), 2)[::-1])
         store.finish()
     assert tree(tmp_path / "s.zarr") == tree(reference)

@@ -13,8 +13,9 @@ import timm
 import torch
 from click.testing import CliRunner, Result
 
-from pipeline.labels import SoftLabels, encode
-from pipeline.store import LabelStore, UnitLabels
+from pipeline.labels.soft_labels import SoftLabels, encode
+from pipeline.store.label_store import LabelStore
+from pipeline.store.unit_labels import UnitLabels
 from stages import compact_logits, teacher_logits
 from stages.verify_logits import main
 from tests.pictures import in_place, tiny_shards

@@ -16,17 +16,17 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch.nn import functional
 
-from pipeline.index import scan
-from pipeline.recipe import Recipe
-from pipeline.render import Renderer
-from pipeline.shards import ShardFiles
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.files import ShardFiles
+from pipeline.shards.index import scan
+from pipeline.views.recipe import Recipe
 from student import evaluate
-from student.model import Student
-from student.results import speed_path
-from student.scoring import Judge
+from student.judging.results import speed_path
+from student.judging.scoring import Judge
+from student.network.model import Student
+from tests import small_students as small
 from tests.pictures import tiny_shards
-from tests.student import small
-from tests.student.saved_runs import NAMES, run_on_ranks, save_run
+from tests.saved_runs import NAMES, run_on_ranks, save_run
 
 ROWS = 30
 PLAIN = Recipe.preset("none", image_size=32)
@@ -214,7 +214,7 @@ def test_two_ranks_name_the_same_classes_as_one_even_where_one_has_nothing_to_do
 
 
 def test_nothing_is_pickled_between_ranks() -> None:
-    for path in Path(evaluate.__file__).parent.glob("*.py"):
+    for path in Path(evaluate.__file__).parent.rglob("*.py"):
         assert not re.search("all_gather_object|broadcast_object|gather_object|pickle.load", path.read_text()), path
 
 

@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 from timm.data import resolve_model_data_config
 
 from pipeline.errors import StudentError
+from student.checkpoints.starting_weights import init_from, read_initial
 from student.export import main
-from student.initial import init_from, read_initial
-from student.model import build
-from tests.student.saved_runs import NAMES, save_run
+from student.network.model import build
+from tests.saved_runs import NAMES, save_run
 
 
 def _export(folder: Path, *flags: str) -> Result:

@@ -14,11 +14,11 @@ from torch.nn.functional import cosine_similarity
 
 from pipeline.errors import StudentError
 from student import tokens
-from student.model import StudentSpec, build
-from student.similarity import Similarity, _exact
+from student.judging.token_similarity import Similarity, _exact
+from student.network.model import StudentSpec, build
 from tests.pictures import tiny_shards
-from tests.student.saved_runs import SMALL, save_run
-from tests.student.small import rank_env
+from tests.saved_runs import SMALL, save_run
+from tests.small_students import rank_env
 
 
 def _images(count: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.student.small import arguments, make_store, rank_env, record, same, start, train, weights
+from tests.small_students import arguments, make_store, rank_env, record, same, start, train, weights
 
 STEPS = 6  # 2 epochs of 100 rows in batches of at most 34
 

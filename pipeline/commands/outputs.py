@@ -1,0 +1,55 @@
+"""Where may a command write its results, and is that known before the work begins?"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from pipeline.durable.local import LocalObjects
+from pipeline.errors import UserError
+
+
+def require_new_folder(out: str | Path) -> None:
+    """Refuse, for what makes a folder of its own, files and the folder that one stands in, with those around it."""
+    if "://" in str(out):
+        return
+    where = Path(out).resolve()
+    if where in (Path.cwd(), *Path.cwd().parents):
+        raise UserError(f"--out {out} is the folder that this is run in, or one around it. Name a new one.")
+    for place in (where, *where.parents):
+        if place.is_file():
+            raise UserError(f"--out {out}: {place} is a file, and a folder is needed there. Name a new one.")
+
+
+def require_suffix(path: Path | None, flag: str, *known: str) -> None:
+    """Refuse, before the work, a file whose name promises another format."""
+    if path is not None and path.suffix.lower() not in known:
+        raise UserError(f"{flag} {path} ends in {path.suffix!r}; it can be written as {' or '.join(known)}.")
+
+
+def beside(out: str, suffix: str) -> Path:
+    """Where a command writes a small result of its store: beside it, or here if the store is at a URL."""
+    path = Path(out.rstrip("/").rpartition("/")[2] if "://" in out else out)
+    stem = path.stem if path.suffix in (".zarr", ".json") else path.name  # v1.2 and v1.3 are two stores
+    return path.with_name(stem + suffix)
+
+
+def require_writable(path: Path, flag: str) -> None:
+    """Refuse now, and not when hours of work are done, a result's place that cannot be written; makes its folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}. Give another {flag}.") from error
+
+
+def write_json(path: Path, values: object) -> None:
+    """A result, whole or not at all."""
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    LocalObjects(path.parent).put(path.name, text.encode())

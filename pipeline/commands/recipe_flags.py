@@ -1,0 +1,84 @@
+"""Which flags say how views are drawn, and which recipe do they make?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pipeline.commands.command import _pair, options
+from pipeline.errors import RecipeError
+from pipeline.views.recipe import Recipe
+
+_RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.option(
+        "--recipe",
+        "preset",
+        type=click.Choice(["deit", "light", "three", "none"]),
+        default="deit",
+        show_default=True,
+        help="The values that the recipe flags below start from: DeiT's, light crops and flips, DeiT III's 3-Augment, "
+        "or the plain centre crop.",
+    ),
+    click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Seed of every draw."),
+    click.option(
+        "--image-size", type=click.IntRange(min=8), help="Side of a view in pixels.  [default: 224]", default=None
+    ),
+    click.option("--crop", type=click.Choice(["random", "center", "simple"]), help="How a view is cut out."),
+    click.option(
+        "--crop-scale", callback=_pair("--crop-scale"), help="Share of the area that a crop may take, as 'LOW,HIGH'."
+    ),
+    click.option("--crop-ratio", callback=_pair("--crop-ratio"), help="Aspect ratios of a crop, as 'LOW,HIGH'."),
+    click.option("--crop-pct", type=float, help="Share of the short side that a centre crop keeps."),
+    click.option("--flip", type=float, help="Probability of a horizontal flip."),
+    click.option(
+        "--randaugment", help="RandAugment in timm's words, 'rand-m9-mstd0.5-inc1' for example; '' turns it off."
+    ),
+    click.option(
+        "--three-augment/--no-three-augment", default=None, help="One of greyscale, solarise and blur (DeiT III)."
+    ),
+    click.option("--color-jitter", type=float, help="Colour jitter, where RandAugment is off; 0 turns it off."),
+    click.option("--erase", type=float, help="Probability of random erasing (pixel noise)."),
+    click.option("--mixup", type=float, help="Mixup alpha; 0 turns it off."),
+    click.option("--cutmix", type=float, help="CutMix alpha; 0 turns it off."),
+    click.option("--mix-prob", type=float, help="Probability that a pair of rows is mixed at all."),
+    click.option("--mix-switch", type=float, help="Probability of CutMix where both are on."),
+    click.option("--mix-window", type=click.IntRange(min=2), help="Consecutive rows among which partners are drawn."),
+    click.option("--interpolation", type=click.Choice(["bicubic", "bilinear", "random"]), help="Filter of the resize."),
+    click.option(
+        "--on-bad-image",
+        type=click.Choice(["refuse", "grey"]),
+        help="What an image that cannot be decoded does: stop with its key, or count as a plain grey picture.",
+    ),
+)
+
+
+recipe_options = options(*_RECIPE_OPTIONS)
+
+
+_RECIPE_FIELDS = (
+    *(
+        "image_size",
+        "crop",
+        "crop_scale",
+        "crop_ratio",
+        "crop_pct",
+        "interpolation",
+        "flip",
+        "randaugment",
+        "color_jitter",
+    ),
+    *("three_augment", "erase", "mixup", "cutmix", "mix_prob", "mix_switch", "mix_window", "on_bad_image"),
+)
+
+
+def take_recipe(flags: dict[str, Any]) -> Recipe:
+    """Remove the recipe flags from `flags` and make the recipe that they ask for."""
+    given = {name: flags.pop(name) for name in _RECIPE_FIELDS}
+    given = {name: value for name, value in given.items() if value is not None}
+    preset, seed = flags.pop("preset"), flags.pop("seed")
+    try:
+        return Recipe.preset(preset, seed=seed, **given)
+    except RecipeError as error:
+        raise RecipeError(f"--recipe {preset} with these flags: {error}") from error

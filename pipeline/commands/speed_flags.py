@@ -1,0 +1,66 @@
+"""Which flags change how fast a command runs, and nothing else?
+
+They have environment defaults (``DISTILL_DEVICE``, ``DISTILL_WORKERS``, …), so that they can stay out of ``dvc.yaml``.
+"""
+
+from __future__ import annotations
+
+import os
+
+import click
+from click.core import ParameterSource
+
+from pipeline.commands.cache_flags import cache_options
+from pipeline.commands.command import options
+
+
+def default_workers() -> int:
+    """Processes that may run at once on this machine, as the scheduler grants them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_workers(workers: int, local_world: int) -> int:
+    """The workers of one of so many ranks on this node: they share the cores where --workers was not given."""
+    given = click.get_current_context().get_parameter_source("workers") is not ParameterSource.DEFAULT
+    return workers if given else max(1, workers // local_world)
+
+
+shards_option = click.option(
+    "--shards",
+    "shards",
+    multiple=True,
+    required=True,
+    metavar="PATTERN",
+    help="WebDataset tars: paths, globs, {000..003} braces or URLs; may be given several times.",
+)
+
+
+device_option = click.option(
+    "--device",
+    default="auto",
+    envvar="DISTILL_DEVICE",
+    show_default=True,
+    help="cuda, cuda:N, mps, cpu, or auto for the best one here. Changes speed, and the last bits of logits.",
+)
+
+
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(0, 1024),
+    default=default_workers,
+    envvar="DISTILL_WORKERS",
+    show_default="one a core",
+    help="Processes that render views; 0 renders in this one. Changes speed only.",
+)
+
+
+start_method_option = click.option(
+    "--start-method",
+    type=click.Choice(["fork", "forkserver", "spawn"]),
+    default=None,
+    envvar="DISTILL_START_METHOD",
+    help="How workers are started. Default: fork for local shards on Linux, else forkserver or spawn.",
+)
+
+
+speed_options = options(device_option, workers_option, start_method_option, cache_options)

@@ -1,0 +1,76 @@
+"""How is a result written so that a reader sees the old one or the new one, and never a part?
+
+Whole bytes under a temporary name in the same directory, flushed to the disk, then renamed over the old ones. Whoever
+writes holds a lock on the temporary file; what a killed process left there has none, and goes with the next write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline.durable.local import failure
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file (with the same suffix), then put it in the place of `path`."""
+    with telling(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        temporary = Path(name)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            write(temporary)
+            _flush(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+    return path
+
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """What the system says while `path` is written, as a user's error: which file, why, and what helps."""
+    try:
+        yield
+    except OSError as error:
+        raise failure("write", path, error) from error
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left of this file."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}-????????{glob.escape(path.suffix)}"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """A text file in UTF-8."""
+    return write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: object) -> Path:
+    """JSON for people and for version control: sorted keys, indented, one final newline."""
+    text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False)
+    return write_text(path, text + "\n")
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,249 @@
+"""How do files of one directory become objects that are there whole and for good, or not at all?
+
+`put` writes to a temporary name in the same directory, flushes the file to the disk, renames it, and flushes the
+directory; directories that it makes are flushed into their parents first. Whatever instant it is killed at, the name
+holds the old bytes, the new bytes, or nothing. Nothing is ever written in place, so a name that is a hard or symbolic
+link into a cache is replaced and the cache is not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import StoreError
+
+
+def lock_path(root: Path, suffix: str) -> Path:
+    """The file of that suffix beside a directory, the same one through whichever link the directory is named."""
+    return Path(f"{os.path.realpath(root)}{suffix}")
+
+
+class LocalObjects:
+    """Objects as files of one directory. Holds no open files, so it may be forked and pickled."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._flushed: set[Path] = set()
+        """Directories that are known to be in their parents for good"""
+
+    @property
+    def name(self) -> str:
+        """The directory."""
+        return str(self.root)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Of every file below `prefix`."""
+        found: dict[str, int] = {}
+        top = self.root / prefix
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{self.root} is a file, and a store is a directory. Give another --out or --logits.")
+        try:
+            for directory, _, names in os.walk(top, onerror=_raise_unless_absent):
+                base = os.path.relpath(directory, self.root)
+                for name in names:
+                    key = name if base == "." else f"{base}/{name}"
+                    found[key] = _size(Path(directory, name))
+        except OSError as error:
+            raise failure("list", top, error) from error
+        return dict(sorted(found.items()))
+
+    def get(self, key: str, limit: int) -> bytes:
+        """The bytes of a file."""
+        path = self.root / key
+        try:
+            # without O_NONBLOCK a FIFO of that name would wait for a writer for ever
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            raise KeyError(key) from None
+        except OSError as error:
+            raise failure("read", path, error) from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise StoreError(f"{path} is not a regular file. Remove it; the store has files only.")
+        with os.fdopen(descriptor, "rb") as file:  # buffered: one unbuffered read may give less than there is
+            if status.st_size > limit:
+                raise StoreError(f"{path} has {status.st_size} bytes, at most {limit} belong there. {_RESTORE}")
+            try:
+                return file.read(min(limit, status.st_size) + 1)  # so much memory is taken, whatever is read
+            except OSError as error:
+                raise failure("read", path, error) from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write, flush, rename, flush the directory."""
+        path = self.root / key
+        with self._temporary(path, data) as temporary:
+            temporary.replace(path)
+            _flush_directory(path.parent)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """The same with a hard link in place of the rename, which does not replace what is there."""
+        path = self.root / key
+        with self._temporary(path, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                    raise
+                if path.exists():  # no hard links on this file system: the check and the rename are two steps
+                    return False
+                temporary.replace(path)
+            _flush_directory(path.parent)
+        return True
+
+    def delete(self, key: str) -> None:
+        """Also takes away directories that this leaves empty, so that no trace of the key is left."""
+        path = self.root / key
+        try:
+            path.unlink(missing_ok=True)
+            for parent in path.relative_to(self.root).parents[:-1]:
+                (self.root / parent).rmdir()
+                self._flushed.discard(self.root / parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST, errno.ENOTDIR):
+                raise failure("remove", path, error) from error
+        with contextlib.suppress(OSError):  # a removal that is lost with the power is made again by the next sweep
+            _flush_directory(path.parent)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold an flock on ``<root>.lock``; the system lets go of it however this process ends."""
+        path = lock_path(self.root, ".lock")
+        try:
+            self._make_directory(path.parent)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise failure("lock", path, error) from error
+        _HELD.add(descriptor)
+        try:
+            _take(descriptor, path, self.name)
+            yield
+        finally:
+            if descriptor in _HELD:  # not in a forked child, where the number may be another file's by now
+                _HELD.discard(descriptor)
+                os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
+        """A flushed file with these bytes beside `path`, for the caller to give its name to; gone afterwards."""
+        temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
+        try:
+            self._make_directory(path.parent)
+            _write_file(temporary, data)
+            yield temporary
+        except OSError as error:
+            raise failure("write", path, error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    def _make_directory(self, directory: Path) -> None:
+        """Make the directory and its parents, each flushed into its own parent before anything is put in it."""
+        if directory in self._flushed or directory == directory.parent:
+            return
+        if not directory.is_dir():
+            self._make_directory(directory.parent)
+            directory.mkdir(exist_ok=True)
+        if directory == self.root or self.root in directory.parents:
+            _flush_directory(directory.parent)
+        self._flushed.add(directory)
+
+
+_RESTORE = "Restore it from a copy, or run the teacher's stage again: it computes what is damaged."
+
+
+_HELD: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _let_go_in_child() -> None:
+    # a forked child shares the lock: without this, a worker that outlives a killed parent keeps the next run out
+    for descriptor in _HELD:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+def _take(descriptor: int, path: Path, name: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+        raise StoreError(
+            f"{name} is being written by {holder}; this is process {os.getpid()} on "
+            f"{socket.gethostname()}. Wait until it ends, or end it; then run this again."
+        ) from None
+    except OSError as error:
+        raise failure("lock", path, error) from error
+    with contextlib.suppress(OSError):  # who holds it is a courtesy: a full disk must not keep a store from resuming
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a link that leads nowhere
+        return -1
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        raise error
+
+
+def failure(verb: str, path: Path, error: OSError) -> StoreError:
+    """What the system said, about which file, with how much room, and what helps."""
+    said = os.strerror(error.errno) if error.errno else str(error)
+    room = _room(path)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "Make room, or give another --out"
+    elif error.errno == errno.EFBIG:
+        remedy = "Raise the limit on file sizes (ulimit -f), or give another --out"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "Check who owns it and how it is mounted, or give another --out"
+    else:
+        remedy = "Check the disk"
+    return StoreError(
+        f"cannot {verb} {path}: {said}{room}. {remedy}; then run this again: nothing that was finished is lost."
+    )
+
+
+def _room(path: Path) -> str:
+    for place in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            return f" ({shutil.disk_usage(place).free / 1e6:,.1f} MB free)"
+    return ""

@@ -1,0 +1,72 @@
+"""How do bytes get under a name so that they are either there, whole and for good, or not there at all?
+
+`put` writes to a temporary name in the same directory, flushes the file to the disk, renames it, and flushes the
+directory; directories that it makes are flushed into their parents first. Whatever instant it is killed at, the name
+holds the old bytes, the new bytes, or nothing; a temporary name that stays behind can be told by its form, and is swept
+by the store. Nothing is ever written in place, so a name that is a hard or symbolic link into a cache is replaced and
+the cache is not touched.
+
+`Objects` is all that a store asks of its medium, so that an object store can take the place of the file system.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.durable.local import LocalObjects
+from pipeline.errors import StoreError
+
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}")
+
+
+class Objects(Protocol):
+    """Named bytes under one root. Keys are relative, with slashes."""
+
+    @property
+    def name(self) -> str:
+        """The root, as a user knows it."""
+        ...
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of every object whose key starts with `prefix` (a directory, or nothing), in the order of the keys."""
+        ...
+
+    def get(self, key: str, limit: int) -> bytes:
+        """The bytes of an object; KeyError where there is none; StoreError where it holds more than `limit`."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put these bytes under the key, atomically and durably, in place of any others."""
+        ...
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """The same, if there is nothing under the key; False where there is."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Take an object away; it need not be there."""
+        ...
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Be the one writer, or a StoreError at once."""
+        ...
+
+
+def open_objects(where: str | Path) -> Objects:
+    """The objects at a path, or at an s3:// URL (which a `Path` writes with one slash)."""
+    place = re.sub(r"^(s3a?):/+", r"\1://", str(where))
+    if place.startswith(("s3://", "s3a://")):
+        from pipeline.durable.s3 import S3Objects  # here, because most runs never need it
+
+        return S3Objects(place)
+    if "://" in place:
+        raise StoreError(f"{where}: label stores are kept on a file system or in S3. Give a path, or s3://bucket/name.")
+    return LocalObjects(Path(where))
+
+
+def is_temporary(key: str) -> bool:
+    """Is this the name of an unfinished `put`?"""
+    return _TEMPORARY.fullmatch(key.rpartition("/")[2]) is not None

@@ -1,0 +1,7 @@
+"""Can a store be trusted, and are its labels any good?
+
+`audit` reads every byte. `recheck` draws views and asks the teacher again. `quality` sums the labels up, `view_quality`
+says how often the teacher is right on each view, and `fidelity` what a smaller keep has lost.
+
+Imports what it inspects: `labels`, `durable`, `shards`, `views`, `store` and `rendering`.
+"""

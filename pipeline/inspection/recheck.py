@@ -1,0 +1,175 @@
+"""Do the shards, drawn again here, and the teacher, asked again, still say what the store says?
+
+Some views, spread evenly over the store, are drawn again and held to their checksums (or, where a drift is accepted,
+to their thumbnails). Where the teacher is asked too, they are whole batches of its run, because the last bits of its
+logits depend on what else is in a batch; its answers are encoded as they were for the store, and compared as stored.
+
+Shapes: B views of a request, C classes, K kept classes, T temperatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.inspection.audit import Finding
+from pipeline.labels.codes import SCALE
+from pipeline.labels.dense import Dense
+from pipeline.labels.soft_labels import SoftLabels, encode
+from pipeline.rendering.drift import TOLERANCE
+from pipeline.rendering.loader import Loader
+from pipeline.rendering.ring import Slot
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.store.receipts import Unit
+from pipeline.store.unit_labels import UnitLabels
+
+Ask = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+T = TypeVar("T")
+
+_A_UNIT = 16
+"""Views of a unit that are drawn, where there are units enough"""
+
+_A_REQUEST = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Rows of one unit."""
+
+    unit: Unit
+    row_B: NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Recheck:
+    """What came of it."""
+
+    views: int = 0
+    changed: int = 0
+    """Views whose checksum is another"""
+    thumbnail_levels: int = 0
+    """The largest step between a thumbnail then and now"""
+    asked: int = 0
+    """Views that the teacher was asked about"""
+    argmax_changes: int = 0
+    largest_deviation: float = 0.0
+    """Of a logit, in logits: of a stored one, or the least that must have moved for another class to be the largest"""
+    largest_lse_deviation: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+
+    def figures(self) -> dict[str, Any]:
+        """All but the findings, as plain values."""
+        return {name: value for name, value in asdict(self).items() if name != "findings"}
+
+
+def spread(store: LabelStore, count: int) -> list[Request]:
+    """`count` views (or all there are) in requests of one unit each, evenly over units and over the rows in them."""
+    units = _evenly(store.units(), max(1, count // _A_UNIT))
+    starts = np.cumsum([0, *(stop - start for start, stop in map(store.rows_of, units))])
+    places = np.array(_evenly(range(int(starts[-1])), count), np.int64)
+    requests = []
+    for unit, first, end in zip(units, starts[:-1], starts[1:], strict=True):
+        row_B = places[(places >= first) & (places < end)] - first + store.rows_of(unit)[0]
+        requests += [Request(unit, row_B[at : at + _A_REQUEST]) for at in range(0, len(row_B), _A_REQUEST)]
+    return requests
+
+
+def spread_batches(store: LabelStore, count: int) -> list[Request]:
+    """At least `count` views (or all there are) in whole batches of the teacher's run, evenly over the store."""
+    size = store.manifest.teacher.batch_size
+    places = [(unit, first) for unit in store.units() for first in range(*store.rows_of(unit), size)]
+    chosen = _evenly(places, -(-count // size))
+    return [Request(unit, np.arange(first, min(first + size, store.rows_of(unit)[1]))) for unit, first in chosen]
+
+
+def _evenly(things: Sequence[T], count: int) -> list[T]:
+    """That many of them, or all, from the middles of equal stretches."""
+    count = min(count, len(things))
+    return [things[(2 * number + 1) * len(things) // (2 * count)] for number in range(count)]
+
+
+def recheck(
+    store: LabelStore,
+    index: SampleIndex,
+    requests: Sequence[Request],
+    *,
+    workers: int,
+    start_method: str | None = None,
+    accept_drift: bool = False,
+    ask: Ask | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Recheck:
+    """Draw the requested views again and compare; with `ask`, also what the teacher says about them."""
+    result = Recheck()
+    if not requests:
+        return result
+    batch = max(len(request.row_B) for request in requests)
+    with Loader(store.manifest.recipe, index, batch=batch, workers=workers, start_method=start_method) as loader:
+        slots = loader.render((r.row_B, np.full(len(r.row_B), r.unit.view)) for r in requests)
+        for request, slot, stored in zip(requests, slots, _stored(store, requests), strict=True):
+            _compare_pixels(result, store, index, request, slot, stored, accept_drift)
+            if ask is not None:
+                _compare_answers(result, store, ask(slot.pixels_BHWC), stored.labels)
+            progress(len(request.row_B))
+    return result
+
+
+def _stored(store: LabelStore, requests: Sequence[Request]) -> Iterator[UnitLabels]:
+    """What the store says about the rows of each request; a unit is read once for requests that follow each other."""
+    unit, whole = None, None
+    for request in requests:
+        if request.unit != unit or whole is None:
+            unit, whole = request.unit, store.read(request.unit.view, request.unit.run)
+        place_B = request.row_B - store.rows_of(unit)[0]
+        luma_B16 = None if whole.luma_B16 is None else whole.luma_B16[place_B]
+        yield UnitLabels(labels=whole.labels.take(place_B), crc_B=whole.crc_B[place_B], luma_B16=luma_B16)
+
+
+def _compare_pixels(
+    result: Recheck,
+    store: LabelStore,
+    index: SampleIndex,
+    request: Request,
+    slot: Slot,
+    stored: UnitLabels,
+    accept_drift: bool,
+) -> None:
+    step_B = np.zeros(len(slot.crc_B), np.int64)
+    if stored.luma_B16 is not None:
+        step_B = np.abs(slot.luma_B16.astype(np.int64) - stored.luma_B16).max(axis=1)
+    changed_B = slot.crc_B != stored.crc_B
+    result.views += len(changed_B)
+    result.changed += int(changed_B.sum())
+    result.thumbnail_levels = max(result.thumbnail_levels, int(step_B.max(initial=0)))
+    known = accept_drift and stored.luma_B16 is not None
+    for at in np.flatnonzero(step_B > TOLERANCE if known else changed_B).tolist():
+        row = int(request.row_B[at])
+        apart = "" if stored.luma_B16 is None else f", and its thumbnail differs by {step_B[at]} levels"
+        result.findings.append(
+            Finding(
+                f"{store.name}: view {request.unit.view}, row {row} (key {index.key(row)!r})",
+                f"drawn here it has checksum {slot.crc_B[at]:08x}, {stored.crc_B[at]:08x} is stored{apart}",
+            )
+        )
+
+
+def _compare_answers(result: Recheck, store: LabelStore, logits_BC: NDArray[np.float32], stored: SoftLabels) -> None:
+    manifest = store.manifest
+    result.asked += len(stored)
+    result.argmax_changes += int((logits_BC.argmax(axis=1) != stored.argmax_B).sum())
+    chosen_B1 = np.take_along_axis(logits_BC, stored.argmax_B[:, None].astype(np.int64), axis=1)
+    lead = float((logits_BC.max(axis=1, keepdims=True) - chosen_B1).max(initial=0))
+    result.largest_deviation = max(result.largest_deviation, lead / 2)  # two logits have shared the way
+    if manifest.keep.kind == "argmax":
+        return
+    now = encode(logits_BC, manifest.keep, manifest.temperatures)
+    step = manifest.keep.steps_apart(stored.parts, encode(logits_BC, Dense()).parts["logits"])
+    result.largest_deviation = max(result.largest_deviation, step * SCALE)
+    if "lse" in stored.parts:
+        apart = float(np.abs(now.parts["lse"] - stored.parts["lse"]).max())
+        result.largest_lse_deviation = max(result.largest_lse_deviation, apart)

@@ -1,0 +1,43 @@
+"""Is every stored view as well labelled as the next, and are labels that the teacher did not learn from as good?
+
+For each view: how often the teacher's class is that of the (larger part of the) picture, on rows with a label. Only a
+few runs of rows are read where there are many, the same ones for every view.
+
+Shapes: B rows of a run.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.store.receipts import Unit
+from pipeline.views.mixing import plan_mixing
+
+MOST_ROWS = 50_000
+MOST_VIEWS = 64
+
+
+def accuracy_per_view(store: LabelStore, index: SampleIndex) -> list[tuple[int, float]]:
+    """(view, top-1) of up to so many views, spread over all of them; empty without labels."""
+    runs = _spread(store.runs, max(1, MOST_ROWS // store.manifest.unit_rows))
+    found = [(view, _accuracy(store, index, view, runs)) for view in _spread(store.views, MOST_VIEWS)]
+    return [(view, value) for view, value in found if value is not None]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()  # type: ignore[no-any-return]
+
+
+def _accuracy(store: LabelStore, index: SampleIndex, view: int, runs: list[int]) -> float | None:
+    right = labelled = 0
+    for run in runs:
+        row_B = np.arange(*store.rows_of(Unit(view, run)))
+        mixing = plan_mixing(store.manifest.recipe, len(index), row_B, np.full(len(row_B), view))
+        truth_B = index.classes[np.where(mixing.lam_B >= 0.5, row_B, mixing.partner_B)]
+        argmax_B = store.read_arrays(view, run, ["argmax"])["argmax"][: len(row_B)]
+        known_B = truth_B >= 0
+        right += int((argmax_B[known_B] == truth_B[known_B]).sum())
+        labelled += int(known_B.sum())
+    return right / labelled if labelled else None

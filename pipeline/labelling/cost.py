@@ -1,0 +1,136 @@
+"""What will labelling cost, and when does it pay? From a short measured sample, before anything is written.
+
+A few batches are rendered and answered as the real run would do it, each part timed alone: the slower of the two sets
+the pace, since they overlap. Bytes come from the sample's labels, encoded as the store encodes them.
+
+Break-even: online distillation runs the teacher once per view that a student trains on; here it runs once per stored
+view. With V views and students of E epochs the teacher's work is paid back after V / E students.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.labels.soft_labels import SoftLabels, encode
+from pipeline.progress import duration
+from pipeline.rendering.loader import Loader, Request
+from pipeline.rendering.ring import Slot
+from pipeline.shards.index import SampleIndex
+from pipeline.store.manifest import Manifest
+from pipeline.store.unit_labels import UnitLabels, encoded_sizes
+from pipeline.teacher.teacher import Teacher
+
+SECONDS = 4.0
+BATCHES = 4
+EPOCHS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """The estimate, in views a second and bytes a view."""
+
+    views: int
+    rows: int
+    render_rate: float
+    teacher_rate: float
+    bytes_per_view: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """The whole run; rendering and answering overlap."""
+        return self.views * self.rows / min(self.render_rate, self.teacher_rate)
+
+    def text(self) -> str:
+        """The estimate as a person reads it."""
+        total = self.views * self.rows
+        size = sum(self.bytes_per_view.values())
+        parts = ", ".join(f"{name} {value * total / 1e6:,.1f} MB" for name, value in self.bytes_per_view.items())
+        online = self.rows * EPOCHS / self.teacher_rate
+        slower = "rendering" if self.render_rate < self.teacher_rate else "the teacher"
+        return "\n".join(
+            [
+                f"views        {self.views} × {self.rows:,} rows = {total:,}",
+                f"store        {size * total / 1e6:,.1f} MB ({size:.1f} bytes a view: {parts})",
+                f"rendering    {self.render_rate:,.0f} views/s (measured)",
+                f"teacher      {self.teacher_rate:,.0f} views/s (measured)",
+                f"time         {duration(self.seconds)}, set by {slower}",
+                f"break-even   a student of {EPOCHS} epochs with the teacher beside it spends {duration(online)} "
+                f"on the teacher; this store costs {duration(total / self.teacher_rate)} of it once: it pays after "
+                f"{self.views / EPOCHS:.2g} students of {EPOCHS} epochs",
+                "dry run: nothing was written",
+            ]
+        )
+
+
+def estimate(
+    manifest: Manifest,
+    index: SampleIndex,
+    teacher: Teacher,
+    *,
+    views: int,
+    workers: int,
+    start_method: str | None = None,
+) -> Cost:
+    """Measure a sample of the work."""
+    batch = min(manifest.teacher.batch_size, len(index))
+    loader = Loader(
+        manifest.recipe, index, batch=batch, workers=workers, together=min(views, 8), start_method=start_method
+    )
+    with loader:
+        pixels, answers, render_rate = _render(loader, _sample(index, views, batch))
+    logits, teacher_rate = _answer(teacher, pixels)
+    sample = UnitLabels(
+        labels=SoftLabels.concatenate([encode(part, manifest.keep, manifest.temperatures) for part in logits]),
+        crc_B=np.concatenate([slot.crc_B for slot in answers]),
+        luma_B16=np.concatenate([slot.luma_B16 for slot in answers]) if manifest.luma else None,
+    )
+    return Cost(
+        views=views,
+        rows=len(index),
+        render_rate=render_rate,
+        teacher_rate=teacher_rate,
+        bytes_per_view=encoded_sizes(manifest, sample),
+    )
+
+
+def _render(loader: Loader, requests: Iterator[Request]) -> tuple[list[NDArray[np.uint8]], list[Slot], float]:
+    """The first few batches, and views a second once the workers are warm."""
+    pixels: list[NDArray[np.uint8]] = []
+    answers: list[Slot] = []
+    slots = loader.render(requests)
+    next(slots)
+    begun, count = time.perf_counter(), 0
+    for slot in slots:
+        count += len(slot.row_B)
+        if len(pixels) < BATCHES:
+            pixels.append(slot.pixels_BHWC.copy())
+            answers.append(slot.answers())
+        if time.perf_counter() - begun > SECONDS:
+            break
+    return pixels, answers, count / (time.perf_counter() - begun)
+
+
+def _answer(teacher: Teacher, pixels: list[NDArray[np.uint8]]) -> tuple[list[NDArray[np.float32]], float]:
+    """The teacher's answers to those batches, and views a second after a first one."""
+    teacher(pixels[0])
+    begun, count = time.perf_counter(), 0
+    logits: list[NDArray[np.float32]] = []
+    while len(logits) < len(pixels) or time.perf_counter() - begun < SECONDS:
+        part = pixels[len(logits) % len(pixels)]
+        logits.append(teacher(part))
+        count += len(part)
+    return logits[: len(pixels)], count / (time.perf_counter() - begun)
+
+
+def _sample(index: SampleIndex, views: int, batch: int) -> Iterator[Request]:
+    """Batches of rows from all over the data, each in several views, without end."""
+    starts = np.linspace(0, len(index) - batch, 16).astype(int).tolist()
+    for start in itertools.cycle(starts):
+        for view in range(min(views, 8)):
+            yield np.arange(start, start + batch), np.full(batch, view)

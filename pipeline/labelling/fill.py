@@ -1,0 +1,178 @@
+"""How does a store get filled? Missing units are rendered, answered by the teacher and committed, until none is left.
+
+    label_missing(store, teacher, workers=…)
+
+Work is handed out in *tasks* (`pipeline.labelling.tasks`): some missing views of one run of rows. The views of a task
+are rendered together, batch of rows by batch of rows, so that each picture is decoded once for all of them; each view
+is still its own unit with its own batches (consecutive rows of one view), which is why nothing about the store depends
+on what was computed together.
+
+Three things overlap: workers render ahead, the teacher answers, and one thread encodes, writes and commits.
+
+Legend: B views of a batch, H W sides, C classes.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.labelling.tasks import Handout, Task, tasks_of
+from pipeline.labels.soft_labels import SoftLabels, encode
+from pipeline.progress import Progress
+from pipeline.rendering.loader import Loader, Request
+from pipeline.rendering.ring import Slot
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.store.receipts import Unit
+from pipeline.store.unit_labels import UnitLabels
+from pipeline.teacher.teacher import Teacher
+
+log = logging.getLogger(__name__)
+
+
+def label_missing(
+    store: LabelStore,
+    teacher: Teacher,
+    *,
+    workers: int,
+    start_method: str | None = None,
+    views_together: int = 8,
+    tasks: Iterable[Task] | None = None,
+    index: SampleIndex | None = None,
+    handout: Handout | None = None,
+    shown: bool = True,
+) -> list[int]:
+    """Fill what `tasks` name (all that is missing, where none are given).
+
+    `index` says where the shards lie, if not where the store has them. With a `handout` the progress, if it is `shown`,
+    is that of all ranks; rank 0 waits for the others to end, and the answer is which of them were lost.
+    """
+    planned = tasks_of(store.missing(), views_together) if tasks is None else tasks
+    handout = handout or Handout()
+    batch = store.manifest.teacher.batch_size
+    with _progress(store, shown) as progress:
+        loader = Loader(
+            store.manifest.recipe,
+            index or store.index,
+            batch=batch,
+            workers=workers,
+            together=views_together,
+            start_method=start_method,
+        )
+        with loader, Commits(store) as commits:
+            batches = loader.render(_requests(store, planned, batch))
+            for slot, logits_BC in _answers(teacher, batches):
+                commits.take(slot, logits_BC)
+                progress.advance(
+                    handout.count(len(slot.row_B)), note=f"waited {100 * loader.waited / progress.elapsed:.0f}%"
+                )
+        return handout.settle(progress.advance)
+
+
+def _progress(store: LabelStore, shown: bool) -> Progress:
+    """Over the whole store."""
+    if not shown:
+        return Progress("teacher", 0, "views", interval=math.inf, stream=io.StringIO())
+    views = store.rows * store.views
+    missing = sum(stop - start for start, stop in map(store.rows_of, store.missing()))
+    return Progress("teacher", views, "views", done=views - missing)
+
+
+def _requests(store: LabelStore, tasks: Iterable[Task], batch: int) -> Iterator[Request]:
+    """The batches of each task: for each stretch of rows, one batch a view."""
+    for task in tasks:
+        start, stop = store.rows_of(Unit(task.views[0], task.run))
+        for first in range(start, stop, batch):
+            row_B = np.arange(first, min(first + batch, stop))
+            for view in task.views:
+                yield row_B, np.full(len(row_B), view)
+
+
+def _answers(teacher: Teacher, batches: Iterable[Slot]) -> Iterator[tuple[Slot, NDArray[np.float32]]]:
+    """Each batch with its logits; on a GPU the next batch is under way while this one's answer is used."""
+    waiting = None
+    for slot in batches:
+        launched = teacher.launch(slot.pixels_BHWC)
+        kept = slot.answers()
+        if waiting is not None:
+            yield waiting[0], teacher.collect(waiting[1], waiting[0].name_of)
+        waiting = kept, launched
+    if waiting is not None:
+        yield waiting[0], teacher.collect(waiting[1], waiting[0].name_of)
+
+
+@dataclass(slots=True)
+class Gathering:
+    """What has been said so far about one unit."""
+
+    labels: list[SoftLabels] = field(default_factory=list)
+    crcs: list[NDArray[np.uint32]] = field(default_factory=list)
+    lumas: list[NDArray[np.uint8]] = field(default_factory=list)
+    rows: int = 0
+
+    def whole(self, luma: bool) -> UnitLabels:
+        """All of it, in the order of the rows."""
+        return UnitLabels(
+            labels=SoftLabels.concatenate(self.labels),
+            crc_B=np.concatenate(self.crcs),
+            luma_B16=np.concatenate(self.lumas) if luma else None,
+        )
+
+
+class Commits:
+    """Encodes, gathers and commits in one thread of its own; an error there stops the run at the next batch."""
+
+    def __init__(self, store: LabelStore, ahead: int = 4) -> None:
+        self.store, self.ahead = store, ahead
+        self._open: dict[Unit, Gathering] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._pending: list[Future[None]] = []
+        self._grey: set[int] = set()
+
+    def __enter__(self) -> Commits:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._settle(0)
+        finally:
+            self._thread.shutdown(cancel_futures=True)
+
+    def take(self, slot: Slot, logits_BC: NDArray[np.float32]) -> None:
+        """Hand over one answered batch."""
+        self._tell_grey(slot)
+        run = int(slot.row_B[0]) // self.store.manifest.unit_rows
+        self._pending.append(self._thread.submit(self._add, Unit(int(slot.view_B[0]), run), slot, logits_BC))
+        self._settle(self.ahead)
+
+    def _tell_grey(self, slot: Slot) -> None:
+        """Name each row that is drawn grey, once."""
+        for row in sorted(set(slot.row_B[slot.bad_B > 0].tolist()) - self._grey):
+            log.warning(
+                "row %d (%r) cannot be decoded: a grey picture stands in for it", row, self.store.index.key(row)
+            )
+            self._grey.add(row)
+
+    def _settle(self, most: int) -> None:
+        while len(self._pending) > most:
+            self._pending.pop(0).result()
+
+    def _add(self, unit: Unit, slot: Slot, logits_BC: NDArray[np.float32]) -> None:
+        manifest = self.store.manifest
+        gathering = self._open.setdefault(unit, Gathering())
+        gathering.labels.append(encode(logits_BC, manifest.keep, manifest.temperatures, name=slot.name_of))
+        gathering.crcs.append(slot.crc_B)
+        gathering.lumas.append(slot.luma_B16)
+        gathering.rows += len(slot.row_B)
+        start, stop = self.store.rows_of(unit)
+        if gathering.rows == stop - start:
+            self.store.write(unit, self._open.pop(unit).whole(manifest.luma))

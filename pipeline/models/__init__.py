@@ -1,0 +1,7 @@
+"""What holds for any network, teacher or student: its weights, its device, its memory?
+
+`weights` reads files of weights as data, never as code. `device` chooses device and number format. `out_of_memory`
+turns a lack of memory into advice.
+
+Imports no other room.
+"""

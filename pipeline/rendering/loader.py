@@ -1,0 +1,246 @@
+"""How are views rendered as fast as the cores allow, in a fixed order?
+
+The caller says which views it wants, batch after batch; worker processes render them into the slots of a `Ring`; the
+batches come back in the order in which they were asked for. What a batch holds depends on the recipe, the index and the
+request alone: not on the workers, their number, or how they were started.
+
+    with Loader(recipe, index, batch=256, workers=8) as loader:
+        for batch in loader.render(requests):      # each request: (rows, views)
+            ...                                    # batch.pixels_BHWC is valid until the next turn
+
+`together` consecutive batches go to one worker, whose decode cache then serves several views of the same rows; they go
+to whoever has the least to do, because pictures differ in size by far. Requests are drawn ahead only as far as slots
+are free. A worker that fails hands its error over; one that dies is noticed; all
+of them end when the parent does, however it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError, WorkerError
+from pipeline.processes.start import checked_start_method, starting
+from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.ring import Ring, Slot
+from pipeline.shards.index import SampleIndex
+from pipeline.views.recipe import Recipe
+
+Request = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+RING_BYTES = 2 << 30
+CACHE_BYTES = 192 << 20
+
+log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Renders requested views in worker processes, in order. A context manager; `render` may be called many times."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        index: SampleIndex,
+        *,
+        batch: int,
+        workers: int,
+        together: int = 1,
+        start_method: str | None = None,
+    ) -> None:
+        self.recipe, self.index, self.batch = recipe, index, batch
+        self.waited = 0.0
+        slot_bytes = batch * recipe.image_size**2 * 3
+        self.together = max(1, min(together, RING_BYTES // (slot_bytes * 2 * max(workers, 1))))
+        self.ring = Ring(workers * max(2, self.together + 1) + 1, batch, recipe.image_size)
+        self._slots = [self.ring.slot(number) for number in range(self.ring.slots)]
+        self._crew: list[tuple[BaseProcess, Connection]] = []
+        self._unanswered = [0] * workers
+        self._answers: list[deque[Exception | None]] = [deque() for _ in range(workers)]
+        self._renderer = _renderer(recipe, index) if workers == 0 else None
+        context = multiprocessing.get_context(checked_start_method(index.urls, start_method))
+        for number in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(  # type: ignore[attr-defined]  # every concrete context has Process
+                target=_work, args=(theirs, recipe, index, self.ring), name=f"render-{number}", daemon=True
+            )
+            with starting():
+                process.start()
+            theirs.close()
+            self._crew.append((process, ours))
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        for process, connection in self._crew:
+            connection.close()
+            process.kill()
+            process.join()
+        self._crew = []
+
+    def render(self, requests: Iterable[Request]) -> Iterator[Slot]:
+        """Render the requests; each batch's arrays are valid until the next one is taken."""
+        return self._render_here(requests) if self._renderer else self._render_in_crew(requests)
+
+    def _render_here(self, requests: Iterable[Request]) -> Iterator[Slot]:
+        assert self._renderer
+        for row_B, view_B in requests:
+            begun = time.perf_counter()
+            slot = _ask(self._slots[0], row_B, view_B)
+            _answer(self._renderer, slot)
+            self.waited += time.perf_counter() - begun
+            yield slot
+
+    def _render_in_crew(self, requests: Iterable[Request]) -> Iterator[Slot]:
+        free = deque(range(self.ring.slots))
+        pending: deque[tuple[int, int, int]] = deque()
+        asked, worker = 0, -1
+        source = iter(requests)
+        exhausted = False
+        try:
+            while True:
+                while free and not exhausted:
+                    request = next(source, None)
+                    if request is None:
+                        exhausted = True
+                        break
+                    if asked % self.together == 0:
+                        worker = self._least_busy(worker)
+                    number = free.popleft()
+                    _ask(self._slots[number], *request)
+                    self._send(worker, (number, len(request[0])))
+                    pending.append((number, worker, len(request[0])))
+                    asked += 1
+                if not pending:
+                    return
+                number, whose, count = pending.popleft()
+                self._receive(whose)
+                yield self._slots[number].first(count)
+                free.append(number)
+        finally:
+            for _, whose, _ in pending:  # an abandoned run must not leave answers for the next one
+                if self._crew:
+                    self._receive(whose)
+
+    def _least_busy(self, last: int) -> int:
+        """The worker with the fewest batches to do; of several the next one after `last`."""
+        busy = {self._crew[worker][1]: worker for worker, count in enumerate(self._unanswered) if count}
+        for connection in wait(list(busy), timeout=0):
+            assert isinstance(connection, Connection)
+            self._take_answer(busy[connection])
+        count = len(self._crew)
+        return min(range(count), key=lambda worker: (self._unanswered[worker], (worker - last - 1) % count))
+
+    def _send(self, worker: int, task: tuple[int, int]) -> None:
+        try:
+            self._crew[worker][1].send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            self._mourn(worker)
+        self._unanswered[worker] += 1
+
+    def _receive(self, worker: int) -> None:
+        """Wait until the worker has finished its oldest batch that was not yet received."""
+        process, connection = self._crew[worker]
+        if not self._answers[worker]:
+            begun = time.perf_counter()
+            ready = wait([connection, process.sentinel])
+            self.waited += time.perf_counter() - begun
+            if connection not in ready:
+                self._mourn(worker)
+            self._take_answer(worker)
+        failure = self._answers[worker].popleft()
+        if failure is not None:
+            self.close()
+            raise failure
+
+    def _take_answer(self, worker: int) -> None:
+        try:
+            self._answers[worker].append(self._crew[worker][1].recv())
+        except (EOFError, ConnectionResetError):
+            self._mourn(worker)
+        self._unanswered[worker] -= 1
+
+    def _mourn(self, worker: int) -> NoReturn:
+        process = self._crew[worker][0]
+        process.join()
+        self.close()
+        raise WorkerError(
+            f"A rendering process ended with exit code {process.exitcode} (worker {worker}). "
+            "Killed by the system for memory? Try fewer --workers or a smaller --batch-size; nothing finished is lost."
+        )
+
+
+def _renderer(recipe: Recipe, index: SampleIndex) -> Renderer:
+    return Renderer(recipe, index, index.files(), cache_bytes=CACHE_BYTES)
+
+
+def _ask(slot: Slot, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Slot:
+    """Write a request into its slot."""
+    slot = slot.first(len(row_B))
+    assert len(slot.row_B) == len(row_B), "a request is larger than the loader's batch"
+    slot.row_B[:] = row_B
+    slot.view_B[:] = view_B
+    return slot
+
+
+def _answer(renderer: Renderer, slot: Slot) -> None:
+    """Render what the slot asks for into the slot."""
+    rendered = renderer.render(slot.row_B, slot.view_B, slot.pixels_BHWC)
+    slot.crc_B[:] = rendered.crc_B
+    slot.luma_B16[:] = rendered.luma_B16
+    slot.bad_B[:] = np.isin(slot.row_B, rendered.bad_rows) if rendered.bad_rows else 0
+
+
+def _work(connection: Connection, recipe: Recipe, index: SampleIndex, ring: Ring) -> None:
+    """A worker's life: take a slot number, render, say done; end with the parent."""
+    import cv2
+    import torch
+
+    for ignored in (signal.SIGINT, signal.SIGTERM):  # the parent decides; it may want to finish a step first
+        signal.signal(ignored, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    renderer = _renderer(recipe, index)
+    slots = [ring.slot(number) for number in range(ring.slots)]
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while connection in wait([connection, parent.sentinel]):
+        try:
+            number, count = connection.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        try:
+            _answer(renderer, slots[number].first(count))
+        except Exception as error:
+            connection.send(_portable(error))
+        else:
+            connection.send(None)
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that can be sent: a user's error as it is, any other with the traceback that it had in the worker."""
+    if isinstance(error, UserError):
+        return error
+    return RuntimeError("in a rendering worker:\n" + "".join(traceback.format_exception(error)))
+
+
+def requests_of(row_R: NDArray[np.int64], view: int, batch: int) -> Iterator[Request]:
+    """One view of many rows as requests of at most `batch` views."""
+    for start in range(0, len(row_R), batch):
+        part_B = row_R[start : start + batch]
+        yield part_B, np.full(len(part_B), view, np.int64)

@@ -1,0 +1,284 @@
+"""How do plan and payloads become pixels?
+
+`Renderer.render` draws any mix of rows and views into the slots of one uint8 array, and says what it drew (checksum and
+thumbnail of each). Each step has one meaning, written down elsewhere, and what is drawn for a (row, view) does not
+depend on what else is in the call:
+
+    decode    `pipeline.pictures.images`, once a row and call, kept in a cache of bounded size between calls
+    geometry  cut, antialiased resize by torch (its uint8 kernel: integer weights, the same bits on every processor, at
+              most two levels from Pillow's), mirror
+    pixels    `pipeline.rendering.operations`, then `pipeline.rendering.noise` in the erased box
+    mixing    a pair is mixed from its two base views, in exact integers
+
+The base views of a row are drawn one after another, straight into their slots; the base view of a partner that is not
+in the call goes to scratch memory. As soon as both of a pair are there they are mixed, and proven while they are still
+in the processor's cache. One thread does all of it: workers call `torch.set_num_threads(1)` and `cv2.setNumThreads(0)`,
+which change no pixel.
+
+Shapes: B views, S the side of a view, H × W a picture, C = 3 channels, N × M the samples of a thumbnail.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import ImageError
+from pipeline.pictures.images import decode
+from pipeline.rendering.checksums import checksum as checksum
+from pipeline.rendering.checksums import luma as luma
+from pipeline.rendering.checksums import samples, thumbnails
+from pipeline.rendering.noise import erase
+from pipeline.rendering.operations import apply
+from pipeline.shards.files import ShardFiles
+from pipeline.shards.index import SampleIndex
+from pipeline.views.mixing import Kind
+from pipeline.views.plan import ViewPlan, plan_views
+from pipeline.views.recipe import Recipe
+
+Image = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+
+CACHE_BYTES = 96 << 20
+GREY = 128
+"""The level of what stands in for a picture that cannot be decoded."""
+_RESIZE = {True: torch.ops.aten._upsample_bicubic2d_aa.out, False: torch.ops.aten._upsample_bilinear2d_aa.out}
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What was drawn."""
+
+    crc_B: NDArray[np.uint32]
+    luma_B16: NDArray[np.uint8]
+    bad_rows: tuple[int, ...] = ()
+    """Rows (partners included) that could not be decoded and were drawn grey, where the recipe allows it."""
+
+
+class Renderer:
+    """Draws views of one index by one recipe; for one thread."""
+
+    def __init__(
+        self, recipe: Recipe, index: SampleIndex, files: ShardFiles, *, cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        self.recipe, self.index = recipe, index
+        self._pictures = _Pictures(recipe, index, files, cache_bytes)
+        self._spare_HWC = np.empty((recipe.image_size, recipe.image_size, 3), np.uint8)
+
+    def render(self, row_B: Ints, view_B: Ints, out_BHWC: Image) -> Rendered:
+        """Draw the views into `out_BHWC`."""
+        side = self.recipe.image_size
+        assert out_BHWC.shape == (len(row_B), side, side, 3) and out_BHWC.dtype == np.uint8
+        assert out_BHWC.flags.c_contiguous and out_BHWC.flags.writeable
+        figures, twins = self._figures(np.asarray(row_B, np.int64), np.asarray(view_B, np.int64), out_BHWC)
+        proof = _Proof(out_BHWC)
+        for figure in sorted(figures, key=lambda figure: figure.row):
+            self._draw(figure, proof)
+        for slot, first in twins.items():
+            proof.repeat(slot, first)
+        return proof.rendered()
+
+    def _draw(self, figure: _Figure, proof: _Proof) -> None:
+        """Draw a base view; mix and prove it, and its mate, once both are there."""
+        picture_HWC = self._pictures.get(figure.row)
+        if picture_HWC is None:
+            proof.bad_rows.add(figure.row)
+        _draw_base(figure, picture_HWC, self.recipe.seed)
+        mate = figure.mate
+        if mate is None:
+            proof.take(figure)
+        elif mate.drawn:
+            _mix(figure, mate, self._spare_HWC)
+            proof.take(figure)
+            proof.take(mate)
+            figure.mate = mate.mate = None  # a cycle would keep the pixels' memory alive
+
+    def _figures(self, row_B: Ints, view_B: Ints, out_BHWC: Image) -> tuple[list[_Figure], dict[int, int]]:
+        """What is to be drawn, mates introduced to each other; and which slots repeat an earlier one."""
+        plan = plan_views(self.recipe, self.index, row_B, view_B)
+        found: dict[tuple[int, int], _Figure] = {}
+        twins: dict[int, int] = {}
+        for figure in _Figure.of(plan, out_BHWC):
+            first = found.setdefault((figure.row, figure.view), figure)
+            if first is not figure:
+                twins[figure.slot] = first.slot
+        figures = list(found.values())
+        strangers = []
+        for figure in figures:
+            partner = (int(plan.mixing.partner_B[figure.slot]), figure.view)
+            if figure.kind != Kind.NONE and partner in found:
+                figure.mate = found[partner]
+            elif figure.kind != Kind.NONE:
+                strangers.append((figure, partner))
+        return figures + self._invite(strangers), twins
+
+    def _invite(self, strangers: list[tuple[_Figure, tuple[int, int]]]) -> list[_Figure]:
+        """Figures on scratch memory for partners that are not in the call."""
+        if not strangers:
+            return []
+        row_N, view_N = np.array([partner for _, partner in strangers], np.int64).T
+        scratch_NHWC = np.empty((len(strangers), *self._spare_HWC.shape), np.uint8)
+        guests = list(_Figure.of(plan_views(self.recipe, self.index, row_N, view_N), scratch_NHWC))
+        for guest, (figure, _) in zip(guests, strangers, strict=True):
+            guest.slot, guest.mate, figure.mate = -1, figure, guest
+        return guests
+
+
+@dataclass(slots=True, eq=False)
+class _Figure:
+    """One base view to be drawn: its plan in plain numbers, where it goes, and whom it is mixed with."""
+
+    slot: int
+    """Its place in the call; -1 is scratch memory."""
+    image_HWC: Image
+    row: int
+    view: int
+    key: int
+    crop: list[int]
+    resize: list[int]
+    offset: list[int]
+    flip: bool
+    cubic: bool
+    pad: int
+    operations: list[tuple[int, int, bool]]
+    erased: list[int]
+    kind: int
+    own: float
+    box: list[int]
+    mate: _Figure | None = None
+    drawn: bool = False
+
+    @classmethod
+    def of(cls, plan: ViewPlan, image_BHWC: Image) -> Iterator[_Figure]:
+        """The figures of a plan, in its order."""
+        mixing = plan.mixing
+        arrays = (plan.row_B, plan.view_B, plan.key_B, plan.crop_B4, plan.resize_B2, plan.offset_B2, plan.flip_B)
+        columns = [array.tolist() for array in (*arrays, plan.cubic_B)]
+        layers = [array.tolist() for array in (plan.op_BL, plan.argument_BL, plan.op_cubic_BL)]
+        operations = [[step for step in zip(*lists, strict=True) if step[0]] for lists in zip(*layers, strict=True)]
+        ends = [array.tolist() for array in (plan.erase_B4, mixing.kind_B, mixing.lam_B, mixing.box_B4)]
+        pads = [plan.pad] * len(plan)
+        lists = zip(range(len(plan)), image_BHWC, *columns, pads, operations, *ends, strict=True)
+        return (cls(*values) for values in lists)
+
+
+def _draw_base(figure: _Figure, picture_HWC: Image | None, seed: int) -> None:
+    """The base view: everything but mixing."""
+    image_HWC = figure.image_HWC
+    if picture_HWC is None:
+        image_HWC[:] = GREY
+    else:
+        _cut(figure, picture_HWC, image_HWC)
+    if figure.flip:
+        cv2.flip(image_HWC, 1, dst=image_HWC)
+    for op, argument, cubic in figure.operations:
+        apply(op, argument, image_HWC, cubic=cubic)
+    if figure.erased[2]:
+        erase(image_HWC, figure.erased, figure.key, figure.view, seed)
+    figure.drawn = True
+
+
+def _cut(figure: _Figure, picture_HWC: Image, image_HWC: Image) -> None:
+    """Cut, resize, and where the whole picture was resized, take the view's square out of it."""
+    top, left, height, width = figure.crop
+    part_HWC = picture_HWC[top : top + height, left : left + width]
+    if figure.resize == list(image_HWC.shape[:2]) and not figure.pad:
+        resize(part_HWC, image_HWC, cubic=figure.cubic)
+        return
+    whole_HWC = np.empty((*figure.resize, 3), np.uint8)
+    resize(part_HWC, whole_HWC, cubic=figure.cubic)
+    if figure.pad:
+        whole_HWC = np.pad(whole_HWC, ((figure.pad, figure.pad), (figure.pad, figure.pad), (0, 0)), mode="reflect")
+    (top, left), side = figure.offset, len(image_HWC)
+    image_HWC[:] = whole_HWC[top : top + side, left : left + side]
+
+
+def resize(part_HWC: Image, into_HWC: Image, *, cubic: bool) -> None:
+    """Antialiased resize from any part of a picture straight into contiguous memory."""
+    source = torch.from_numpy(part_HWC[None]).permute(0, 3, 1, 2)
+    target = torch.from_numpy(into_HWC[None]).permute(0, 3, 1, 2)
+    _RESIZE[cubic](source, into_HWC.shape[:2], False, None, None, out=target)
+
+
+def _mix(figure: _Figure, mate: _Figure, spare_HWC: Image) -> None:
+    """Mix two base views with each other, in place: λ · own + (1 − λ) · the other's, for both."""
+    if figure.kind == Kind.CUTMIX:
+        top, left, height, width = figure.box
+        box = (slice(top, top + height), slice(left, left + width))
+        spare_HWC[box] = figure.image_HWC[box]
+        figure.image_HWC[box] = mate.image_HWC[box]
+        mate.image_HWC[box] = spare_HWC[box]
+        return
+    own, other = figure.image_HWC, mate.image_HWC
+    cv2.addWeighted(own, figure.own, other, 1.0 - figure.own, 0.0, dst=spare_HWC)
+    cv2.addWeighted(other, figure.own, own, 1.0 - figure.own, 0.0, dst=other)
+    own[:] = spare_HWC
+
+
+class _Proof:
+    """Checksums and samples of finished views, taken while their pixels are still in the processor's cache."""
+
+    def __init__(self, out_BHWC: Image) -> None:
+        self.out_BHWC = out_BHWC
+        self.crc_B = np.zeros(len(out_BHWC), np.uint32)
+        self.sample_B: list[Image] = [np.empty((0, 0), np.uint8)] * len(out_BHWC)
+        self.bad_rows: set[int] = set()
+
+    def take(self, figure: _Figure) -> None:
+        if figure.slot >= 0:
+            self.crc_B[figure.slot] = checksum(figure.image_HWC)
+            self.sample_B[figure.slot] = samples(figure.image_HWC)
+
+    def repeat(self, slot: int, first: int) -> None:
+        self.out_BHWC[slot] = self.out_BHWC[first]
+        self.crc_B[slot], self.sample_B[slot] = self.crc_B[first], self.sample_B[first]
+
+    def rendered(self) -> Rendered:
+        return Rendered(self.crc_B, thumbnails(self.sample_B), tuple(sorted(self.bad_rows)))
+
+
+class _Pictures:
+    """Decoded pictures by row; those used longest ago make room."""
+
+    def __init__(self, recipe: Recipe, index: SampleIndex, files: ShardFiles, limit: int) -> None:
+        self.recipe, self.index, self.files, self.limit = recipe, index, files, limit
+        self._kept: OrderedDict[int, Image | None] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, row: int) -> Image | None:
+        """The picture [H, W, 3]; None is a bad one that the recipe draws grey."""
+        if row in self._kept:
+            self._kept.move_to_end(row)
+            return self._kept[row]
+        picture_HWC = self._decode(row)
+        self._kept[row] = picture_HWC
+        self._bytes += 0 if picture_HWC is None else picture_HWC.nbytes
+        while self._bytes > self.limit and len(self._kept) > 1:
+            oldest = self._kept.popitem(last=False)[1]
+            self._bytes -= 0 if oldest is None else oldest.nbytes
+        return picture_HWC
+
+    def _decode(self, row: int) -> Image | None:
+        payload = self.index.payload(self.files, row)
+        try:
+            picture_HWC = decode(payload)
+            height, width = int(self.index.heights[row]), int(self.index.widths[row])
+            if picture_HWC.shape[:2] != (height, width):
+                raise ImageError(
+                    f"is {picture_HWC.shape[1]} × {picture_HWC.shape[0]} pixels, indexed as {width} × {height}"
+                )
+        except ImageError as error:
+            if self.recipe.on_bad_image == "grey":
+                return None
+            url = self.index.urls[int(self.index.shard_of(row))]
+            raise ImageError(
+                f"{url}: the image of row {row} ({self.index.key(row)!r}) {error}. Remove it from the shards, or give "
+                "--on-bad-image grey to draw a plain grey picture in its place."
+            ) from None
+        return picture_HWC

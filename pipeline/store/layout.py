@@ -1,0 +1,278 @@
+"""Which arrays does a store have, what do they mean, and what stands in its metadata?
+
+A pure function of the manifest, the number of views, where the shards lay, and the size of the index:
+
+    zarr.json     the root group: format, manifest, environment; and the metadata of all arrays once more, so that
+                  listing the group asks for nothing else
+    argmax, crc, luma, logits | topk_index, topk_logit, lse
+                  [views, rows, …]; a block is one view × one run of rows
+    index/*       the `SampleIndex`, in blocks of 2^20 values
+    witness/*     some views in full: pixels, rows, views
+
+So metadata is never trusted: a reader takes what it needs from the root's attributes, makes all of it anew, and refuses
+a store in which any byte of any ``zarr.json`` is another (`Layout.from_root`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.durable import canonical
+from pipeline.errors import ShardError, StoreError
+from pipeline.labels.codes import class_dtype
+from pipeline.labels.keep import Form
+from pipeline.labels.keeps import ARRAYS
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.index_checks import DTYPES
+from pipeline.shards.truth import LabelRule
+from pipeline.store.arrays import ArraySpec
+from pipeline.store.manifest import Manifest
+
+FORMAT = "offline-distiller label store"
+VERSION = 1
+
+INNER_ROWS = 1024
+"""Rows of a compressed chunk: what is decoded when a stranger asks plain Zarr for one value"""
+
+INDEX_BLOCK, INDEX_CHUNK = 2**20, 2**16
+WITNESS_BLOCK, WITNESS_ROWS = 16, 1024
+
+OURS = re.compile(
+    r"zarr\.json|COMPLETE|receipts/(base|[0-9]+/[0-9]+)\.json"
+    rf"|({'|'.join(('crc', 'luma', *ARRAYS))})/(zarr\.json|c(\.[0-9]+){{2,3}})"
+    r"|index/(zarr\.json|[a-z_]+/(zarr\.json|c\.[0-9]+))"
+    r"|witness/(zarr\.json|(pixels|rows|views)/(zarr\.json|c(\.[0-9]+){1,4}))"
+)
+"""Every key that a store can have. What else lies there is not ours: it is left alone, and told by verify"""
+
+_INDEX_MEANINGS: dict[str, str] = {
+    "shard_sizes": "bytes of each shard, in the order of the group's `urls`",
+    "shard_starts": "first row of each shard; one entry more than shards",
+    "key_bytes": "the keys of all rows, UTF-8, one after the other",
+    "key_starts": "first byte of each row's key; one entry more than rows",
+    "key_hash": "blake2b of the key, 8 bytes, little-endian",
+    "classes": "true class of each row, -1 where there is none",
+    "offsets": "first byte of the picture in its shard",
+    "lengths": "bytes of the picture",
+    "payload_crc": "crc32c of these bytes",
+    "widths": "of the picture, in pixels; 0 where its header cannot be read",
+    "heights": "of the picture, in pixels; 0 where its header cannot be read",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """All that the metadata of a store depends on."""
+
+    manifest: Manifest
+    views: int
+    environment: Mapping[str, str]
+    """Library versions and hardware at creation: recorded and shown, deciding nothing"""
+    urls: tuple[str, ...]
+    """Where the shards lay"""
+    class_names: tuple[str, ...] | None
+    """Of the index"""
+    key_bytes: int
+    """Of all keys together"""
+    witnesses: int
+    """Views that are kept in full"""
+    label_key: str | None = None
+    """Of the index; written only where it is not None, as stores that are older have none"""
+
+    @classmethod
+    def of(
+        cls, manifest: Manifest, index: SampleIndex, views: int, witnesses: int, environment: Mapping[str, str]
+    ) -> Layout:
+        """The layout of a store that is about to be made."""
+        return cls(
+            manifest=manifest,
+            views=views,
+            environment=dict(environment),
+            urls=tuple(index.urls),
+            class_names=index.class_names,
+            key_bytes=len(index.key_bytes),
+            witnesses=witnesses,
+            label_key=index.label_key,
+        )
+
+    @property
+    def runs(self) -> int:
+        """Runs of rows, the last one perhaps short."""
+        return -(-self.manifest.rows // self.manifest.unit_rows)
+
+    def rows_of(self, run: int) -> int:
+        """Rows of a run."""
+        return min(self.manifest.unit_rows, self.manifest.rows - run * self.manifest.unit_rows)
+
+    def unit_arrays(self) -> dict[str, ArraySpec]:
+        """The arrays that every unit writes one object of, in the order in which receipts list them."""
+        m = self.manifest
+        kind = class_dtype(m.num_classes)
+        argmax = Form(dtype=kind, fill=int(np.iinfo(kind).max), level=9, shuffle="bitshuffle", meaning=_ARGMAX)
+        forms = {"argmax": argmax, "crc": Form(dtype=np.dtype(np.uint32), fill=0, level=1, meaning=_CRC)}
+        if m.luma:
+            forms["luma"] = Form(dtype=np.dtype(np.uint8), fill=0, width=16, axis="cell", meaning=_LUMA)
+        forms |= m.keep.forms(m.num_classes, m.temperatures)
+        return {name: self._unit(name, form) for name, form in forms.items()}
+
+    def _unit(self, path: str, form: Form) -> ArraySpec:
+        tail = (form.width,) if form.axis else ()
+        unit_rows = self.manifest.unit_rows
+        return ArraySpec(
+            path=path,
+            shape=(self.views, self.manifest.rows, *tail),
+            block=(1, unit_rows, *tail),
+            rows=min(INNER_ROWS, unit_rows),
+            axis=1,
+            names=("view", "row", form.axis) if form.axis else ("view", "row"),
+            dtype=form.dtype,
+            fill=form.fill,
+            level=form.level,
+            shuffle=form.shuffle,
+            attributes={**form.attributes, **_meaning(form.meaning)},
+        )
+
+    def index_arrays(self) -> dict[str, ArraySpec]:
+        """The arrays of the `SampleIndex`, by their names in it."""
+        rows, shards = self.manifest.rows, len(self.urls)
+        lengths = {
+            "shard_sizes": shards,
+            "shard_starts": shards + 1,
+            "key_bytes": self.key_bytes,
+            "key_starts": rows + 1,
+        }
+        return {
+            name: ArraySpec(
+                path=f"index/{name}",
+                dtype=dtype,
+                shape=(lengths.get(name, rows),),
+                block=(INDEX_BLOCK,),
+                rows=INDEX_CHUNK,
+                axis=0,
+                names=(name,),
+                attributes=_meaning(_INDEX_MEANINGS[name]),
+            )
+            for name, dtype in DTYPES.items()
+        }
+
+    def witness_arrays(self) -> dict[str, ArraySpec]:
+        """The arrays of the witness views."""
+        side, count = self.manifest.recipe.image_size, self.witnesses
+        vector = {"dtype": np.dtype(np.int64), "shape": (count,), "block": (WITNESS_ROWS,), "rows": WITNESS_ROWS}
+        pixels = {
+            "dtype": np.dtype(np.uint8),
+            "shape": (count, side, side, 3),
+            "block": (WITNESS_BLOCK, side, side, 3),
+            "rows": 1,
+            "names": ("witness", "y", "x", "channel"),
+            "attributes": _meaning("the rendered view that the teacher saw, RGB"),
+        }
+        return {
+            "pixels": ArraySpec(path="witness/pixels", axis=0, **pixels),  # type: ignore[arg-type]
+            "rows": ArraySpec(path="witness/rows", axis=0, names=("witness",), **vector),  # type: ignore[arg-type]
+            "views": ArraySpec(path="witness/views", axis=0, names=("witness",), **vector),  # type: ignore[arg-type]
+        }
+
+    def metadata(self) -> dict[str, bytes]:
+        """Every ``zarr.json`` of the store, by its key."""
+        arrays = [*self.unit_arrays().values(), *self.index_arrays().values(), *self.witness_arrays().values()]
+        names = None if self.class_names is None else list(self.class_names)
+        nodes = {spec.path: spec.metadata() for spec in arrays}
+        told = {} if self.label_key is None else {"label_key": self.label_key}
+        nodes["index"] = _group({"urls": list(self.urls), "class_names": names, **told})
+        nodes["witness"] = _group(_meaning("views as the teacher saw them: columns of `rows` and `views` say which"))
+        root = _group(
+            {
+                "format": format_record(),
+                "manifest": self.manifest.to_json(),
+                "environment": dict(self.environment),
+            }
+        )
+        root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
+        return {"zarr.json": canonical.dump(root)} | {
+            f"{path}/zarr.json": canonical.dump(node) for path, node in nodes.items()
+        }
+
+    @classmethod
+    def from_root(cls, data: bytes) -> Layout:
+        """The layout whose root ``zarr.json`` these bytes are; StoreError if no layout has them."""
+        try:
+            root = canonical.load(data)
+            attributes, nodes = root["attributes"], root["consolidated_metadata"]["metadata"]
+            require_format(attributes["format"])
+            index = nodes["index"]["attributes"]
+            names = index["class_names"]
+            layout = cls(
+                manifest=Manifest.from_json(attributes["manifest"]),
+                views=_count(nodes["argmax"]["shape"][0]),
+                environment=_texts(attributes["environment"]),
+                urls=tuple(index["urls"]),
+                class_names=None if names is None else tuple(names),
+                key_bytes=_count(nodes["index/key_bytes"]["shape"][0]),
+                witnesses=_count(nodes["witness/rows"]["shape"][0]),
+                label_key=LabelRule(key=_text(index.get("label_key"))).key,
+            )
+            same = layout.metadata()["zarr.json"] == data
+        except (ShardError, LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+            raise StoreError(f"zarr.json: not of a label store ({type(error).__name__}: {error})") from error
+        if not same:
+            raise StoreError("zarr.json: not what this program writes for the manifest that stands in it")
+        return layout
+
+
+_ARGMAX = "the teacher's class: its largest logit at full precision, the lowest class of several"
+_CRC = "crc32c of the rendered view's uint8 pixels, height × width × RGB"
+_LUMA = "a 4 × 4 thumbnail of the rendered view, in rows from the top left"
+
+
+def _meaning(text: str) -> dict[str, object]:
+    return {"meaning": text}
+
+
+def _group(attributes: Mapping[str, object]) -> dict[str, object]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def require_format(record: Any) -> None:
+    """Refuse a store of another format or version, by name."""
+    if not isinstance(record, dict) or record.get("name") != FORMAT:
+        raise StoreError(f"it is of format {record!r:.80}, not '{FORMAT}'. Give a store that teacher_logits wrote.")
+    if type(record.get("version")) is not int or record["version"] != VERSION:
+        raise StoreError(
+            f"it is of format version {record.get('version')!r:.20}, this program reads version {VERSION}. "
+            "Read it with the release that wrote it, or label again."
+        )
+
+
+def format_record() -> dict[str, object]:
+    """What `require_format` accepts."""
+    return {"name": FORMAT, "version": VERSION}
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**48:
+        raise ValueError(f"{value!r:.40} is not a length")
+    return value
+
+
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is no text")
+    return value
+
+
+def _texts(record: Any) -> dict[str, str]:
+    if not isinstance(record, dict) or not all(isinstance(v, str) for v in record.values()):
+        raise ValueError("the environment is not a record of texts")
+    return dict(record)
+
+
+def block_slices(spec: ArraySpec) -> list[slice]:
+    """The stretch along the cut axis that each object of an array holds."""
+    length, step = spec.shape[spec.axis], spec.block[spec.axis]
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]

@@ -1,0 +1,347 @@
+"""What of a store can be kept when it is opened for writing, and what must be made again?
+
+Making a store, going on with one, mending one and growing one by views are the same act: find what is whole, write what
+is not, sweep what nothing vouches for. Nothing needs a step by hand.
+
+    1. the base receipt: is this our store, of this contract? Nothing has been touched until that is answered.
+    2. what is kept: objects that have the digests in the base receipt, and units whose receipt is sealed and whose
+       objects are listed with the sizes in it. That they are there for good was settled before the receipt was written;
+       that they have not been damaged since is asked where they are read, and here only by `Wanted.recheck`, because it
+       costs every byte of the store.
+    3. if anything must change, COMPLETE goes first: no reader takes a store in flux for a finished one.
+    4. receipts of units that are not whole go, then every object of ours that nothing vouches for.
+    5. metadata, index and witnesses are written where they are not what they must be; the base receipt last.
+
+All of it is idempotent, and what it writes depends on the arguments alone (but for the environment, which is the one of
+the first time). So a process that is killed anywhere in here leaves a store that the next one opens in the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.durable.canonical import NotCanonicalError
+from pipeline.durable.objects import Objects, is_temporary
+from pipeline.errors import MismatchError, StoreError
+from pipeline.progress import Progress
+from pipeline.shards.index import SampleIndex
+from pipeline.store.arrays import ArraySpec
+from pipeline.store.layout import OURS, Layout, block_slices, require_format
+from pipeline.store.manifest import Manifest
+from pipeline.store.receipts import (
+    BASE_KEY,
+    COMPLETE_KEY,
+    Base,
+    Contract,
+    Digest,
+    Unit,
+    UnitTable,
+    complete,
+    contract_of,
+    get_record,
+    read_unit_receipt,
+    unit_keys,
+    units_in,
+)
+from pipeline.store.witness import Witness
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The store that a run asks for."""
+
+    manifest: Manifest
+    index: SampleIndex
+    views: int
+    draw_witness: Callable[[], Witness]
+    """Called only where the witnesses are not there already"""
+    environment: Callable[[], Mapping[str, str]]
+    """Likewise"""
+    recheck: bool = False
+    """Are the objects of finished units read, and held to their digests?"""
+
+    @property
+    def contract(self) -> Contract:
+        """What every record of the store must name."""
+        return Contract(manifest=self.manifest.fingerprint(), index=self.manifest.index_digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """A store with its base in place and nothing in it that is not vouched for."""
+
+    layout: Layout
+    base: Base
+    table: UnitTable
+
+
+def recover(objects: Objects, wanted: Wanted) -> Recovered:
+    """Make, mend or grow the store under these objects into the one that is wanted, up to its missing units."""
+    sizes = objects.sizes()
+    stored = read_base(objects)
+    known = stored_layout(objects, stored)
+    _require_same_store(objects, sizes, wanted, stored, known)
+    plan = _plan_base(objects, sizes, wanted, stored, known)
+    table = _kept_units(objects, sizes, wanted, plan.layout)
+    if plan.changes or not _stands_complete(objects, stored, table):
+        objects.delete(COMPLETE_KEY)
+        sizes.pop(COMPLETE_KEY, None)
+    _sweep(objects, sizes, plan.layout, table)
+    base = plan.carry_out(objects, wanted) if plan.changes or stored is None else stored
+    return Recovered(layout=plan.layout, base=base, table=table)
+
+
+def read_base(objects: Objects) -> Base | None:
+    """The base receipt; None where there is none, or it is damaged. Another format is refused."""
+    data = get_record(objects, BASE_KEY)
+    try:
+        return None if data is None else Base.from_bytes(data)
+    except NotCanonicalError:
+        return None
+    except StoreError as error:
+        raise StoreError(f"{objects.name}: {error}") from error
+
+
+def stored_layout(objects: Objects, stored: Base | None) -> Layout | None:
+    """What the root ``zarr.json`` says, where the base receipt vouches for it.
+
+    A process that was killed while the store grew leaves a root of more views than the receipt: that one is known too.
+    """
+    data = get_record(objects, "zarr.json")
+    if data is None:
+        return None
+    try:
+        layout = Layout.from_root(data)
+    except StoreError:
+        return None
+    if stored is None:
+        return layout
+    before = replace(layout, views=stored.views)
+    return before if Digest.of(before.metadata()["zarr.json"]) == stored.objects.get("zarr.json") else None
+
+
+def _require_same_store(
+    objects: Objects, sizes: Mapping[str, int], wanted: Wanted, stored: Base | None, known: Layout | None
+) -> None:
+    """Refuse what is not a store, is one of another contract, or has more views than are wanted."""
+    receipts = units_in(sizes)
+    if stored is None and known is None:
+        require_ours(objects, sizes)
+    if stored is None:
+        found = {contract for unit in receipts if (contract := _contract(objects, unit)) is not None}
+    else:
+        found = {stored.contract}
+    for other in found - {wanted.contract}:
+        if known is not None:
+            known.manifest.require_same(wanted.manifest, where=objects.name)
+        raise MismatchError(
+            f"{objects.name} was labelled under manifest {other.manifest[:12]}, this run asks for "
+            f"{wanted.contract.manifest[:12]}. Restore its flags, give another --out, or remove it to label anew."
+        )
+    views = stored.views if stored else 1 + max((unit.view for unit in receipts), default=0)
+    if views > wanted.views:
+        raise MismatchError(
+            f"{objects.name} has {views} views, this run asks for {wanted.views}: a store grows and does not shrink. "
+            f"Ask for --views {views} (a student may use fewer), or give another --out."
+        )
+
+
+def _contract(objects: Objects, unit: Unit) -> Contract | None:
+    data = get_record(objects, unit.receipt_key)
+    try:
+        return None if data is None else contract_of(data)
+    except NotCanonicalError:
+        return None
+
+
+def require_ours(objects: Objects, sizes: Mapping[str, int]) -> None:
+    """A directory that has neither our root nor our base receipt may be swept only if each file in it could be ours."""
+    foreign = [key for key in sizes if not (OURS.fullmatch(key) or is_temporary(key))]
+    if foreign:
+        raise StoreError(
+            f"{objects.name} is not a label store: it has {foreign[0]}{' and others' if len(foreign) > 1 else ''}. "
+            f"{_NEW_OUT}"
+        )
+    try:
+        root = json.loads(get_record(objects, "zarr.json") or b"")
+    except (ValueError, RecursionError):
+        return  # never written, or cut or emptied by a crash
+    try:
+        require_format(root["attributes"]["format"])
+    except (TypeError, KeyError):
+        raise StoreError(f"{objects.name} is a Zarr store of another kind. {_NEW_OUT}") from None
+    except StoreError as error:
+        raise StoreError(f"{objects.name}: {error}") from error
+
+
+_NEW_OUT = "Give an --out that is new or empty."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """How the base of the store comes to be what it must be."""
+
+    layout: Layout
+    metadata: Mapping[str, bytes]
+    """The ``zarr.json`` files that must be written"""
+    index: bool
+    """Must the index be written?"""
+    witness: Witness | None
+    """The witnesses that must be written"""
+    intact: Mapping[str, Digest]
+    """What is as it must be"""
+    grown: bool
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.metadata) or self.index or self.witness is not None or self.grown
+
+    def carry_out(self, objects: Objects, wanted: Wanted) -> Base:
+        """Write, and vouch for it last."""
+        digests = dict(self.intact)
+        indexes = index_objects(self.layout, wanted.index) if self.index else iter(())
+        witnesses = iter(()) if self.witness is None else witness_objects(self.layout, self.witness)
+        for key, data in itertools.chain(self.metadata.items(), indexes, witnesses):
+            objects.put(key, data)
+            digests[key] = Digest.of(data)
+        base = Base(contract=wanted.contract, views=self.layout.views, objects=digests)
+        objects.put(BASE_KEY, base.to_bytes())
+        return base
+
+
+def _plan_base(
+    objects: Objects, sizes: Mapping[str, int], wanted: Wanted, stored: Base | None, known: Layout | None
+) -> _Plan:
+    vouched = {} if stored is None or known is None else stored.objects
+    whole = _whole(objects, sizes, list(vouched.items()))
+    intact = {key: digest for (key, digest), ok in zip(vouched.items(), whole, strict=True) if ok}
+    seen = known is not None and intact.keys() >= object_keys(known.witness_arrays())
+    witness = None if seen else wanted.draw_witness()
+    if known is not None and stored is not None:
+        layout = replace(known, views=wanted.views, witnesses=known.witnesses if witness is None else len(witness))
+    else:
+        assert witness is not None
+        layout = Layout.of(wanted.manifest, wanted.index, wanted.views, len(witness), wanted.environment())
+    metadata = {key: (data, Digest.of(data)) for key, data in layout.metadata().items()}
+    unwritten = {key: data for key, (data, digest) in metadata.items() if intact.get(key) != digest}
+    kept = metadata.keys() | object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
+    return _Plan(
+        layout=layout,
+        metadata=unwritten,
+        index=not intact.keys() >= object_keys(layout.index_arrays()),
+        witness=witness,
+        intact={key: digest for key, digest in intact.items() if key in kept},
+        grown=stored is not None and stored.views != wanted.views,
+    )
+
+
+def _kept_units(objects: Objects, sizes: Mapping[str, int], wanted: Wanted, layout: Layout) -> UnitTable:
+    """The units that are whole: a sealed receipt of this store, and every object as the receipt says."""
+    contract = wanted.contract
+    arrays = layout.unit_arrays()
+    table = UnitTable(layout.views, layout.runs, list(arrays))
+    vouched: dict[Unit, list[Digest]] = {}
+    for unit in units_in(sizes):
+        data = get_record(objects, unit.receipt_key)
+        if data is not None and unit.view < layout.views and unit.run < layout.runs:
+            try:
+                vouched[unit] = read_unit_receipt(data, unit, contract, unit_keys(arrays, unit))
+            except NotCanonicalError as error:
+                log.warning("%s of %s is computed again: its receipt is damaged (%s)", unit, objects.name, error)
+    items = [pair for unit, d in vouched.items() for pair in zip(unit_keys(arrays, unit), d, strict=True)]
+    whole = iter(_whole(objects, sizes, items, "recheck") if wanted.recheck else _listed(sizes, items))
+    for unit, digests in vouched.items():
+        verdicts = [next(whole) for _ in digests]
+        if all(verdicts):
+            table[unit] = digests
+        else:
+            log.warning("%s of %s is computed again: its objects are not what was written", unit, objects.name)
+    return table
+
+
+def _listed(sizes: Mapping[str, int], items: list[tuple[str, Digest]]) -> list[bool]:
+    """Which objects are there with their size?"""
+    return [sizes.get(key) == digest.length for key, digest in items]
+
+
+def _whole(
+    objects: Objects, sizes: Mapping[str, int], items: list[tuple[str, Digest]], shown: str | None = None
+) -> list[bool]:
+    """Which objects are there with their digest? Hashing lets other threads run, so it takes as many as there are."""
+
+    def check(item: tuple[str, Digest]) -> bool:
+        key, digest = item
+        if sizes.get(key) != digest.length:
+            return False
+        try:
+            return Digest.of(objects.get(key, digest.length)) == digest
+        except KeyError:
+            return False
+
+    found = []
+    with (
+        Progress(shown, len(items), "objects") if shown else contextlib.nullcontext() as progress,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
+        for verdict in pool.map(check, items):
+            found.append(verdict)
+            if progress is not None:
+                progress.advance()
+    return found
+
+
+def _stands_complete(objects: Objects, stored: Base | None, table: UnitTable) -> bool:
+    """Does COMPLETE stand there, and say what it must?"""
+    if stored is None or table.missing():
+        return False
+    return get_record(objects, COMPLETE_KEY) == complete(stored, table)
+
+
+def _sweep(objects: Objects, sizes: Mapping[str, int], layout: Layout, table: UnitTable) -> None:
+    """Take away what nothing vouches for, receipts first; what is not ours stays."""
+    kept = {BASE_KEY, COMPLETE_KEY} | layout.metadata().keys()
+    kept |= object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
+    arrays = layout.unit_arrays()
+    for unit in table.finished():
+        kept |= {unit.receipt_key, *unit_keys(arrays, unit)}
+    doomed = [key for key in sizes if key not in kept and (OURS.fullmatch(key) or is_temporary(key))]
+    for key in sorted(doomed, key=lambda key: (not key.startswith("receipts/"), key)):
+        objects.delete(key)
+
+
+def index_objects(layout: Layout, index: SampleIndex) -> Iterator[tuple[str, bytes]]:
+    """The objects of the index, one after the other."""
+    arrays = index.arrays()
+    for name, spec in layout.index_arrays().items():
+        yield from _blocks(spec, arrays[name])
+
+
+def witness_objects(layout: Layout, witness: Witness) -> Iterator[tuple[str, bytes]]:
+    """The objects of the witness views."""
+    arrays: dict[str, NDArray[Any]] = {"pixels": witness.pixels_WHWC, "rows": witness.row_W, "views": witness.view_W}
+    for name, spec in layout.witness_arrays().items():
+        yield from _blocks(spec, arrays[name])
+
+
+def _blocks(spec: ArraySpec, values: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
+    assert values.shape == spec.shape, f"{spec.path}: {values.shape}, want {spec.shape}"
+    for key, part in zip(spec.object_keys(), block_slices(spec), strict=True):
+        yield key, spec.encode(np.ascontiguousarray(values[part]))
+
+
+def object_keys(arrays: Mapping[str, ArraySpec]) -> set[str]:
+    """The keys of all objects of these arrays."""
+    return {key for spec in arrays.values() for key in spec.object_keys()}

@@ -1,0 +1,343 @@
+"""How does a timm model, or one of the user's own, learn the user's own classes, so that it can be a teacher?
+
+One epoch sees every labelled row once, in an order and in views that are pure functions of (seed, epoch); rows without
+a label are never asked for. Views come from `pipeline.rendering.loader`, exactly as a teacher will see them later: the
+model looks at its own size with its own statistics. A mixed view is learned as the share of each of its labels. AdamW
+and a cosine, from timm's factories; the learning rate and all randomness of an update are functions of its number.
+
+After each epoch everything that goes on is in ``last.pt`` (plain tensors and values, read back as data), so a run that
+was stopped and started again ends with the same bytes as one that was not.
+
+Legend: B views, H W sides, K classes, R labelled rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from pipeline.errors import TeacherError
+from pipeline.models.weights import load_strictly
+from pipeline.progress import Progress
+from pipeline.rendering.loader import Loader, Request
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.key_hash import key_hash
+from pipeline.teacher.loading import build_own, is_own, require_known
+from pipeline.views.mixing import plan_mixing
+from pipeline.views.philox import Purpose, philox
+from pipeline.views.recipe import Recipe
+
+ORDER = Purpose.ORDER.block(64)
+"""Blocks of draws that the student's order does not use."""
+
+LARGEST_LR = 1e30
+"""Beyond it the arithmetic of single precision has no numbers."""
+
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """How the model learns: with the recipe and the rows, all that decides its weights."""
+
+    epochs: int = 30
+    batch: int = 128
+    lr: float = 1e-3
+    warmup_epochs: float = 2.0
+    weight_decay: float = 0.05
+    smoothing: float = 0.1
+    clip_grad: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in self.to_json().items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise TeacherError(f"--{name.replace('_', '-')} is {value}; a finite number is needed.")
+        if not 0 < self.lr <= LARGEST_LR:
+            raise TeacherError(f"--lr is {self.lr}; a learning rate is above 0 and at most {LARGEST_LR:g}.")
+        if not 0 <= self.smoothing < 1:
+            raise TeacherError(f"--smoothing is {self.smoothing}; it must be at least 0 and below 1.")
+        if self.weight_decay < 0 or self.warmup_epochs < 0:
+            raise TeacherError("--weight-decay and --warmup-epochs are at least 0.")
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise TeacherError(f"--clip-grad is {self.clip_grad}; it must be above 0. Leave it out for no clipping.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(slots=True, kw_only=True)
+class Fit:
+    """A fit under way."""
+
+    model: nn.Module
+    settings: FitSettings
+    recipe: Recipe
+    index: SampleIndex
+    device: torch.device
+    autocast: torch.dtype | None
+    eye: Eye
+    row_R: NDArray[np.int64] = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
+    epoch: int = 0
+    history: History = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.row_R = require_labels(self.index)
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = create_optimizer_v2(
+            self.model, opt="adamw", lr=self.settings.lr, weight_decay=self.settings.weight_decay
+        )
+
+    @property
+    def steps(self) -> int:
+        """Updates of one epoch."""
+        return math.ceil(len(self.row_R) / self.settings.batch)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs have been seen."""
+        return self.epoch >= self.settings.epochs
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on."""
+        return {
+            "epoch": self.epoch,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.history = state["epoch"], state["history"]
+
+
+@dataclass(frozen=True, slots=True)
+class Eye:
+    """How the model looks at views: its size in pixels and its input statistics."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def see(self, pixels_BHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
+        """uint8 views as input, with the very arithmetic of `pipeline.teacher.teacher`."""
+        x_BCHW = torch.from_numpy(pixels_BHWC).to(device).permute(0, 3, 1, 2)
+        x_BCHW = x_BCHW.to(torch.float32, memory_format=torch.channels_last)
+        if x_BCHW.shape[-1] != self.size:
+            x_BCHW = F.interpolate(x_BCHW, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 255)
+        mean, std = (torch.tensor(v, device=device).mul(255.0).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return (x_BCHW - mean) / std
+
+
+def require_labels(index: SampleIndex) -> NDArray[np.int64]:
+    """The rows that have a label; refused where there is nothing to tell apart."""
+    row_R = np.flatnonzero(index.classes >= 0)
+    seen = np.unique(index.classes[row_R])
+    if len(seen) < 2:
+        what = f"only class {seen[0]}" if len(seen) else "no label at all"
+        raise TeacherError(
+            f"The shards hold {len(index):,} rows with {what}; a classifier needs at least 2 classes to tell apart. "
+            "Pack labelled images (a folder per class), or give --shards that have labels."
+        )
+    absent = sorted(set(range(index.num_classes)) - set(seen.tolist()))
+    if absent:
+        name = index.class_names[absent[0]] if index.class_names else str(absent[0])
+        raise TeacherError(
+            f"{len(absent)} of {index.num_classes} classes have no row in these shards, {name!r} first. A teacher "
+            "would never name them. Add images of them, or pack without them."
+        )
+    return row_R
+
+
+def order_of(row_R: NDArray[np.int64], index: SampleIndex, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The rows in the order of one epoch: by a word drawn for each sample's key."""
+    words_R4 = philox(index.key_hash[row_R], np.full(len(row_R), epoch, np.uint32), seed, ORDER)
+    return row_R[np.lexsort((words_R4[:, 1], words_R4[:, 0]))]
+
+
+def requests(fit: Fit) -> Iterator[Request]:
+    """The batches of the epoch, of nearly equal sizes; view number `epoch` of every row."""
+    order_R = order_of(fit.row_R, fit.index, fit.settings.seed, fit.epoch)
+    for row_B in np.array_split(order_R, fit.steps):
+        yield row_B, np.full(len(row_B), fit.epoch, np.int64)
+
+
+def run_epoch(fit: Fit, loader: Loader, progress: Progress) -> None:
+    """Learn one epoch, and count it."""
+    fit.model.train()
+    losses: list[Tensor] = []
+    for step, slot in enumerate(loader.render(requests(fit))):
+        update = fit.epoch * fit.steps + step
+        x_BCHW = fit.eye.see(slot.pixels_BHWC, fit.device)
+        target_BK = targets(fit, slot.row_B, slot.view_B)
+        set_lr(fit, update)
+        losses.append(_learn(fit, x_BCHW, target_BK, update))
+        progress.advance(len(slot.row_B), note=f"loss {float(losses[-1]):.3f}")
+    fit.epoch += 1
+    fit.history.append({"epoch": fit.epoch, "loss": round(float(torch.stack(losses).mean()), 6)})
+
+
+def targets(fit: Fit, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Tensor:
+    """Each view's labels [B, K] by their share of the picture; what is unlabelled has none."""
+    mixing = plan_mixing(fit.recipe, len(fit.index), row_B, view_B)
+    target_BK = np.zeros((len(row_B), fit.index.num_classes), np.float32)
+    for row, share_B in ((row_B, mixing.lam_B), (mixing.partner_B, 1 - mixing.lam_B)):
+        class_B = fit.index.classes[row]
+        known = np.flatnonzero(class_B >= 0)
+        np.add.at(target_BK, (known, class_B[known]), share_B[known])
+    return torch.from_numpy(target_BK).to(fit.device)
+
+
+def set_lr(fit: Fit, update: int) -> float:
+    """The learning rate of an update: linear warm-up, then a cosine."""
+    settings = fit.settings
+    total = settings.epochs * fit.steps
+    scheduler, _ = create_scheduler_v2(
+        torch.optim.SGD([torch.zeros(1)], lr=settings.lr),
+        sched="cosine",
+        num_epochs=total,
+        warmup_epochs=min(round(settings.warmup_epochs * fit.steps), total // 5),
+        warmup_lr=settings.lr / 100,
+        min_lr=settings.lr / 100,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    scheduler.step_update(update)
+    lr = float(scheduler.optimizer.param_groups[0]["lr"])
+    for group in fit.optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    return lr
+
+
+def _learn(fit: Fit, x_BCHW: Tensor, target_BK: Tensor, update: int) -> Tensor:
+    """One update; its dropout and drop path are drawn from (seed, update)."""
+    devices = [fit.device] if fit.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(key_hash(f"fit {fit.settings.seed} {update}") >> 1)  # noqa: TID251
+        with torch.autocast(fit.device.type, fit.autocast, enabled=fit.autocast is not None):
+            logits_BK = cast(Tensor, fit.model(x_BCHW)).float()
+        loss = smoothed_loss(logits_BK, target_BK, fit.settings.smoothing)
+        fit.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+    if fit.settings.clip_grad is not None:
+        nn.utils.clip_grad_norm_(fit.model.parameters(), fit.settings.clip_grad)
+    fit.optimizer.step()
+    if not torch.isfinite(loss):
+        raise TeacherError(
+            f"The loss of update {update} is {float(loss)}. Use a lower --lr, or --clip-grad 1; "
+            "the last whole epoch is kept."
+        )
+    return loss.detach()
+
+
+def smoothed_loss(logits_BK: Tensor, target_BK: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy over the labelled mass."""
+    mass_B1 = target_BK.sum(1, keepdim=True)
+    target_BK = (1 - smoothing) * target_BK + smoothing * mass_B1 / target_BK.shape[1]
+    return -(target_BK * logits_BK.log_softmax(1)).sum() / mass_B1.sum()
+
+
+@torch.inference_mode()
+def score(fit: Fit, loader: Loader) -> dict[str, float]:
+    """Accuracy and loss on the labelled rows of the loader's index."""
+    fit.model.eval()
+    classes = loader.index.classes
+    row_R = np.flatnonzero(classes >= 0)
+    right, loss = 0, 0.0
+    parts = np.array_split(row_R, math.ceil(len(row_R) / loader.batch))
+    for slot in loader.render((row_B, np.zeros(len(row_B), np.int64)) for row_B in parts):
+        truth_B = torch.from_numpy(classes[slot.row_B].astype(np.int64))
+        logits_BK = cast(Tensor, fit.model(fit.eye.see(slot.pixels_BHWC, fit.device))).float().cpu()
+        right += int((logits_BK.argmax(1) == truth_B).sum())
+        loss += float(F.cross_entropy(logits_BK, truth_B, reduction="sum"))
+    return {"val_top1": round(right / len(row_R), 6), "val_loss": round(loss / len(row_R), 6)}
+
+
+def build_model(
+    name: str, num_classes: int, *, seed: int, pretrained: bool, arguments: dict[str, Any], own_head: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with a head for these classes, or with its own; fresh weights are drawn from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # noqa: TID251
+        if is_own(name):
+            return _own_model(name, num_classes, pretrained=pretrained, arguments=arguments)
+        require_known(name)
+        if "num_classes" in arguments:
+            raise TeacherError(f"--model-arg num_classes is not yours to give: the shards have {num_classes} classes.")
+        if not (own_head and pretrained):
+            arguments = {**arguments, "num_classes": num_classes}
+        try:
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+        except (TypeError, AssertionError, ValueError, AttributeError) as error:
+            asked = ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "num_classes")
+            raise TeacherError(
+                f"--model {name} cannot be built with these --model-arg ({asked or 'none'}): "
+                f"{str(error) or 'they do not fit'}. "
+                "Check their names and values."
+            ) from error
+        except Exception as error:  # hub clients raise whatever their transport raises
+            if not pretrained:
+                raise
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise TeacherError(
+                f"The pretrained weights of {name} cannot be had: {reason}. Give a file with --weights, or "
+                "--no-pretrained to begin from random weights."
+            ) from error
+    return model, dict(model.pretrained_cfg)  # type: ignore[arg-type]
+
+
+def _own_model(
+    name: str, num_classes: int, *, pretrained: bool, arguments: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """One of the user's own, which must fit as it is."""
+    if pretrained or arguments:
+        flag = "--pretrained" if pretrained else "--model-arg"
+        raise TeacherError(f"{flag} is for timm's models; {name} is a function of yours. Leave it out.")
+    model, config = build_own(name)
+    if config["num_classes"] != num_classes:
+        raise TeacherError(
+            f"{name} gives {config['num_classes']} logits, the shards have {num_classes} classes. Return a model for "
+            f"{num_classes}."
+        )
+    return model, config
+
+
+def require_own_head(model: nn.Module, index: SampleIndex, fresh: list[str]) -> None:
+    """Refuse to take a model as it is whose head was not trained for these classes."""
+    found = int(getattr(model, "num_classes", index.num_classes))
+    if fresh or found != index.num_classes:
+        what = "a new, random head" if fresh else f"{found} classes"
+        raise TeacherError(
+            f"--epochs 0 takes the model as it is, which has {what}; the shards have {index.num_classes} classes. "
+            "Give weights that were trained for these classes, or some --epochs to learn them."
+        )
+
+
+def begin_from(model: nn.Module, state: Mapping[str, Tensor], where: str) -> list[str]:
+    """Load every tensor of `state`; only the head of a timm model for other classes stays new. Returns what did."""
+    own = model.state_dict()
+    heads: Any = getattr(model, "pretrained_cfg", {}).get("classifier", ())
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    fresh = sorted(
+        name
+        for name in own
+        if name.rpartition(".")[0] in heads and name in state and state[name].shape != own[name].shape
+    )
+    load_strictly(model, {**state, **{name: own[name] for name in fresh}}, where)
+    return fresh

@@ -1,0 +1,217 @@
+"""What is in the folder of a fitted teacher, and may a fit go on in it?
+
+    last.pt             while the fit is under way: everything that the next epoch depends on, read back as data
+    model.safetensors   when it is finished: the weights …
+    config.json         … and what timm needs to build its model around them (`local-dir:FOLDER`); not for one's own
+    fit.json            written last: the contract that the weights came from, their digest, and the curves
+
+A contract is everything that decides the weights. A folder that was begun under another one is refused, or emptied
+where the caller says so. One process writes at a time: a lock beside the folder ends with its holder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from timm.models._hub import save_config_for_hf
+
+from pipeline.durable.local import LocalObjects
+from pipeline.durable.objects import is_temporary
+from pipeline.errors import MismatchError, TeacherError
+from pipeline.models.weights import read_weights, weights_digest
+from pipeline.teacher.fit import Fit, FitSettings, History
+from pipeline.teacher.loading import is_own
+from pipeline.views.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+STATE, WEIGHTS, CONFIG, RECORD = "last.pt", "model.safetensors", "config.json", "fit.json"
+OWN = (STATE, WEIGHTS, CONFIG, RECORD)
+MOST_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """Everything that decides the weights of a fit."""
+
+    model: str
+    model_args: dict[str, Any]
+    start: str
+    """random, pretrained, or the digest of the tensors that it begins from"""
+    input_size: int
+    precision: str
+    settings: FitSettings
+    recipe: Recipe
+    index_digest: str
+    class_names: tuple[str, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        names = None if self.class_names is None else list(self.class_names)
+        return json.loads(  # type: ignore[no-any-return]  # tuples among the model's arguments become lists
+            json.dumps({**asdict(self), "recipe": self.recipe.to_json(), "class_names": names, "format": FORMAT})
+        )
+
+    def differences(self, earlier: dict[str, Any]) -> list[str]:
+        """Each differing value, by its flag, then and now."""
+        then, now = _flat(earlier), _flat(self.to_json())
+        if then.get("precision") == "auto":  # as was written once; what it stood for is not known
+            then["precision"] = self.precision
+        return [
+            f"{name}: {then.get(name)!r} then, {now.get(name)!r} now"
+            for name in sorted(then.keys() | now.keys())
+            if then.get(name) != now.get(name)
+        ]
+
+
+class FittedFolder:
+    """The folder, held by one process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._objects = LocalObjects(path)
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[FittedFolder]:
+        """Be the one writer."""
+        with self._objects.lock():
+            for key in self._objects.sizes():
+                if is_temporary(key):
+                    self._objects.delete(key)
+            yield self
+
+    def open(self, contract: Contract, *, restart: bool) -> str:
+        """'empty', 'begun' or 'finished' under this contract; another one is refused, or its files are removed."""
+        self._contract = contract
+        earlier = self._earlier()
+        if earlier is None:
+            return "empty"
+        differences = contract.differences(earlier)
+        if not differences:
+            if not (self.path / RECORD).exists():
+                return "begun"
+            if (self.path / STATE).exists():  # killed before it could forget it
+                self._objects.delete(STATE)
+            return "finished"
+        if not restart:
+            raise MismatchError(
+                f"{self.path} holds a teacher that was fitted otherwise: {_few(differences)}. Give the flags that it "
+                "was begun with, another --out, or --if-changed restart to fit it anew."
+            )
+        log.warning("%s: fitted anew, since %s", self.path, _few(differences))
+        for name in reversed(OWN):
+            self._objects.delete(name)
+        return "empty"
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """The contract of what is there."""
+        if (self.path / RECORD).exists():
+            record = self._record()
+            if weights_digest(read_weights(self.path / WEIGHTS)) != record["weights_sha256"]:
+                raise TeacherError(
+                    f"{self.path / WEIGHTS} is not what was fitted: its tensors do not have the digest in {RECORD}. "
+                    "Restore the folder, or remove it and fit again."
+                )
+            return dict(record["contract"])
+        if (self.path / STATE).exists():
+            return dict(self.load()["contract"])
+        if self.path.is_dir() and any(self.path.iterdir()):
+            names = ", ".join(sorted(p.name for p in self.path.iterdir())[:3])
+            raise TeacherError(f"{self.path} holds files that no fit wrote ({names}). Name another --out.")
+        return None
+
+    def _record(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self._objects.get(RECORD, MOST_BYTES))
+            return {name: record[name] for name in ("contract", "weights_sha256", "history")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise TeacherError(
+                f"{self.path / RECORD} is damaged ({error}). Remove the folder and fit again."
+            ) from error
+
+    def load(self) -> dict[str, Any]:
+        """The state to go on from, read as data."""
+        path = self.path / STATE
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return {name: state[name] for name in ("contract", "epoch", "history", "model", "optimizer")}
+        except Exception as error:  # torch.load raises a dozen kinds for a damaged file
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise TeacherError(f"{path} cannot be read ({reason}). Remove it to begin the fit again.") from error
+
+    def save(self, fit: Fit) -> None:
+        """Keep what the next epoch depends on."""
+        data = io.BytesIO()
+        torch.save({"contract": self._contract.to_json(), **fit.state()}, data)
+        self._objects.put(STATE, data.getvalue())
+
+    def finish(self, fit: Fit) -> None:
+        """Write the weights and what timm needs to load them, then the record, then forget the state."""
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in fit.model.state_dict().items()}
+        self._objects.put(WEIGHTS, safetensors.torch.save(weights))
+        if not is_own(self._contract.model):
+            self._objects.put(CONFIG, self._config(fit))
+        record = {
+            "contract": self._contract.to_json(),
+            "weights_sha256": weights_digest(weights),
+            "history": fit.history,
+        }
+        self._objects.put(RECORD, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+        self._objects.delete(STATE)
+
+    def _config(self, fit: Fit) -> bytes:
+        temporary = self.path / ".config.json"
+        names = self._contract.class_names
+        save_config_for_hf(
+            fit.model,
+            str(temporary),
+            model_config={} if names is None else {"label_names": list(names)},
+            data_config={
+                "input_size": (3, fit.eye.size, fit.eye.size),
+                "mean": fit.eye.mean,
+                "std": fit.eye.std,
+                "crop_pct": fit.recipe.crop_pct,
+                "interpolation": "bicubic",
+            },
+        )
+        data = temporary.read_bytes()
+        temporary.unlink()
+        return data
+
+    def report(self, metrics: Path | None, history: Path | None) -> dict[str, float]:
+        """The last figures; also written as JSON, and the curves as CSV, where asked for."""
+        curves: History = self._record()["history"]
+        figures = {name: value for name, value in curves[-1].items() if name != "epoch"}
+        if metrics is not None:
+            LocalObjects(metrics.parent).put(
+                metrics.name, (json.dumps(figures, indent=2, sort_keys=True) + "\n").encode()
+            )
+        if history is not None:
+            columns = sorted({name for line in curves for name in line} - {"epoch"})
+            lines = [",".join(["epoch", *columns])]
+            lines += [",".join(str(line.get(name, "")) for name in ("epoch", *columns)) for line in curves]
+            LocalObjects(history.parent).put(history.name, ("\n".join(lines) + "\n").encode())
+        return figures
+
+
+def _few(differences: list[str], most: int = 4) -> str:
+    more = len(differences) - most
+    return "; ".join(differences[:most]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, keys joined by dots."""
+    found: dict[str, Any] = {}
+    for name, value in record.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found

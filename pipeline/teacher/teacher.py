@@ -1,0 +1,140 @@
+"""What does the teacher say about these pixels? Any timm model, or one of the user's own, as uint8 views → logits.
+
+    teacher = load_teacher("regnety_160.deit_in1k", view_size=224, device="auto")
+    logits_BC = teacher(pixels_BHWC)                # float32, on the CPU, in the order of the data set's classes
+
+The teacher sees a view as it was trained to see pictures: its own mean and standard deviation, and its own size where
+its architecture is tied to one (a ViT) or the view is smaller than what it knows; a convnet takes a larger view as it
+is.
+
+A head that was never trained cannot slip in: the number of classes is read from the weights and never asked for, every
+tensor must be in the file, and nothing that the model does not know may be. Answers must be finite.
+
+Legend: B views, H W sides, C classes, M classes of the model before the class map.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from pipeline.errors import MismatchError, TeacherError
+from pipeline.models.device import PRECISIONS
+from pipeline.shards.index import SampleIndex
+from pipeline.store.manifest import TeacherCard
+from pipeline.teacher.class_names import BY_NAME, TeacherNames, listed, require_same_names
+
+log = logging.getLogger(__name__)
+
+COMPILED = "+compile"
+"""Follows the precision of a teacher that is compiled: its kernels round otherwise, so it is another teacher"""
+
+
+class Teacher:
+    """A frozen model with its card: call it with uint8 views, get float32 logits."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: TeacherCard,
+        device: torch.device,
+        *,
+        class_map: Sequence[int] | None = None,
+        compiled: bool = False,
+        names: TeacherNames | None = None,
+    ) -> None:
+        self.precision, compiled = _parts(card.precision, compiled)
+        self.card = replace(card, precision=self.precision + (COMPILED if compiled else ""))
+        self.device, self.names = device, names
+        self.class_map = None if class_map is None else tuple(class_map)
+        self._model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        # one graph a shape: else the graphs would depend on which shapes were seen first, and so on where a run began
+        self._forward = torch.compile(self._model, dynamic=False) if compiled else self._model
+        self._map = None if class_map is None else torch.tensor(list(class_map), device=device)
+        stats = [torch.tensor(v, device=device).mul(255.0).view(1, 3, 1, 1) for v in (card.mean, card.std)]
+        self._mean_1311, self._std_1311 = stats
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of an answer: the model's, or those that the class map picks."""
+        return self.card.classes if self.class_map is None else len(self.class_map)
+
+    def require_classes_of(self, index: SampleIndex) -> None:
+        """Refuse data whose classes are not those of the answers: by their number, and by their names."""
+        highest = int(index.classes.max(initial=-1))
+        if index.class_names is not None and len(index.class_names) != self.num_classes:
+            own = "" if self.names is None else f" ({listed(self.names.names)})"
+            raise MismatchError(
+                f"The shards have {len(index.class_names)} classes ({listed(index.class_names)}), "
+                f"{self.card.name} answers with {self.num_classes}{own}. Pick and order its classes with --class-map "
+                f"({BY_NAME}, or a file), or fit a teacher to these shards: python -m stages.fit_teacher."
+            )
+        if highest >= self.num_classes:
+            raise MismatchError(
+                f"The shards have a row of class {highest}, {self.card.name} answers with classes 0 to "
+                f"{self.num_classes - 1}. Give --class-map, or fit a teacher to these shards."
+            )
+        require_same_names(index.class_names, self.names, self.class_map, self.card.name)
+
+    def __call__(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logits of a batch of views."""
+        return self.collect(self.launch(pixels_BHWC))
+
+    def launch(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
+        """Start the forward pass; on a GPU this returns before it is done. The pixels may be reused afterwards."""
+        pixels = torch.from_numpy(pixels_BHWC)
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory()
+        with torch.inference_mode():
+            x_BCHW = pixels.to(self.device, non_blocking=self.device.type == "cuda").permute(0, 3, 1, 2)
+            x_BCHW = x_BCHW.to(torch.float32, memory_format=torch.channels_last)
+            size = self.card.input_size
+            if x_BCHW.shape[-1] != size:
+                x_BCHW = F.interpolate(x_BCHW, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+            x_BCHW = (x_BCHW - self._mean_1311) / self._std_1311
+            with self._autocast():
+                logits_BM: Tensor = self._forward(x_BCHW)
+            if logits_BM.ndim != 2 or logits_BM.shape[1] != self.card.classes:
+                raise TeacherError(
+                    f"{self.card.name} answered with shape {tuple(logits_BM.shape)} where (batch, {self.card.classes}) "
+                    "was expected; a teacher is a classifier that gives one row of logits a view."
+                )
+            logits_BM = logits_BM.float()
+            return logits_BM if self._map is None else logits_BM[:, self._map]
+
+    def collect(
+        self,
+        logits_BC: Tensor,
+        name: Callable[[int], str] = lambda at: f"view {at} of a batch",
+    ) -> NDArray[np.float32]:
+        """Wait for a forward pass and check it: an answer that is not finite stops the run; `name` says whose it is."""
+        answer: NDArray[np.float32] = logits_BC.cpu().numpy()
+        if not np.isfinite(answer).all():
+            at, cls = np.argwhere(~np.isfinite(answer))[0].tolist()
+            raise TeacherError(
+                f"{self.card.name} answered {answer[at, cls]} for class {cls} of {name(at)}, in "
+                f"{self.card.precision}. Use --precision fp32 (fp16 overflows at 65,504), and check the weights."
+            )
+        return answer
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
+
+
+def _parts(text: str, compiled: bool) -> tuple[str, bool]:
+    """A card's precision as the number format, and whether the model is compiled; `compiled` asks for it, too."""
+    precision = text.removesuffix(COMPILED)
+    if precision not in PRECISIONS:
+        raise TeacherError(f"no teacher runs in precision {text!r}; {', '.join(PRECISIONS)} are known.")
+    return precision, compiled or text.endswith(COMPILED)

@@ -1,0 +1,276 @@
+"""What does a RandAugment specification ask for, in numbers?
+
+The specification is timm's: ``rand-m9-mstd0.5-inc1`` is two operations out of fifteen, each done with probability 0.5,
+at a magnitude drawn from N(9, 0.5) and clipped to [0, 10], "increasing" meaning that a greater magnitude is always a
+stronger change. A `Policy` is the parsed form; `Policy.draw` turns words into operations and what they take.
+
+Every argument is clip(offset ± x, low, high) with x = magnitude/10 · gain, cut to an integer where timm cuts it; a
+`_Scale` states the numbers of one operation. The result is kept as an integer in 1/4096 of the operation's own unit
+(degrees, pixels, levels, bits, a factor): then blending by a factor is exact in integers as well as in 32-bit floats,
+and a plan is the same on every machine.
+
+Shapes: B views, L operations a view in the order they are done.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import RecipeError
+from pipeline.views.distributions import NORMAL_ONE, normal_table
+from pipeline.views.philox import below, uniform
+
+ARGUMENT_ONE = 4096
+"""What stands for 1 in an argument."""
+SUBPIXELS = 16
+"""Shifts are whole multiples of 1/16 pixel: with them, cubic interpolation is exact in 32-bit floats."""
+TOP_LEVEL = 10.0
+MAX_LAYERS = 8
+
+
+class Op(IntEnum):
+    """An operation on pixels. Numbers are stored in plans of old recipes: never renumber."""
+
+    NONE = 0
+    AUTO_CONTRAST = 1
+    EQUALIZE = 2
+    INVERT = 3
+    ROTATE = 4
+    POSTERIZE = 5
+    SOLARIZE = 6
+    SOLARIZE_ADD = 7
+    COLOR = 8
+    CONTRAST = 9
+    BRIGHTNESS = 10
+    SHARPNESS = 11
+    SHEAR_X = 12
+    SHEAR_Y = 13
+    TRANSLATE_X = 14
+    TRANSLATE_Y = 15
+    BLUR = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """How a level (magnitude / 10) becomes the argument of one operation."""
+
+    gain: float = 0.0
+    offset: float = 0.0
+    direction: int = 1
+    """1 adds, −1 subtracts, 0 draws the sign."""
+    whole: bool = False
+    low: float = -np.inf
+    high: float = np.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One operation as a policy offers it."""
+
+    op: Op
+    scale: _Scale
+    weight: float = 1.0
+
+
+_FACTOR = _Scale(gain=0.9, offset=1.0, direction=0, low=0.1)
+_FALLING_FACTOR = _Scale(gain=1.8, offset=0.1)
+_SIGNED = {
+    Op.ROTATE: _Scale(gain=30.0, direction=0),
+    Op.SHEAR_X: _Scale(gain=0.3, direction=0),
+    Op.SHEAR_Y: _Scale(gain=0.3, direction=0),
+    Op.TRANSLATE_X: _Scale(gain=0.45, direction=0),
+    Op.TRANSLATE_Y: _Scale(gain=0.45, direction=0),
+}
+_COMMON = {
+    Op.AUTO_CONTRAST: _Scale(),
+    Op.EQUALIZE: _Scale(),
+    Op.INVERT: _Scale(),
+    Op.SOLARIZE_ADD: _Scale(gain=110.0, whole=True, high=128.0),
+    **_SIGNED,
+}
+_INCREASING = {
+    **_COMMON,
+    Op.POSTERIZE: _Scale(gain=4.0, offset=4.0, direction=-1, whole=True, low=0.0),
+    Op.SOLARIZE: _Scale(gain=256.0, offset=256.0, direction=-1, whole=True, low=0.0),
+    **dict.fromkeys((Op.COLOR, Op.CONTRAST, Op.BRIGHTNESS, Op.SHARPNESS), _FACTOR),
+}
+_FALLING = {
+    **_COMMON,
+    Op.POSTERIZE: _Scale(gain=4.0, whole=True, high=8.0),
+    Op.SOLARIZE: _Scale(gain=256.0, whole=True, high=256.0),
+    **dict.fromkeys((Op.COLOR, Op.CONTRAST, Op.BRIGHTNESS, Op.SHARPNESS), _FALLING_FACTOR),
+}
+_GREYING = Choice(Op.COLOR, _Scale(gain=0.5, offset=0.5, direction=-1, low=0.0, high=0.5))
+_BLURRING = Choice(Op.BLUR, _Scale(gain=1.9, offset=0.1, high=2.0))
+_ORDER = tuple(op for op in Op if op not in (Op.NONE, Op.BLUR))
+_WEIGHTS = {
+    Op.ROTATE: 3,
+    Op.SHEAR_X: 2,
+    Op.SHEAR_Y: 2,
+    Op.TRANSLATE_X: 1,
+    Op.TRANSLATE_Y: 1,
+    Op.COLOR: 0.25,
+    Op.SHARPNESS: 0.25,
+    Op.AUTO_CONTRAST: 0.25,
+    Op.SOLARIZE: 0.05,
+    Op.SOLARIZE_ADD: 0.05,
+    Op.CONTRAST: 0.05,
+    Op.BRIGHTNESS: 0.05,
+    Op.EQUALIZE: 0.05,
+    Op.POSTERIZE: 0.05,
+    Op.INVERT: 0.05,
+}
+SETS = ("", "weights", "3a")
+_PARTS = {
+    "m": r"\d+",
+    "n": r"\d+",
+    "p": r"\d+(\.\d+)?",
+    "mstd": r"\d+(\.\d+)?|inf",
+    "mmax": r"\d+",
+    "inc": r"[01]",
+    "t": "|".join(SETS[1:]),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A parsed RandAugment specification."""
+
+    magnitude: int = 10
+    layers: int = 2
+    prob: float = 0.5
+    deviation: float = 0.0
+    """Standard deviation of the magnitude; infinity draws it uniformly between 0 and `magnitude`."""
+    top: int = 10
+    """Magnitudes are clipped to [0, top]."""
+    increasing: bool = False
+    chosen: str = ""
+    """The set of operations: "" all fifteen evenly, "weights" timm's weighted set, "3a" solarise, grey and blur."""
+
+    @classmethod
+    def parse(cls, text: str) -> Policy:
+        """Read timm's notation; whatever timm would ignore or assert on is an error that says why."""
+        head, *parts = text.split("-")
+        if head != "rand":
+            raise RecipeError(f"randaugment {text!r} must start with 'rand', as in 'rand-m9-mstd0.5-inc1'")
+        found: dict[str, str] = {}
+        for part in parts:
+            name = next((n for n, form in _PARTS.items() if re.fullmatch(f"{n}({form})", part)), None)
+            if name is None or name in found:
+                problem = "gives" if name is None else "repeats"
+                raise RecipeError(
+                    f"randaugment {text!r} {problem} {part!r}; the parts are m9 (magnitude), n2 (operations a view), "
+                    "p0.5 (probability of each), mstd0.5 (spread of the magnitude), mmax10 (its bound), inc1 or inc0, "
+                    "tweights or t3a (set of operations), each at most once"
+                )
+            found[name] = part[len(name) :]
+        deviation = float(found.get("mstd", 0.0))
+        return cls(
+            magnitude=int(found.get("m", 10)),
+            layers=int(found.get("n", 2)),
+            prob=float(found.get("p", 0.5)),
+            deviation=np.inf if deviation > 100 else deviation,
+            top=int(found.get("mmax", 10)) or 10,
+            increasing=found.get("inc") == "1",
+            chosen=found.get("t", ""),
+        )
+
+    def __post_init__(self) -> None:
+        for name, value, high in (
+            ("m", self.magnitude, 100),
+            ("mmax", self.top, 100),
+            ("p", self.prob, 1),
+            ("n", self.layers, min(MAX_LAYERS, len(self.choices()))),
+        ):
+            low = 1 if name == "n" else 0
+            if not low <= value <= high:
+                raise RecipeError(f"randaugment: {name} is {value}, it must lie in [{low}, {high}]")
+
+    def choices(self) -> tuple[Choice, ...]:
+        """The operations to choose from, in the order that draws refer to."""
+        scales = _INCREASING if self.increasing else _FALLING
+        if self.chosen == "3a":
+            return Choice(Op.SOLARIZE, _INCREASING[Op.SOLARIZE]), _GREYING, _BLURRING
+        if self.chosen == "weights":
+            return tuple(Choice(op, _INCREASING[op], weight) for op, weight in _WEIGHTS.items())
+        return tuple(Choice(op, scales[op]) for op in _ORDER)
+
+    def draw(
+        self, words_BL4: NDArray[np.uint32], side: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.bool_]]:
+        """Operations [B, L], their arguments, and a fair bit each (which filter, where the recipe leaves it open)."""
+        choices = self.choices()
+        pick_BL = self._pick(words_BL4[..., 0], choices)
+        op_BL = np.array([choice.op for choice in choices], np.uint8)[pick_BL]
+        done_BL = uniform(words_BL4[..., 1]) < self.prob
+        sign_BL = np.where(words_BL4[..., 3] >> np.uint32(31), -1.0, 1.0)
+        argument_BL = _arguments(self._magnitudes(words_BL4[..., 2]), sign_BL, pick_BL, choices, side)
+        bit_BL = (words_BL4[..., 3] & np.uint32(1)).astype(bool)
+        return np.where(done_BL, op_BL, np.uint8(Op.NONE)), np.where(done_BL, argument_BL, np.int32(0)), bit_BL
+
+    def _pick(self, words_BL: NDArray[np.uint32], choices: tuple[Choice, ...]) -> NDArray[np.int64]:
+        """Evenly with replacement; where the set has weights, by weight and without replacement (as timm)."""
+        if self.chosen != "weights":
+            return below(words_BL, len(choices))
+        weight_BC = np.tile(np.array([choice.weight for choice in choices]), (len(words_BL), 1))
+        pick_BL = np.empty(words_BL.shape, np.int64)
+        for layer in range(words_BL.shape[1]):
+            total_BC = np.cumsum(weight_BC, axis=1)
+            point_B1 = (uniform(words_BL[:, layer]) * total_BC[:, -1])[:, None]
+            pick_BL[:, layer] = (total_BC <= point_B1).sum(axis=1)
+            np.put_along_axis(weight_BC, pick_BL[:, layer : layer + 1], 0.0, axis=1)
+        return pick_BL
+
+    def _magnitudes(self, words_BL: NDArray[np.uint32]) -> NDArray[np.float64]:
+        if np.isinf(self.deviation):
+            drawn = self.magnitude * uniform(words_BL)
+        else:
+            normal = normal_table()[words_BL >> np.uint32(16)] / NORMAL_ONE
+            drawn = self.magnitude + self.deviation * normal
+        return np.clip(drawn, 0.0, self.top)
+
+
+def _arguments(
+    magnitude_BL: NDArray[np.float64],
+    sign_BL: NDArray[np.float64],
+    pick_BL: NDArray[np.int64],
+    choices: tuple[Choice, ...],
+    side: int,
+) -> NDArray[np.int32]:
+    """The integer arguments of the picked operations."""
+    gain, offset, direction, whole, low, high, moves = (column[pick_BL] for column in _table(choices))
+    x = magnitude_BL / TOP_LEVEL * gain
+    x = np.where(whole != 0, np.trunc(x), x)
+    value = np.clip(offset + np.where(direction == 0, sign_BL, direction) * x, low, high)
+    pixels = np.rint(value * side * SUBPIXELS) * (ARGUMENT_ONE // SUBPIXELS)
+    argument_BL: NDArray[np.int32] = np.where(moves != 0, pixels, np.rint(value * ARGUMENT_ONE)).astype(np.int32)
+    return argument_BL
+
+
+@lru_cache(maxsize=16)
+def _table(choices: tuple[Choice, ...]) -> NDArray[np.float64]:
+    """The numbers of each choice's scale, and whether it shifts by a share of the side; one row a number."""
+    moving = (Op.TRANSLATE_X, Op.TRANSLATE_Y)
+    scales = [(choice.scale, choice.op in moving) for choice in choices]
+    return np.array([(s.gain, s.offset, s.direction, s.whole, s.low, s.high, moves) for s, moves in scales]).T
+
+
+@lru_cache(maxsize=64)
+def parse(text: str) -> Policy:
+    """`Policy.parse`, remembered."""
+    return Policy.parse(text)
+
+
+def describe(op: int, argument: int) -> str:
+    """An operation with its argument, for people."""
+    name = Op(op).name.lower().replace("_", "-")
+    if op in (Op.AUTO_CONTRAST, Op.EQUALIZE, Op.INVERT):
+        return name
+    unit = {Op.ROTATE: "°", Op.TRANSLATE_X: "px", Op.TRANSLATE_Y: "px", Op.BLUR: "px"}.get(Op(op), "")
+    return f"{name} {argument / ARGUMENT_ONE:.3g}{unit}"

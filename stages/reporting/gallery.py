@@ -1,0 +1,221 @@
+"""Which pictures does a report show, and what is said about each?
+
+Views: a few rows, spread over the data, each as it is and as the teacher saw it, with the teacher's answer (and the
+other picture's share, where two are mixed). Held-out pictures: those on which the plain and the distilled student
+disagree, and some that nobody recognises, always the first ones in the order of the rows: nothing is picked by hand.
+
+Pictures become data URIs (WebP), so that the page is one file.
+
+Shapes: B pictures, H W sides, N held-out rows.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ImageError
+from pipeline.labels.soft_labels import SoftLabels
+from pipeline.pictures.images import decode
+from pipeline.rendering.renderer import GREY, Renderer
+from pipeline.shards.index import SampleIndex
+from pipeline.store.label_store import LabelStore
+from pipeline.store.manifest import Manifest
+from pipeline.views.mixing import Kind, plan_mixing
+from pipeline.views.recipe import Recipe
+from stages.reporting.results import BEST_HEAD, Results
+
+Pixels = NDArray[np.uint8]
+LARGEST = 160
+"""Longest side of an original picture on the page, in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Something said about a picture; `right` colours it."""
+
+    who: str
+    says: str
+    right: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A picture and what is said about it."""
+
+    pixels_HWC: Pixels
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Some pictures with a title."""
+
+    title: str
+    tiles: tuple[Tile, ...]
+
+
+def view_shelves(store: LabelStore, index: SampleIndex, *, rows: int, views: int) -> list[Shelf]:
+    """Rows spread over the data: the picture, then its first views."""
+    recipe, files = store.manifest.recipe, index.files()
+    shown = min(views, store.views)
+    chosen = _chosen(index, rows)
+    row_B, view_B = np.repeat(chosen, shown), np.tile(np.arange(shown), len(chosen))
+    pixels_BHWC = rendered(recipe, index, row_B, view_B)
+    shelves = []
+    for number, row in enumerate(chosen.tolist()):
+        part = slice(number * shown, (number + 1) * shown)
+        original = _picture(index.payload(files, row))
+        words = _view_words(store, index, row_B[part], view_B[part])
+        tiles = [Tile(p, w) for p, w in zip(pixels_BHWC[part], words, strict=True)]
+        shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (original, *tiles)))
+    return shelves
+
+
+def _picture(payload: bytes) -> Tile:
+    """A row's picture as it is; grey, as the recipe draws it, where nobody can decode it."""
+    try:
+        return Tile(_fitted(decode(payload)), (Word("the picture", ""),))
+    except ImageError:
+        return Tile(np.full((64, 64, 3), GREY, np.uint8), (Word("the picture", "cannot be decoded"),))
+
+
+def _chosen(index: SampleIndex, rows: int) -> NDArray[np.int64]:
+    """Rows spread over the data, half of them with a label where there are both kinds; those first."""
+    known, unknown = np.flatnonzero(index.classes >= 0), np.flatnonzero(index.classes < 0)
+    with_label = rows if not len(unknown) else min(-(-rows // 2), len(known))
+    parts = ((known, with_label), (unknown, rows - with_label))
+    picked = [part[np.linspace(0, len(part) - 1, count + 2)[1:-1].astype(int)] for part, count in parts if len(part)]
+    return np.concatenate(picked)
+
+
+def rendered(recipe: Recipe, index: SampleIndex, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Pixels:
+    """These views, drawn as teacher and student see them."""
+    side = recipe.image_size
+    pixels_BHWC = np.empty((len(row_B), side, side, 3), np.uint8)
+    Renderer(recipe, index, index.files()).render(row_B, view_B, pixels_BHWC)
+    return pixels_BHWC
+
+
+def _view_words(
+    store: LabelStore, index: SampleIndex, row_B: NDArray[np.int64], view_B: NDArray[np.int64]
+) -> list[tuple[Word, ...]]:
+    mixing = plan_mixing(store.manifest.recipe, len(index), row_B, view_B)
+    words = []
+    for at, (row, view) in enumerate(zip(row_B.tolist(), view_B.tolist(), strict=True)):
+        partner = int(mixing.partner_B[at])
+        mixed: tuple[Word, ...] = ()
+        if mixing.kind_B[at] != Kind.NONE:
+            mixed = (Word(f"{100 - 100 * float(mixing.lam_B[at]):.0f} %", _name(index, partner)),)
+        unit = row // store.manifest.unit_rows
+        labels = store.read(view, unit, luma=False).labels
+        named, sure = _answer(store.manifest, labels, row - unit * store.manifest.unit_rows)
+        known = {int(index.classes[row]), int(index.classes[partner])} - {-1}
+        words.append((*mixed, Word(_sure(sure), class_name(index, named), named in known if known else None)))
+    return words
+
+
+def _sure(share: float | None) -> str:
+    return "teacher" if share is None else f"{100 * share:.0f} %"
+
+
+def _answer(manifest: Manifest, labels: SoftLabels, at: int) -> tuple[int, float | None]:
+    """The teacher's class, and how sure it is where that is stored."""
+    named = int(labels.argmax_B[at])
+    if manifest.keep.lacks(1.0, manifest.temperatures) is not None:
+        return named, None
+    events = manifest.keep.events(labels.slice(at, at + 1).parts, 1.0, manifest.temperatures)
+    return named, float(events.prob_BK[0][events.index_BK[0] == named].sum())
+
+
+def held_out_shelves(results: Results, store: LabelStore, index: SampleIndex, *, most: int) -> list[Shelf]:
+    """Pictures by who recognises them; empty where the students' answers were not kept."""
+    judged = _judged(results)
+    if judged is None:
+        return []
+    kinds, truth_N, row_N, answer_NK = judged
+    best = max(gains := results.gains(), key=lambda kind: gains[kind].mean)
+    right_NK = answer_NK == truth_N[:, None]
+    plain_N, taught_N = right_NK[:, kinds.index("none")], right_NK[:, kinds.index(best)]
+    groups = {
+        f"Only the distilled student ({best}) is right": taught_N & ~plain_N,
+        "Only the plain student is right": plain_N & ~taught_N,
+        "Nobody is right": ~right_NK.any(1),
+    }
+    return [
+        Shelf(f"{title}: {int(chosen_N.sum()):,} of {len(truth_N):,}", tuple(tiles))
+        for title, chosen_N in groups.items()
+        if (tiles := _tiles(store, index, np.flatnonzero(chosen_N)[:most], kinds, truth_N, row_N, answer_NK))
+    ]
+
+
+def _judged(
+    results: Results,
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
+    """Kinds (the teacher first), truth, rows and the answers of one seed, on rows that have a label."""
+    seeds = set.intersection(*({s.seed for s in results.of(kind) if s.answers} for kind in results.kinds))
+    if not seeds or not results.gains():
+        return None
+    students = [next(s for s in results.of(kind) if s.seed == min(seeds)) for kind in results.kinds]
+    first = students[0].answers
+    assert first is not None
+    known_N = first["truth"] >= 0
+    columns = [(s.kind, (s.answers or {}).get(BEST_HEAD, (s.answers or {})["class"])) for s in students]
+    if "teacher" in first:
+        columns.insert(0, ("teacher", first["teacher"]))
+    answer_NK = np.stack([answer for _, answer in columns], 1)[known_N]
+    return [name for name, _ in columns], first["truth"][known_N], first["row"][known_N], answer_NK
+
+
+def _tiles(
+    store: LabelStore,
+    index: SampleIndex,
+    at_B: NDArray[np.int64],
+    kinds: Sequence[str],
+    truth_N: NDArray[np.int64],
+    row_N: NDArray[np.int64],
+    answer_NK: NDArray[np.int64],
+) -> list[Tile]:
+    if not len(at_B):
+        return []
+    pixels_BHWC = rendered(store.manifest.recipe, index, row_N[at_B], np.zeros(len(at_B), np.int64))
+    tiles = []
+    for pixels_HWC, at in zip(pixels_BHWC, at_B.tolist(), strict=True):
+        truth = int(truth_N[at])
+        answers = zip(kinds, answer_NK[at].tolist(), strict=True)
+        said = [Word(kind, class_name(index, named), named == truth) for kind, named in answers]
+        tiles.append(Tile(pixels_HWC, (Word("truth", class_name(index, truth)), *said)))
+    return tiles
+
+
+def class_name(index: SampleIndex, number: int) -> str:
+    """What a class is called, shortly."""
+    name = index.class_names[number] if index.class_names else str(number)
+    return name if len(name) <= 18 else f"{name[:17]}…"
+
+
+def _name(index: SampleIndex, row: int) -> str:
+    return "without a label" if index.classes[row] < 0 else class_name(index, int(index.classes[row]))
+
+
+def _fitted(pixels_HWC: Pixels) -> Pixels:
+    """No larger than the page needs."""
+    scale = LARGEST / max(pixels_HWC.shape[:2])
+    if scale >= 1:
+        return pixels_HWC
+    size = (max(1, round(pixels_HWC.shape[1] * scale)), max(1, round(pixels_HWC.shape[0] * scale)))
+    return np.asarray(cv2.resize(pixels_HWC, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def data_uri(pixels_HWC: Pixels, quality: int = 92) -> str:
+    """The picture as text for a page."""
+    done, data = cv2.imencode(
+        ".webp", np.ascontiguousarray(pixels_HWC[:, :, ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality]
+    )
+    assert done
+    return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"

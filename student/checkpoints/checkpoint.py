@@ -1,0 +1,240 @@
+"""How does a training run survive anything, and how does a reader know that a checkpoint is whole?
+
+A run directory holds ``last.pt`` and ``previous.pt`` (everything that training needs to go on), and ``best.pt``
+(weights only, of the best validation). Each file is what `torch.save` writes, with the SHA-256 of all of it in the
+zip's own comment: one file that ``torch.load(path, weights_only=True)`` reads, and that can prove itself (torch ignores
+the CRCs of its zip: a flipped bit would be other weights, silently).
+
+    write    temporary name, fsync; last → previous; temporary → last; fsync of the directory
+    resume   last; where it is absent or damaged, previous. A damaged file is put aside, never written over a good one
+
+A checkpoint is a dict of plain values and tensors: ``spec`` (StudentSpec as JSON), ``model`` and ``ema`` (state dicts,
+``ema`` may be None), ``meta`` (class_names, mean, std, recipe, distill, teacher, store, settings), ``epoch`` and
+``step`` (the next step to train), in best ``validation`` (its scores), and in last and previous the training state
+(``optimizer``, ``scaler``, ``means``, ``best``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import pickle
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from pipeline.durable.file import telling
+from pipeline.errors import StudentError, WeightsError
+from pipeline.models.weights import require_uncompressed
+
+LAST, PREVIOUS, BEST = "last", "previous", "best"
+FORMAT = 1
+_MARK = b"sha256:"
+COMMENT = len(_MARK) + 64
+_END_OF_ZIP = b"PK\x05\x06"
+
+_HELD: list[BinaryIO] = []
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Any]
+
+
+def path_of(run: Path, which: str = LAST) -> Path:
+    """The file of a run's checkpoint."""
+    return run / f"{which}.pt"
+
+
+def load(path: str | Path, which: str = LAST) -> State:
+    """A checkpoint from a run directory or a file; refused where it is absent, damaged or of another format."""
+    path = Path(path)
+    file = path_of(path, which) if path.is_dir() else path
+    if not file.exists():
+        there = sorted(p.stem for p in path.glob("*.pt")) if path.is_dir() else []
+        raise StudentError(
+            f"{file} is not there" + (f"; {path} has {', '.join(there)}." if there else ".") + " A run directory that "
+            "student.train has written a checkpoint to (or such a file) is needed."
+        )
+    return _read(file)
+
+
+def newest(run: Path) -> State | None:
+    """The state to go on from: `last`, or `previous` where `last` is absent or damaged. None in a fresh directory."""
+    damage: StudentError | None = None
+    for which in (LAST, PREVIOUS):
+        if not path_of(run, which).exists():
+            continue
+        try:
+            state = load(run, which)
+        except StudentError as error:
+            damage = error
+            log.warning("%s", error)
+            continue
+        return state
+    if damage:
+        raise StudentError(f"{damage} No other checkpoint of {run} can be read; --resume none begins again.")
+    return None
+
+
+def put_aside_damaged(run: Path) -> None:
+    """Rename a damaged `last`, so that it never takes the place of a good `previous`."""
+    last = path_of(run)
+    if last.exists():
+        try:
+            _require_digest(last)
+        except StudentError:
+            last.replace(last.with_suffix(".damaged"))
+            _sync(run)
+
+
+def remove(run: Path) -> None:
+    """Forget a run: its checkpoints and its record."""
+    for name in (*(path_of(run, which).name for which in (LAST, PREVIOUS, BEST)), "metrics.jsonl"):
+        (run / name).unlink(missing_ok=True)
+    _sync(run)
+
+
+def save(run: Path, state: State) -> Path:
+    """Write `last` durably; what was last becomes previous. At every instant one of them is whole."""
+    last = path_of(run)
+    temporary = _write_temporary(last, state)
+    with telling(last):
+        if last.exists():
+            last.replace(path_of(run, PREVIOUS))
+        temporary.replace(last)
+        _sync(run)
+    return last
+
+
+def save_best(run: Path, state: State) -> Path:
+    """Write `best`: the weights and what they mean, without the training state."""
+    kept = ("spec", "model", "ema", "meta", "epoch", "step", "validation")
+    best = path_of(run, BEST)
+    temporary = _write_temporary(best, {key: state[key] for key in kept if key in state})
+    with telling(best):
+        temporary.replace(best)
+        _sync(run)
+    return best
+
+
+@contextlib.contextmanager
+def only_writer(run: Path) -> Iterator[None]:
+    """Hold the run directory; a second trainer on it is told at once."""
+    if (run / "zarr.json").exists():
+        raise StudentError(f"--out {run} is a Zarr store. Give the run a folder of its own.")
+    with telling(run):
+        run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudentError(
+                f"{run} is being written by another student.train. Wait for it, stop it, or give another --out."
+            ) from None
+        _HELD.append(file)
+        try:
+            yield
+        finally:
+            _HELD.clear()
+
+
+def _let_go() -> None:
+    """In a forked worker: it must not hold the run for as long as it outlives a trainer that was killed."""
+    while _HELD:
+        _HELD.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def _write_temporary(target: Path, state: State) -> Path:
+    """What torch.save writes, then its own SHA-256 as the comment of the zip, all of it on the disk."""
+    temporary = target.with_suffix(".tmp")
+    try:
+        with telling(target), temporary.open("w+b") as file:
+            _save({"format": FORMAT, **state}, file)
+            file.seek(-22, os.SEEK_END)
+            assert file.read(4) == _END_OF_ZIP, "torch.save has written something after the zip's end"
+            file.seek(-2, os.SEEK_END)
+            file.write(struct.pack("<H", COMMENT))
+            end = file.tell()
+            file.seek(0)
+            digest = _digest(file, end)
+            file.seek(end)
+            file.write(digest)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _save(state: State, file: BinaryIO) -> None:
+    """torch.save, whose own error hides what the system said."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def _read(path: Path) -> State:
+    _require_digest(path)
+    try:
+        require_uncompressed(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, WeightsError) as error:
+        raise StudentError(f"{path} cannot be read: {error}") from error
+    found = state.get("format") if isinstance(state, dict) else type(state).__name__
+    if found != FORMAT:
+        raise StudentError(
+            f"{path} has format {found}, this program reads format {FORMAT}. Use the version that wrote it."
+        )
+    return dict(state)
+
+
+def _require_digest(path: Path) -> None:
+    """A checkpoint must end in its own digest, and that digest must be right."""
+    with path.open("rb") as file:
+        end = max(path.stat().st_size - COMMENT, 0)
+        found = _digest(file, end)
+        written = file.read()
+    if not written.startswith(_MARK):
+        raise StudentError(f"{path} is cut short, or not a checkpoint of student.train: it does not end in its digest.")
+    if written != found:
+        raise StudentError(
+            f"{path} is damaged: its SHA-256 is {found[7:23].decode()}…, and was "
+            f"{written[7:23].decode(errors='replace')}… when it was written."
+        )
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a file ends as checkpoints of student.train do, and others do not."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - COMMENT, 0))
+        return file.read(len(_MARK)) == _MARK
+
+
+def _digest(file: BinaryIO, end: int) -> bytes:
+    """The mark for bytes [0, end); leaves the file at `end`."""
+    digest = hashlib.sha256()
+    while left := end - file.tell():
+        digest.update(file.read(min(left, 1 << 20)))
+    return _MARK + digest.hexdigest().encode()
+
+
+def _sync(directory: Path) -> None:
+    """Make renames in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

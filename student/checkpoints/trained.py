@@ -1,0 +1,75 @@
+"""Which student is in this checkpoint, with which weights, and what do its answers mean?
+
+What evaluation, export and analysis read of a run: the student as it was trained, the moving average of its weights
+where there is one, the names of its classes and the statistics by which it sees pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.errors import StudentError
+from pipeline.views.imagenet import MEAN, STD
+from student.checkpoints import checkpoint
+from student.network.model import Student, StudentSpec, build
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A trained student, ready to answer."""
+
+    student: Student
+    ema: Student | None
+    class_names: tuple[str, ...] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    epoch: int
+    step: int
+
+    @property
+    def spec(self) -> StudentSpec:
+        """Its architecture."""
+        return self.student.spec
+
+    def weights(self, ema: bool) -> Student:
+        """The student with its own weights, or with their moving average."""
+        if ema and self.ema is None:
+            raise StudentError(
+                "This checkpoint holds no moving average of the weights. Leave --ema out, or train with --ema."
+            )
+        return self.ema if ema and self.ema is not None else self.student
+
+
+def open_saved(path: Path, which: str = "last") -> Saved:
+    """The student in a run directory or checkpoint file."""
+    found = checkpoint.load(path, which)
+    spec = StudentSpec.from_json(found["spec"])
+    meta = found["meta"]
+    names = meta.get("class_names")
+    if names is not None and len(names) != spec.num_classes:
+        raise StudentError(f"{path} names {len(names)} classes, its student has {spec.num_classes}. Train it again.")
+    return Saved(
+        student=_restored(spec, found["model"], path),
+        ema=None if found["ema"] is None else _restored(spec, found["ema"], path),
+        class_names=None if names is None else tuple(names),
+        mean=tuple(meta.get("mean", MEAN)),
+        std=tuple(meta.get("std", STD)),
+        epoch=found["epoch"],
+        step=found["step"],
+    )
+
+
+def _restored(spec: StudentSpec, state: Mapping[str, Tensor], path: Path) -> Student:
+    student = build(spec, seed=0)
+    try:
+        student.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise StudentError(
+            f"The weights in {path} are not those of the student that it describes ({spec.model}): "
+            f"{str(error).splitlines()[1].strip()} Was it written with another timm?"
+        ) from error
+    return student.eval()

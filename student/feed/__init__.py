@@ -1,0 +1,7 @@
+"""What is in each step: which views, with which labels, in which order?
+
+`order` is a pure function of seed and epoch, `stored_answers` gathers the labels, `feed` renders and proves the views,
+`tensors` brings them to the device, `targets` is what a step teaches.
+
+Imports `ranks`.
+"""

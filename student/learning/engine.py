@@ -1,0 +1,167 @@
+"""How does one step change the weights?
+
+Forward and backward in micro-batches, each weighted by its share of the *global* batch, so that any number of
+micro-batches and ranks computes the same gradient; then clipping, the optimiser at this update's learning rate, and the
+moving average. Everything random in it is a function of (seed, update): drop path moves with the item
+(`student.network.drop_path`), and torch's generator, which dropout draws from, is set anew each step. So the state is
+weights, optimiser, scaler and average, and nothing else.
+
+Shapes: B views, H W C picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from student.feed.feed import Step
+from student.feed.tensors import across, normalise, part_of, sum_dtype
+from student.learning.optimizer import Schedule, create_ema
+from student.learning.settings import Settings
+from student.network.drop_path import ItemDropPath
+from student.network.model import Heads, Student
+from student.ranks.ranks import Ranks
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Engine:
+    """The student and all that moves it."""
+
+    def __init__(
+        self,
+        student: Student,
+        settings: Settings,
+        schedule: Schedule,
+        ranks: Ranks,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        self.settings, self.schedule, self.ranks = settings, schedule, ranks
+        if settings.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        choose_attention(student, settings, ranks.device)
+        self.masks = ItemDropPath.install(student, settings.seed)
+        self.student = student.to(ranks.device).to(memory_format=torch.channels_last)
+        self.ema = (
+            create_ema(self.student, decay=settings.ema_decay, warmup=settings.ema_warmup) if settings.ema else None
+        )
+        self.loss = settings.loss()
+        self.optimizer = settings.optimizer().create(self.student, schedule.lr)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=settings.precision == "fp16")
+        self.statistics = {"mean": mean, "std": std}
+        self.mean, self.std = (torch.tensor(values, device=ranks.device) for values in (mean, std))
+        self._ddp = _distributed(self.student, ranks)
+        forward = self.student if self._ddp is None else self._ddp
+        self._forward = cast(nn.Module, torch.compile(forward)) if settings.compile else forward
+
+    def learn(self, step: Step, update: int) -> Tensor:
+        """Train on one step; this rank's part of the loss and its two terms [3], in `sum_dtype`."""
+        self.student.train()
+        self.schedule.apply(self.optimizer, update)
+        torch.manual_seed(_seed(self.settings.seed, update, self.ranks.rank))
+        scale_LB = across(self.masks.draw(step.epoch, step.batch.row_B, step.batch.view_B), self.ranks.device)
+        sums = torch.zeros(3, dtype=sum_dtype(self.ranks.device.type), device=self.ranks.device)
+        parts = step.parts(self.settings.accumulate)
+        for part in parts:
+            with self._without_exchange(part is not parts[-1]):
+                self.masks.use(scale_LB[:, part])
+                sums += self._learn_part(step, part)
+        self._move(update)
+        return sums
+
+    def forward(self, pixels_BHWC: Tensor) -> Heads:
+        """The training forward pass."""
+        with self._precision():
+            return cast(Heads, self._forward(normalise(pixels_BHWC, self.mean, self.std)))
+
+    @torch.inference_mode()
+    def answer(self, student: Student, pixels_BHWC: Tensor) -> Heads:
+        """What a student in evaluation says about views, at the run's precision."""
+        with self._precision():
+            return cast(Heads, student(normalise(pixels_BHWC, self.mean, self.std)))
+
+    def averaged(self) -> Student:
+        """The student with the moving average of its weights."""
+        assert self.ema is not None
+        return cast(Student, self.ema.module.eval())
+
+    def _precision(self) -> torch.autocast:
+        precision = self.settings.precision
+        return torch.autocast(self.ranks.device.type, DTYPES[precision], enabled=precision != "fp32")
+
+    def _learn_part(self, step: Step, part: slice) -> Tensor:
+        parts = self.loss(
+            self.forward(step.pixels_BHWC[part]),
+            part_of(step.truth, part),
+            part_of(step.teacher, part),
+            count=step.count,
+        )
+        # each rank's loss is its share of the global batch's; DDP divides the summed gradients by the number of ranks
+        torch.autograd.backward(self.scaler.scale(parts.total * self.ranks.world))
+        return torch.stack([value.detach().to(sum_dtype(self.ranks.device.type)) for value in parts])
+
+    def _move(self, update: int) -> None:
+        if self.settings.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.student, step=update + 1)
+
+    def _without_exchange(self, silent: bool) -> contextlib.AbstractContextManager[Any]:
+        """Only the last micro-batch adds up the gradients of all ranks."""
+        return self._ddp.no_sync() if self._ddp is not None and silent else contextlib.nullcontext()
+
+    def finite(self) -> bool:
+        """Whether every weight is a number."""
+        with torch.no_grad():
+            return all(bool(torch.isfinite(value).all()) for value in self.student.parameters())
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of this."""
+        return {
+            "model": self.student.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.student.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def choose_attention(student: nn.Module, settings: Settings, device: torch.device) -> None:
+    """Which attention kernel timm's blocks use. On CPU in bf16 the plain one is the faster (1.5 times, DeiT-Ti)."""
+    slow_fused = device.type == "cpu" and settings.precision == "bf16"
+    fused = settings.attention == "fused" or (settings.attention == "auto" and not slow_fused)
+    for module in student.modules():
+        if hasattr(module, "fused_attn"):
+            cast(Any, module).fused_attn = fused
+
+
+def _distributed(student: Student, ranks: Ranks) -> DistributedDataParallel | None:
+    if ranks.world == 1:
+        return None
+    devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(student, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def _seed(seed: int, update: int, rank: int) -> int:
+    """Of torch's generator in one step, on one rank."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {update} {rank}".encode(), digest_size=7).digest(), "little")

@@ -1,0 +1,79 @@
+"""Which residual branches does an item skip in this epoch, whoever trains on it?
+
+timm draws drop path from torch's global generator, for the batch as it lies on one rank: another number of ranks,
+another micro-batch or another device would be another run. Here the mask is a pure function of (seed, epoch, row, view,
+layer), so it moves with the item.
+
+    masks = ItemDropPath.install(student, seed)      # in place of timm's modules; no parameters, no state
+    masks.use(torch.from_numpy(masks.draw(epoch, row_B, view_B)))
+
+Shapes: B items, L layers that drop.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+from pipeline.views.philox import Purpose, philox, uniform
+
+BLOCK = Purpose.ORDER.block(256)  # apart from the blocks that the order of rows uses
+VIEW_BITS = 24  # of the key; 2^40 rows are left
+
+
+class Masks:
+    """The factors of the items that are going through the network."""
+
+    def __init__(self, rate_L: tuple[float, ...], seed: int) -> None:
+        self.rate_L, self.seed = rate_L, seed
+        self.scale_LB = torch.ones(len(rate_L), 0)
+
+    def draw(self, epoch: int, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> NDArray[np.float32]:
+        """0 where a branch is skipped, else 1 / (1 - rate): float32 [L, B]."""
+        layers = len(self.rate_L)
+        if not layers:
+            return np.ones((0, len(row_B)), np.float32)
+        key_B = (row_B << VIEW_BITS | view_B).astype(np.uint64)
+        words = philox(key_B, np.full(len(key_B), epoch, np.uint32), self.seed, BLOCK, -(-layers // 4))
+        rate_L1 = np.array(self.rate_L)[:, None]
+        kept_LB = rate_L1 <= uniform(words[:, :layers]).T
+        scale_LB: NDArray[np.float32] = (kept_LB / (1 - rate_L1)).astype(np.float32)
+        return scale_LB
+
+    def use(self, scale_LB: Tensor) -> None:
+        """The factors for the forward pass that comes next."""
+        self.scale_LB = scale_LB
+
+
+class ItemDropPath(nn.Module):
+    """Scales each item of a residual branch by its factor; the identity in evaluation."""
+
+    def __init__(self, masks: Masks, layer: int) -> None:
+        super().__init__()
+        self.masks, self.layer = masks, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The branch of items [B, …], scaled."""
+        if not self.training:
+            return x
+        scale_B = self.masks.scale_LB[self.layer].to(x.dtype)
+        if len(x) != len(scale_B):  # the item's patches or windows stand in the batch dimension (TNT, for one)
+            scale_B = scale_B.repeat_interleave(len(x) // len(scale_B))
+        return x * scale_B.view(-1, *[1] * (x.ndim - 1))
+
+    @staticmethod
+    def install(student: nn.Module, seed: int) -> Masks:
+        """Replace every timm DropPath of the student."""
+        places = [
+            (parent, name, child)
+            for parent in student.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, DropPath)
+        ]
+        masks = Masks(tuple(child.drop_prob for _, _, child in places), seed)
+        for layer, (parent, name, _) in enumerate(places):
+            setattr(parent, name, ItemDropPath(masks, layer))
+        return masks

@@ -1,0 +1,171 @@
+"""Which process of the run is this, on which device, and what do all of them agree on?
+
+Under ``torchrun`` (RANK, WORLD_SIZE and LOCAL_RANK in the environment) the ranks form one process group: NCCL on CUDA,
+gloo elsewhere. Alone, every function here is the identity. A rank that gets no answer within the time-out says so and
+ends: nothing waits for ever, and the last checkpoint is whole. A run that torchrun starts again finds the values of its
+earlier attempt in torchrun's store; so its ranks first agree on a name, under which they then group.
+
+A stop (SIGTERM, SIGINT) is a wish of one rank that becomes a decision of all: each step's sums carry it along, so every
+rank sees it after the same step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+from pipeline.errors import StudentError
+from pipeline.processes.rendezvous import met
+from pipeline.processes.world import Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """This process among those of the run."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    timeout_s: float = 600.0
+    """How long one of the others may be silent"""
+
+    @property
+    def main(self) -> bool:
+        """Whether this one logs and writes checkpoints."""
+        return self.rank == 0
+
+    def part(self, rows: int) -> tuple[int, int]:
+        """The first of this rank's rows, and the one after the last; each row is exactly one rank's."""
+        return rows * self.rank // self.world, rows * (self.rank + 1) // self.world
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all ranks, the same bits on each."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def require_same(self, value: int, what: str) -> None:
+        """Refuse to go on where the ranks hold different values."""
+        if self.world == 1:
+            return
+        limits = torch.tensor([value, -value], dtype=torch.int64, device=self.device)
+        dist.all_reduce(limits, dist.ReduceOp.MAX)
+        high, low = int(limits[0]), -int(limits[1])
+        if low != high:
+            raise StudentError(
+                f"The ranks disagree about {what}: from {low} to {high} (rank {self.rank} has {value}). "
+                "--out must be one directory that all nodes share."
+            )
+
+
+def local_world() -> int:
+    """How many ranks torchrun started on this node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+@contextlib.contextmanager
+def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
+    """The process group, from the environment that torchrun makes; no group for a process alone."""
+    world, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if world == 1:
+        yield Ranks(device=chosen, timeout_s=timeout_s)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    try:
+        _group("nccl" if chosen.type == "cuda" else "gloo", timeout_s)
+        yield Ranks(rank=rank, world=world, device=chosen, timeout_s=timeout_s)
+    except RuntimeError as error:
+        if not _is_network(error):
+            raise
+        raise StudentError(
+            f"Rank {rank} of {world} lost the others (time-out {timeout_s:g} s): {str(error).splitlines()[0]} "
+            "Start the same command again: it goes on from the last checkpoint, with any number of processes."
+        ) from error
+    else:  # after an error the others may wait in a collective, and so would this
+        dist.destroy_process_group()
+
+
+def _group(backend: str, timeout_s: float) -> None:
+    """Make the process group, which believes whatever stands in its store."""
+    within = timedelta(seconds=timeout_s)
+    place = Place.from_environment()
+    if not place.hosted:  # rank 0 opens a store that is new
+        dist.init_process_group(backend, timeout=within)
+        return
+    name = _agreed_name(place, timeout_s)
+    store = TCPStore(place.address, place.port, is_master=False, timeout=within, wait_for_workers=False)
+    dist.init_process_group(
+        backend, store=PrefixStore(name, store), rank=place.rank, world_size=place.world, timeout=within
+    )
+
+
+def _agreed_name(place: Place, timeout_s: float) -> str:
+    with met(place, timeout_s) as meeting:
+        if not place.leads:
+            return meeting.wait_for("group")
+        name = secrets.token_hex(8)
+        meeting.put("group", name)
+        if lost := meeting.wait_for_others():
+            raise StudentError(
+                f"Rank 0 of {place.world} has heard nothing of rank {lost[0]} for {timeout_s:g} s (--timeout). "
+                "Start the same command again: it goes on from the last checkpoint, with any number of processes."
+            )
+        return name
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device that `name` means for this process; `auto` is the best one here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise StudentError(f"--device {name} is not known. Known: auto, cpu, cuda, cuda:N, mps.") from None
+    if device.type == "meta":
+        raise StudentError(f"--device {name} holds no numbers. Known: auto, cpu, cuda, cuda:N, mps.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise StudentError(f"--device {name}: torch {torch.__version__} sees no CUDA device here. Use --device cpu.")
+    return torch.device("cuda", local_rank) if device.type == "cuda" and device.index is None else device
+
+
+class Stop:
+    """Whether this process was asked to stop; the second time it stops at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Take SIGTERM and SIGINT as a wish, while the context lasts."""
+        before = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+_NETWORK_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out waiting")
+
+
+def _is_network(error: RuntimeError) -> bool:
+    """Whether an error came from the process group; gloo raises plain RuntimeErrors."""
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in _NETWORK_WORDS)

@@ -1,0 +1,7 @@
+"""How does a training begin, go on, stop and resume?
+
+`flags` are those of `student.train`, `launch` puts the parts together, `resume` says whether there is something to go
+on with, `loop` runs the epochs, `validation` judges between them, `run_log` and `meter` say how it goes.
+
+Imports every room below.
+"""

@@ -1,0 +1,276 @@
+"""How does a run come to be from its flags: what is opened, compared and refused before the first step?
+
+    store (complete?) → index (shards moved?) → loss, sizes, classes fit? → earlier state (same run? finished?)
+    → order (enough for every rank?) → workers → witness views (drawn alike here?) → student (initial or restored)
+
+The order of these matters: what is cheap and can be refused comes first, processes start before threads, and nothing of
+a finished run is loaded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.rendering.drift import drift_of, requests_for
+from pipeline.rendering.loader import Loader
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.patterns import expand
+from pipeline.shards.truth import LabelRule
+from pipeline.store.label_store import LabelStore
+from pipeline.store.unchanged import require_unchanged
+from student.checkpoints import checkpoint
+from student.checkpoints.starting_weights import Initial, init_from, read_initial
+from student.feed.feed import Feed, piece_capacity, pieces_together
+from student.feed.order import Order
+from student.feed.stored_answers import StoredAnswers, needed
+from student.judging.classes import require_classes
+from student.learning.engine import Engine
+from student.learning.settings import Settings
+from student.network.model import Student, build
+from student.ranks.ranks import Ranks, Stop
+from student.ranks.shared_index import indexed
+from student.run.loop import Run, restore
+from student.run.resume import Beginning, Places, beginning_of
+from student.run.run_log import RunLog
+from student.run.validation import Validation
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> Iterator[Run | None]:
+    """The run, ready to `fit`; None where it is finished already."""
+    with contextlib.ExitStack() as stack:
+        if ranks.main:
+            stack.enter_context(checkpoint.only_writer(places.out))
+        store = LabelStore.open_finished(places.logits, look=ranks.main)
+        index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
+        require_fit(store, index, settings)
+        if ranks.main:
+            require_unchanged(index)
+            if index.unlabelled == len(index):
+                log.warning(
+                    "NO ROW HAS A CLASS: of %s rows none. The student learns from the teacher alone", len(index)
+                )
+        beginning = beginning_of(places, settings, store, ranks)
+        if beginning.is_the_end:
+            yield None
+            return
+        run = _run(beginning, places, store, index, ranks, stop, stack)
+        if ranks.main:
+            run.log = _log(beginning, places, run)
+            stack.callback(run.log.close)
+        yield run
+
+
+def _run(
+    beginning: Beginning, places: Places, store: LabelStore, index: SampleIndex, ranks: Ranks, stop: Stop,
+    stack: contextlib.ExitStack,
+) -> Run:  # fmt: skip
+    """All parts of the run, where it stands; `stack` ends what must be ended."""
+    settings = beginning.settings
+    order = order_of(store, index, settings)
+    order.require_shares(ranks.world)
+    log.info("%s; %s", order, settings.schedule_of(order.steps))
+    log.info("%s", settings.lr_text())
+    loader = stack.enter_context(_loader(order, index, places))
+    validate = _validation(store, places, ranks, stack)
+    _require_same_views(store, loader, settings)
+    engine = _engine(store, settings, order, ranks, fresh=beginning.state is None)
+    run = Run(
+        directory=places.out,
+        settings=settings,
+        engine=engine,
+        feed=_feed(store, index, settings, order, loader, ranks, stack),
+        stop=stop,
+        validate=validate,
+        meta=meta_of(store, settings, engine.statistics),
+    )
+    if beginning.state is not None:
+        restore(run, beginning.state)
+    return run
+
+
+def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> None:
+    """Refuse what this store cannot serve."""
+    manifest = store.manifest
+    settings.loss().check_store(manifest.keep, manifest.temperatures)
+    if settings.image_size not in (None, manifest.recipe.image_size):
+        raise MismatchError(
+            f"--image-size is {settings.image_size}, the views of this store have {manifest.recipe.image_size} pixels. "
+            f"Label views of {settings.image_size} (stages.teacher_logits --image-size {settings.image_size}), "
+            "or leave --image-size out."
+        )
+    if index.num_classes > manifest.num_classes:
+        raise MismatchError(
+            f"The shards have {index.num_classes} classes, the stored answers {manifest.num_classes}. "
+            "Label again with a teacher of all classes, or with a class map."
+        )
+    if settings.accept_drift and not manifest.luma:
+        raise MismatchError(
+            "--accept-drift holds every view to its thumbnail, and this store has none. "
+            "Label again with thumbnails, or on this machine."
+        )
+
+
+def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order:
+    """The run's sequence of batches: of all rows, or, without a teacher, of those that have a true label."""
+    manifest = store.manifest
+    assert settings.views is not None
+    if settings.distill == "none" and index.unlabelled == len(index):
+        raise StudentError(
+            f"None of the {len(index):,} rows has a true label, and --distill none learns from those alone. "
+            "Use --distill hard or soft."
+        )
+    alone = settings.distill == "none" and index.unlabelled > 0
+    return Order(
+        manifest.recipe,
+        rows=manifest.rows,
+        views=tuple(range(settings.views)),
+        run_rows=manifest.unit_rows,
+        batch=settings.batch,
+        seed=settings.seed,
+        repeats=settings.repeats,
+        classes=index.classes if alone else None,
+    )
+
+
+def meta_of(store: LabelStore, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
+    """What a checkpoint says about itself, in plain values."""
+    manifest = store.manifest
+    names = manifest.class_names
+    return {
+        "class_names": None if names is None else list(names),
+        **{name: list(values) for name, values in statistics.items()},
+        "recipe": manifest.recipe.to_json(),
+        "distill": dataclasses.asdict(settings.loss()),
+        "teacher": manifest.teacher.name,
+        "store": {
+            "fingerprint": manifest.fingerprint(),
+            "recipe": manifest.recipe.fingerprint(),
+            "index": manifest.index_digest,
+            "teacher_weights": manifest.teacher.weights_sha256,
+            "keep": str(manifest.keep),
+        },
+        "settings": settings.to_json(),
+    }
+
+
+def _loader(order: Order, index: SampleIndex, places: Places) -> Loader:
+    return Loader(
+        order.recipe,
+        index,
+        batch=piece_capacity(order),
+        workers=places.workers,
+        together=pieces_together(order),
+        start_method=places.start_method,
+    )
+
+
+def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
+    if not places.val_shards:
+        return None
+    manifest = store.manifest
+    key = places.label_key or store.index.label_key
+    rule = LabelRule(key=key, names=manifest.class_names, assumed=True)
+    index = indexed(places.val_shards, ranks, workers=places.workers, rule=rule)
+    require_classes(
+        index.num_classes, index.class_names, known=manifest.num_classes, known_names=manifest.class_names,
+        what="--val-shards",
+    )  # fmt: skip
+    validation = Validation(
+        index,
+        image_size=manifest.recipe.image_size,
+        num_classes=manifest.num_classes,
+        ranks=ranks,
+        workers=places.workers,
+        start_method=places.start_method,
+    )
+    stack.enter_context(validation.loader)
+    return validation
+
+
+def _require_same_views(store: LabelStore, loader: Loader, settings: Settings) -> None:
+    """The store's witness views, drawn here by those who will draw all others."""
+    witness = store.witness()
+    drawn = loader.render(requests_for(witness, loader.batch))
+    drift = drift_of(witness, (slot.pixels_BHWC for slot in drawn))
+    log.info("%s", drift)
+    if drift.kind == "identical" or (drift.kind == "drifted" and settings.accept_drift):
+        return
+    remedy = "--accept-drift trains with every view held within 2 levels of its thumbnail"
+    if drift.kind == "different":
+        remedy = "These are other pictures or another program"
+    raise ViewError(
+        f"This machine does not draw the views that the teacher saw: {drift}. {remedy}; "
+        "the same library versions as the store's (stages.verify_logits shows them), or labelling here, end the drift."
+    )
+
+
+def _feed(
+    store: LabelStore, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
+    stack: contextlib.ExitStack,
+) -> Feed:  # fmt: skip
+    names = needed(store.manifest, soft=settings.distill == "soft", luma=settings.accept_drift)
+    answers = StoredAnswers(store, names, keep_units=2 * order.spread * order.repeats)
+    stack.callback(answers.close)
+    return Feed(
+        order,
+        answers,
+        index,
+        loader,
+        ranks,
+        keep=store.manifest.keep,
+        temperatures=store.manifest.temperatures,
+        accept_drift=settings.accept_drift,
+    )
+
+
+def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, *, fresh: bool) -> Engine:
+    student = _student(store, settings, fresh=fresh)
+    seen: Any = student.net.pretrained_cfg
+    mean, std = (tuple(map(float, seen[name])) for name in ("mean", "std"))
+    return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std)
+
+
+def _student(store: LabelStore, settings: Settings, *, fresh: bool) -> Student:
+    manifest = store.manifest
+    student = build(settings.spec(manifest.num_classes, manifest.recipe.image_size), seed=settings.seed)
+    if settings.init is not None and fresh:
+        path, which = Path(settings.init), settings.init_which
+        initial = read_initial(path, which=which, ema=settings.init_ema)
+        begun = init_from(student, initial.state, new_heads=settings.new_heads, where=f"--init {path}")
+        log.info("--init %s: %s", initial.file, begun)
+        if not begun.fresh:
+            _compare_classes(initial, manifest.class_names)
+    return student
+
+
+def _compare_classes(initial: Initial, names: tuple[str, ...] | None) -> None:
+    """Say that the heads that were taken over tell other classes apart."""
+    for number, (theirs, ours) in enumerate(zip(initial.class_names or (), names or (), strict=False)):
+        if theirs != ours:
+            log.warning(
+                "--init %s: the heads that are taken over know class %d as %r, the data has %r there. "
+                "Give --new-heads if these are other classes.", initial.file, number, theirs, ours,
+            )  # fmt: skip
+            return
+
+
+def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
+    if beginning.forgets:
+        checkpoint.remove(places.out)  # only now: nothing can be refused any more
+    return RunLog(
+        places.out,
+        epoch=run.epoch,
+        update=run.update,
+        total=run.total,
+        dvclive=places.dvclive,
+        tensorboard=places.tensorboard,
+    )

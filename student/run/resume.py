@@ -1,0 +1,115 @@
+"""Where does a run start: at its first step, or where it stood; and what if that was another run?
+
+`--resume` names an earlier state: the run directory's checkpoint, none, or one at a path. If settings and labels are
+those that it was trained with, the run goes on from it; if not, it is refused, or begun again (`--if-changed restart`).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import MismatchError, StudentError
+from pipeline.store.label_store import LabelStore
+from student.checkpoints import checkpoint
+from student.learning.settings import Settings
+from student.ranks.ranks import Ranks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where things are, and how the machine is used: nothing here changes what is learned."""
+
+    logits: str
+    out: Path
+    shards: tuple[str, ...] = ()
+    """Where the labelled shards lie now; empty for where they lay."""
+    val_shards: tuple[str, ...] = ()
+    label_key: str | None = None
+    """Where the classes stand in `val_shards`; None for where they stand in the store's"""
+    resume: str = "auto"
+    if_changed: str = "refuse"
+    """What becomes of a run that was begun otherwise: refuse keeps it, restart removes it and begins again."""
+    workers: int = 0
+    start_method: str | None = None
+    dvclive: bool = True
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """Where a run starts."""
+
+    settings: Settings
+    state: checkpoint.State | None
+    """What it goes on from; None for a run from its first step."""
+    forgets: bool
+    """Whether what lies in the run directory is removed first."""
+
+    @property
+    def is_the_end(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.state is not None and bool(self.state["epoch"] >= self.settings.epochs)
+
+
+def beginning_of(places: Places, settings: Settings, store: LabelStore, ranks: Ranks) -> Beginning:
+    """From the run's earlier state; from nothing where there is none, or where it is of another run and may go."""
+    state = earlier_state(places, ranks)
+    changed = None if state is None else _changed(settings, store, state, places.out)
+    if changed and places.if_changed == "restart":
+        log.warning("%s It is begun again, as --if-changed restart says.", changed)
+        return Beginning(settings=same_run(settings, store, None, places.out), state=None, forgets=True)
+    settings = same_run(settings, store, state, places.out)
+    return Beginning(settings=settings, state=state, forgets=places.resume == "none")
+
+
+def _changed(settings: Settings, store: LabelStore, state: checkpoint.State, run: Path) -> str | None:
+    """How the run of an earlier state is not this one."""
+    try:
+        same_run(settings, store, state, run)
+    except (MismatchError, StudentError) as difference:
+        return str(difference)
+    return None
+
+
+def earlier_state(places: Places, ranks: Ranks) -> checkpoint.State | None:
+    """The checkpoint to go on from, the same one on every rank."""
+    run = places.out
+    if places.resume == "none":
+        return None
+    if ranks.main:
+        checkpoint.put_aside_damaged(run)
+    ranks.require_same(0, "the start")  # the others look only now
+    state = checkpoint.newest(run) if places.resume == "auto" else checkpoint.load(places.resume)
+    position = -1 if state is None else state["epoch"] << 32 | state["step"]
+    ranks.require_same(position, f"the newest checkpoint in {run}")
+    if state is not None and "optimizer" not in state:
+        raise StudentError(
+            f"--resume {places.resume} is a checkpoint of weights alone, which cannot go on. "
+            f"Give a last.pt, or --init {places.resume} to start another run from these weights."
+        )
+    return state
+
+
+def same_run(settings: Settings, store: LabelStore, state: checkpoint.State | None, run: Path) -> Settings:
+    """The settings with the views that the run uses; refused where an earlier state belongs to another run."""
+    have = store.views
+    if state is None:
+        views = settings.views or have
+    else:
+        earlier, manifest = state["meta"]["settings"], store.manifest
+        views = settings.views or earlier["views"]
+        settings.with_views(views).require_same(earlier, str(run))
+        then, now = state["meta"]["store"]["fingerprint"], manifest.fingerprint()
+        if then != now:
+            raise MismatchError(
+                f"{run} was trained on the labels of manifest {then[:12]}, this store has {now[:12]} "
+                f"({manifest.teacher.name}, keep {manifest.keep}). Give the store that the run began with, "
+                "or another --out."
+            )
+    if views > have:
+        raise MismatchError(f"The run uses {views} views, the store has {have}. Label more, or give --views {have}.")
+    return settings.with_views(views)

@@ -1,0 +1,149 @@
+"""What does a run say while it trains, and what does it leave behind to read?
+
+``metrics.jsonl`` is the one record: a line an interval (``kind`` = steps) and a line an epoch (``kind`` = epoch). A run
+that goes on from a checkpoint first drops the lines that lie beyond it, so no step is there twice and none is missing.
+The other two are derived from it: DVCLive's folder is written anew from the epochs of the record and then continued,
+TensorBoard's is purged from the checkpoint on.
+
+Only rank 0 logs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from pipeline.durable.file import write_text
+from pipeline.progress import duration
+
+Line = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+class RunLog:
+    """The record of a run, its derivatives, and the line that the user sees."""
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        epoch: int,
+        update: int,
+        total: int,
+        dvclive: bool = False,
+        tensorboard: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._path = run / "metrics.jsonl"
+        kept = [line for line in _read(self._path) if _before(line, epoch, update)]
+        _rewrite(self._path, kept)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._total = total
+        self._stream, self._open_line = stream or sys.stderr, False
+        self._live = _dvclive(run, kept) if dvclive else None
+        self._board = _tensorboard(run, update) if tensorboard else None
+
+    def steps(self, line: Line, *, rate: float, wait: float, left: float, recorded: bool = True) -> None:
+        """Record an interval, and show it."""
+        if recorded:
+            self._write({"kind": "steps", **line, "images_per_second": round(rate, 1), "wait": round(wait, 4)})
+        width = len(str(self._total))
+        self._show(
+            f"step {line['update']:0{width}d}/{self._total} | loss {line['loss']:.4f} | {rate:,.0f} img/s | "
+            f"wait {100 * wait:.0f}% | eta {duration(left)}"
+        )
+
+    def epoch(self, line: Line) -> None:
+        """Record an epoch, and show it."""
+        line = {"kind": "epoch", **line}
+        self._write(line)
+        if self._live is not None:
+            _log_epoch(self._live, line)
+        shown = " | ".join(f"{name} {line[name]:.4f}" for name in sorted(_numbers(line)) if "top1" in name)
+        self._show(f"epoch {line['epoch'] + 1} | loss {line['loss']:.4f}" + (f" | {shown}" if shown else ""), end=True)
+
+    def flush(self) -> None:
+        """Put the record on the disk: a checkpoint must never know more than its log."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """End the line and the files."""
+        if self._open_line:
+            self._stream.write("\n")
+        self.flush()
+        self._file.close()
+        if self._live is not None:
+            self._live.end()
+        if self._board is not None:
+            self._board.close()
+
+    def _write(self, line: Line) -> None:
+        self._file.write(json.dumps(line, sort_keys=True) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in _numbers(line).items():
+                self._board.add_scalar(f"{line['kind']}/{name}", value, line["update"])
+
+    def _show(self, text: str, *, end: bool = False) -> None:
+        terminal = self._stream.isatty()
+        self._open_line = terminal and not end
+        self._stream.write(("\r\x1b[2K" if terminal else "") + text + ("" if self._open_line else "\n"))
+        self._stream.flush()
+
+
+def _numbers(line: Line) -> dict[str, float]:
+    """What can be plotted; not the position, which is the axis."""
+    position = ("epoch", "step", "update")
+    return {name: value for name, value in line.items() if isinstance(value, int | float) and name not in position}
+
+
+def _before(line: Line, epoch: int, update: int) -> bool:
+    """Whether a line was written before this position; an epoch's line comes when the epoch is over."""
+    return bool(line["epoch"] < epoch if line["kind"] == "epoch" else line["update"] <= update)
+
+
+def _read(path: Path) -> list[Line]:
+    """The lines up to the first that is not whole (a kill in the middle of writing it)."""
+    lines: list[Line] = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+                lines.append({**line, "kind": line["kind"], "epoch": line["epoch"], "update": line["update"]})
+            except (json.JSONDecodeError, KeyError, TypeError):
+                log.warning("%s: the record after line %d is not whole and is dropped", path, len(lines))
+                break
+    return lines
+
+
+def _rewrite(path: Path, lines: list[Line]) -> None:
+    write_text(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+
+
+def _dvclive(run: Path, kept: list[Line]) -> Any:
+    from dvclive.live import Live
+
+    live = Live(dir=str(run / "dvclive"), dvcyaml=None, save_dvc_exp=False, report=None)
+    for line in kept:
+        if line["kind"] == "epoch":
+            _log_epoch(live, line)
+    return live
+
+
+def _log_epoch(live: Any, line: Line) -> None:
+    live.step = line["epoch"]
+    for name, value in _numbers(line).items():
+        live.log_metric(name, value)
+    live.make_summary()
+
+
+def _tensorboard(run: Path, update: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run / "tensorboard"), purge_step=update + 1)

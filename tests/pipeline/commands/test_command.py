@@ -1,0 +1,64 @@
+"""What all commands share."""
+
+import os
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from pipeline.commands.command import command
+from pipeline.commands.outputs import beside, require_writable, write_json
+from pipeline.commands.speed_flags import default_workers, share_workers, workers_option
+from pipeline.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "expected"),
+    [
+        ([], {}, max(1, default_workers() // 4)),
+        (["--workers", "3"], {}, 3),
+        ([], {"DISTILL_WORKERS": "5"}, 5),
+        (["--workers", "0"], {}, 0),
+    ],
+)
+def test_ranks_of_a_node_share_its_cores_unless_told_otherwise(arguments, env, expected):
+    @command()
+    @workers_option
+    def main(workers):
+        click.echo(share_workers(workers, 4))
+
+    assert int(CliRunner().invoke(main, arguments, env=env).output) == expected
+
+
+@pytest.mark.parametrize(
+    ("out", "path"),
+    [
+        ("store.zarr", "store.summary.json"),
+        ("stores/v1.2", "stores/v1.2.summary.json"),
+        ("stores/v1.3/", "stores/v1.3.summary.json"),
+        ("a.b/run.1.json", "a.b/run.1.summary.json"),
+        ("s3://bucket/far/store.zarr", "store.summary.json"),
+        ("s3://bucket/far/v1.2", "v1.2.summary.json"),
+    ],
+)
+def test_a_result_beside_a_store_has_the_stores_whole_name(out, path):
+    assert beside(out, ".summary.json") == Path(path)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    require_writable(tmp_path / "new" / "folder" / "a.json", "--summary")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").touch()
+    for path, why in ((tmp_path / "file" / "a.json", "File exists"), (tmp_path / "new", "Is a directory")):
+        with pytest.raises(UserError) as error:
+            require_writable(path, "--summary")
+        assert str(error.value) == f"cannot write {path}: {why}. Give another --summary."
+
+
+def test_a_result_replaces_the_name_and_not_the_file(tmp_path):
+    (tmp_path / "cached").write_text("cached")
+    os.link(tmp_path / "cached", tmp_path / "a.json")
+    write_json(tmp_path / "a.json", {"b": 1, "a": 2})
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'
+    assert (tmp_path / "cached").read_text() == "cached"

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pickle
+import re
+import resource
+import signal
+import socket
+import time
+import tracemalloc
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from pipeline.durable.local import LocalObjects
+from pipeline.durable.objects import is_temporary, open_objects
+from pipeline.errors import StoreError
+from tests.faults import Calls, in_child, small_disk, wait_for
+
+KEY = "argmax/c.0.0"
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    return LocalObjects(tmp_path / "deep" / "store.zarr")
+
+
+def test_what_is_put_is_got_listed_and_deleted(objects: LocalObjects) -> None:
+    assert objects.sizes() == {}
+    objects.put(KEY, b"one")
+    objects.put("zarr.json", b"{}")
+    objects.put(KEY, b"other")
+    assert objects.get(KEY, 5) == b"other"
+    assert list(objects.sizes().items()) == [(KEY, 5), ("zarr.json", 2)]
+    assert objects.sizes("argmax") == {KEY: 5}
+    with pytest.raises(KeyError):
+        objects.get("argmax/c.0.1", 5)
+    with pytest.raises(KeyError):
+        objects.get("zarr.json/x", 5)
+    objects.delete(KEY)
+    objects.delete(KEY)
+    assert sorted(p.name for p in objects.root.iterdir()) == ["zarr.json"], "an empty directory is no trace of a key"
+    objects.put(KEY, b"again")
+    assert objects.get(KEY, 5) == b"again"
+
+
+def test_put_new_does_not_replace(objects: LocalObjects) -> None:
+    assert objects.put_new(KEY, b"first")
+    assert not objects.put_new(KEY, b"second")
+    assert objects.get(KEY, 10) == b"first"
+    assert list(objects.sizes()) == [KEY], "no temporary name stays"
+
+
+def test_put_new_without_hard_links(objects: LocalObjects, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert objects.put_new(KEY, b"first")
+    assert not objects.put_new(KEY, b"second")
+    assert objects.get(KEY, 10) == b"first"
+
+
+def test_bytes_are_durable_before_they_have_a_name_and_the_name_before_put_returns(objects: LocalObjects) -> None:
+    with Calls().active() as calls:
+        objects.put(KEY, b"x")
+    # root and argmax/ are made and flushed into their parents, then the file, then its name
+    assert [c for c in calls.made if c != "write"] == [
+        *("mkdir", "mkdir", "fsync", "mkdir", "fsync"),
+        *("fsync", "replace", "fsync"),
+    ]
+    assert calls.made.index("write") < len(calls.made) - 3
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_a_failure_at_any_call_leaves_the_old_bytes_or_the_new(tmp_path: Path, new: bool) -> None:
+    for step in range(100):
+        objects = LocalObjects(tmp_path / f"{step}.zarr")
+        if not new:
+            objects.put(KEY, b"old")
+        calls = Calls(step)
+        try:
+            with calls.active():
+                (objects.put_new if new else objects.put)(KEY, b"new")
+        except StoreError as error:
+            assert f"cannot write {objects.root / KEY}: Input/output error" in str(error)
+        else:
+            break
+        found = {key: objects.get(key, 10) for key in objects.sizes()}
+        assert found in ([{KEY: b"old"}, {KEY: b"new"}] if not new else [{}, {KEY: b"new"}]), calls.made
+        objects.put(KEY, b"last")
+        assert objects.get(KEY, 10) == b"last"
+    assert 4 <= step < 99
+
+
+def test_a_kill_between_write_and_rename_leaves_a_name_that_can_be_told(objects: LocalObjects) -> None:
+    def killed() -> None:
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        objects.put(KEY, b"x" * 1000)
+
+    assert wait_for(in_child(killed)) == -signal.SIGKILL
+    (left,) = objects.sizes()
+    assert is_temporary(left) and left.startswith("argmax/")
+    assert not is_temporary(KEY) and not is_temporary("argmax/.tmp-notes")
+
+
+def test_a_file_that_is_linked_to_is_replaced_and_not_changed(objects: LocalObjects, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for link in (os.symlink, os.link):
+        cache.write_bytes(b"cached")
+        objects.put("a", b"")
+        (objects.root / KEY).parent.mkdir(exist_ok=True)
+        link(cache, objects.root / KEY)
+        assert objects.get(KEY, 10) == b"cached" and objects.sizes()[KEY] == 6
+        objects.put(KEY, b"new")
+        assert cache.read_bytes() == b"cached"
+        objects.delete(KEY)
+        assert cache.read_bytes() == b"cached"
+
+
+def test_what_is_no_file_of_a_likely_size_is_refused(objects: LocalObjects) -> None:
+    objects.put("zarr.json", b"x" * 100)
+    with pytest.raises(StoreError, match="has 100 bytes, at most 99 belong there"):
+        objects.get("zarr.json", 99)
+    os.mkfifo(objects.root / "fifo")
+    with pytest.raises(StoreError, match=r"fifo is not a regular file\. Remove it"):
+        objects.get("fifo", 10)
+    (objects.root / "nowhere").symlink_to("gone")
+    assert objects.sizes()["nowhere"] == -1
+    with pytest.raises(KeyError):
+        objects.get("nowhere", 10)
+
+
+def test_a_root_that_is_a_file_or_a_url_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "store.zarr").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"store.zarr is a file, and a store is a directory"):
+        LocalObjects(tmp_path / "store.zarr").sizes()
+    with pytest.raises(StoreError, match="label stores are kept on a file system or in S3"):
+        open_objects("https://host/store.zarr")
+
+
+def test_a_full_disk_is_told_with_its_room_and_leaves_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        objects = LocalObjects(disk / "store.zarr")
+        objects.put("a", b"x" * 1_000_000)
+        with pytest.raises(StoreError) as error:
+            objects.put("b", b"x" * 4_000_000)
+        assert re.fullmatch(
+            rf"cannot write {disk}/store\.zarr/b: No space left on device \(\d\.\d MB free\)\. Make room, or give "
+            r"another --out; then run this again: nothing that was finished is lost\.",
+            str(error.value),
+        )
+        assert objects.sizes() == {"a": 1_000_000}
+        objects.put("b", b"x" * 1_000_000)
+
+
+def test_a_limit_on_file_sizes_is_told(objects: LocalObjects) -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(StoreError, match=r"File too large .*Raise the limit on file sizes \(ulimit -f\)"):
+            objects.put(KEY, b"x" * 2000)
+        assert objects.sizes() == {}
+
+    assert wait_for(in_child(limited)) == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_without_permission_is_told(objects: LocalObjects) -> None:
+    objects.put("a", b"")
+    objects.root.chmod(0o500)
+    with pytest.raises(StoreError, match=r"Permission denied .*Check who owns it"):
+        objects.put("b", b"")
+
+
+def test_a_second_writer_is_told_at_once_who_the_first_is(objects: LocalObjects) -> None:
+    with objects.lock():
+        begun = time.monotonic()
+        with pytest.raises(StoreError) as error, LocalObjects(objects.root).lock():
+            pass
+        assert time.monotonic() - begun < 1
+        me = f"process {os.getpid()} on {socket.gethostname()}"
+        assert str(error.value) == (
+            f"{objects.root} is being written by {me}; this is {me}. "
+            "Wait until it ends, or end it; then run this again."
+        )
+        assert not objects.root.exists(), "the lock lies beside the store"
+    with objects.lock():
+        pass
+
+
+def test_a_store_has_one_lock_however_it_is_named(objects: LocalObjects, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(objects.root, target_is_directory=True)
+    (tmp_path / "folder").symlink_to(objects.root.parent, target_is_directory=True)
+    others = [tmp_path / "link", tmp_path / "folder" / objects.root.name]
+    with objects.lock():
+        for other in others:
+            with pytest.raises(StoreError, match="is being written"), LocalObjects(other).lock():
+                pass
+    for other in others:
+        with LocalObjects(other).lock(), pytest.raises(StoreError, match="is being written"), objects.lock():
+            pass
+
+
+def test_a_killed_writer_leaves_no_lock_even_if_its_worker_lives_on(objects: LocalObjects) -> None:
+    reading, writing = os.pipe()
+
+    def writer() -> None:
+        with objects.lock():
+            worker = in_child(lambda: time.sleep(60))
+            os.write(writing, worker.to_bytes(4, "little"))
+            time.sleep(60)
+
+    child = in_child(writer)
+    worker = int.from_bytes(os.read(reading, 4), "little")
+    with pytest.raises(StoreError, match=f"is being written by process {child} on"), objects.lock():
+        pass
+    os.kill(child, signal.SIGKILL)
+    wait_for(child)
+    try:
+        os.kill(worker, 0)
+        with objects.lock():
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_objects_travel_to_other_processes(objects: LocalObjects) -> None:
+    objects.put(KEY, b"x")
+    assert pickle.loads(pickle.dumps(objects)).get(KEY, 1) == b"x"
+
+
+def test_reading_takes_memory_for_what_is_there_and_not_for_what_is_allowed(objects: LocalObjects) -> None:
+    objects.put(KEY, b"x" * 70_000)
+    tracemalloc.start()
+    try:
+        assert objects.get(KEY, 1 << 30) == b"x" * 70_000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_read_that_gives_less_than_is_there_is_gone_on_with(objects: LocalObjects) -> None:
+    """As network file systems may, and Linux does beyond 2 GiB."""
+    objects.put(KEY, bytes(range(256)) * 100)
+    original = os.fdopen
+
+    def fdopen(descriptor: int, mode: str = "r", buffering: int = -1) -> IO[Any]:
+        raw = Halting(descriptor)
+        return raw if buffering == 0 else io.BufferedReader(raw)
+
+    class Halting(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            return super().readinto(memoryview(buffer)[:1000])
+
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(1000 if size is None or size < 0 else min(size, 1000))
+
+        def readall(self) -> bytes:
+            return self.read()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fdopen", fdopen)
+        assert objects.get(KEY, 1 << 20) == bytes(range(256)) * 100
+    assert os.fdopen is original

@@ -1,0 +1,368 @@
+"""A store in S3 keeps the promises of a store on a disk: a real S3 server, and a proxy that spoils what it says."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.durable import s3 as remote_objects
+from pipeline.durable.local import LocalObjects
+from pipeline.durable.objects import Objects, open_objects
+from pipeline.durable.s3 import S3Objects
+from pipeline.durable.writer_lock import seated
+from pipeline.errors import StoreError
+from pipeline.inspection.audit import audit
+from pipeline.remote import client as remote
+from pipeline.store.label_store import LabelStore
+from tests.servers.flaky import proxy
+from tests.servers.s3 import forget, point_at, s3_server
+from tests.stores import fill, index_of, labels_of, manifest_of, open_writing, tree
+
+INDEX = index_of(70)
+MANIFEST = manifest_of(INDEX, "topk:3")
+VIEWS = 2
+KEY = "argmax/c.0.0"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[int, Any]]:
+    with s3_server() as found:
+        yield found
+
+
+@pytest.fixture
+def s3(server: tuple[int, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client that is not ours."""
+    point_at(server[0], monkeypatch)
+    yield server[1]
+    forget()
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that soon expire, for tests of that alone: on a machine that is busy they could not be renewed in time."""
+    monkeypatch.setattr(remote_objects, "LEASE_S", 2.0)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    return f"s3://bucket/{request.node.name.replace('[', '-').replace(']', '')}/store.zarr"
+
+
+def objects_of(s3: Any, url: str) -> dict[str, bytes]:
+    """What the bucket has under the store's name, by another client."""
+    prefix = url.removeprefix("s3://bucket/") + "/"
+    found = s3.list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
+    return {e["Key"].removeprefix(prefix): s3.get_object(Bucket="bucket", Key=e["Key"])["Body"].read() for e in found}
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The same store on a disk."""
+    path = tmp_path_factory.mktemp("local") / "store.zarr"
+    with open_writing(path, MANIFEST, INDEX, VIEWS) as store:
+        fill(store)
+        store.finish()
+    return {name: data for name, data in tree(path).items() if not name.endswith("/")}
+
+
+@pytest.fixture(params=["disk", "s3"])
+def objects(request: pytest.FixtureRequest, s3: Any, url: str, tmp_path: Path) -> Objects:
+    return LocalObjects(tmp_path / "store.zarr") if request.param == "disk" else open_objects(url)
+
+
+# ---- the protocol
+
+
+def test_both_media_do_the_same(objects: Objects) -> None:
+    assert objects.sizes() == {}
+    objects.put(KEY, b"one")
+    objects.put("zarr.json", b"{}")
+    objects.put(KEY, b"other")
+    assert objects.get(KEY, 5) == b"other"
+    assert list(objects.sizes().items()) == [(KEY, 5), ("zarr.json", 2)] and objects.sizes("argmax") == {KEY: 5}
+    assert objects.put_new("receipts/0/1.json", b"first") and not objects.put_new("receipts/0/1.json", b"second")
+    objects.sizes()
+    assert objects.get("receipts/0/1.json", 10) == b"first"
+    objects.put("empty", b"")
+    assert objects.get("empty", 10) == b""
+    with pytest.raises(StoreError, match="at most 4 belong there"):
+        objects.get(KEY, 4)
+    for absent in ("argmax/c.0.1", "receipts/5/5.json"):
+        with pytest.raises(KeyError):
+            objects.get(absent, 5)
+    objects.delete(KEY)
+    objects.delete(KEY)
+    assert sorted(objects.sizes()) == ["empty", "receipts/0/1.json", "zarr.json"]
+    assert pickle.loads(pickle.dumps(objects)).get("zarr.json", 5) == b"{}"
+
+
+def test_receipts_are_read_ahead_and_never_stale(s3: Any, url: str) -> None:
+    objects, other = S3Objects(url), S3Objects(url)
+    for run in range(5):
+        objects.put_new(f"receipts/0/{run}.json", b"%d" % run)
+    objects.sizes("receipts")
+    assert objects.get("receipts/0/0.json", 9) == b"0"
+    objects.delete("receipts/0/1.json")
+    assert objects.put_new("receipts/0/1.json", b"new")
+    assert objects.get("receipts/0/1.json", 9) == b"new"
+    other.delete("receipts/0/2.json")
+    objects.sizes("receipts")
+    with pytest.raises(KeyError):
+        objects.get("receipts/0/2.json", 9)
+    assert objects.get("receipts/0/4.json", 9) == b"4"
+
+
+def test_receipts_are_read_ahead_in_the_order_in_which_they_are_asked_for(s3: Any, url: str, monkeypatch) -> None:
+    """Run 10 is listed before run 2; were they read ahead like that, most would be thrown away and read one by one."""
+    objects, waited = S3Objects(url), []
+    keys = [f"receipts/{view}/{run}.json" for view in (0, 2, 10) for run in range(12)]
+    for key in keys:
+        objects.put(key, key.encode())
+    got = S3Objects._got
+
+    def count_got(self: S3Objects, key: str, limit: int) -> bytes:
+        if threading.current_thread() is threading.main_thread():
+            waited.append(key)
+        return got(self, key, limit)
+
+    monkeypatch.setattr(remote_objects, "AHEAD", 8)
+    monkeypatch.setattr(S3Objects, "_got", count_got)
+    objects.sizes()
+    assert [objects.get(key, 99).decode() for key in keys] == keys
+    assert waited == []
+
+
+def test_a_list_of_several_pages_is_whole(s3: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = S3Objects(url)
+    for number in range(7):
+        objects.put(f"crc/c.0.{number}", b"x")
+    original, pages = S3Objects._call, []
+
+    def small(self: S3Objects, key: str, method: str, size: int = 0, **arguments: Any) -> Any:
+        pages.append(method)
+        return original(self, key, method, size, **arguments, **({"MaxKeys": 3} if "list" in method else {}))
+
+    monkeypatch.setattr(S3Objects, "_call", small)
+    assert len(objects.sizes()) == 7 and pages.count("list_objects_v2") == 3
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("s3://bucket", "names no store. Give a bucket and a name"),
+        ("https://host/store.zarr", "kept on a file system or in S3"),
+        ("s3://nobucket/store.zarr", "there is no bucket nobucket. Make it, or give another --out"),
+    ],
+)
+def test_places_that_cannot_hold_a_store(s3: Any, where: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        open_objects(where).sizes()
+    assert open_objects(Path("s3://bucket/x/store.zarr")).name == "s3://bucket/x/store.zarr"
+
+
+# ---- the store
+
+
+def test_a_store_in_s3_is_the_one_on_a_disk_and_is_read_there(s3: Any, url: str, local: dict[str, bytes]) -> None:
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+        fill(store)
+        store.finish()
+    assert objects_of(s3, url) == local
+    store = LabelStore.open_finished(url)
+    for unit in store.units():
+        assert store.read(unit.view, unit.run).same_as(labels_of(MANIFEST, unit))
+    assert store.index.digest() == INDEX.digest() and audit(store.name) == []
+    s3.put_object(Bucket="bucket", Key=f"{url.removeprefix('s3://bucket/')}/{KEY}", Body=b"other bytes")
+    with pytest.raises(StoreError, match=r"argmax/c\.0\.0.* has 11 bytes"):
+        LabelStore.open_finished(url)
+
+
+@pytest.mark.parametrize("fault", ["refuse", "error", "cut"])
+def test_faults_now_and_then_change_nothing(server, s3, url, local, fault, monkeypatch) -> None:
+    """A cut answer to a conditional PUT is the hard one: it was done, and the next attempt is told that it exists."""
+    with proxy(server[0], lambda number: fault if number % 10 == 1 else "pass", cut_at=60) as between:
+        point_at(between.port, monkeypatch)
+        with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+            fill(store)
+            store.finish()
+        assert audit(LabelStore.open_finished(url).name) == []
+    assert objects_of(s3, url) == local
+
+
+@pytest.mark.parametrize("fault", ["refuse", "error", "stall"])
+def test_a_server_that_stays_away_ends_in_time_and_nothing_is_lost(
+    server, s3, short, url, local, fault, monkeypatch
+) -> None:
+    monkeypatch.setattr(remote, "STALL_S", 0.3)
+    away = threading.Event()
+    with proxy(server[0], lambda _: fault if away.is_set() else "pass", cut_at=20) as between:
+        point_at(between.port, monkeypatch)
+        begun = time.monotonic()
+        with (
+            pytest.raises(StoreError, match=r"attempts|could not be renewed"),
+            open_writing(url, MANIFEST, INDEX, VIEWS) as store,
+        ):
+            fill(store, store.missing()[:2])
+            away.set()
+            forget()
+            begun = time.monotonic()
+            fill(store)
+        assert time.monotonic() - begun < 40
+    point_at(server[0], monkeypatch)
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+        assert len(store.missing()) == len(store.units()) - 2
+        fill(store)
+        store.finish()
+    assert objects_of(s3, url) == local
+
+
+def _write(url: str, pause: float) -> None:
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+        for unit in store.missing():
+            store.write(unit, labels_of(MANIFEST, unit))
+            time.sleep(pause)
+
+
+def test_a_killed_writer_leaves_what_it_finished_and_its_lease_expires(
+    s3: Any, short: None, url: str, local: dict[str, bytes]
+) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_write, args=(url, 0.05))
+    child.start()
+    prefix = url.removeprefix("s3://bucket/") + "/receipts/0/"
+    deadline = time.monotonic() + 30
+    while s3.list_objects_v2(Bucket="bucket", Prefix=prefix).get("KeyCount", 0) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:  # waits for the lease of the killed one
+        assert len(store.missing()) <= len(store.units()) - 2
+        fill(store)
+        store.finish()
+    assert objects_of(s3, url) == local
+
+
+def test_going_on_costs_a_listing_and_the_receipts(s3: Any, url: str, local: dict[str, bytes], monkeypatch) -> None:
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+        fill(store, store.units()[:-1])
+    asked: list[str] = []
+    call, got = S3Objects._call, S3Objects._got
+
+    def count_call(self: S3Objects, key: str, method: str, size: int = 0, **arguments: Any) -> Any:
+        asked.append(method)
+        return call(self, key, method, size, **arguments)
+
+    def count_got(self: S3Objects, key: str, limit: int) -> bytes:
+        asked.append(key)
+        return got(self, key, limit)
+
+    monkeypatch.setattr(S3Objects, "_call", count_call)
+    monkeypatch.setattr(S3Objects, "_got", count_got)
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+        assert store.missing() == store.units()[-1:]
+        receipts = [key for key in asked if key.startswith("receipts/") and key != "receipts/base.json"]
+        assert sorted(receipts) == sorted(unit.receipt_key for unit in store.units()[:-1])
+        assert not [key for key in asked if key.startswith(tuple(f"{name}/c" for name in store.arrays))]
+        assert asked.count("list_objects_v2") == 1
+        fill(store)
+        store.finish()
+    assert objects_of(s3, url) == local
+    objects = S3Objects(url)
+    objects.delete("argmax/c.0.0")
+    objects.put("crc/c.1.1", b"cut")
+    objects.put("luma/c.1.0.0", bytes(len(local["luma/c.1.0.0"])))
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+        assert [(unit.view, unit.run) for unit in store.missing()] == [(0, 0), (1, 1)]
+        fill(store)
+        store.finish()
+    assert [finding.where for finding in audit(url)] == [f"{url}/luma/c.1.0.0"]
+    with open_writing(url, MANIFEST, INDEX, VIEWS, recheck=True) as store:
+        assert [(unit.view, unit.run) for unit in store.missing()] == [(1, 0)]
+        fill(store)
+        store.finish()
+    assert objects_of(s3, url) == local
+
+
+# ---- leases
+
+
+def test_a_second_writer_is_told_who_is_first(s3: Any, short: None, url: str) -> None:
+    told = rf"is being written by process {os.getpid()} on "
+    with S3Objects(url).lock(), pytest.raises(StoreError, match=told), S3Objects(url).lock():
+        pass
+    with S3Objects(url).lock():
+        pass
+
+
+def test_a_holder_whose_lease_was_taken_over_stops_writing(s3: Any, short: None, url: str) -> None:
+    objects = S3Objects(url)
+    with objects.lock():
+        s3.put_object(Bucket="bucket", Key=url.removeprefix("s3://bucket/") + ".lock", Body=b'{"token": "of another"}')
+        deadline = time.monotonic() + 60
+        with pytest.raises(StoreError, match=r"could not be renewed, or was taken over.*run this again"):
+            while time.monotonic() < deadline:
+                objects.put(KEY, b"x")
+                time.sleep(0.05)
+    left = s3.get_object(Bucket="bucket", Key=url.removeprefix("s3://bucket/") + ".lock")["Body"].read()
+    assert left == b'{"token": "of another"}', "another's lease is not removed"
+
+
+def test_writers_share_after_the_first_and_a_run_alone_is_refused(s3: Any, short: None, url: str) -> None:
+    seats = {"alone": False, "follows": False, "wait_s": 0.5}
+    with seated(S3Objects(url), **seats) as first:
+        assert first.first
+        with pytest.raises(StoreError, match="is being written by other processes"), seated(S3Objects(url), **seats):
+            pass
+        first.share()
+        with seated(S3Objects(url), **seats) as second:
+            assert not second.first
+            with (
+                pytest.raises(StoreError, match="is being written by other"),
+                seated(S3Objects(url), **{**seats, "alone": True}),
+            ):
+                pass
+    with seated(S3Objects(url), **{**seats, "alone": True}) as again:
+        assert again.first
+
+
+def test_a_holder_whose_renewal_ends_in_an_unforeseen_error_stops_writing(
+    s3: Any, short: None, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    objects = S3Objects(url)
+    with objects.lock():
+        monkeypatch.setattr(remote_objects, "_holder_of", lambda _: 1 / 0)
+        s3.put_object(Bucket="bucket", Key=url.removeprefix("s3://bucket/") + ".lock", Body=b'{"token": "of another"}')
+        deadline = time.monotonic() + 60
+        with pytest.raises(StoreError, match=r"could not be renewed, or was taken over.*run this again"):
+            while time.monotonic() < deadline:
+                objects.put(KEY, b"x")
+                time.sleep(0.05)
+
+
+def test_a_look_at_a_lease_is_tried_again(s3: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.01)
+    objects, place = S3Objects(url), remote.remote(url)
+    original, failed = place.call, []
+
+    def call(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "cat_file" and len(failed) < 2:
+            failed.append(name)
+            raise ValueError("the answer was cut")  # what is no OSError
+        return original(name, *args, **kwargs)
+
+    with objects.lock():
+        monkeypatch.setattr(place, "call", call)
+        tag, _, text = remote_objects.Lease(objects, f"{objects.root}.lock").look()
+    assert tag and b"token" in text and len(failed) == 2

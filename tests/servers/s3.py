@@ -1,0 +1,47 @@
+"""A real S3 protocol server on loopback, and the environment that leads to it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto.moto_api._internal.models import moto_api_backend
+from moto.server import ThreadedMotoServer
+
+from pipeline.remote import cache_settings as node_cache
+from pipeline.remote import client as remote
+
+KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+
+
+@contextlib.contextmanager
+def s3_server(host: str = "127.0.0.1") -> Iterator[tuple[int, Any]]:
+    """Its port, and a client of it that is not ours; it has one bucket, `bucket`, and nothing of servers before it."""
+    moto_api_backend.reset()
+    server = ThreadedMotoServer(ip_address=host, port=0, verbose=False)
+    server.start()
+    port = server.get_host_and_port()[1]
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **KEYS)
+    client.create_bucket(Bucket="bucket")
+    try:
+        yield port, client
+    finally:
+        server.stop()
+
+
+def point_at(port: int, patch: pytest.MonkeyPatch) -> None:
+    """Have ours go to that port, with no connections from before."""
+    for name, value in KEYS.items():
+        patch.setenv({"region_name": "AWS_DEFAULT_REGION"}.get(name, name.upper()), value)
+    patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    patch.setattr(remote, "FIRST_PAUSE_S", 0.01)
+    forget()
+
+
+def forget() -> None:
+    """As in a process that has read no URL yet."""
+    remote._remotes.clear()
+    node_cache._caches.clear()

@@ -1,0 +1,68 @@
+"""docs/architecture.md is written from the docstrings of the rooms, and these name every file that there is.
+
+python -m tests.test_architecture        # write the page's list of rooms anew
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/architecture.md"
+PACKAGES = ("pipeline", "student", "stages")
+ROOMS = sorted(path.parent.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("__init__.py"))
+START, END = "<!-- the rooms, from their docstrings -->\n", "<!-- end of the rooms -->\n"
+
+
+def said_by(folder: Path) -> str:
+    """The docstring of a room."""
+    return ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+
+
+def files_of(folder: Path) -> list[str]:
+    """Its files, without the face itself."""
+    return sorted(path.stem for path in (ROOT / folder).glob("*.py") if path.stem != "__init__")
+
+
+def listed() -> str:
+    """All rooms as the page lists them."""
+    parts = []
+    for package in PACKAGES:
+        for folder in (room for room in ROOMS if room.parts[0] == package):
+            question, _, rest = said_by(folder).partition("\n\n")
+            heading = "###" if len(folder.parts) == 1 else "####"
+            parts.append(f"{heading} `{folder}/`\n\n*{question}*\n\n{rest}".rstrip() + "\n")
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def with_rooms(page: str) -> str:
+    """The page with its list of rooms as it should be."""
+    before, _, rest = page.partition(START)
+    return before + START + listed() + END + rest.partition(END)[2]
+
+
+def test_the_page_lists_the_rooms_as_they_describe_themselves() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert with_rooms(page) == page, "write it anew: python -m tests.test_architecture"
+
+
+@pytest.mark.parametrize("folder", [room for room in ROOMS if len(room.parts) > 1], ids=str)
+def test_a_room_names_each_of_its_files(folder: Path) -> None:
+    named = set(re.findall(r"`(\w+)`", said_by(folder)))
+    assert set(files_of(folder)) - named == set(), f"the docstring of {folder}/__init__.py leaves files out"
+
+
+@pytest.mark.parametrize("folder", ROOMS, ids=str)
+def test_a_room_is_small_and_its_face_is_a_docstring_alone(folder: Path) -> None:
+    assert len(files_of(folder)) <= 11, f"{folder} has {len(files_of(folder))} files: part it"
+    if len(folder.parts) > 1:
+        body = ast.parse((ROOT / folder / "__init__.py").read_text(encoding="utf-8")).body
+        assert len(body) == 1 and said_by(folder), f"{folder}/__init__.py holds more, or less, than a docstring"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_rooms(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
