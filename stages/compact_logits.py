@@ -63,6 +63,11 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
         environment=lambda: source.environment,
         recheck=recheck,
     ) as smaller:
+        if smaller.views > source.views:
+            raise MismatchError(
+                f"{out} has {smaller.views} views, {source.name} has {source.views}: a store does not shrink. Name "
+                "another --out."
+            )
         _convert(source, smaller)
         smaller.finish()
         figures = compare(source, smaller)

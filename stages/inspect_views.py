@@ -24,7 +24,7 @@ from PIL import Image
 
 from pipeline.commands.cache_flags import cache_options
 from pipeline.commands.class_flags import label_options, take_rule
-from pipeline.commands.command import command
+from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.errors import ImageError, RecipeError, ViewError
@@ -86,6 +86,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
     require_suffix(out, "--out", ".png")
+    require_no_other_file(out, "--out")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size
     pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)

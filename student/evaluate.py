@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from pipeline.commands.class_flags import label_options, take_rule
-from pipeline.commands.command import command
+from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.models.out_of_memory import within_memory
@@ -76,6 +76,7 @@ def main(**flags: Any) -> None:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
     require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
+    require_no_other_file(flags["out"], "--out")
     rule = take_rule(flags)
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])

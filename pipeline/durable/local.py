@@ -154,7 +154,7 @@ class LocalObjects:
             return
         if not directory.is_dir():
             self._make_directory(directory.parent)
-            directory.mkdir(exist_ok=True)
+            Path(os.path.realpath(directory)).mkdir(exist_ok=True)  # a link whose folder was moved gets a new one
         if directory == self.root or self.root in directory.parents:
             _flush_directory(directory.parent)
         self._flushed.add(directory)

@@ -44,7 +44,6 @@ from pipeline.store.reading import (
     require_sizes,
 )
 from pipeline.store.receipts import (
-    BASE_KEY,
     COMPLETE_KEY,
     REMEDY,
     Base,
@@ -59,7 +58,7 @@ from pipeline.store.receipts import (
     unit_receipt,
     units_in,
 )
-from pipeline.store.recovery import Wanted, read_base, recover, require_ours, stored_layout
+from pipeline.store.recovery import Wanted, read_base, recover, stored_layout
 from pipeline.store.unit_labels import UnitLabels, require_fit
 from pipeline.store.witness import Witness
 
@@ -104,6 +103,8 @@ class LabelStore:
     ) -> LabelStore:
         """For the one writer: make the store, or go on with what is there; `missing()` is what is left to do.
 
+        A store that has more views keeps them, and `views` says so. One of another contract is a `ContractError`.
+
         `witness` gives the views that are kept in full, where they are not there yet, and `environment` tells on what
         a new store is made.
 
@@ -141,16 +142,6 @@ class LabelStore:
         store.writable = True
         store.refresh()
         return store
-
-    @classmethod
-    def discard(cls, path: str | Path) -> None:
-        """Remove a store, whatever it was made under; what is not a store of ours is refused and stays."""
-        objects = open_objects(path)
-        with objects.lock():
-            sizes = objects.sizes()
-            require_ours(objects, sizes)
-            for key in (COMPLETE_KEY, BASE_KEY, *sizes):
-                objects.delete(key)
 
     @classmethod
     def stored_index(cls, path: str | Path) -> SampleIndex | None:

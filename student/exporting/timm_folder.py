@@ -10,7 +10,6 @@ classifier doubled and the other one zero have it as their mean, exactly.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
@@ -29,8 +28,6 @@ from pipeline.errors import StudentError
 from student.network.model import Heads, Student, build, fuse
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-PREPROCESSING = "preprocessing.json"
-TEMPORARY = ".timm-"
 HEADS = ("fused", "class", "distillation")
 TOLERANCE = 1e-5
 """Largest difference of a logit between one model of timm and another of the same weights."""
@@ -44,9 +41,9 @@ def write_timm(student: Student, folder: Path, prepared: dict[str, Any], head: s
     require_head(student, head)
     with telling(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{TEMPORARY}*"):  # of a process that was killed
+    for left in folder.glob(".timm-*"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=".timm-", dir=folder) as name:
         made = Path(name)
         _write(student, made, prepared, head)
         difference = _checked(student, made, head)
@@ -54,35 +51,6 @@ def write_timm(student: Student, folder: Path, prepared: dict[str, Any], head: s
         for file in (WEIGHTS, CONFIG):
             (made / file).replace(folder / file)
     return difference
-
-
-def require_export_folder(folder: Path) -> None:
-    """Refuse a folder with other people's files: it must be new, empty, or one that was exported to before."""
-    if not folder.is_dir():
-        return
-    found = sorted(path.name for path in folder.iterdir())
-    killed = any(name.startswith(TEMPORARY) for name in found)  # an export was, and may have left the weights alone
-    if (
-        not found
-        or killed
-        or _is_ours(folder / PREPROCESSING, "resize_short_side")
-        or _is_ours(folder / CONFIG, "head")
-    ):
-        return
-    shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-    raise StudentError(
-        f"--out {folder} holds {shown}, and is no folder that a student was exported to: {WEIGHTS} and {CONFIG} would "
-        "take the place of others. Give an --out that is new or empty."
-    )
-
-
-def _is_ours(path: Path, key: str) -> bool:
-    """Whether this is a JSON object as only an export writes it."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and key in record
 
 
 def _write(student: Student, folder: Path, prepared: dict[str, Any], head: str) -> None:
