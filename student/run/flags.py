@@ -42,6 +42,12 @@ places_options = options(
         help="Shards to score the student on; without them no checkpoint is called the best.",
     ),
     click.option(
+        "--label-key",
+        metavar="KEY",
+        help="Where the classes of --val-shards stand: a key of the json, or .FIELD.  [default: where they stand in "
+        "the store's shards]",
+    ),
+    click.option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
         default=Path("runs/student"),
@@ -100,6 +106,7 @@ recipe_options = options(
     _flag("views", "Use the first so many views of the store.  [default: all]", COUNT),
     _flag("opt", "One of timm's optimisers.", str),
     _flag("lr", "Peak learning rate for a batch of 512; it grows with --batch.", float),
+    _flag("lr-absolute", "Take --lr as it is, whatever the batch."),
     _flag("schedule", "How the learning rate falls.", click.Choice(SCHEDULES)),
     _flag("min-lr", "Learning rate at the end.", float),
     _flag("warmup-lr", "Learning rate at the beginning.", float),

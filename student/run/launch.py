@@ -22,7 +22,9 @@ from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.truth import LabelRule
 from pipeline.store.label_store import LabelStore
+from pipeline.store.unchanged import require_unchanged
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
 from student.feed.feed import Feed, piece_capacity, pieces_together
@@ -54,6 +56,12 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
         drawn = _sketch(store, settings)
+        if ranks.main:
+            require_unchanged(index)
+            if index.unlabelled == len(index):
+                log.warning(
+                    "NO ROW HAS A CLASS: of %s rows none. The student learns from the teacher alone", len(index)
+                )
         beginning = beginning_of(places, settings, store, ranks)
         if beginning.is_the_end:
             yield None
@@ -75,6 +83,7 @@ def _run(
     order = order_of(store, index, settings)
     order.require_shares(ranks.world)
     log.info("%s; %s", order, settings.schedule_of(order.steps))
+    log.info("%s", settings.lr_text())
     loader = stack.enter_context(_loader(order, index, places))
     validate = _validation(store, places, ranks, stack)
     _require_same_views(store, loader, settings)
@@ -173,7 +182,9 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
     if not places.val_shards:
         return None
     manifest = store.manifest
-    index = indexed(places.val_shards, ranks, workers=places.workers)
+    key = places.label_key or store.index.label_key
+    rule = LabelRule(key=key, names=manifest.class_names, assumed=True)
+    index = indexed(places.val_shards, ranks, workers=places.workers, rule=rule)
     require_classes(
         index.num_classes, index.class_names, known=manifest.num_classes, known_names=manifest.class_names,
         what="--val-shards",

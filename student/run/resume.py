@@ -28,6 +28,8 @@ class Places:
     shards: tuple[str, ...] = ()
     """Where the labelled shards lie now; empty for where they lay."""
     val_shards: tuple[str, ...] = ()
+    label_key: str | None = None
+    """Where the classes stand in `val_shards`; None for where they stand in the store's"""
     resume: str = "auto"
     if_changed: str = "refuse"
     """What becomes of a run that was begun otherwise: refuse keeps it, restart sets it aside and begins again."""
