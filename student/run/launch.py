@@ -55,6 +55,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
             yield None
             return
         run = _run(beginning, places, store, index, ranks, stop, stack)
+        ranks.require_same(0, "the start")  # the others have read --init, which may lie in what is set aside
         if ranks.main:
             run.log = _log(beginning, places, run)
             stack.callback(run.log.close)
