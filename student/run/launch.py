@@ -68,6 +68,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
             return
         initial = _initial(beginning, drawn)
         run = _run(beginning, initial, places, store, index, ranks, stop, stack)
+        ranks.require_same(0, "the start")  # the others have read --init, which may lie in what is set aside
         if ranks.main:
             run.log = _log(beginning, places, run, loggers)
             stack.callback(run.log.close)
