@@ -21,6 +21,7 @@ import json
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -232,7 +233,7 @@ def _parse_cls(data: bytes) -> int:
 def _parse_json(data: bytes) -> int:
     """The integer `label` of a JSON object; an object without one (or with null) has no class."""
     try:
-        content: Any = json.loads(data)
+        content: Any = json.loads(data, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is no JSON: {str(error)[:100]}") from None
     label = content.get("label") if isinstance(content, dict) else None
@@ -241,3 +242,12 @@ def _parse_json(data: bytes) -> int:
     if isinstance(label, bool) or not isinstance(label, int):
         raise ValueError(f"has the label {str(label)[:40]!r}, which is no integer")
     return label
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; a name that is given twice would be another thing to another reader."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{name[:40]!r} is given twice")
+    return found

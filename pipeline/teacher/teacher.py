@@ -34,6 +34,7 @@ from pipeline.store.manifest import TeacherCard
 
 log = logging.getLogger(__name__)
 
+MOST_CLASSES = 1 << 20
 COMPILED = "+compile"
 """Follows the precision of a teacher that is compiled: its kernels round otherwise, so it is another teacher"""
 
