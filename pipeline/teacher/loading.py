@@ -23,7 +23,8 @@ from pipeline.store.manifest import TeacherCard
 from pipeline.teacher.class_map import require_map
 from pipeline.teacher.class_names import BY_NAME, map_by_name, names_of
 from pipeline.teacher.hub import PREFIXES, require_hub
-from pipeline.teacher.teacher import Teacher, log
+from pipeline.teacher.model_folder import require_sound_model
+from pipeline.teacher.teacher import MOST_CLASSES, Teacher, log
 from pipeline.views.imagenet import MEAN, STD
 
 HUBS = ("local-dir:", *PREFIXES)
@@ -161,6 +162,7 @@ def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, A
         model = _pretrained(name)
     else:
         state = read_weights(weights)
+        require_sound_model(name, state)
         model = _shaped_like(name, state, weights)
         load_strictly(model, state, f"--weights {weights}")
     return model, dict(model.pretrained_cfg)
@@ -168,6 +170,7 @@ def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, A
 
 def _pretrained(name: str) -> Any:
     """timm's own weights for the model (or those of a local-dir: folder), with the head that they bring."""
+    require_sound_model(name)
     try:
         _require_source(name)
         model: Any = timm.create_model(name, pretrained=True)
@@ -207,8 +210,14 @@ def _shaped_like(name: str, state: Mapping[str, Tensor], weights: Path) -> Any:
             f"{weights} has no tensor {head}.weight: a teacher without a trained head is refused. "
             f"Is it a {name} that was trained to classify?"
         )
-    if rows.shape[0] == arch.num_classes:
-        return arch
+    own = arch.state_dict()[f"{head}.weight"]
+    if rows.ndim != own.ndim or rows.shape[1:] != own.shape[1:] or rows.shape[0] == arch.num_classes:
+        return arch  # whatever does not fit is told when it is loaded
+    if not 1 <= rows.shape[0] <= MOST_CLASSES:
+        raise TeacherError(
+            f"{weights}: {head}.weight has {rows.shape[0]:,} rows, one a class; 1 to {MOST_CLASSES:,} are allowed. "
+            "Check the file."
+        )
     model: Any = timm.create_model(name, pretrained=False, num_classes=int(rows.shape[0]))
     model.pretrained_cfg = {**model.pretrained_cfg, "num_classes": int(rows.shape[0])}
     return model

@@ -35,6 +35,7 @@ from pipeline.teacher.class_names import BY_NAME, TeacherNames, listed, require_
 
 log = logging.getLogger(__name__)
 
+MOST_CLASSES = 1 << 20
 COMPILED = "+compile"
 """Follows the precision of a teacher that is compiled: its kernels round otherwise, so it is another teacher"""
 

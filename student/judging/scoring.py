@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import MismatchError, ViewError
+from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, requests_of
 from pipeline.rendering.ring import Slot
@@ -226,7 +226,7 @@ class Judge:
         for name, student in self.students.items():
             with torch.inference_mode(), self.autocast():
                 heads: Heads = student(x_BCHW)
-            found[name] = heads_on_cpu(heads)
+            found[name] = _finite(heads_on_cpu(heads), name, self.precision)
             self._answered += len(x_BCHW)
         self._forward_seconds += time.perf_counter() - begun
         return found
@@ -238,3 +238,11 @@ class Judge:
     def autocast(self) -> torch.autocast:
         """A context for forward passes in the chosen precision."""
         return torch.autocast(self.ranks.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+
+
+def _finite(heads: Heads, name: str, precision: str) -> Heads:
+    if not all(bool(torch.isfinite(logits).all()) for logits in heads if logits is not None):
+        raise StudentError(
+            f"The answers of {name} are not finite numbers in {precision}. Use --precision fp32, or another checkpoint."
+        )
+    return heads

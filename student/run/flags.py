@@ -124,7 +124,11 @@ recipe_options = options(
 )
 
 running_options = options(
-    _flag("accumulate", "Micro-batches of one step on each process: less memory, the same gradient.", COUNT),
+    _flag(
+        "accumulate",
+        "Micro-batches of one step on each process: less memory, the same gradient (but for batch norm).",
+        COUNT,
+    ),
     _flag("attention", "Attention kernel; auto takes the plain one on CPU in bf16.", click.Choice(ATTENTIONS)),
     _flag("compile", "Compile the student (torch.compile)."),
     _flag("deterministic", "Only kernels that give the same bits every time. On CPU they do so anyway."),

@@ -36,6 +36,7 @@ from student.learning.settings import Settings
 from student.network.model import Student, StudentSpec, build, sketch
 from student.ranks.ranks import Ranks, Stop
 from student.ranks.shared_index import indexed
+from student.run import threads
 from student.run.loggers import chosen
 from student.run.loop import Run, restore
 from student.run.resume import Beginning, Places, beginning_of, goes_on_from
@@ -81,6 +82,7 @@ def _run(
 ) -> Run:  # fmt: skip
     """All parts of the run, where it stands; `stack` ends what must be ended."""
     settings = beginning.settings
+    computed = threads.settle(None if beginning.state is None else beginning.state["meta"], ranks)
     order = order_of(store, index, settings)
     order.require_shares(ranks.world)
     log.info("%s; %s", order, settings.schedule_of(order.steps))
@@ -96,7 +98,7 @@ def _run(
         feed=_feed(store, index, settings, order, loader, ranks, stack),
         stop=stop,
         validate=validate,
-        meta=meta_of(store, settings, engine.statistics),
+        meta=meta_of(store, settings, engine.statistics) | computed,
     )
     if beginning.state is not None:
         restore(run, beginning.state)

@@ -45,6 +45,7 @@ from stages.verify_logits import main as verify_logits
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import read_initial
 from tests import pictures
+from tests.campaign import shapes
 from tests.campaign.tally import Scale, Tally
 from tests.faults import in_child, wait_for
 from tests.pictures import encoded, raw_png, sample, scene, write_tar
@@ -163,6 +164,7 @@ def cases() -> Iterator[Case]:
     yield from _images()
     yield from _stores()
     yield from _texts()
+    yield from (Case(name, attack) for name, attack in shapes.cases())
 
 
 def _pickles() -> Iterator[Case]:
