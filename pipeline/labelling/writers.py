@@ -33,7 +33,7 @@ from pipeline.store.recovery import read_base, stored_layout
 @contextlib.contextmanager
 def leading_seat(out: str | Path, place: Place, wait_s: float) -> Iterator[Seat]:
     """The seat of a process that leads: alone, or the next of several slices."""
-    with seated(open_objects(out), alone=place.slices == 1, follows=False, wait_s=wait_s) as seat:
+    with seated(open_objects(out).seat(), alone=place.slices == 1, follows=False, wait_s=wait_s) as seat:
         yield seat
 
 
@@ -57,7 +57,7 @@ def led(out: str | Path, place: Place, seat: Seat, open_writing: Callable[[], La
 def followed(out: str | Path, wait_s: float) -> Iterator[LabelStore]:
     """The store of a rank that follows; what is missing is not known to it, and need not be."""
     objects = open_objects(out)
-    with seated(objects, alone=False, follows=True, wait_s=wait_s):
+    with seated(objects.seat(), alone=False, follows=True, wait_s=wait_s):
         base = read_base(objects)
         layout = stored_layout(objects, base)
         if base is None or layout is None:

@@ -57,6 +57,7 @@ from pipeline.store.receipts import (
     read_unit_receipt,
     unit_keys,
     unit_receipt,
+    unit_receipts,
     units_in,
 )
 from pipeline.store.recovery import Wanted, read_base, recover, require_ours, stored_layout
@@ -298,14 +299,13 @@ class LabelStore:
 
     def refresh(self) -> None:
         """Take note of units that other processes have committed."""
-        for unit in units_in(self.objects.sizes("receipts")):
-            if unit.view < self.views and unit.run < self.runs and unit not in self.table:
-                data = get_record(self.objects, unit.receipt_key)
-                keys = unit_keys(self.arrays, unit)
-                try:
-                    self.table[unit] = read_unit_receipt(data or b"", unit, self.base.contract, keys)
-                except NotCanonicalError as error:
-                    raise StoreError(f"{self.name}/{unit.receipt_key}: {error}. {REMEDY}") from error
+        there = units_in(self.objects.sizes("receipts"))
+        new = [u for u in there if u.view < self.views and u.run < self.runs and u not in self.table]
+        for unit, data in unit_receipts(self.objects, new):
+            try:
+                self.table[unit] = read_unit_receipt(data, unit, self.base.contract, unit_keys(self.arrays, unit))
+            except NotCanonicalError as error:
+                raise StoreError(f"{self.name}/{unit.receipt_key}: {error}. {REMEDY}") from error
 
     def finish(self) -> None:
         """Mark the store as complete, once nothing is missing; from here on it can be read."""

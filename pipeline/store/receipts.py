@@ -313,6 +313,12 @@ def get_record(objects: Objects, key: str) -> bytes | None:
         return None
 
 
+def unit_receipts(objects: Objects, units: Sequence[Unit]) -> Iterator[tuple[Unit, bytes]]:
+    """The receipts of these units, as they stand there; a unit that has none is left out."""
+    found = objects.get_many([unit.receipt_key for unit in units], LARGEST_RECORD)
+    return ((unit, data) for unit, (_, data) in zip(units, found, strict=True) if data is not None)
+
+
 def fetch(objects: Objects, key: str, digest: Digest, what: str = "") -> bytes:
     """The bytes of an object, if they are those that were written; what is read is always checked."""
     named = f"{objects.name}/{key}" + (f" ({what})" if what else "")
