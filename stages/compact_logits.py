@@ -20,10 +20,11 @@ from pipeline.inspection.fidelity import compare, table
 from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.soft_labels import narrow, require_narrower
 from pipeline.progress import Progress
-from pipeline.store.label_store import LabelStore
+from pipeline.store.layout import Unit
 from pipeline.store.manifest import Manifest
-from pipeline.store.receipts import Unit
+from pipeline.store.reader import StoreReader
 from pipeline.store.unit_labels import UnitLabels
+from pipeline.store.writer import StoreWriter
 
 
 @command()
@@ -51,26 +52,25 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
         raise MismatchError(f"--out {out} is the store that is read. Name another: nothing is compacted in place.")
     report = report or beside(out, ".fidelity.json")
     require_writable(report, "--report")
-    source = LabelStore.open_finished(logits)
+    source = StoreReader.open(logits)
     manifest = _manifest(source, Keep.parse(keep), None if temperatures is None else parse_temperatures(temperatures))
-    with LabelStore.open_writing(
+    with StoreWriter.open(
         out,
         manifest,
         source.index,
-        source.views,
+        source.layout.views,
         witness=source.witness,
-        environment=lambda: source.environment,
+        environment=lambda: source.layout.environment,
         recheck=recheck,
     ) as smaller:
         _convert(source, smaller)
-        smaller.finish()
-        figures = compare(source, smaller)
+        figures = compare(source, smaller.finish())
     write_json(report, figures)
     click.echo(table(figures))
-    click.echo(f"store: {out} ({source.views} views × {source.rows} rows); fidelity: {report}")
+    click.echo(f"store: {out} ({source.layout.views} views × {source.manifest.rows} rows); fidelity: {report}")
 
 
-def _manifest(source: LabelStore, keep: Keep, temperatures: tuple[float, ...] | None) -> Manifest:
+def _manifest(source: StoreReader, keep: Keep, temperatures: tuple[float, ...] | None) -> Manifest:
     """The contract of the smaller store: that of the source, but for what is kept."""
     have = source.manifest
     if temperatures is None:
@@ -84,17 +84,17 @@ def _manifest(source: LabelStore, keep: Keep, temperatures: tuple[float, ...] | 
     return wanted
 
 
-def _convert(source: LabelStore, smaller: LabelStore) -> None:
+def _convert(source: StoreReader, smaller: StoreWriter) -> None:
     missing = smaller.missing()
     manifest = smaller.manifest
-    total = len(smaller.units())
+    total = len(smaller.layout.units())
     with Progress("compact", total, "units", done=total - len(missing)) as progress:
         for unit in missing:
             smaller.write(unit, _narrowed(source, unit, manifest))
             progress.advance()
 
 
-def _narrowed(source: LabelStore, unit: Unit, manifest: Manifest) -> UnitLabels:
+def _narrowed(source: StoreReader, unit: Unit, manifest: Manifest) -> UnitLabels:
     whole = source.read(unit.view, unit.run)
     stored = source.manifest.temperatures
     labels = narrow(whole.labels, manifest.keep, manifest.temperatures, stored=stored)

@@ -37,7 +37,7 @@ from pipeline.errors import MismatchError, StoreError
 from pipeline.progress import Progress
 from pipeline.shards.index import SampleIndex
 from pipeline.store.arrays import ArraySpec
-from pipeline.store.layout import OURS, Layout, block_slices, require_format
+from pipeline.store.layout import OURS, Layout, Unit, block_slices, require_format
 from pipeline.store.manifest import Manifest
 from pipeline.store.receipts import (
     BASE_KEY,
@@ -45,7 +45,6 @@ from pipeline.store.receipts import (
     Base,
     Contract,
     Digest,
-    Unit,
     UnitTable,
     complete,
     contract_of,

@@ -50,7 +50,7 @@ def _compared(story: Story) -> str:
     return (
         f"{_count(len(results.students)).capitalize()} vision transformers of one size learned from the same views of "
         f"{data}{how_long}: {_listed(groups)}. The teacher, {_teacher_name(story)}, had answered "
-        f"{story.store.views} views of each picture beforehand, once and for all."
+        f"{story.store.layout.views} views of each picture beforehand, once and for all."
     )
 
 

@@ -28,7 +28,7 @@ from pipeline.rendering.loader import Loader, requests_of
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe
 from student.checkpoints.trained import Saved
 from student.feed.tensors import normalise
@@ -129,7 +129,7 @@ def open_evaluation_set(
         index = indexed(shards, ranks, workers=workers)
         require_classes(index.num_classes, index.class_names, **learned, what="The shards")
         return EvaluationSet(index=index, recipe=recipe)
-    store = LabelStore.open_finished(logits, look=ranks.main)
+    store = StoreReader.open(logits, check_sizes=ranks.main)
     require_classes(store.manifest.num_classes, store.manifest.class_names, **learned, what=str(logits))
     return EvaluationSet(
         index=store.index.moved_to(expand(shards)),
@@ -151,9 +151,9 @@ def _same_recipe(wanted: Recipe, stored: Recipe, logits: str | Path) -> Recipe:
     return stored
 
 
-def _teaching(store: LabelStore, ranks: Ranks) -> Teaching:
+def _teaching(store: StoreReader, ranks: Ranks) -> Teaching:
     """What it says about the rows that this rank judges; no other units are read."""
-    first, last = ranks.part(store.rows)
+    first, last = ranks.part(store.manifest.rows)
     unit_rows = store.manifest.unit_rows
     runs = range(first // unit_rows, -(-last // unit_rows)) if first < last else range(1)
     units = [store.read_arrays(0, run, ("argmax", "crc")) for run in runs]

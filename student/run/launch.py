@@ -21,7 +21,7 @@ from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial
 from student.feed.feed import Feed, piece_capacity, pieces_together
@@ -47,7 +47,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
     with contextlib.ExitStack() as stack:
         if ranks.main:
             stack.enter_context(checkpoint.only_writer(places.out))
-        store = LabelStore.open_finished(places.logits, look=ranks.main)
+        store = StoreReader.open(places.logits, check_sizes=ranks.main)
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
         beginning = beginning_of(places, settings, store, ranks)
@@ -62,7 +62,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
 
 
 def _run(
-    beginning: Beginning, places: Places, store: LabelStore, index: SampleIndex, ranks: Ranks, stop: Stop,
+    beginning: Beginning, places: Places, store: StoreReader, index: SampleIndex, ranks: Ranks, stop: Stop,
     stack: contextlib.ExitStack,
 ) -> Run:  # fmt: skip
     """All parts of the run, where it stands; `stack` ends what must be ended."""
@@ -88,7 +88,7 @@ def _run(
     return run
 
 
-def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> None:
+def require_fit(store: StoreReader, index: SampleIndex, settings: Settings) -> None:
     """Refuse what this store cannot serve."""
     manifest = store.manifest
     settings.loss().check_store(manifest.keep, manifest.temperatures)
@@ -110,7 +110,7 @@ def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> No
         )
 
 
-def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order:
+def order_of(store: StoreReader, index: SampleIndex, settings: Settings) -> Order:
     """The run's sequence of batches: of all rows, or, without a teacher, of those that have a true label."""
     manifest = store.manifest
     assert settings.views is not None
@@ -132,7 +132,7 @@ def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order
     )
 
 
-def meta_of(store: LabelStore, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
+def meta_of(store: StoreReader, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
     """What a checkpoint says about itself, in plain values."""
     manifest = store.manifest
     names = manifest.class_names
@@ -164,7 +164,7 @@ def _loader(order: Order, index: SampleIndex, places: Places) -> Loader:
     )
 
 
-def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
+def _validation(store: StoreReader, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
     if not places.val_shards:
         return None
     manifest = store.manifest
@@ -185,7 +185,7 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
     return validation
 
 
-def _require_same_views(store: LabelStore, loader: Loader, settings: Settings) -> None:
+def _require_same_views(store: StoreReader, loader: Loader, settings: Settings) -> None:
     """The store's witness views, drawn here by those who will draw all others."""
     witness = store.witness()
     drawn = loader.render(requests_for(witness, loader.batch))
@@ -203,7 +203,7 @@ def _require_same_views(store: LabelStore, loader: Loader, settings: Settings) -
 
 
 def _feed(
-    store: LabelStore, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
+    store: StoreReader, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
     stack: contextlib.ExitStack,
 ) -> Feed:  # fmt: skip
     names = needed(settings.distill, store.manifest.keep.kind, luma=settings.accept_drift)
@@ -213,14 +213,14 @@ def _feed(
     return Feed(order, answers, index, loader, ranks, temperatures=temperatures, accept_drift=settings.accept_drift)
 
 
-def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, *, fresh: bool) -> Engine:
+def _engine(store: StoreReader, settings: Settings, order: Order, ranks: Ranks, *, fresh: bool) -> Engine:
     student = _student(store, settings, fresh=fresh)
     seen: Any = student.net.pretrained_cfg
     mean, std = (tuple(map(float, seen[name])) for name in ("mean", "std"))
     return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std)
 
 
-def _student(store: LabelStore, settings: Settings, *, fresh: bool) -> Student:
+def _student(store: StoreReader, settings: Settings, *, fresh: bool) -> Student:
     manifest = store.manifest
     student = build(settings.spec(manifest.num_classes, manifest.recipe.image_size), seed=settings.seed)
     if settings.init is not None and fresh:

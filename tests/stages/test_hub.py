@@ -12,7 +12,7 @@ import timm
 import torch
 from click.testing import CliRunner
 
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from stages.teacher_logits import main
 from tests.pictures import tiny_shards
 from tests.servers.hub import hub_server
@@ -47,6 +47,6 @@ def test_the_store_is_that_of_files(tmp_path: Path) -> None:
     one, other = (tree(tmp_path / name) for name in ("near.zarr", "far.zarr"))
     assert one.keys() == other.keys()
     assert {key for key in one if one[key] != other[key]} == WITH_URLS
-    stores = [LabelStore.open_finished(tmp_path / name) for name in ("near.zarr", "far.zarr")]
+    stores = [StoreReader.open(tmp_path / name) for name in ("near.zarr", "far.zarr")]
     assert stores[0].manifest == stores[1].manifest and stores[0].index.digest() == stores[1].index.digest()
     assert stores[1].index.urls == tuple(f"{far}{number:06d}.tar" for number in range(3))

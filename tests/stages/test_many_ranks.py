@@ -23,7 +23,8 @@ from pipeline.durable import s3_lease
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.s3 import S3Objects
 from pipeline.remote import client as remote
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
+from pipeline.store.writer import StoreWriter
 from stages import teacher_logits as stage
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
@@ -112,7 +113,7 @@ def test_without_rank_0_the_others_end_in_time_and_any_number_goes_on(
     folder, reference, ranks, tmp_path, monkeypatch
 ) -> None:
     out = tmp_path / "store.zarr"
-    monkeypatch.setattr(LabelStore, "finish", lambda _: time.sleep(120))  # a kill cannot come too late
+    monkeypatch.setattr(StoreWriter, "finish", lambda _: time.sleep(120))  # a kill cannot come too late
     for world in (3, 2):
         group = begin(ranks, meeting(world), folder, out)
         wanted = min(receipts(out) + 3, UNITS)
@@ -280,7 +281,7 @@ def test_a_node_that_is_cut_off_ends_in_time_and_the_rest_goes_on(
     assert "cannot reach the other ranks" in other.said and "Traceback" not in other.said
     assert lead.wait(60) == 0, lead.said  # it says that rank 1 was lost if that one still had work in hand
     assert tree(out) == reference
-    assert LabelStore.open_finished(out).missing() == []
+    StoreReader.open(out)
 
 
 def test_a_node_that_cannot_be_reached_from_the_start_ends_in_time(folder, reference, cable, ranks, tmp_path) -> None:

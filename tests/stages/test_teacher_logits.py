@@ -22,7 +22,7 @@ from pipeline.labelling.fill import label_missing
 from pipeline.labelling.tasks import tasks_of
 from pipeline.labelling.writers import open_to_label
 from pipeline.rendering.renderer import Renderer
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.teacher.loading import load_teacher
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
@@ -96,7 +96,7 @@ def test_views_and_answers_do_not_depend_on_the_batch(shards, weights, reference
 
 
 def test_units_may_be_done_in_any_order(shards, weights, reference, tmp_path):
-    finished = LabelStore.open_finished(reference)
+    finished = StoreReader.open(reference)
     teacher = load_teacher(NET, view_size=32, weights=weights, device="cpu", input_size="view", batch_size=16)
     with open_to_label(tmp_path / "s.zarr", finished.manifest, finished.index, views=3) as store:
         label_missing(store, teacher, workers=0, tasks=tasks_of(store.missing(), 2)[::-1])
@@ -135,7 +135,7 @@ def test_a_finished_store_is_left_alone(shards, weights, reference):
 
 
 def test_plain_zarr_says_what_the_teacher_says_about_the_view(reference, weights):
-    store = LabelStore.open_finished(reference)
+    store = StoreReader.open(reference)
     teacher = load_teacher(NET, view_size=32, weights=weights, device="cpu", input_size="view")
     renderer = Renderer(store.manifest.recipe, store.index, store.index.files())
     group = zarr.open(str(reference), mode="r")

@@ -17,10 +17,12 @@ from pipeline.durable import s3_lease
 from pipeline.durable.objects import open_objects
 from pipeline.durable.s3 import S3Objects
 from pipeline.durable.s3_bucket import Bucket
+from pipeline.durable.writer_lock import seated
 from pipeline.errors import StoreError
 from pipeline.inspection.audit import audit
 from pipeline.remote import client as remote
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
+from pipeline.store.writer import StoreWriter
 from tests.servers.flaky import proxy
 from tests.servers.s3 import forget, point_at
 from tests.stores import fill, index_of, labels_of, manifest_of, open_writing, tree
@@ -105,13 +107,13 @@ def test_a_store_in_s3_is_the_one_on_a_disk_and_is_read_there(s3: Any, url: str,
         fill(store)
         store.finish()
     assert objects_of(s3, url) == local
-    store = LabelStore.open_finished(url)
-    for unit in store.units():
-        assert store.read(unit.view, unit.run).same_as(labels_of(MANIFEST, unit))
-    assert store.index.digest() == INDEX.digest() and audit(store.name) == []
+    reader = StoreReader.open(url)
+    for unit in reader.layout.units():
+        assert reader.read(unit.view, unit.run).same_as(labels_of(MANIFEST, unit))
+    assert reader.index.digest() == INDEX.digest() and audit(reader.name) == []
     s3.put_object(Bucket="bucket", Key=f"{url.removeprefix('s3://bucket/')}/{KEY}", Body=b"other bytes")
     with pytest.raises(StoreError, match=r"argmax/c\.0\.0.* has 11 bytes"):
-        LabelStore.open_finished(url)
+        StoreReader.open(url)
 
 
 @pytest.mark.parametrize("fault", ["refuse", "error", "cut"])
@@ -122,7 +124,7 @@ def test_faults_now_and_then_change_nothing(server, s3, url, local, fault, monke
         with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
             fill(store)
             store.finish()
-        assert audit(LabelStore.open_finished(url).name) == []
+        assert audit(StoreReader.open(url).name) == []
     assert objects_of(s3, url) == local
 
 
@@ -147,7 +149,7 @@ def test_a_server_that_stays_away_ends_in_time_and_nothing_is_lost(
         assert time.monotonic() - begun < 40
     point_at(server[0], monkeypatch)
     with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
-        assert len(store.missing()) == len(store.units()) - 2
+        assert len(store.missing()) == len(store.layout.units()) - 2
         fill(store)
         store.finish()
     assert objects_of(s3, url) == local
@@ -174,7 +176,7 @@ def test_a_killed_writer_leaves_what_it_finished_and_its_lease_expires(
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     with open_writing(url, MANIFEST, INDEX, VIEWS) as store:  # waits for the lease of the killed one
-        assert len(store.missing()) <= len(store.units()) - 2
+        assert len(store.missing()) <= len(store.layout.units()) - 2
         fill(store)
         store.finish()
     assert objects_of(s3, url) == local
@@ -182,7 +184,7 @@ def test_a_killed_writer_leaves_what_it_finished_and_its_lease_expires(
 
 def test_going_on_costs_a_listing_and_the_receipts(s3: Any, url: str, local: dict[str, bytes], monkeypatch) -> None:
     with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
-        fill(store, store.units()[:-1])
+        fill(store, store.layout.units()[:-1])
     asked: list[str] = []
     call, got = Bucket._call, Bucket.get
 
@@ -197,10 +199,10 @@ def test_going_on_costs_a_listing_and_the_receipts(s3: Any, url: str, local: dic
     monkeypatch.setattr(Bucket, "_call", count_call)
     monkeypatch.setattr(Bucket, "get", count_got)
     with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
-        assert store.missing() == store.units()[-1:]
+        assert store.missing() == store.layout.units()[-1:]
         receipts = [key for key in asked if key.startswith("receipts/") and key != "receipts/base.json"]
-        assert sorted(receipts) == sorted(unit.receipt_key for unit in store.units()[:-1])
-        assert not [key for key in asked if key.startswith(tuple(f"{name}/c" for name in store.arrays))]
+        assert sorted(receipts) == sorted(unit.receipt_key for unit in store.layout.units()[:-1])
+        assert not [key for key in asked if key.startswith(tuple(f"{name}/c" for name in store.layout.unit_arrays()))]
         assert asked.count("list_objects_v2") == 1
         fill(store)
         store.finish()
@@ -235,6 +237,20 @@ def test_a_holder_whose_lease_was_taken_over_stops_writing(s3: Any, short: None,
                 time.sleep(0.05)
     left = s3.get_object(Bucket="bucket", Key=url.removeprefix("s3://bucket/") + ".lock")["Body"].read()
     assert left == b'{"token": "of another"}', "another's lease is not removed"
+
+
+def test_a_writer_that_lost_its_seat_stops_writing(s3: Any, short: None, url: str) -> None:
+    open_writing(url, MANIFEST, INDEX, VIEWS).close()
+    objects = S3Objects(url)
+    with seated(objects.seat(), alone=False, follows=False, wait_s=0), StoreWriter.attach(objects) as store:
+        (seat,) = (key for key in objects.bucket.sizes(f"{objects.root}.writers/"))
+        s3.put_object(Bucket="bucket", Key=seat, Body=b'{"token": "of another"}')
+        deadline = time.monotonic() + 60
+        with pytest.raises(StoreError, match=r"could not be renewed, or was taken over.*run this again"):
+            while time.monotonic() < deadline:
+                store.write(store.layout.units()[0], labels_of(MANIFEST, store.layout.units()[0]))
+                objects.delete(store.layout.units()[0].receipt_key)
+                time.sleep(0.05)
 
 
 def test_a_holder_whose_renewal_ends_in_an_unforeseen_error_stops_writing(
