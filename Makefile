@@ -42,5 +42,8 @@ $(SYNCED): requirements.lock
 	fi
 	touch $@
 
-clean:  ## forget what was made here (not .venv)
-	rm -rf data stores runs reports export .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## caches of tools; what took long (data, stores, runs, reports, export) is removed by hand alone
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@for folder in data stores runs reports export; do \
+		test ! -e $$folder || echo "$$folder stays ($$(du -sh $$folder | cut -f1)); remove it yourself: rm -r $$folder"; \
+	done

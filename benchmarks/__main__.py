@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 
 TABLES = (
     *("render", "loaders", "checks", "labelling", "student_step", "online", "sizes", "memory", "startup", "growth"),
-    *("profile", "packing"),
+    *("profile", "packing", "codecs"),
 )
 ALONE = ("guard", "gpu")
 
@@ -36,6 +36,10 @@ ALONE = ("guard", "gpu")
 @click.option("--workers", type=click.IntRange(min=1), default=2, help="Processes of each loader.")
 @click.option("--teacher", default="regnety_160", help="timm model beside the students, with random weights.")
 @click.option("--weights", type=click.Path(path_type=Path, exists=True), help="tf_efficientnet_lite0, for real logits.")
+@click.option(
+    "--logits", type=click.Path(path_type=Path, exists=True), multiple=True, metavar="STORE_OR_NPY",
+    help="Dense answers for codecs: one store, or one to fit on and one to measure.",
+)  # fmt: skip
 @click.option("--students", default="tiny,small,base", help="DeiT sizes with commas between them.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, help="Views of a step beside a teacher.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="bf16", help="Of teachers and students.")
@@ -45,8 +49,8 @@ ALONE = ("guard", "gpu")
 def main(tables: tuple[str, ...], photos: Path | None, out: Path, students: str, **flags: Any) -> None:
     """Race ours and the peers on the same photographs and write tables; all of them by default.
 
-    Tables: render, loaders, checks, labelling, student_step, online, sizes, memory, startup, growth, profile, packing;
-    guard (pass or fail) and gpu (needs CUDA) run when they are named.
+    Tables: render, loaders, checks, labelling, student_step, online, sizes, memory, startup, growth, profile, packing,
+    codecs; guard (pass or fail) and gpu (needs CUDA) run when they are named.
 
     \b
     Example:
@@ -83,7 +87,7 @@ def command(name: str) -> str:
     skip = False
     for word in sys.argv[1:]:
         if not skip and word not in (*TABLES, *ALONE) and word not in ("--out",):
-            kept.append("FOLDER" if kept and kept[-1] in ("--photos", "--weights") else word)
+            kept.append("FOLDER" if kept and kept[-1] in ("--photos", "--weights", "--logits") else word)
         skip = word == "--out"
     return shlex.join(["python", "-m", "benchmarks", name, *kept])
 

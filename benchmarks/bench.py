@@ -26,6 +26,8 @@ class Bench:
     teacher: str = "regnety_160"
     weights: Path | None = None
     """Of a convnet whose logits are real (tf_efficientnet_lite0), where the size of labels matters."""
+    logits: tuple[Path, ...] = ()
+    """Dense stores or .npy files whose answers the codecs race over: to fit on, and to measure."""
     students: tuple[str, ...] = ("tiny", "small", "base")
     batch: int = 8
     """Views a step of a student with a teacher beside it."""

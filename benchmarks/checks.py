@@ -87,7 +87,7 @@ def epochs_of_labels(store: StoreReader, distill: str, batch: int) -> Contestant
     order = Order(manifest.recipe, rows=manifest.rows, views=(0,), run_rows=manifest.unit_rows, batch=batch)
     for step in range(order.steps):
         order.batch(0, step)
-    names, cpu, epochs = needed(distill, manifest.keep.kind, luma=False), torch.device("cpu"), itertools.count()
+    names, cpu, epochs = needed(manifest, soft=distill == "soft", luma=False), torch.device("cpu"), itertools.count()
 
     def turn() -> int:
         next(epochs)
@@ -96,7 +96,7 @@ def epochs_of_labels(store: StoreReader, distill: str, batch: int) -> Contestant
             share = order.batch(0, step)
             answers.expect(share)
             gathered = answers.gather(share)
-            teacher_labels(gathered.labels, manifest.temperatures, cpu)
+            teacher_labels(manifest.keep, gathered.labels, manifest.temperatures, cpu)
             assert not (gathered.crc_B != gathered.crc_B.copy()).any()
             views += len(share)
         answers.close()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.photographs import CLASSES
 from pipeline.labelling.writers import open_to_label
-from pipeline.labels.keep import Keep
+from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
@@ -56,7 +56,7 @@ def manifest_of(
     """The contract of a store over this index."""
     return Manifest(
         recipe=recipe or Recipe(), index_digest=index.digest(), rows=len(index), teacher=card or card_of("made up"),
-        keep=Keep.parse(keep), temperatures=TEMPERATURES, num_classes=CLASSES, class_names=None, class_map=None,
+        keep=parse_keep(keep), temperatures=TEMPERATURES, num_classes=CLASSES, class_names=None, class_map=None,
         unit_rows=unit_rows, luma=True,
     )  # fmt: skip
 
@@ -115,9 +115,17 @@ def training(
     with ExitStack() as stack:
         loader = stack.enter_context(Loader(order.recipe, store.index, batch=piece_capacity(order), workers=workers))
         if answers is None:
-            names = needed(settings.distill, store.manifest.keep.kind, luma=False)
+            names = needed(store.manifest, soft=settings.distill == "soft", luma=False)
             stored = StoredAnswers(store, names, keep_units=16)
             stack.callback(stored.close)
             answers = stored
-        feed = Feed(order, answers, store.index, loader, ranks, temperatures=store.manifest.temperatures)
+        feed = Feed(
+            order,
+            answers,
+            store.index,
+            loader,
+            ranks,
+            keep=store.manifest.keep,
+            temperatures=store.manifest.temperatures,
+        )
         yield feed, engine_of(settings, order.steps, ranks)

@@ -24,7 +24,7 @@ from benchmarks.race import Contestant, Race, race
 from benchmarks.render import our_turns
 from benchmarks.report import Table, grid
 from benchmarks.student_step import steps
-from pipeline.labels.keep import Keep
+from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
 from pipeline.rendering.loader import CACHE_BYTES
 from pipeline.store.reader import StoreReader
@@ -96,12 +96,12 @@ def race_of(bench: Bench, student: str, store: StoreReader, teacher: Teacher, *,
 
 def online_steps(feed: Feed, engine: Engine, teacher: Teacher) -> Contestant:
     """One step a turn, answered by the teacher while the student waits."""
-    source, numbers, keep = feed.steps(0, 0, 1000), itertools.count(), Keep.parse("argmax")
+    source, numbers, keep = feed.steps(0, 0, 1000), itertools.count(), parse_keep("argmax")
 
     def turn() -> int:
         step = next(source)
         logits_BC = teacher(step.pixels_BHWC.cpu().numpy())
-        labels = teacher_labels(encode(logits_BC, keep, TEMPERATURES), TEMPERATURES, torch.device(teacher.device))
+        labels = teacher_labels(keep, encode(logits_BC, keep, TEMPERATURES), TEMPERATURES, torch.device(teacher.device))
         engine.learn(dataclasses.replace(step, teacher=labels), next(numbers)).sum().item()
         return step.count
 

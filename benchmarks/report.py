@@ -32,6 +32,8 @@ class Table:
     figures: Mapping[str, float] = field(default_factory=dict)
     """The numbers that a row of the table stands for, by name."""
     notes: tuple[str, ...] = ()
+    picture: bytes | None = None
+    """A PNG beside the table"""
 
     def text(self) -> str:
         """Markdown: a line a row, then the notes."""
@@ -65,8 +67,11 @@ def write(table: Table, around: Circumstances, folder: Path = RESULTS) -> None:
     """Put a table into the results."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = around.lines()
-    text = "\n".join([f"# {table.title}", "", table.text(), "", *lines, ""])
+    shown = [] if table.picture is None else [f"![{table.title}]({table.name}.png)", ""]
+    text = "\n".join([f"# {table.title}", "", table.text(), "", *shown, *lines, ""])
     (folder / f"{table.name}.md").write_text(text, encoding="utf-8")
+    if table.picture is not None:
+        (folder / f"{table.name}.png").write_bytes(table.picture)
     record = {
         "title": table.title,
         "figures": {name: float(f"{value:.6g}") for name, value in table.figures.items()},

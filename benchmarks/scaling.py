@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.commands import resident
 from pipeline.durable.local import LocalObjects
 from pipeline.labelling.tasks import _packed, handout_of, tasks_of
-from pipeline.labels.keep import Keep
+from pipeline.labels.keeps import parse_keep
 from pipeline.processes.world import Place
 from pipeline.remote.cache_settings import DIR_VARIABLE
 from pipeline.shards.index import SampleIndex
@@ -114,7 +114,7 @@ def manifest_of(index: SampleIndex, digest: str) -> Manifest:
     )  # fmt: skip
     recipe = Recipe()
     return Manifest(
-        recipe=recipe, index_digest=digest, rows=len(index), teacher=card, keep=Keep.parse("topk:10"),
+        recipe=recipe, index_digest=digest, rows=len(index), teacher=card, keep=parse_keep("topk:10"),
         temperatures=(1.0, 3.0), num_classes=21_841, class_names=None, class_map=None,
         unit_rows=unit_rows_for(len(index), recipe.mix_window), luma=True,
     )  # fmt: skip

@@ -27,6 +27,10 @@ class MismatchError(UserError):
     """Two things that must be the same (recipe, index, teacher, class map, …) are not."""
 
 
+class ContractError(MismatchError):
+    """What is there was made under another contract: other labels, not the same ones asked for differently."""
+
+
 class StoreError(UserError):
     """A label store is absent, incomplete, locked, damaged or of another format."""
 

@@ -2,3 +2,8 @@
 
 `reporting` and `demo` hold what the larger ones are made of.
 """
+
+from pipeline.processes import interrupts
+
+if interrupts.is_command():
+    interrupts.leave_at_once()  # before what a command imports: that takes seconds

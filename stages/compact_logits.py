@@ -18,7 +18,8 @@ from pipeline.commands.outputs import beside, require_new_folder, require_writab
 from pipeline.errors import MismatchError
 from pipeline.inspection.fidelity import compare, table
 from pipeline.labels.keep import Keep, parse_temperatures
-from pipeline.labels.soft_labels import narrow, require_narrower
+from pipeline.labels.keeps import parse_keep
+from pipeline.labels.soft_labels import narrow
 from pipeline.progress import Progress
 from pipeline.store.layout import Unit
 from pipeline.store.manifest import Manifest
@@ -53,7 +54,7 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
     report = report or beside(out, ".fidelity.json")
     require_writable(report, "--report")
     source = StoreReader.open(logits)
-    manifest = _manifest(source, Keep.parse(keep), None if temperatures is None else parse_temperatures(temperatures))
+    manifest = _manifest(source, parse_keep(keep), None if temperatures is None else parse_temperatures(temperatures))
     with StoreWriter.open(
         out,
         manifest,
@@ -63,6 +64,11 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
         environment=lambda: source.layout.environment,
         recheck=recheck,
     ) as smaller:
+        have, most = smaller.layout.views, source.layout.views
+        if have > most:
+            raise MismatchError(
+                f"{out} has {have} views, {source.name} has {most}: a store does not shrink. Name another --out."
+            )
         _convert(source, smaller)
         figures = compare(source, smaller.finish())
     write_json(report, figures)
@@ -80,7 +86,7 @@ def _manifest(source: StoreReader, keep: Keep, temperatures: tuple[float, ...] |
         raise MismatchError(
             f"{source.name} keeps {have.keep}, --keep {keep} asks for no less. Give a smaller topk:K, or argmax."
         )
-    require_narrower(have.keep, keep, wanted.temperatures, stored=have.temperatures)
+    have.keep.require_narrower(keep, wanted.temperatures, have.temperatures)
     return wanted
 
 
@@ -96,8 +102,8 @@ def _convert(source: StoreReader, smaller: StoreWriter) -> None:
 
 def _narrowed(source: StoreReader, unit: Unit, manifest: Manifest) -> UnitLabels:
     whole = source.read(unit.view, unit.run)
-    stored = source.manifest.temperatures
-    labels = narrow(whole.labels, manifest.keep, manifest.temperatures, stored=stored)
+    have = source.manifest
+    labels = narrow(whole.labels, have.keep, manifest.keep, manifest.temperatures, stored=have.temperatures)
     return dataclasses.replace(whole, labels=labels)
 
 

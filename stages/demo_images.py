@@ -11,7 +11,6 @@ pixels, and the same seed gives the same bytes.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.commands.command import command
 from pipeline.commands.speed_flags import default_workers
+from pipeline.durable import aside
 from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError
 from pipeline.progress import Progress
@@ -35,6 +35,7 @@ QUALITY = 92
 FORMAT = 1
 """Goes up when the same options make other pictures."""
 RECORD = "demo.json"
+PARTS = ("train", "unlabelled", "val")
 
 
 class DemoError(UserError):
@@ -83,18 +84,21 @@ def main(out: Path, **options: int) -> None:
     Example:
       python -m stages.demo_images --out data/demo_images --seed 0
     """
-    record = LocalObjects(out)
     if _is_made(out, options):
         click.echo(f"pictures: {out} (made before)")
         return
+    if _is_of_others(out, options):
+        aside.put_aside(out, f"{out} holds pictures of other options.", folders=PARTS)
+    record = LocalObjects(out)
     style = SceneStyle(side=options["side"], pieces=(0, options["pieces"]), strokes=(0, options["strokes"]))
     counts = {name: options[name] for name in ("labelled", "unlabelled", "val")}
     parts = deal(load_digits(), seed=options["seed"], **counts)
-    record.put(RECORD, json.dumps({"unfinished": options}).encode())
+    record.put(RECORD, _unfinished(options))
     for part in parts:
         _start_folder(out, part)
         _make(out, part, style, options["seed"])
     record.put(RECORD, _text(options))
+    aside.keep_one(out, finished=_is_whole, remove=_remove)
     told = ", ".join(f"{len(part.digits.class_N):,} {part.name}" for part in parts)
     click.echo(f"pictures: {out} ({told}; {style.side} × {style.side} pixels)")
 
@@ -107,6 +111,28 @@ def _is_made(out: Path, options: dict[str, int]) -> bool:
     if out.is_dir() and any(out.iterdir()):
         raise DemoError(f"{out} holds files that were not made here. Name a new or empty folder by --out.")
     return False
+
+
+def _is_of_others(out: Path, options: dict[str, int]) -> bool:
+    """Whether there are pictures that these options would not make; those of a killed run are drawn over."""
+    record = out / RECORD
+    return record.exists() and record.read_bytes() != _unfinished(options)
+
+
+def _unfinished(options: dict[str, int]) -> bytes:
+    return json.dumps({"unfinished": options}, sort_keys=True).encode()
+
+
+def _is_whole(out: Path) -> bool:
+    return (out / RECORD).exists() and b"unfinished" not in (out / RECORD).read_bytes()
+
+
+def _remove(out: Path) -> None:
+    """The pictures that were made here; other people's files stay, and their folders with them."""
+    for part in PARTS:
+        for folder in [*(out / part / str(number) for number in range(CLASSES)), out / part]:
+            aside.remove_files(folder, [path.name for path in folder.glob(f"{part}-?????.jpg")])
+    aside.remove_files(out, (RECORD,))
 
 
 def _text(options: dict[str, int]) -> bytes:
@@ -160,12 +186,9 @@ def _generator(seed: int, part: str, number: int) -> np.random.Generator:
 
 
 def _start_folder(out: Path, part: Part) -> None:
-    """An empty folder for the part: pictures of an earlier run must not stay among its own."""
-    folder = out / part.name
-    if folder.exists():
-        shutil.rmtree(folder)
+    """The folder for the part; what a killed run of the same options left in it are some of the same pictures."""
     for name in _class_folders(part):
-        (folder / name).mkdir(parents=True)
+        (out / part.name / name).mkdir(parents=True, exist_ok=True)
 
 
 def _class_folders(part: Part) -> Sequence[str]:

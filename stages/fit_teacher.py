@@ -44,6 +44,7 @@ from pipeline.teacher.fit import (
     begin_from,
     build_model,
     require_labels,
+    require_model,
     require_own_head,
     run_epoch,
     score,
@@ -98,7 +99,7 @@ COUNT = click.IntRange(min=1)
     "--if-changed",
     type=click.Choice(["refuse", "restart"]),
     default="refuse",
-    help="What a folder does that was fitted with other flags or rows: stop, or be emptied and begun again.",
+    help="What a folder does that was fitted with other flags or rows: stop; or be set aside, and begun anew.",
 )
 @recipe_options
 @speed_options
@@ -110,6 +111,7 @@ def main(**flags: Any) -> None:
       python -m stages.fit_teacher --shards 'data/train/*.tar' --model regnety_032 --pretrained --recipe light
     """
     recipe = take_recipe(flags)
+    _require_start(flags)
     index = scan(expand(flags["shards"]), workers=flags["workers"])
     val = scan(expand(flags["val_shards"]), workers=flags["workers"]) if flags["val_shards"] else None
     require_labels(index)
@@ -143,6 +145,14 @@ def _contract(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, precisi
         index_digest=index.digest(),
         class_names=index.class_names,
     )
+
+
+def _require_start(flags: dict[str, Any]) -> None:
+    """What the fit begins from, before the shards are read: a model that can be built, and its weights."""
+    pretrained = flags["pretrained"] and flags["weights"] is None
+    require_model(flags["model"], pretrained=pretrained, arguments=_model_args(flags["model_args"]))
+    if flags["weights"] is not None and not flags["weights"].is_file():
+        read_weights(flags["weights"])  # which says what is wrong
 
 
 def _start(weights: Path | None, pretrained: bool) -> str:

@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.commands.cache_flags import cache_options
-from pipeline.commands.command import command
+from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.errors import ImageError, RecipeError, ViewError
-from pipeline.labels.soft_labels import SoftLabels, decode_dense
+from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind
 from pipeline.views.plan import ViewPlan, aligned, plan_views
@@ -83,6 +84,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
     require_suffix(out, "--out", ".png")
+    require_no_other_file(out, "--out")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size
     pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)
@@ -155,23 +157,16 @@ def _answers(subject: Subject) -> tuple[list[list[Answer]], NDArray[np.uint32] |
         run, place = divmod(row, store.manifest.unit_rows)
         unit = store.read(view, run, luma=False)
         crc_B[i] = unit.crc_B[place]
-        found.append(_likeliest(unit.labels.slice(place, place + 1), store.manifest.temperatures))
+        found.append(_likeliest(store.manifest, unit.labels.slice(place, place + 1)))
     return found, crc_B
 
 
-def _likeliest(label: SoftLabels, temperatures: tuple[float, ...]) -> list[Answer]:
+def _likeliest(manifest: Manifest, label: SoftLabels) -> list[Answer]:
     top = int(label.argmax_B[0])
-    if label.logits_BC is not None:
-        logits_C = decode_dense(label.logits_BC)[0].astype(np.float64)
-        classes, share = np.arange(len(logits_C)), np.exp(logits_C - logits_C.max())
-        share = share / share.sum()
-    elif label.topk_index_BK is not None and label.topk_logit_BK is not None and label.lse_BT is not None:
-        if 1.0 not in temperatures:
-            return [(top, None)]
-        classes = label.topk_index_BK[0].astype(np.int64)
-        share = np.exp(decode_dense(label.topk_logit_BK)[0] - label.lse_BT[0, temperatures.index(1.0)])
-    else:
+    if manifest.keep.lacks(1.0, manifest.temperatures) is not None:
         return [(top, None)]
+    events = manifest.keep.events(label.parts, 1.0, manifest.temperatures)
+    classes, share = events.index_BK[0].astype(np.int64), events.prob_BK[0]
     order = sorted(range(len(classes)), key=lambda k: (classes[k] != top, -share[k]))[:2]
     return [(int(classes[k]), float(share[k])) for k in order]
 

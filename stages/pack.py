@@ -45,6 +45,13 @@ from pipeline.shards.sidecars import PackSummary
     help="What an image that cannot be used does: stop before anything is written, or be listed in rejected.csv.",
 )
 @click.option(
+    "--if-changed",
+    type=click.Choice(["refuse", "rebuild"]),
+    default="refuse",
+    help="Shards of other images or options (or damaged ones) are refused with what differs; or packed anew, and then "
+    "set aside.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=0),
     default=default_workers,
@@ -63,6 +70,7 @@ def main(
     max_side: int | None,
     quality: int,
     on_bad: str,
+    if_changed: str,
     workers: int,
 ) -> None:
     """Pack a folder of images into shuffled, byte-reproducible WebDataset shards.
@@ -76,7 +84,8 @@ def main(
     sources = _list(images, table, unlabelled, classes, out)
     options = PackOptions(samples_per_shard=samples_per_shard, seed=seed, max_side=max_side, quality=quality)
     effort = Effort(workers=workers, progress=True)
-    click.echo(_told(out, pack(sources, out, options, skip_bad=on_bad == "skip", effort=effort)))
+    how = {"skip_bad": on_bad == "skip", "rebuild": if_changed == "rebuild"}
+    click.echo(_told(out, pack(sources, out, options, effort=effort, **how)))
 
 
 def _list(

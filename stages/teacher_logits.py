@@ -24,13 +24,15 @@ from pipeline.commands.outputs import beside, require_new_folder, require_writab
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.durable.objects import open_objects
-from pipeline.errors import MismatchError
+from pipeline.errors import ContractError, MismatchError
 from pipeline.inspection.quality import summarise, summary_text
+from pipeline.labelling import generations
 from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
 from pipeline.labelling.writers import following_writer, index_at, leading_seat, leading_writer, open_to_label
-from pipeline.labels.keep import Keep, parse_temperatures
+from pipeline.labels.keep import parse_temperatures
+from pipeline.labels.keeps import parse_keep
 from pipeline.models.out_of_memory import within_memory
 from pipeline.processes.start import settle_start_method
 from pipeline.processes.world import Place
@@ -38,9 +40,10 @@ from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.store.manifest import Manifest, unit_rows_for
 from pipeline.store.reader import StoreReader, stored_index
-from pipeline.store.writer import StoreWriter, discard
+from pipeline.store.writer import StoreWriter
 from pipeline.teacher.class_map import read_class_map
-from pipeline.teacher.loading import load_teacher
+from pipeline.teacher.fitted_recipe import other_views
+from pipeline.teacher.loading import load_teacher, require_at_hand
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
 
@@ -91,7 +94,7 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
     "--if-changed",
     type=click.Choice(["refuse", "rebuild"]),
     default="refuse",
-    help="A store made otherwise (recipe, shards, teacher, …) is refused with what differs, or removed and made anew.",
+    help="A store made otherwise (recipe, shards, teacher, …) is refused with what differs; or set aside, and made.",
 )
 @click.option(
     "--recheck", is_flag=True, help="Read all that is finished, and do what is damaged anew.  [default: list it]"
@@ -106,6 +109,8 @@ def main(**flags: Any) -> None:
     """
     place, recipe, urls = Place.from_environment(), take_recipe(flags), expand(flags["shards"])
     _settle_processes(flags, place, urls)
+    if place.leads:
+        require_at_hand(flags["model"], flags["weights"])
     if flags["dry_run"]:
         _estimate(flags, place, recipe, urls)
         return
@@ -132,6 +137,7 @@ def _estimate(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[s
     if place.leads and place.slice == 0:
         index = _index(flags, urls)
         teacher = _teacher(flags, place, recipe, index)
+        _warn_of_other_views(flags, recipe)
         manifest = _manifest(flags, recipe, index, index.digest(), teacher)
         speed = {name: flags[name] for name in ("views", "workers", "start_method")}
         with within_memory(teacher.device, SMALLER):
@@ -144,6 +150,7 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
     with leading_seat(objects, place, flags["timeout"]) as seat:
         index = _index(flags, urls)
         teacher = _teacher(flags, place, recipe, index)
+        _warn_of_other_views(flags, recipe)
         manifest = _manifest(flags, recipe, index, index.digest(), teacher)
         with leading_writer(objects, place, seat, partial(_open, flags, manifest, index)) as store:
             _require_same(store, manifest, flags["views"])
@@ -161,7 +168,9 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
                     f"slice {place.slice + 1} of {place.slices} is done; {left} units of other slices are missing"
                 )
                 return
-            _report(store.finish(), flags)
+            labels = store.finish()
+            generations.keep_one(flags["out"])
+            _report(labels, flags)
 
 
 def _follow(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
@@ -211,7 +220,7 @@ def _label(
 def _require_same(store: StoreWriter, manifest: Manifest, views: int) -> None:
     """All processes must label alike."""
     store.manifest.require_same(manifest, where=store.name)
-    if store.layout.views != views:
+    if store.layout.views < views:
         raise MismatchError(
             f"{store.name} is opened with {store.layout.views} views, this process asks for {views}. Give one number."
         )
@@ -235,15 +244,19 @@ def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
 
 
 def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> StoreWriter:
-    """The store to fill; one that was made otherwise is refused, or removed where --if-changed allows it."""
+    """The store to fill; one that was made otherwise is refused, or set aside where --if-changed allows it."""
+    rebuild = flags["if_changed"] == "rebuild"
+    open_it = partial(open_to_label, flags["out"], manifest, index, flags["views"], recheck=flags["recheck"])
+    if rebuild:  # what a killed run had set aside, or an earlier value of a flag, may be the very one
+        generations.bring_back(flags["out"], manifest)
     try:
-        return open_to_label(flags["out"], manifest, index, views=flags["views"], recheck=flags["recheck"])
-    except MismatchError as changed:
-        if flags["if_changed"] == "refuse":
+        return open_it()
+    except ContractError as changed:
+        if not rebuild:
             raise
-        log.warning("%s It is removed and made anew, as --if-changed rebuild says.", changed)
-    discard(flags["out"])
-    return open_to_label(flags["out"], manifest, index, views=flags["views"])
+        generations.set_aside(flags["out"], str(changed))
+    generations.bring_back(flags["out"], manifest)
+    return open_it()
 
 
 def _teacher(flags: dict[str, Any], place: Place, recipe: Recipe, index: SampleIndex) -> Teacher:
@@ -263,6 +276,11 @@ def _teacher(flags: dict[str, Any], place: Place, recipe: Recipe, index: SampleI
     )
 
 
+def _warn_of_other_views(flags: dict[str, Any], recipe: Recipe) -> None:
+    if (told := other_views(flags["model"], flags["weights"], recipe)) is not None:
+        log.warning("%s", told)
+
+
 def _manifest(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, digest: str, teacher: Teacher) -> Manifest:
     teacher.require_classes_of(index)
     return Manifest(
@@ -270,7 +288,7 @@ def _manifest(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, digest:
         index_digest=digest,
         rows=len(index),
         teacher=teacher.card,
-        keep=Keep.parse(flags["keep"]),
+        keep=parse_keep(flags["keep"]),
         temperatures=parse_temperatures(flags["temperatures"]),
         num_classes=teacher.num_classes,
         class_names=index.class_names,

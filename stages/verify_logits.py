@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands.command import Finite, command
+from pipeline.commands.command import Finite, command, require_no_other_file
 from pipeline.commands.speed_flags import speed_options
 from pipeline.errors import StoreError, UserError
 from pipeline.inspection.audit import Finding, audit
@@ -62,6 +62,7 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
         raise click.UsageError(
             "--digests-only draws nothing, so --teacher and --shards have no part in it. Leave one out."
         )
+    require_no_other_file(out, "--out")
     findings = _check_bytes(logits)
     result: dict[str, Any] = {"store": logits, "witness": None, "sample": None}
     try:

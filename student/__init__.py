@@ -3,3 +3,8 @@
 The commands are here (`train`, `evaluate`, `export`, `tokens`); each room below is one part of the work. From the
 ground up: `network`, `ranks`, `checkpoints`, `feed`, `learning`, `judging`, `exporting`, `run`.
 """
+
+from pipeline.processes import interrupts
+
+if interrupts.is_command():
+    interrupts.leave_at_once()  # before what a command imports: that takes seconds

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands.command import command
+from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.models.out_of_memory import within_memory
@@ -74,6 +74,7 @@ def main(**flags: Any) -> None:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
     require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
+    require_no_other_file(flags["out"], "--out")
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])
     flags["workers"] = share_workers(flags["workers"], local_world())

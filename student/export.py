@@ -18,6 +18,7 @@ from pipeline.commands.command import command
 from pipeline.durable.file import write_json
 from student.checkpoints.flags import checkpoint_options, crop_option
 from student.checkpoints.trained import open_saved
+from student.exporting.export_folder import PREPROCESSING, placed
 from student.exporting.onnx_graph import write_onnx
 from student.exporting.preprocessing import description
 from student.exporting.timm_folder import HEADS, write_timm
@@ -46,15 +47,17 @@ def main(**flags: Any) -> None:
     saved = open_saved(flags["checkpoint"], flags["which"])
     student, out, head = saved.weights(flags["ema"]), flags["out"], flags["head"]
     prepared = description(saved, flags["crop_pct"])
-    if flags["kind"] == "onnx":
-        path, difference = write_onnx(student, out, prepared, head)
-        log.info("ONNX Runtime and PyTorch differ by at most %.2g in a logit", difference)
-        last = f"{path}: {'logits, class_logits, distillation_logits' if student.two_heads else 'logits'}"
-    else:
-        difference = write_timm(student, out, prepared, head)
-        log.info("timm loads it, and its logits differ by at most %.2g", difference)
-        last = f'{out}: timm.create_model("local-dir:{out}", pretrained=True)'
-    write_json(out / "preprocessing.json", prepared)
+    with placed(out) as folder:
+        if flags["kind"] == "onnx":
+            path, difference = write_onnx(student, folder, prepared, head)
+            log.info("ONNX Runtime and PyTorch differ by at most %.2g in a logit", difference)
+            answers = "logits, class_logits, distillation_logits" if student.two_heads else "logits"
+            last = f"{out / path.name}: {answers}"
+        else:
+            difference = write_timm(student, folder, prepared, head)
+            log.info("timm loads it, and its logits differ by at most %.2g", difference)
+            last = f'{out}: timm.create_model("local-dir:{out}", pretrained=True)'
+        write_json(folder / PREPROCESSING, prepared)
     click.echo(last)
 
 

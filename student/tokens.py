@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pipeline.commands.command import command
+from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.durable.file import write_json
@@ -41,6 +41,7 @@ def main(**flags: Any) -> None:
       python -m student.tokens --checkpoint runs/student --shards 'data/val/*.tar' --plot tokens.png
     """
     require_suffix(flags["plot"], "--plot", ".png")
+    require_no_other_file(flags["out"], "--out")
     saved = open_saved(flags["checkpoint"], flags["which"])
     student = saved.weights(flags["ema"])
     require_tokens(student)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -25,14 +25,17 @@ WRITING_CALLS = ("mkdir", "write", "fsync", "replace", "link")
 class Calls:
     """Counts the calls that change a disk while it is active; the `fail_at`-th fails, or the process dies of it."""
 
-    def __init__(self, fail_at: int | None = None, error: int = errno.EIO, *, kill: bool = False) -> None:
-        self.fail_at, self.error, self.kill = fail_at, error, kill
+    def __init__(
+        self, fail_at: int | None = None, error: int = errno.EIO, *, kill: bool = False,
+        names: Sequence[str] = WRITING_CALLS,
+    ) -> None:  # fmt: skip
+        self.fail_at, self.error, self.kill, self.names = fail_at, error, kill, names
         self.made: list[str] = []
 
     @contextmanager
     def active(self) -> Iterator[Calls]:
         with pytest.MonkeyPatch.context() as patch:
-            for name in WRITING_CALLS:
+            for name in self.names:
                 patch.setattr(os, name, self._wrap(name, getattr(os, name)))
             yield self
 

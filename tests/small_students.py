@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.labelling.environment import describe_environment
-from pipeline.labels.keep import Keep
+from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
 from pipeline.rendering.checksums import checksum, luma
 from pipeline.rendering.drift import draw_witnesses
@@ -68,7 +68,7 @@ def make_store(
     urls = tuple(shards) or tiny_shards(folder / "data", rows, classes=CLASSES)
     index = scan(urls)
     manifest = Manifest(
-        recipe=recipe, index_digest=index.digest(), rows=len(index), teacher=CARD, keep=Keep.parse(keep),
+        recipe=recipe, index_digest=index.digest(), rows=len(index), teacher=CARD, keep=parse_keep(keep),
         temperatures=(1.0, 3.0), num_classes=CLASSES, class_names=None, class_map=None, unit_rows=16, luma=True,
     )  # fmt: skip
     renderer = _Brighter(labelled or recipe, index, index.files(), levels=brighten)

@@ -12,7 +12,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from pipeline.labels.keep import Keep
+from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.key_hash import key_hashes
@@ -70,7 +70,7 @@ def manifest_of(index: SampleIndex, keep: str = "topk:3", **changes: object) -> 
         "index_digest": index.digest(),
         "rows": len(index),
         "teacher": card(),
-        "keep": Keep.parse(keep),
+        "keep": parse_keep(keep),
         "temperatures": (1.0, 3.0),
         "num_classes": 12,
         "class_names": None,

@@ -90,3 +90,21 @@ def test_every_page_that_is_named_is_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = [name.split("#")[0] for name in re.findall(r"\]\(([^)]+)\)", text) if "://" not in name]
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_headline_s_figures_are_those_of_the_results_file() -> None:
+    """Each with its spread and its machine; a figure that no table has is nowhere in the paragraph."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    paragraph = next(part for part in text.split("\n\n") if part.startswith("On the embedded default"))
+    told = " ".join(paragraph.partition(" Where every picture")[0].split())
+    results = (ROOT / "benchmarks/results/embedded-default.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in results.splitlines() if line[:1] == "|"]
+    kinds = ("true labels alone", "and the teacher's choices (hard)", "and its probabilities (soft, τ 1)")
+    here, there = ([row for row in rows if row[0] in kinds and len(row) == cells] for cells in (5, 2))
+    assert [row[0] for row in here] == [row[0] for row in there] == list(kinds)
+    assert re.findall(r"(\d+\.\d ± \d+\.\d) %", told) == [row[3] for row in here]
+    assert re.findall(r"\d+\.\d", told.partition("Another processor")[2]) == [row[1] for row in there]
+    assert len(re.findall(r"\d+\.\d", told)) == 2 * len(here) + len(there)
+    for fact in ("2,048", "256", "AMD EPYC", "AVX512"):
+        assert fact in told and fact in results
+    assert "seeds 0, 1, 2" in results and "three seeds" in told

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tests.pictures import encoded, scene
@@ -27,7 +28,6 @@ STUDENTS = {
     for kind, store, epochs in (("none", "labelled", 4), ("soft", "train", 2))
 }
 SMALL: dict[str, dict[str, Any]] = {
-    "demo_images": {"labelled": 32, "unlabelled": 32, "val": 24},
     "fit_teacher": {"epochs": 2, "warmup-epochs": 1, "val-every": 1},
     "verify_logits": {"sample": 16},
     "train": {"width": 32, "depth": 1, "heads": 1, "batch": 16},
@@ -39,6 +39,7 @@ def small() -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for group, changed in SMALL.items():
         values[group] |= changed
+    values["demo_images"]["digits"] |= {"labelled": 32, "unlabelled": 32, "val": 24}
     for name in ("train", "labelled"):
         values["teacher_logits"][name]["views"] = 2
     return values | {"students": STUDENTS, "tokens": ["soft-0"], "kinds": ["none", "soft"]}
@@ -72,6 +73,21 @@ def unpacked(folder: Path) -> Path:
     return folder
 
 
+def in_git(folder: Path) -> None:
+    """What experiments need; the files that docs/graph.md names are committed."""
+    (folder / ".dvc/config.local").unlink()
+    for line in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "begin"],
+    ):
+        subprocess.run(["git", *line], cwd=folder, check=True)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the embedded default."""
@@ -92,7 +108,7 @@ def test_interrupted_and_outside_git(checkout: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) != 0
     ran = stages_of(dvc(checkout, "repro"))
-    assert "demo_images" not in ran and {"fit_teacher", "train@none-0", "train@soft-0", "report"} <= set(ran)
+    assert "demo_images@digits" not in ran and {"fit_teacher", "train@none-0", "train@soft-0", "report"} <= set(ran)
     page = (checkout / "reports/page/index.html").read_text(encoding="utf-8")
     assert page.lstrip().startswith("<!") and "http" + "s://" not in page
 
@@ -104,13 +120,7 @@ def test_a_second_time_nothing_runs(checkout: Path) -> None:
 
 def test_another_learning_rate_runs_the_students_again(checkout: Path) -> None:
     """In git, where experiments need it: labels and teacher stay, and the metrics can be compared."""
-    (checkout / ".dvc/config.local").unlink()
-    for line in (
-        ["init", "-q"],
-        ["add", "-A"],
-        ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "begin"],
-    ):
-        subprocess.run(["git", *line], cwd=checkout, check=True)
+    in_git(checkout)
     ran = {stage.split("@")[0] for stage in stages_of(dvc(checkout, "exp", "run", "-S", "train.lr=0.008"))}
     assert ran == {"train", "evaluate", "tokens", "report"}
     assert "reports/summary.json" in dvc(checkout, "metrics", "diff")
@@ -119,24 +129,48 @@ def test_another_learning_rate_runs_the_students_again(checkout: Path) -> None:
     assert "index.html" in dvc(checkout, "plots", "show")
 
 
-def test_pictures_of_your_own(tmp_path: Path) -> None:
-    """params.folder.yaml with a folder of photographs, every group of it at work; only its sizes are smaller."""
-    folder = unpacked(tmp_path)
-    for part, number in (("train", 6), ("val", 4)):
+def photographs(folder: Path) -> None:
+    """40 of them, of two classes."""
+    for part, number in (("train", 14), ("val", 6)):
         for name in ("cat", "dog"):
-            place = folder / "photos" / part / name
+            place = folder / part / name
             place.mkdir(parents=True)
             for i in range(number):
                 (place / f"{i}.jpg").write_bytes(encoded(scene(i if name == "cat" else 100 + i, 64, 48)))
-    values = yaml.safe_load((ROOT / "params.folder.yaml").read_text(encoding="utf-8"))
+
+
+def scaled(preset: str) -> dict[str, Any]:
+    """A preset with every group of it at work; only its sizes are smaller, and nothing is fetched."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / preset).read_text(encoding="utf-8"))
+    values |= {"images": "photos", "launch": "python"}
     values["fit_teacher"] |= {"model": "test_efficientnet", "pretrained": False, "epochs": 1, "image-size": 32}
     for name in ("train", "val"):
         values["teacher_logits"][name]["image-size"] = 32
-    values["teacher_logits"]["train"]["views"] = 2
-    values["train"] |= {"epochs": 2, "batch": 4, "warmup-epochs": 1, "patch-size": 16, "width": 32, "depth": 1}
+    values["teacher_logits"]["train"] |= {"views": 2, "keep": "topk:1" if preset == "params.imagenet.yaml" else "dense"}
+    values["train"] |= {"epochs": 2, "batch": 8, "warmup-epochs": 0.4, "patch-size": 16, "width": 32, "depth": 1}
     values["train"]["heads"] = 1
-    kept = {"soft-0": values["students"]["soft-0"], "none-0": values["students"]["none-0"]}
-    write(folder, values | {"students": kept, "tokens": ["soft-0"], "kinds": ["none", "soft"]})
-    ran = stages_of(dvc(folder, "repro", "report"))
-    assert "demo_images" not in ran and "pack@labelled" not in ran and ran[-1] == "report"
+    kept = {name: flags for name, flags in values["students"].items() if name in ("none-0", values["tokens"][-1])}
+    kinds = sorted(flags["distill"] for flags in kept.values())
+    return values | {"students": kept, "tokens": [values["tokens"][-1]], "kinds": kinds}
+
+
+@pytest.mark.parametrize(("preset", "student"), [("params.folder.yaml", "soft-0"), ("params.imagenet.yaml", "hard-0")])
+def test_a_preset_runs_what_it_asks_for_and_nothing_else(tmp_path: Path, preset: str, student: str) -> None:
+    """By `dvc repro` alone on 40 photographs; then, in git, with another value."""
+    folder = unpacked(tmp_path)
+    photographs(folder / "photos")
+    write(folder, scaled(preset))
+    students = {f"{stage}@{name}" for stage in ("train", "evaluate") for name in ("none-0", student)}
+    whole = {"pack@train", "hold_out@val", "fit_teacher", "teacher_logits@train", "teacher_logits@val"}
+    whole |= {"verify_logits", f"tokens@{student}", "report"} | students
+    assert {line.split()[0] for line in dvc(folder, "stage", "list").splitlines()} == whole
+    ran = stages_of(dvc(folder, "repro"))
+    assert set(ran) == whole and len(ran) == len(whole)
     assert (folder / "reports/page/index.html").exists()
+    store = tree(folder / "stores/train.zarr")
+    in_git(folder)
+    ran = stages_of(dvc(folder, "exp", "run", "-S", "train.lr=2e-3", "-S", "teacher_logits.train.views=1"))
+    assert set(ran) == students | {"teacher_logits@train", f"tokens@{student}", "report"}
+    assert tree(folder / "stores/train.zarr") == store, "fewer views than stored use the store as it is"
+    previous = [torch.load(folder / f"runs/{name}.previous/last.pt", weights_only=True) for name in ("none-0", student)]
+    assert [state["meta"]["settings"]["lr"] == 2e-3 for state in previous] == [False, False], "they are set aside"

@@ -22,7 +22,7 @@ import click
 from pipeline.commands.command import command
 from pipeline.commands.speed_flags import speed_options
 from pipeline.errors import UserError
-from pipeline.labels.keep import Keep
+from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
@@ -37,7 +37,7 @@ from student.run.launch import launched
 from student.run.loop import exit_code, fit
 from student.run.resume import Places
 
-KEEP = Keep.parse("dense")
+KEEP = parse_keep("dense")
 
 
 @command()
@@ -83,7 +83,7 @@ class Answered(Feed):
         for found in super().steps(epoch, step, epochs):
             logits_BC = self.teacher(found.pixels_BHWC.cpu().numpy())
             labels = encode(logits_BC, KEEP, self.temperatures)
-            yield dataclasses.replace(found, teacher=teacher_labels(labels, self.temperatures, self.ranks.device))
+            yield dataclasses.replace(found, teacher=teacher_labels(KEEP, labels, self.temperatures, self.ranks.device))
 
 
 def _require_one_process() -> None:

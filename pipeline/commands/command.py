@@ -18,11 +18,13 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 
 import click
 
 from pipeline.errors import UserError
+from pipeline.processes import interrupts
+from pipeline.progress import make_room
 from pipeline.remote.client import SCHEMES
 
 P = ParamSpec("P")
@@ -35,8 +37,16 @@ PLACES = ("shards", "val_shards", "logits", "val_logits", "out")
 """Flags that may name a URL."""
 
 
-RESULTS = ("out", "summary", "report", "plot", "plots", "per_class", "predictions", "metrics", "history")
-"""Flags that may name what is written."""
+RESULTS = ("out", "summary", "report", "plot", "plot_dir", "per_class", "answers", "metrics", "history")
+"""Parameters that may name what is written."""
+
+
+REPLACED = (".json", ".csv", ".npz", ".png")
+"""Suffixes of results; a file that is there may make room for another of them …"""
+
+
+RECORDS = ("fit.json", "pack.json", "classes.json", "demo.json", "config.json", "preprocessing.json", "zarr.json")
+"""… unless it is of these, which belong to what took long."""
 
 
 log = logging.getLogger(__name__)
@@ -59,7 +69,8 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn what a user can mend into one line."""
         try:
-            return super().invoke(ctx)
+            with interrupts.raised():
+                return super().invoke(ctx)
         except UserError as error:
             _fail(str(error), 1)
         except KeyboardInterrupt:
@@ -93,9 +104,18 @@ def command(**attributes: Any) -> Callable[[Callable[..., Any]], Command]:
     return wrap
 
 
+class Lines(logging.StreamHandler[TextIO]):
+    """Records where they stay: a live line makes room for them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As ever, in the place of the live line."""
+        make_room(self.stream)
+        super().emit(record)
+
+
 def configure_logging(level: str) -> None:
     """Log to standard error, once, one line a record."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Lines(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s | %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("matplotlib", "PIL", "fsspec", "asyncio", "botocore", "aiobotocore", "s3fs", "urllib3"):
@@ -120,7 +140,10 @@ def _require_paths(flags: dict[str, Any]) -> None:
             raise click.UsageError(f"{flag} takes a path on this machine, and {value} looks like a URL")
     for name in RESULTS:
         if flags.get(name) is not None and "://" not in str(flags[name]):
-            _require_own_place(str(flags[name]), "--" + name.replace("_", "-"), flags)
+            flag = next(max(p.opts, key=len) for p in click.get_current_context().command.params if p.name == name)
+            _require_own_place(str(flags[name]), flag, flags)
+            if name != "out":  # which is a folder for most
+                require_no_other_file(Path(str(flags[name])), flag)
 
 
 def _require_own_place(place: str, flag: str, flags: dict[str, Any]) -> None:
@@ -132,6 +155,16 @@ def _require_own_place(place: str, flag: str, flags: dict[str, Any]) -> None:
     for folder in where.parents:
         if folder == store or (folder / "zarr.json").exists():
             raise UserError(f"{flag} {place} lies in {folder}, which is a Zarr store. Choose a place outside of it.")
+
+
+def require_no_other_file(place: Path | None, flag: str) -> None:
+    """Refuse results in the place of shards, checkpoints, records, or anything that is not a result."""
+    if place is None or not place.is_file() or (place.suffix.lower() in REPLACED and place.name not in RECORDS):
+        return
+    with place.open("rb") as file:
+        if not place.suffix and file.read(1) in (b"", b"{"):  # our own JSON under a name without a suffix
+            return
+    raise UserError(f"{flag} {place} is there, and is no result that may be replaced. Name another file.")
 
 
 def _fail(message: str, status: int) -> None:

@@ -31,7 +31,7 @@ shards_option = click.option(
     multiple=True,
     required=True,
     metavar="PATTERN",
-    help="WebDataset tars: paths, globs, {000..003} braces or URLs; may be given several times.",
+    help="WebDataset tars: a folder of them, paths, globs, {000..003} braces or URLs; may be given several times.",
 )
 
 

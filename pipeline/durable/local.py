@@ -36,6 +36,11 @@ class LocalObjects:
         """The directory."""
         return str(self.root)
 
+    @property
+    def folder(self) -> Path:
+        """The same, as a path."""
+        return self.root
+
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Of every file below `prefix`."""
         found: dict[str, int] = {}
@@ -165,7 +170,7 @@ class LocalObjects:
             return
         if not directory.is_dir():
             self._make_directory(directory.parent)
-            directory.mkdir(exist_ok=True)
+            Path(os.path.realpath(directory)).mkdir(exist_ok=True)  # a link whose folder was moved gets a new one
         if directory == self.root or self.root in directory.parents:
             _flush_directory(directory.parent)
         self._flushed.add(directory)

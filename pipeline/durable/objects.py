@@ -31,6 +31,11 @@ class Objects(Protocol):
         """The root, as a user knows it."""
         ...
 
+    @property
+    def folder(self) -> Path | None:
+        """The directory that one rename moves with all objects; None on a medium that cannot rename."""
+        ...
+
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Bytes of every object whose key starts with `prefix` (a directory, or nothing), in the order of the keys."""
         ...

@@ -36,6 +36,11 @@ class S3Objects:
         """The URL."""
         return f"{self.bucket.url}/{self.root}"
 
+    @property
+    def folder(self) -> None:
+        """None: a bucket has no rename."""
+        return None
+
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Of every object below `prefix`."""
         found = self.bucket.sizes(self._key(f"{prefix}/" if prefix else ""))

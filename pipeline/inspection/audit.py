@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import UserError
-from pipeline.labels.soft_labels import decode_dense
 from pipeline.store.arrays import ArraySpec
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.reader import decode, find_complete, read_index, read_whole, require_agreement, root_layout
@@ -41,8 +40,6 @@ from pipeline.store.recovery import object_keys
 
 Watch = Callable[[int, int], None]
 """Told how much is done, and of how much"""
-LSE_SLACK = 1e-4
-"""By how much float32 may put the mass of the kept classes above one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,20 +187,9 @@ def _check_units(objects: Objects, layout: Layout, base: Base, table: UnitTable,
 def _meaningless(layout: Layout, found: Mapping[str, NDArray[Any]], first: int) -> Iterator[str]:
     """What no teacher's answer can be, with the first row that it is said of."""
     classes = layout.manifest.num_classes
-    for name in ("argmax", "topk_index"):
-        if name in found:
-            yield from _say(f"{name} is no class of {classes}", found[name] >= classes, first)
-    if "topk_logit" not in found:
-        return
-    index_BK, code_BK = found["topk_index"].astype(np.int64), found["topk_logit"].astype(np.int64)
-    rank_BK = -code_BK * 2**32 + index_BK
-    yield from _say("topk is not in the order of its logits", rank_BK[:, 1:] <= rank_BK[:, :-1], first)
-    yield from _say("lse is not finite", ~np.isfinite(found["lse"]), first)
-    logit_BK = decode_dense(found["topk_logit"]).astype(np.float64)
-    for column, temperature in enumerate(layout.manifest.temperatures):
-        with np.errstate(over="ignore", invalid="ignore"):
-            mass_B = np.exp(logit_BK / temperature - found["lse"][:, column, None]).sum(axis=1)
-        yield from _say(f"topk has more than the whole mass at T = {temperature:g}", ~(mass_B <= 1 + LSE_SLACK), first)
+    yield from _say(f"argmax is no class of {classes}", found["argmax"] >= classes, first)
+    for what, bad in layout.manifest.keep.flaws(found, classes, layout.manifest.temperatures):
+        yield from _say(what, bad, first)
 
 
 def _say(what: str, bad: NDArray[np.bool_], first: int) -> Iterator[str]:

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels.soft_labels import SoftLabels, dense_targets, topk_targets
+from pipeline.labels.keep import Keep
+from pipeline.labels.soft_labels import SoftLabels
+from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 
 LIMIT = 20_000
@@ -87,14 +89,13 @@ def _temperatures(before: StoreReader, after: StoreReader) -> tuple[float, ...]:
 
 def _parts(before: StoreReader, after: StoreReader, view: int, run: int) -> dict[str, Any]:
     old, new = (store.read(view, run, luma=False).labels for store in (before, after))
-    found: dict[str, Any] = {"same": old.argmax_B == new.argmax_B, "top": _top(new)}
-    classes = before.manifest.num_classes
+    found: dict[str, Any] = {"same": old.argmax_B == new.argmax_B, "top": _top(after.manifest.keep, new)}
     for temperature in _temperatures(before, after):
         mass, divergence = [], []
         for start in range(0, len(old), _AT_ONCE):
             stop = start + _AT_ONCE
-            p_BC, _ = _distribution(old.slice(start, stop), temperature, before.manifest.temperatures, classes)
-            q_BC, kept_B = _distribution(new.slice(start, stop), temperature, after.manifest.temperatures, classes)
+            p_BC, _ = _distribution(before.manifest, old.slice(start, stop), temperature)
+            q_BC, kept_B = _distribution(after.manifest, new.slice(start, stop), temperature)
             mass.append(kept_B)
             divergence.append(_divergence(p_BC, q_BC))
         found[f"mass {temperature:g}"] = np.concatenate(mass)
@@ -102,24 +103,18 @@ def _parts(before: StoreReader, after: StoreReader, view: int, run: int) -> dict
     return found
 
 
-def _top(labels: SoftLabels) -> NDArray[np.bool_] | None:
-    if labels.topk_index_BK is None:
-        return None
-    same: NDArray[np.bool_] = labels.topk_index_BK[:, 0] == labels.argmax_B
-    return same
+def _top(keep: Keep, labels: SoftLabels) -> NDArray[np.bool_] | None:
+    """Whether the largest stored logit is that of the argmax, where only some logits are stored."""
+    first_B1 = keep.likeliest(labels.parts, 1) if keep.kept_classes else None
+    return None if first_B1 is None else first_B1[:, 0] == labels.argmax_B
 
 
 def _distribution(
-    labels: SoftLabels, temperature: float, stored: Sequence[float], classes: int
+    manifest: Manifest, labels: SoftLabels, temperature: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities [B, C], and the mass [B] of the classes that were kept."""
-    if labels.logits_BC is not None:
-        return dense_targets(labels.logits_BC, temperature), np.ones(len(labels))
-    targets = topk_targets(labels, temperature, stored=stored)
-    others = max(1, classes - targets.index_BK.shape[1])
-    p_BC = np.repeat(targets.rest_B[:, None] / others, classes, axis=1)
-    np.put_along_axis(p_BC, targets.index_BK.astype(np.int64), targets.prob_BK, axis=1)
-    return p_BC, 1 - targets.rest_B
+    events = manifest.keep.events(labels.parts, temperature, manifest.temperatures)
+    return events.spread(manifest.num_classes), 1 - events.rest_B
 
 
 def _divergence(p_BC: NDArray[np.float64], q_BC: NDArray[np.float64]) -> NDArray[np.float64]:

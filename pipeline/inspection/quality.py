@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels.keep import Keep
-from pipeline.labels.soft_labels import SoftLabels, decode_dense
+from pipeline.labels.keeps import parse_keep
+from pipeline.labels.soft_labels import SoftLabels
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import plan_mixing
@@ -66,7 +66,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         if part["views"]
     ]
     if summary["entropy"] is not None:
-        kept = Keep.parse(summary["keep"]).k
+        kept = parse_keep(summary["keep"]).kept_classes
         among = f" (of the {kept} largest classes and the rest as one)" if kept else ""
         lines.append(f"  mean entropy {summary['entropy']:.3f} nats{among}")
     if summary["view_agreement"] is not None:
@@ -103,7 +103,7 @@ def _tally(store: StoreReader, unit: Unit) -> dict[str, NDArray[Any]]:
     truth_B = np.where(own, classes[row_B], classes[mixing.partner_B])
     share_B = np.where(own, mixing.lam_B, 1 - mixing.lam_B)
     labels = store.read(unit.view, unit.run).labels
-    ranked_BK = _ranked(labels)
+    ranked_BK = store.manifest.keep.likeliest(labels.parts, 5)
     return {
         "top1": labels.argmax_B == truth_B,
         "top5": (ranked_BK == truth_B[:, None]).any(1) if ranked_BK is not None else np.full(stop - start, np.nan),
@@ -112,27 +112,13 @@ def _tally(store: StoreReader, unit: Unit) -> dict[str, NDArray[Any]]:
     }
 
 
-def _ranked(labels: SoftLabels) -> NDArray[Any] | None:
-    """The first five classes of each answer, where the store knows them."""
-    if labels.logits_BC is not None:
-        return np.argpartition(labels.logits_BC, -5, axis=1)[:, -5:] if labels.logits_BC.shape[1] > 5 else None
-    if labels.topk_index_BK is not None and labels.topk_index_BK.shape[1] >= 5:
-        return labels.topk_index_BK[:, :5]
-    return None
-
-
 def _entropy(store: StoreReader, labels: SoftLabels) -> NDArray[np.float64]:
     """Entropy at temperature 1; of the kept classes and the rest as one, where only some were kept."""
-    if labels.logits_BC is not None:
-        logits_BC = decode_dense(labels.logits_BC).astype(np.float64)
-        p_BC = np.exp(logits_BC - logits_BC.max(1, keepdims=True))
-        return _plogp(p_BC / p_BC.sum(1, keepdims=True))
-    if labels.topk_logit_BK is not None and labels.lse_BT is not None and 1.0 in store.manifest.temperatures:
-        lse_B1 = labels.lse_BT[:, [store.manifest.temperatures.index(1.0)]]
-        p_BK = np.exp(decode_dense(labels.topk_logit_BK).astype(np.float64) - lse_B1)
-        rest_B1 = np.clip(1 - p_BK.sum(1, keepdims=True), 0, None)
-        return _plogp(np.concatenate([p_BK, rest_B1], axis=1))
-    return np.full(len(labels.argmax_B), np.nan)
+    keep, temperatures = store.manifest.keep, store.manifest.temperatures
+    if keep.lacks(1.0, temperatures) is not None:
+        return np.full(len(labels), np.nan)
+    events = keep.events(labels.parts, 1.0, temperatures)
+    return _plogp(np.concatenate([events.prob_BK, events.rest_B[:, None]], axis=1))
 
 
 def _plogp(p_BC: NDArray[np.float64]) -> NDArray[np.float64]:

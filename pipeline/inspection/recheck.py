@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.inspection.audit import Finding
-from pipeline.labels.keep import SCALE, Keep
+from pipeline.labels.codes import SCALE
+from pipeline.labels.dense import Dense
 from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.rendering.drift import TOLERANCE
 from pipeline.rendering.loader import Loader
@@ -166,23 +167,9 @@ def _compare_answers(result: Recheck, store: StoreReader, logits_BC: NDArray[np.
     result.largest_deviation = max(result.largest_deviation, lead / 2)  # two logits have shared the way
     if manifest.keep.kind == "argmax":
         return
-    now_BC = encode(logits_BC, Keep("dense")).logits_BC
-    assert now_BC is not None
-    step = _largest_step(now_BC, stored)
+    now = encode(logits_BC, manifest.keep, manifest.temperatures)
+    step = manifest.keep.steps_apart(stored.parts, encode(logits_BC, Dense()).parts["logits"])
     result.largest_deviation = max(result.largest_deviation, step * SCALE)
-    if stored.lse_BT is not None:
-        now_BT = encode(logits_BC, manifest.keep, manifest.temperatures).lse_BT
-        assert now_BT is not None
-        apart = float(np.abs(now_BT - stored.lse_BT).max())
+    if "lse" in stored.parts:
+        apart = float(np.abs(now.parts["lse"] - stored.parts["lse"]).max())
         result.largest_lse_deviation = max(result.largest_lse_deviation, apart)
-
-
-def _largest_step(now_BC: NDArray[np.uint16], stored: SoftLabels) -> int:
-    """Between codes then and now, on the classes that are stored."""
-    if stored.logits_BC is not None:
-        then, now = stored.logits_BC, now_BC
-    else:
-        assert stored.topk_index_BK is not None and stored.topk_logit_BK is not None
-        then = stored.topk_logit_BK
-        now = np.take_along_axis(now_BC, stored.topk_index_BK.astype(np.int64), axis=1)
-    return int(np.abs(now.astype(np.int64) - then.astype(np.int64)).max(initial=0))

@@ -1,7 +1,8 @@
 """How is a store filled, by one process or by many?
 
 `tasks` hands out what is missing, `writers` opens the store in the role that a process has, `fill` renders, asks the
-teacher and commits. `cost` says beforehand what it will take, and `environment` on what the store is made.
+teacher and commits. `generations` sets a store of another contract aside. `cost` says beforehand what it will take, and
+`environment` on what the store is made.
 
 Imports all rooms that take part.
 """

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from pipeline.durable import aside
 from pipeline.durable.folder import LOCK, Staging, claimed
 from pipeline.errors import ImageError, ShardError
 from pipeline.packing.payloads import Checked, check, measure, payload_of
@@ -69,14 +70,21 @@ class ShardJob:
 
 
 def pack(
-    sources: Sources, out: Path, options: PackOptions, *, skip_bad: bool = False, effort: Effort | None = None
-) -> PackSummary:
-    """Make `out` the shards of these images, or find that it already is."""
+    sources: Sources, out: Path, options: PackOptions, *, skip_bad: bool = False, effort: Effort | None = None,
+    rebuild: bool = False,
+) -> PackSummary:  # fmt: skip
+    """Make `out` the shards of these images, or find that it already is; others are refused, or set aside."""
     effort = effort or Effort()
+    why = None
     if is_finished(out):
-        return _found_finished(sources, out, options, skip_bad, effort)
+        try:
+            return _found_finished(sources, out, options, skip_bad, effort)
+        except ShardError as changed:
+            if not rebuild:
+                raise
+            why = str(changed)
     with claimed(out) as staging:
-        if is_finished(out):
+        if is_finished(out) and why is None:
             raise ShardError(f"{out} was written by another process meanwhile. Run again to compare.")
         found = _each(partial(check, max_side=options.max_side), "check", sources.images, effort)
         rows = list(zip(sources.images, found, strict=True))
@@ -85,11 +93,20 @@ def pack(
             shards = list(_write(ordered(rows, options.seed), staging.path, options, effort))
             summary = _summary(sources, rows, shards, options)
             _write_notes(staging, sources, rows, summary)
+            if why is not None:  # only now, when what takes their place is whole
+                aside.put_aside(out, why, folders=())
             staging.finish()
         except OSError as error:
             what = error.strerror or str(error)
             raise ShardError(f"{out} cannot be written: {what}. Nothing was kept; mend that and run again.") from error
+    aside.keep_one(out, finished=lambda place: (place / PACK_FILE).exists(), remove=_remove)
     return summary
+
+
+def _remove(out: Path) -> None:
+    """The shards of a folder and what stands beside them; other people's files stay, and the folder with them."""
+    shards = [shard.name for shard in read_pack(out).shards if Path(shard.name).name == shard.name]
+    aside.remove_files(out, (*shards, CLASSES_FILE, REJECTED_FILE, PACK_FILE))
 
 
 def is_finished(out: Path) -> bool:

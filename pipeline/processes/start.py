@@ -12,6 +12,7 @@ import platform
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 from pipeline.errors import UserError
 from pipeline.remote.client import in_use, is_remote
@@ -50,16 +51,23 @@ def _far(urls: tuple[str, ...]) -> bool:
 
 
 @contextlib.contextmanager
-def starting() -> Iterator[None]:
-    """Around the start of processes: an interrupt waits. Raised in the hooks of a fork, Python would discard it."""
+def starting(method: str | None = None) -> Iterator[None]:
+    """Around the start of processes: an interrupt waits. Raised in the hooks of a fork, Python would discard it.
+
+    The new process inherits that it is blocked, before it can ignore it by itself: its parent decides.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     caught: list[int] = []
+    if (method or multiprocessing.get_start_method()) != "fork":
+        resource_tracker.ensure_running()  # whose start would unblock it again
     before = signal.signal(signal.SIGINT, lambda number, _frame: caught.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
         if caught:
             signal.raise_signal(signal.SIGINT)

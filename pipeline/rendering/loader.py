@@ -74,7 +74,7 @@ class Loader:
             process = context.Process(  # type: ignore[attr-defined]  # every concrete context has Process
                 target=_work, args=(theirs, recipe, index, self.ring), name=f"render-{number}", daemon=True
             )
-            with starting():
+            with starting(context.get_start_method()):
                 process.start()
             theirs.close()
             self._crew.append((process, ours))

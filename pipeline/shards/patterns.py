@@ -30,7 +30,8 @@ LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
 def expand(patterns: Sequence[str]) -> tuple[str, ...]:
     """The shards that the patterns mean, in the order in which they were given; globs in the order of their names.
 
-    A path that exists as it stands is taken literally. Relative paths stay relative.
+    A path that exists as it stands is taken literally, and a folder (a URL that ends in a slash) means the tars in it.
+    Relative paths stay relative.
     """
     shards: dict[tuple[int, int] | str, str] = {}
     for pattern in patterns:
@@ -49,11 +50,14 @@ def expand(patterns: Sequence[str]) -> tuple[str, ...]:
 def _expand_one(pattern: str) -> list[str]:
     _require_plain(pattern)
     if "://" in pattern:
-        return [url for item in _braces_of(pattern) for url in (listed(item) if "*" in item else [item])]
+        items = (f"{item}*.tar" if item.endswith("/") else item for item in _braces_of(pattern))
+        return [url for item in items for url in (listed(item) if "*" in item else [item])]
     try:
         pattern = str(Path(pattern).expanduser())
     except RuntimeError as error:
         raise ShardError(f"{pattern}: {error}") from None
+    if Path(pattern).is_dir():
+        return _matches(f"{glob.escape(pattern)}/*.tar", pattern)
     if os.path.lexists(pattern):
         return [pattern]
     return [path for item in _braces_of(pattern) for path in _matches(item, pattern)]

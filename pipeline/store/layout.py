@@ -24,7 +24,9 @@ import numpy as np
 
 from pipeline.durable import canonical
 from pipeline.errors import StoreError
-from pipeline.labels.keep import CODE, LSE, OFFSET, SCALE, class_dtype
+from pipeline.labels.codes import class_dtype
+from pipeline.labels.keep import Form
+from pipeline.labels.keeps import ARRAYS
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_checks import DTYPES
 from pipeline.store.arrays import ArraySpec
@@ -41,7 +43,7 @@ WITNESS_BLOCK, WITNESS_ROWS = 16, 1024
 
 OURS = re.compile(
     r"zarr\.json|COMPLETE|receipts/(base|[0-9]+/[0-9]+)\.json"
-    r"|(argmax|crc|luma|logits|topk_index|topk_logit|lse)/(zarr\.json|c(\.[0-9]+){2,3})"
+    rf"|({'|'.join(('crc', 'luma', *ARRAYS))})/(zarr\.json|c(\.[0-9]+){{2,3}})"
     r"|index/(zarr\.json|[a-z_]+/(zarr\.json|c\.[0-9]+))"
     r"|witness/(zarr\.json|(pixels|rows|views)/(zarr\.json|c(\.[0-9]+){1,4}))"
 )
@@ -128,29 +130,16 @@ class Layout:
     def unit_arrays(self) -> dict[str, ArraySpec]:
         """The arrays that every unit writes one object of, in the order in which receipts list them."""
         m = self.manifest
-        bits: dict[str, Any] = {"shuffle": "bitshuffle", "level": 9}
-        a_class = {"dtype": class_dtype(m.num_classes), "fill": int(np.iinfo(class_dtype(m.num_classes)).max), **bits}
-        code = {"dtype": CODE, "fill": int(np.iinfo(CODE).max)}
-        in_logits = {"scale": SCALE, "offset": OFFSET, **_meaning(_CODES)}
-        arrays = {
-            "argmax": self._unit("argmax", attributes=_meaning(_ARGMAX), **a_class),
-            "crc": self._unit("crc", dtype=np.dtype(np.uint32), level=1, attributes=_meaning(_CRC)),
-        }
+        kind = class_dtype(m.num_classes)
+        argmax = Form(dtype=kind, fill=int(np.iinfo(kind).max), level=9, shuffle="bitshuffle", meaning=_ARGMAX)
+        forms = {"argmax": argmax, "crc": Form(dtype=np.dtype(np.uint32), fill=0, level=1, meaning=_CRC)}
         if m.luma:
-            arrays["luma"] = self._unit("luma", 16, "cell", dtype=np.dtype(np.uint8), attributes=_meaning(_LUMA))
-        if m.keep.kind == "dense":
-            arrays["logits"] = self._unit("logits", m.num_classes, "class", level=4, attributes=in_logits, **code)
-        if m.keep.k is not None:
-            count, at = len(m.temperatures), {"temperatures": list(m.temperatures), **_meaning(_LSE)}
-            arrays |= {
-                "topk_index": self._unit("topk_index", m.keep.k, "rank", attributes=_meaning(_RANKS), **a_class),
-                "topk_logit": self._unit("topk_logit", m.keep.k, "rank", level=9, attributes=in_logits, **code),
-                "lse": self._unit("lse", count, "temperature", dtype=LSE, fill="NaN", attributes=at, **bits),
-            }
-        return arrays
+            forms["luma"] = Form(dtype=np.dtype(np.uint8), fill=0, width=16, axis="cell", meaning=_LUMA)
+        forms |= m.keep.forms(m.num_classes, m.temperatures)
+        return {name: self._unit(name, form) for name, form in forms.items()}
 
-    def _unit(self, path: str, width: int = 0, last: str = "", **packing: Any) -> ArraySpec:
-        tail = (width,) if last else ()
+    def _unit(self, path: str, form: Form) -> ArraySpec:
+        tail = (form.width,) if form.axis else ()
         unit_rows = self.manifest.unit_rows
         return ArraySpec(
             path=path,
@@ -158,8 +147,12 @@ class Layout:
             block=(1, unit_rows, *tail),
             rows=min(INNER_ROWS, unit_rows),
             axis=1,
-            names=("view", "row", last) if last else ("view", "row"),
-            **packing,
+            names=("view", "row", form.axis) if form.axis else ("view", "row"),
+            dtype=form.dtype,
+            fill=form.fill,
+            level=form.level,
+            shuffle=form.shuffle,
+            attributes={**form.attributes, **_meaning(form.meaning)},
         )
 
     def index_arrays(self) -> dict[str, ArraySpec]:
@@ -251,9 +244,6 @@ class Layout:
 _ARGMAX = "the teacher's class: its largest logit at full precision, the lowest class of several"
 _CRC = "crc32c of the rendered view's uint8 pixels, height × width × RGB"
 _LUMA = "a 4 × 4 thumbnail of the rendered view, in rows from the top left"
-_CODES = "the teacher's logit is value * scale + offset"
-_RANKS = "the classes of the largest stored logits, largest first, then lowest class"
-_LSE = "log of the sum of exp(logit / temperature) over all classes, a column a temperature"
 
 
 def _meaning(text: str) -> dict[str, object]:
@@ -268,7 +258,7 @@ def require_format(record: Any) -> None:
     """Refuse a store of another format or version, by name."""
     if not isinstance(record, dict) or record.get("name") != FORMAT:
         raise StoreError(f"it is of format {record!r:.80}, not '{FORMAT}'. Give a store that teacher_logits wrote.")
-    if record.get("version") != VERSION:
+    if type(record.get("version")) is not int or record["version"] != VERSION:
         raise StoreError(
             f"it is of format version {record.get('version')!r:.20}, this program reads version {VERSION}. "
             "Read it with the release that wrote it, or label again."

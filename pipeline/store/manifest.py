@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.durable import canonical
 from pipeline.errors import MismatchError, RecipeError, StoreError, UserError
 from pipeline.labels.keep import Keep, require_temperatures
+from pipeline.labels.keeps import parse_keep
 from pipeline.views.recipe import Recipe
 
 SMALLEST_UNIT, LARGEST_UNIT = 512, 8192
@@ -73,7 +74,7 @@ class Manifest:
     teacher: TeacherCard
     keep: Keep
     temperatures: tuple[float, ...]
-    """At which the log-sum-exp is stored, ascending; empty unless keep is topk, as nothing else depends on them"""
+    """At which the log-sum-exp is stored, ascending; empty where what is kept does not depend on them"""
     num_classes: int
     """Of the stored answers"""
     class_names: tuple[str, ...] | None
@@ -85,9 +86,9 @@ class Manifest:
     """Are thumbnails stored?"""
 
     def __post_init__(self) -> None:
-        used = self.temperatures if self.keep.kind == "topk" else ()
+        used = self.temperatures if self.keep.uses_temperatures else ()
         object.__setattr__(self, "temperatures", tuple(sorted(float(t) for t in used)))
-        if self.keep.kind == "topk":
+        if self.keep.uses_temperatures:
             require_temperatures(self.temperatures)
         self.keep.require_fit(self.num_classes)
         if self.unit_rows < 1 or self.unit_rows & (self.unit_rows - 1) or self.unit_rows > HIGHEST_UNIT:
@@ -145,7 +146,7 @@ class Manifest:
         read = {
             "recipe": Recipe.from_json(record["recipe"]),
             "teacher": TeacherCard.from_json(record["teacher"]),
-            "keep": Keep.parse(record["keep"]),
+            "keep": parse_keep(record["keep"]),
             "temperatures": tuple(record["temperatures"]),
             "class_names": None if names is None else tuple(names),
             "class_map": None if class_map is None else tuple(class_map),

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary
-from pipeline.errors import MismatchError, StoreError
+from pipeline.errors import ContractError, MismatchError, StoreError
 from pipeline.progress import Progress
 from pipeline.shards.index import SampleIndex
 from pipeline.store.arrays import ArraySpec
@@ -94,6 +94,7 @@ def recover(objects: Objects, wanted: Wanted) -> Recovered:
     stored = read_base(objects)
     known = stored_layout(objects, stored)
     _require_same_store(objects, sizes, wanted, stored, known)
+    wanted = replace(wanted, views=_views(objects, sizes, wanted, stored))
     plan = _plan_base(objects, sizes, wanted, stored, known)
     table = _kept_units(objects, sizes, wanted, plan.layout)
     if plan.changes or not _stands_complete(objects, stored, table):
@@ -136,7 +137,7 @@ def stored_layout(objects: Objects, stored: Base | None) -> Layout | None:
 def _require_same_store(
     objects: Objects, sizes: Mapping[str, int], wanted: Wanted, stored: Base | None, known: Layout | None
 ) -> None:
-    """Refuse what is not a store, is one of another contract, or has more views than are wanted."""
+    """Refuse what is not a store, or is one of another contract."""
     receipts = units_in(sizes)
     if stored is None and known is None:
         require_ours(objects, sizes)
@@ -146,17 +147,35 @@ def _require_same_store(
         found = {stored.contract}
     for other in found - {wanted.contract}:
         if known is not None:
-            known.manifest.require_same(wanted.manifest, where=objects.name)
-        raise MismatchError(
+            _require_same_manifest(known.manifest, wanted.manifest, objects.name)
+        raise ContractError(
             f"{objects.name} was labelled under manifest {other.manifest[:12]}, this run asks for "
             f"{wanted.contract.manifest[:12]}. Restore its flags, give another --out, or remove it to label anew."
         )
-    views = stored.views if stored else 1 + max((unit.view for unit in receipts), default=0)
-    if views > wanted.views:
-        raise MismatchError(
-            f"{objects.name} has {views} views, this run asks for {wanted.views}: a store grows and does not shrink. "
-            f"Ask for --views {views} (a student may use fewer), or give another --out."
-        )
+
+
+def _require_same_manifest(stored: Manifest, wanted: Manifest, where: str) -> None:
+    try:
+        stored.require_same(wanted, where=where)
+    except MismatchError as difference:
+        raise ContractError(str(difference)) from None
+
+
+def _views(objects: Objects, sizes: Mapping[str, int], wanted: Wanted, stored: Base | None) -> int:
+    """As many as are wanted, and all of which anything was finished: what has been labelled is never given up."""
+    if stored is not None and stored.views <= wanted.views:
+        return wanted.views
+    if stored is not None and COMPLETE_KEY in sizes:
+        most = stored.views
+    else:
+        begun = [unit for unit in units_in(sizes) if stored is None or unit.view < stored.views]
+        most = 1 + max((unit.view for unit in begun if _contract(objects, unit) == wanted.contract), default=0)
+    if most > wanted.views:
+        log.warning(
+            "%s has %d views, this run asks for %d: it is used as it is, since a store grows and does not shrink "
+            "(a student may use fewer: student.train --views %d)", objects.name, most, wanted.views, wanted.views,
+        )  # fmt: skip
+    return max(most, wanted.views)
 
 
 def _contract(objects: Objects, unit: Unit) -> Contract | None:

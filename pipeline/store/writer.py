@@ -27,7 +27,6 @@ from pipeline.store.layout import Layout, Unit
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader, read_index, require_sizes
 from pipeline.store.receipts import (
-    BASE_KEY,
     COMPLETE_KEY,
     REMEDY,
     Base,
@@ -41,7 +40,7 @@ from pipeline.store.receipts import (
     unit_receipts,
     units_in,
 )
-from pipeline.store.recovery import Wanted, read_base, recover, require_ours, stored_layout
+from pipeline.store.recovery import Wanted, read_base, recover, stored_layout
 from pipeline.store.unit_labels import UnitLabels, require_fit
 from pipeline.store.witness import Witness
 
@@ -72,6 +71,8 @@ class StoreWriter:
         recheck: bool = False,
     ) -> StoreWriter:
         """For the one that holds the lock: make the store, or go on with what is there.
+
+        A store that has more views keeps them, and `layout` says so. One of another contract is a `ContractError`.
 
         `witness` gives the views that are kept in full, where they are not there yet, and `environment` tells on what
         a new store is made.
@@ -228,13 +229,3 @@ class StoreWriter:
             swept = isinstance(error.__cause__, FileNotFoundError)
             if not swept or get_record(self._objects, COMPLETE_KEY) != record:
                 raise
-
-
-def discard(path: str | Path) -> None:
-    """Remove a store, whatever it was made under; what is not a store of ours is refused and stays."""
-    objects = open_objects(path)
-    with objects.lock():
-        sizes = objects.sizes()
-        require_ours(objects, sizes)
-        for key in (COMPLETE_KEY, BASE_KEY, *sizes):
-            objects.delete(key)

@@ -13,6 +13,7 @@ Legend: B views, H W sides, K classes, R labelled rows.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -33,7 +34,8 @@ from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, Request
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.key_hash import key_hash
-from pipeline.teacher.loading import build_own, is_own, require_known
+from pipeline.teacher.hub import require_hub
+from pipeline.teacher.loading import HUBS, build_own, is_own, require_known
 from pipeline.views.mixing import plan_mixing
 from pipeline.views.philox import Purpose, philox
 from pipeline.views.recipe import Recipe
@@ -269,6 +271,46 @@ def score(fit: Fit, loader: Loader) -> dict[str, float]:
     return {"val_top1": round(right / len(row_R), 6), "val_loss": round(loss / len(row_R), 6)}
 
 
+def require_model(name: str, *, pretrained: bool, arguments: dict[str, Any]) -> None:
+    """Refuse early, before any shard is read, a model that cannot be built, or whose weights cannot be had."""
+    if is_own(name):
+        _require_plain(name, pretrained=pretrained, arguments=arguments)
+        return
+    require_known(name)
+    if pretrained:
+        try:
+            require_hub(name)
+        except Exception as error:  # as when they are loaded
+            raise _not_had(name, error) from error
+    if name.startswith(HUBS) or "num_classes" in arguments:
+        return
+    try:
+        with torch.device("meta"), contextlib.suppress(RuntimeError):  # which has no numbers, and may not suffice
+            timm.create_model(name, pretrained=False, **arguments)
+    except _MISFIT as error:
+        raise _not_built(name, arguments, error) from error
+
+
+_MISFIT = (TypeError, AssertionError, ValueError, AttributeError)
+"""What timm raises where arguments do not fit a model."""
+
+
+def _not_built(name: str, arguments: dict[str, Any], error: Exception) -> TeacherError:
+    asked = ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "num_classes")
+    return TeacherError(
+        f"--model {name} cannot be built with these --model-arg ({asked or 'none'}): "
+        f"{str(error) or 'they do not fit'}. Check their names and values."
+    )
+
+
+def _not_had(name: str, error: Exception) -> TeacherError:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return TeacherError(
+        f"The pretrained weights of {name} cannot be had: {reason}. Give a file with --weights, or --no-pretrained to "
+        "begin from random weights."
+    )
+
+
 def build_model(
     name: str, num_classes: int, *, seed: int, pretrained: bool, arguments: dict[str, Any], own_head: bool = False
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -283,22 +325,15 @@ def build_model(
         if not (own_head and pretrained):
             arguments = {**arguments, "num_classes": num_classes}
         try:
+            if pretrained:
+                require_hub(name)
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
-        except (TypeError, AssertionError, ValueError, AttributeError) as error:
-            asked = ", ".join(f"{key}={value}" for key, value in arguments.items() if key != "num_classes")
-            raise TeacherError(
-                f"--model {name} cannot be built with these --model-arg ({asked or 'none'}): "
-                f"{str(error) or 'they do not fit'}. "
-                "Check their names and values."
-            ) from error
+        except _MISFIT as error:
+            raise _not_built(name, arguments, error) from error
         except Exception as error:  # hub clients raise whatever their transport raises
             if not pretrained:
                 raise
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise TeacherError(
-                f"The pretrained weights of {name} cannot be had: {reason}. Give a file with --weights, or "
-                "--no-pretrained to begin from random weights."
-            ) from error
+            raise _not_had(name, error) from error
     return model, dict(model.pretrained_cfg)  # type: ignore[arg-type]
 
 
@@ -306,9 +341,7 @@ def _own_model(
     name: str, num_classes: int, *, pretrained: bool, arguments: dict[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """One of the user's own, which must fit as it is."""
-    if pretrained or arguments:
-        flag = "--pretrained" if pretrained else "--model-arg"
-        raise TeacherError(f"{flag} is for timm's models; {name} is a function of yours. Leave it out.")
+    _require_plain(name, pretrained=pretrained, arguments=arguments)
     model, config = build_own(name)
     if config["num_classes"] != num_classes:
         raise TeacherError(
@@ -316,6 +349,12 @@ def _own_model(
             f"{num_classes}."
         )
     return model, config
+
+
+def _require_plain(name: str, *, pretrained: bool, arguments: dict[str, Any]) -> None:
+    if pretrained or arguments:
+        flag = "--pretrained" if pretrained else "--model-arg"
+        raise TeacherError(f"{flag} is for timm's models; {name} is a function of yours. Leave it out.")
 
 
 def require_own_head(model: nn.Module, index: SampleIndex, fresh: list[str]) -> None:

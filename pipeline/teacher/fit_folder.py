@@ -5,7 +5,7 @@
     config.json         … and what timm needs to build its model around them (`local-dir:FOLDER`); not for one's own
     fit.json            written last: the contract that the weights came from, their digest, and the curves
 
-A contract is everything that decides the weights. A folder that was begun under another one is refused, or emptied
+A contract is everything that decides the weights. A folder that was begun under another one is refused, or set aside
 where the caller says so. One process writes at a time: a lock beside the folder ends with its holder.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import safetensors.torch
 import torch
 from timm.models._hub import save_config_for_hf
 
+from pipeline.durable import aside
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
 from pipeline.errors import MismatchError, TeacherError
@@ -31,8 +31,6 @@ from pipeline.models.weights import read_weights, weights_digest
 from pipeline.teacher.fit import Fit, FitSettings, History
 from pipeline.teacher.loading import is_own
 from pipeline.views.recipe import Recipe
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 STATE, WEIGHTS, CONFIG, RECORD = "last.pt", "model.safetensors", "config.json", "fit.json"
@@ -91,7 +89,7 @@ class FittedFolder:
             yield self
 
     def open(self, contract: Contract, *, restart: bool) -> str:
-        """'empty', 'begun' or 'finished' under this contract; another one is refused, or its files are removed."""
+        """'empty', 'begun' or 'finished' under this contract; another one is refused, or the folder is set aside."""
         self._contract = contract
         earlier = self._earlier()
         if earlier is None:
@@ -108,9 +106,8 @@ class FittedFolder:
                 f"{self.path} holds a teacher that was fitted otherwise: {_few(differences)}. Give the flags that it "
                 "was begun with, another --out, or --if-changed restart to fit it anew."
             )
-        log.warning("%s: fitted anew, since %s", self.path, _few(differences))
-        for name in reversed(OWN):
-            self._objects.delete(name)
+        aside.put_aside(self.path, f"{self.path} is fitted anew, since {_few(differences)}.", folders=())
+        self._objects = LocalObjects(self.path)  # which knows of no folder that was there
         return "empty"
 
     def _earlier(self) -> dict[str, Any] | None:
@@ -168,6 +165,11 @@ class FittedFolder:
         }
         self._objects.put(RECORD, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
         self._objects.delete(STATE)
+        aside.keep_one(
+            self.path,
+            finished=lambda place: (place / RECORD).exists(),
+            remove=lambda place: aside.remove_files(place, reversed(OWN)),
+        )
 
     def _config(self, fit: Fit) -> bytes:
         temporary = self.path / ".config.json"

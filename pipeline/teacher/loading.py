@@ -21,10 +21,11 @@ from pipeline.models.device import choose_device, make_repeatable, settle_precis
 from pipeline.models.weights import load_strictly, read_weights, weights_digest
 from pipeline.store.manifest import TeacherCard
 from pipeline.teacher.class_map import require_map
+from pipeline.teacher.hub import PREFIXES, require_hub
 from pipeline.teacher.teacher import Teacher, log
 from pipeline.views.imagenet import MEAN, STD
 
-HUBS = ("local-dir:", "hf-hub:", "hf_hub:")
+HUBS = ("local-dir:", *PREFIXES)
 """How timm is told where to look for a model."""
 
 
@@ -105,6 +106,30 @@ def require_known(name: str) -> None:
         )
 
 
+def require_at_hand(name: str, weights: Path | None) -> None:
+    """Refuse early, before any shard is read, a model or a file that is not there."""
+    if not is_own(name):
+        require_known(name)
+    if weights is not None:
+        if not weights.is_file():
+            read_weights(weights)  # which says what is wrong
+    elif not is_own(name):
+        try:
+            _require_source(name)
+        except Exception as error:  # as when they are loaded
+            raise _not_had(name, error) from error
+
+
+def _require_source(name: str) -> None:
+    """A folder or a hub to take the weights from."""
+    if name.startswith(HUBS[0]):
+        folder = Path(name.removeprefix(HUBS[0]))
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is no folder")
+        return
+    require_hub(name)
+
+
 def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, Any]]:
     require_known(name)
     if weights is None:
@@ -119,15 +144,10 @@ def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, A
 def _pretrained(name: str) -> Any:
     """timm's own weights for the model (or those of a local-dir: folder), with the head that they bring."""
     try:
+        _require_source(name)
         model: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # hub clients raise whatever their transport raises
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        remedy = (
-            "Name a folder that stages.fit_teacher or student.export wrote."
-            if name.startswith(HUBS[0])
-            else "Give a file with --weights, or fetch them where there is a network and keep the hub's cache."
-        )
-        raise TeacherError(f"The pretrained weights of {name} cannot be had: {reason}. {remedy}") from error
+        raise _not_had(name, error) from error
     if not model.pretrained_cfg.get("num_classes"):
         raise TeacherError(
             f"{name} has no classification head (0 classes); choose weights that were trained to classify."
@@ -139,6 +159,16 @@ def _pretrained(name: str) -> Any:
             "classes (stages.fit_teacher), or --class-map."
         )
     return model
+
+
+def _not_had(name: str, error: Exception) -> TeacherError:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    remedy = (
+        "Name a folder that stages.fit_teacher or student.export wrote."
+        if name.startswith(HUBS[0])
+        else "Give a file with --weights, or fetch them where there is a network and keep the hub's cache."
+    )
+    return TeacherError(f"The pretrained weights of {name} cannot be had: {reason}. {remedy}")
 
 
 def _shaped_like(name: str, state: Mapping[str, Tensor], weights: Path) -> Any:

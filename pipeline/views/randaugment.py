@@ -5,9 +5,10 @@ at a magnitude drawn from N(9, 0.5) and clipped to [0, 10], "increasing" meaning
 stronger change. A `Policy` is the parsed form; `Policy.draw` turns words into operations and what they take.
 
 Every argument is clip(offset ± x, low, high) with x = magnitude/10 · gain, cut to an integer where timm cuts it; a
-`_Scale` states the numbers of one operation. The result is kept as an integer in 1/4096 of the operation's own unit
-(degrees, pixels, levels, bits, a factor): then blending by a factor is exact in integers as well as in 32-bit floats,
-and a plan is the same on every machine.
+`_Scale` states the numbers of one operation. How far a shift goes at magnitude 10 may be told in timm's own words: as a
+share of the view's side (``translate_pct0.45``, the default) or in pixels (``translate_const117``). The result is kept
+as an integer in 1/4096 of the operation's own unit (degrees, pixels, levels, bits, a factor): then blending by a factor
+is exact in integers as well as in 32-bit floats, and a plan is the same on every machine.
 
 Shapes: B views, L operations a view in the order they are done.
 """
@@ -67,6 +68,8 @@ class _Scale:
     whole: bool = False
     low: float = -np.inf
     high: float = np.inf
+    of_side: bool = False
+    """Whether the argument is a share of the view's side, to be turned into pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +83,14 @@ class Choice:
 
 _FACTOR = _Scale(gain=0.9, offset=1.0, direction=0, low=0.1)
 _FALLING_FACTOR = _Scale(gain=1.8, offset=0.1)
+SHARE_OF_SIDE = 0.45
+"""How far a shift goes at magnitude 10 where nothing is said."""
+_SHIFTS = (Op.TRANSLATE_X, Op.TRANSLATE_Y)
 _SIGNED = {
     Op.ROTATE: _Scale(gain=30.0, direction=0),
     Op.SHEAR_X: _Scale(gain=0.3, direction=0),
     Op.SHEAR_Y: _Scale(gain=0.3, direction=0),
-    Op.TRANSLATE_X: _Scale(gain=0.45, direction=0),
-    Op.TRANSLATE_Y: _Scale(gain=0.45, direction=0),
+    **dict.fromkeys(_SHIFTS, _Scale(gain=SHARE_OF_SIDE, direction=0, of_side=True)),
 }
 _COMMON = {
     Op.AUTO_CONTRAST: _Scale(),
@@ -135,7 +140,10 @@ _PARTS = {
     "mmax": r"\d+",
     "inc": r"[01]",
     "t": "|".join(SETS[1:]),
+    "translate_pct": r"\d+(\.\d+)?",
+    "translate_const": r"\d+(\.\d+)?",
 }
+LARGEST_SHIFT = {"translate_pct": 1.0, "translate_const": 4096.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +160,10 @@ class Policy:
     increasing: bool = False
     chosen: str = ""
     """The set of operations: "" all fifteen evenly, "weights" timm's weighted set, "3a" solarise, grey and blur."""
+    translate_pct: float | None = None
+    """How far a shift goes at magnitude 10, as a share of the view's side; None where nothing is said of it."""
+    translate_const: float | None = None
+    """The same in pixels, whatever the side."""
 
     @classmethod
     def parse(cls, text: str) -> Policy:
@@ -167,7 +179,8 @@ class Policy:
                 raise RecipeError(
                     f"randaugment {text!r} {problem} {part!r}; the parts are m9 (magnitude), n2 (operations a view), "
                     "p0.5 (probability of each), mstd0.5 (spread of the magnitude), mmax10 (its bound), inc1 or inc0, "
-                    "tweights or t3a (set of operations), each at most once"
+                    "tweights or t3a (set of operations), translate_pct0.45 or translate_const117 (a shift at "
+                    "magnitude 10, of the side or in pixels), each at most once"
                 )
             found[name] = part[len(name) :]
         deviation = float(found.get("mstd", 0.0))
@@ -179,6 +192,7 @@ class Policy:
             top=int(found.get("mmax", 10)) or 10,
             increasing=found.get("inc") == "1",
             chosen=found.get("t", ""),
+            **{name: float(found[name]) for name in LARGEST_SHIFT if name in found},
         )
 
     def __post_init__(self) -> None:
@@ -191,15 +205,35 @@ class Policy:
             low = 1 if name == "n" else 0
             if not low <= value <= high:
                 raise RecipeError(f"randaugment: {name} is {value}, it must lie in [{low}, {high}]")
+        self._require_one_shift()
+
+    def _require_one_shift(self) -> None:
+        given = {name: getattr(self, name) for name in LARGEST_SHIFT if getattr(self, name) is not None}
+        told = " and ".join(f"{name}{value:g}" for name, value in given.items())
+        if len(given) > 1:
+            raise RecipeError(f"randaugment: {told} both say how far a shift goes; give one of them")
+        if given and self.chosen == "3a":
+            raise RecipeError(f"randaugment: {told} is about shifts, and t3a has none; leave one of them out")
+        for name, value in given.items():
+            if not 0 < value <= LARGEST_SHIFT[name]:
+                raise RecipeError(f"randaugment: {name} is {value:g}, it must lie in (0, {LARGEST_SHIFT[name]:g}]")
 
     def choices(self) -> tuple[Choice, ...]:
         """The operations to choose from, in the order that draws refer to."""
-        scales = _INCREASING if self.increasing else _FALLING
         if self.chosen == "3a":
             return Choice(Op.SOLARIZE, _INCREASING[Op.SOLARIZE]), _GREYING, _BLURRING
+        scales = {**(_INCREASING if self.increasing or self.chosen else _FALLING), **self._shifts()}
         if self.chosen == "weights":
-            return tuple(Choice(op, _INCREASING[op], weight) for op, weight in _WEIGHTS.items())
+            return tuple(Choice(op, scales[op], weight) for op, weight in _WEIGHTS.items())
         return tuple(Choice(op, scales[op]) for op in _ORDER)
+
+    def _shifts(self) -> dict[Op, _Scale]:
+        """The scale of both shifts, where the notation says how far they go."""
+        if self.translate_const is not None:
+            return dict.fromkeys(_SHIFTS, _Scale(gain=self.translate_const, direction=0))
+        if self.translate_pct is not None:
+            return dict.fromkeys(_SHIFTS, _Scale(gain=self.translate_pct, direction=0, of_side=True))
+        return {}
 
     def draw(
         self, words_BL4: NDArray[np.uint32], side: int
@@ -244,21 +278,22 @@ def _arguments(
     side: int,
 ) -> NDArray[np.int32]:
     """The integer arguments of the picked operations."""
-    gain, offset, direction, whole, low, high, moves = (column[pick_BL] for column in _table(choices))
+    gain, offset, direction, whole, low, high, moves, of_side = (column[pick_BL] for column in _table(choices))
     x = magnitude_BL / TOP_LEVEL * gain
     x = np.where(whole != 0, np.trunc(x), x)
     value = np.clip(offset + np.where(direction == 0, sign_BL, direction) * x, low, high)
-    pixels = np.rint(value * side * SUBPIXELS) * (ARGUMENT_ONE // SUBPIXELS)
+    pixels = np.rint(value * np.where(of_side != 0, side, 1) * SUBPIXELS) * (ARGUMENT_ONE // SUBPIXELS)
     argument_BL: NDArray[np.int32] = np.where(moves != 0, pixels, np.rint(value * ARGUMENT_ONE)).astype(np.int32)
     return argument_BL
 
 
 @lru_cache(maxsize=16)
 def _table(choices: tuple[Choice, ...]) -> NDArray[np.float64]:
-    """The numbers of each choice's scale, and whether it shifts by a share of the side; one row a number."""
-    moving = (Op.TRANSLATE_X, Op.TRANSLATE_Y)
-    scales = [(choice.scale, choice.op in moving) for choice in choices]
-    return np.array([(s.gain, s.offset, s.direction, s.whole, s.low, s.high, moves) for s, moves in scales]).T
+    """The numbers of each choice's scale, and whether it shifts; one row a number."""
+    scales = [(choice.scale, choice.op in _SHIFTS) for choice in choices]
+    return np.array(
+        [(s.gain, s.offset, s.direction, s.whole, s.low, s.high, moves, s.of_side) for s, moves in scales]
+    ).T
 
 
 @lru_cache(maxsize=64)

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
-from pipeline.labels.soft_labels import SoftLabels, decode_dense
+from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
 from pipeline.shards.index import SampleIndex
+from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind, plan_mixing
 from pipeline.views.recipe import Recipe
@@ -113,7 +114,7 @@ def _view_words(
             mixed = (Word(f"{100 - 100 * float(mixing.lam_B[at]):.0f} %", _name(index, partner)),)
         unit = row // store.manifest.unit_rows
         labels = store.read(view, unit, luma=False).labels
-        named, sure = _answer(labels, row - unit * store.manifest.unit_rows)
+        named, sure = _answer(store.manifest, labels, row - unit * store.manifest.unit_rows)
         known = {int(index.classes[row]), int(index.classes[partner])} - {-1}
         words.append((*mixed, Word(_sure(sure), class_name(index, named), named in known if known else None)))
     return words
@@ -123,14 +124,13 @@ def _sure(share: float | None) -> str:
     return "teacher" if share is None else f"{100 * share:.0f} %"
 
 
-def _answer(labels: SoftLabels, at: int) -> tuple[int, float | None]:
+def _answer(manifest: Manifest, labels: SoftLabels, at: int) -> tuple[int, float | None]:
     """The teacher's class, and how sure it is where that is stored."""
     named = int(labels.argmax_B[at])
-    if labels.logits_BC is None:
+    if manifest.keep.lacks(1.0, manifest.temperatures) is not None:
         return named, None
-    logits_C = decode_dense(labels.logits_BC[at : at + 1])[0].astype(np.float64)
-    p_C = np.exp(logits_C - logits_C.max())
-    return named, float(p_C[named] / p_C.sum())
+    events = manifest.keep.events(labels.slice(at, at + 1).parts, 1.0, manifest.temperatures)
+    return named, float(events.prob_BK[0][events.index_BK[0] == named].sum())
 
 
 def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *, most: int) -> list[Shelf]:

@@ -42,16 +42,28 @@ def opening(story: Story) -> str:
 
 def _compared(story: Story) -> str:
     results = story.results
-    rows, labelled = len(story.index), story.labelled
-    data = f"{rows:,} pictures" + (f", of which {labelled:,} have a label" if labelled < rows else "")
     updates = {int(s.epochs[-1]["update"]) for s in results.students if s.epochs}
     how_long = f", for {updates.pop():,} updates each" if len(updates) == 1 else ""
-    groups = [f"{_count(len(results.of(kind)))} {LEARNED_FROM.get(kind, escape(kind))}" for kind in results.kinds]
+    number = _count(len(results.students)).capitalize()
     return (
-        f"{_count(len(results.students)).capitalize()} vision transformers of one size learned from the same views of "
-        f"{data}{how_long}: {_listed(groups)}. The teacher, {_teacher_name(story)}, had answered "
-        f"{story.store.layout.views} views of each picture beforehand, once and for all."
+        f"{number} vision transformers of one size learned{_from_what(story, how_long)}. The teacher, "
+        f"{_teacher_name(story)}, had answered {story.store.layout.views} views of each picture beforehand, once and "
+        "for all."
     )
+
+
+def _from_what(story: Story, how_long: str) -> str:
+    """Which students saw which pictures: true labels alone teach nothing about a picture that has none."""
+    results, rows, labelled = story.results, len(story.index), story.labelled
+    groups = {kind: f"{_count(len(results.of(kind)))} {LEARNED_FROM.get(kind, escape(kind))}" for kind in results.kinds}
+    if labelled == rows or "none" not in groups:
+        some = f", of which {labelled:,} have a label" if labelled < rows else ""
+        return f" from the same views of {rows:,} pictures{some}{how_long}: {_listed(list(groups.values()))}"
+    del groups["none"]
+    alone = len(results.of("none"))
+    seen = f"from the {labelled:,} pictures that have a label" if labelled else "from true labels, which none here has"
+    more = f", and {_count(len(results.students) - alone)} from the same views of all {rows:,}, of them "
+    return f"{how_long}: {_count(alone)} {seen}{more + _listed(list(groups.values())) if groups else ''}"
 
 
 def _gained(story: Story) -> str:

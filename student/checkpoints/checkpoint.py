@@ -22,6 +22,7 @@ import hashlib
 import logging
 import os
 import pickle
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,11 +30,18 @@ from typing import Any, BinaryIO
 
 import torch
 
+from pipeline.durable import aside
 from pipeline.durable.file import telling
 from pipeline.errors import StudentError, WeightsError
 from pipeline.models.weights import require_uncompressed
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
+RECORD, LOCK = "metrics.jsonl", ".lock"
+OWN = (*(f"{which}.pt" for which in (LAST, PREVIOUS, BEST)), "last.damaged", "last.tmp", "best.tmp", RECORD)
+OWN_FOLDERS = ("dvclive", "tensorboard")
+OTHERS = {"zarr.json": "a Zarr store", "fit.json": "a fitted teacher", "pack.json": "a folder of shards"}
+"""What lies in folders that no run belongs in"""
+
 FORMAT = 1
 _MARK = b"sha256:"
 COMMENT = len(_MARK) + 64
@@ -93,11 +101,35 @@ def put_aside_damaged(run: Path) -> None:
             _sync(run)
 
 
-def remove(run: Path) -> None:
-    """Forget a run: its checkpoints and its record."""
-    for name in (*(path_of(run, which).name for which in (LAST, PREVIOUS, BEST)), "metrics.jsonl"):
-        (run / name).unlink(missing_ok=True)
-    _sync(run)
+def set_aside(run: Path, why: str, *, keep_record: bool = False) -> None:
+    """Make room for another run in this folder, which its only writer goes on holding."""
+    if not any((run / name).exists() for name in OWN):
+        return
+    earlier = aside.put_aside(run, why, folders=OWN_FOLDERS)
+    Path(os.path.realpath(run)).mkdir()
+    _hold(run)
+    if keep_record and (earlier / RECORD).exists():
+        shutil.copy(earlier / RECORD, run / RECORD)
+
+
+def keep_one(run: Path) -> None:
+    """Now that this run is finished, remove what was set aside of it, but for one."""
+    aside.keep_one(run, finished=_is_finished, remove=_remove)
+
+
+def _is_finished(run: Path) -> bool:
+    try:
+        state = load(run)
+    except StudentError:
+        return False
+    return bool(state["epoch"] >= state["meta"]["settings"]["epochs"])
+
+
+def _remove(run: Path) -> None:
+    """What a run has written; other people's files stay, and the folder with them."""
+    for name in OWN_FOLDERS:
+        shutil.rmtree(run / name, ignore_errors=True)
+    aside.remove_files(run, (*OWN, "not_finite.txt", LOCK))
 
 
 def save(run: Path, state: State) -> Path:
@@ -126,26 +158,33 @@ def save_best(run: Path, state: State) -> Path:
 @contextlib.contextmanager
 def only_writer(run: Path) -> Iterator[None]:
     """Hold the run directory; a second trainer on it is told at once."""
-    if (run / "zarr.json").exists():
-        raise StudentError(f"--out {run} is a Zarr store. Give the run a folder of its own.")
+    for name, what in OTHERS.items():
+        if (run / name).exists():
+            raise StudentError(f"--out {run} is {what} ({name}). Give the run a folder of its own.")
     with telling(run):
         run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudentError(
-                f"{run} is being written by another student.train. Wait for it, stop it, or give another --out."
-            ) from None
-        _HELD.append(file)
-        try:
-            yield
-        finally:
-            _HELD.clear()
+    try:
+        _hold(run)
+        yield
+    finally:
+        _let_go()
+
+
+def _hold(run: Path) -> None:
+    """Lock the folder; the lock lies in it, and so does not know of another folder under the same name."""
+    file = (run / LOCK).open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise StudentError(
+            f"{run} is being written by another student.train. Wait for it, stop it, or give another --out."
+        ) from None
+    _HELD.append(file)
 
 
 def _let_go() -> None:
-    """In a forked worker: it must not hold the run for as long as it outlives a trainer that was killed."""
+    """Also in a forked worker: it must not hold the run for as long as it outlives a trainer that was killed."""
     while _HELD:
         _HELD.pop().close()
 

@@ -91,12 +91,8 @@ def init_from(
     student: Student, state: Mapping[str, Tensor], *, new_heads: bool = False, where: str = "--init"
 ) -> Start:
     """Load `state` into the student, bridging resolution and classes; refuse whatever else does not fit."""
-    given = {name.removeprefix("net."): tensor for name, tensor in clean_state_dict(dict(state)).items()}
     own = student.net.state_dict()
-    heads = {name for head in student.classifiers() for name in own if name.startswith(f"{head}.")}
-    fresh = {name for name in heads if new_heads or _other_classes(own[name], given.get(name))}
-    given = {name: tensor for name, tensor in given.items() if name not in fresh}
-    _require_names(student, own.keys() - fresh, given.keys(), where)
+    given, fresh = _matched(student, own, state, new_heads, where)
     _require_answers(student, given, where)
     resampled = []
     if _is_of_another_grid(student, given.get("pos_embed")):
@@ -107,6 +103,27 @@ def init_from(
     student.net.load_state_dict(given, strict=False)
     loaded = sorted(given.keys() - set(resampled))
     return Start(loaded=tuple(loaded), resampled=tuple(resampled), fresh=tuple(sorted(fresh)))
+
+
+def require_alike(student: Student, state: Mapping[str, Tensor], *, new_heads: bool, where: str) -> None:
+    """Refuse names and shapes of another architecture; the student need have no numbers, nor are any looked at."""
+    own = student.net.state_dict()
+    given, _ = _matched(student, own, state, new_heads, where)
+    for name, tensor in given.items():
+        if name != "pos_embed" or not _is_of_another_grid(student, tensor):
+            _require_shape(student, name, tensor, own[name], where)
+
+
+def _matched(
+    student: Student, own: Mapping[str, Tensor], state: Mapping[str, Tensor], new_heads: bool, where: str
+) -> tuple[dict[str, Tensor], set[str]]:
+    """What is taken from `state`, by the names of the student's tensors, and which of these stay new."""
+    given = {name.removeprefix("net."): tensor for name, tensor in clean_state_dict(dict(state)).items()}
+    heads = {name for head in student.classifiers() for name in own if name.startswith(f"{head}.")}
+    fresh = {name for name in heads if new_heads or _other_classes(own[name], given.get(name))}
+    given = {name: tensor for name, tensor in given.items() if name not in fresh}
+    _require_names(student, own.keys() - fresh, given.keys(), where)
+    return given, fresh
 
 
 def _require_answers(student: Student, given: Mapping[str, Tensor], where: str) -> None:
@@ -154,10 +171,14 @@ def _require_names(student: Student, own: set[str], given: set[str] | Any, where
 
 
 def _require_fit(student: Student, name: str, given: Tensor, own: Tensor, where: str) -> None:
+    _require_shape(student, name, given, own, where)
+    if not torch.isfinite(given).all():
+        raise StudentError(f"{where}: {name} holds values that are not finite. Start from an earlier checkpoint.")
+
+
+def _require_shape(student: Student, name: str, given: Tensor, own: Tensor, where: str) -> None:
     if given.shape != own.shape:
         raise StudentError(
             f"{where} does not fit {student.spec.model}: {name} is {tuple(given.shape)} there, "
             f"{tuple(own.shape)} here. {_REMEDY}"
         )
-    if not torch.isfinite(given).all():
-        raise StudentError(f"{where}: {name} holds values that are not finite. Start from an earlier checkpoint.")

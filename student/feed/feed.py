@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import ViewError
+from pipeline.labels.keep import Keep
 from pipeline.rendering.drift import TOLERANCE
 from pipeline.rendering.loader import Loader, Request
 from pipeline.rendering.ring import LUMA, Slot
@@ -66,10 +67,10 @@ class Feed:
 
     def __init__(
         self, order: Order, answers: AnswerSource, index: SampleIndex, loader: Loader, ranks: Ranks,
-        *, temperatures: tuple[float, ...] = (), accept_drift: bool = False,
+        *, keep: Keep, temperatures: tuple[float, ...] = (), accept_drift: bool = False,
     ) -> None:  # fmt: skip
         self.order, self.answers, self.index, self.loader, self.ranks = order, answers, index, loader, ranks
-        self.temperatures, self.accept_drift = temperatures, accept_drift
+        self.keep, self.temperatures, self.accept_drift = keep, temperatures, accept_drift
         self.waited = 0.0
         """Seconds that training stood still for data."""
         self._asked: deque[tuple[int, int, Batch, Batch, list[int]]] = deque()
@@ -115,7 +116,7 @@ class Feed:
             batch=batch,
             pixels_BHWC=self._assemble.take(len(batch)),
             truth=truth_of(self.index, batch, device),
-            teacher=teacher_labels(answers.labels, self.temperatures, device),
+            teacher=teacher_labels(self.keep, answers.labels, self.temperatures, device),
         )
 
     def _check(self, batch: Batch, answers: Answers, crc_B: NDArray[np.uint32], luma_B16: NDArray[np.uint8]) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.soft_labels import SoftLabels
+from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from student.feed.order import Batch
 
@@ -48,10 +49,10 @@ class AnswerSource(Protocol):
         """The answers about the batch's views, in its order."""
 
 
-def needed(distill: str, keep: str, *, luma: bool) -> frozenset[str]:
-    """Arrays that the loss and the check of views read, of those that a store of this keep has."""
-    soft = {"dense": {"logits"}, "topk": {"topk_index", "topk_logit", "lse"}}.get(keep, set())
-    return frozenset({"argmax", "crc"} | (soft if distill == "soft" else set()) | ({"luma"} if luma else set()))
+def needed(manifest: Manifest, *, soft: bool, luma: bool) -> frozenset[str]:
+    """Arrays of a store that the loss and the check of views read."""
+    answers = manifest.keep.forms(manifest.num_classes, manifest.temperatures).keys() if soft else set()
+    return frozenset({"argmax", "crc", *answers} | ({"luma"} if luma else set()))
 
 
 class StoredAnswers:

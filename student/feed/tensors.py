@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.labels.keep import OFFSET, SCALE
+from pipeline.labels.codes import OFFSET, SCALE
+from pipeline.labels.keep import Keep
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.shards.index import SampleIndex
 from student.feed.order import Batch
@@ -37,26 +38,32 @@ def across(array: NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def teacher_labels(labels: SoftLabels, temperatures: tuple[float, ...], device: torch.device) -> TeacherLabels:
+def teacher_labels(
+    keep: Keep, labels: SoftLabels, temperatures: tuple[float, ...], device: torch.device
+) -> TeacherLabels:
     """Stored answers as the loss takes them; codes become logits on the device, at half the traffic."""
-
-    def classes(array: NDArray[Any]) -> Tensor:
-        return across(array.astype(np.int64), device)
-
-    def logits(codes: NDArray[np.uint16] | None) -> Tensor | None:
-        if codes is None:
-            return None
-        signed = across(codes.view(np.int16), device)
-        return (signed.to(torch.int32) & 0xFFFF).to(torch.float32) * SCALE + OFFSET
-
+    argmax_B = _classes(labels.argmax_B, device)
+    if not labels.parts:
+        return TeacherLabels(argmax_B=argmax_B, temperatures=temperatures)
+    codes_BC = keep.codes(labels.parts)
+    if codes_BC is not None:
+        return TeacherLabels(argmax_B=argmax_B, logits_BC=_logits(codes_BC, device), temperatures=temperatures)
     return TeacherLabels(
-        argmax_B=classes(labels.argmax_B),
-        logits_BC=logits(labels.logits_BC),
-        topk_index_BK=None if labels.topk_index_BK is None else classes(labels.topk_index_BK),
-        topk_logit_BK=logits(labels.topk_logit_BK),
-        lse_BT=None if labels.lse_BT is None else across(labels.lse_BT, device),
+        argmax_B=argmax_B,
+        topk_index_BK=_classes(labels.parts["topk_index"], device),
+        topk_logit_BK=_logits(labels.parts["topk_logit"], device),
+        lse_BT=across(labels.parts["lse"], device),
         temperatures=temperatures,
     )
+
+
+def _classes(array: NDArray[Any], device: torch.device) -> Tensor:
+    return across(array.astype(np.int64), device)
+
+
+def _logits(codes: NDArray[np.uint16], device: torch.device) -> Tensor:
+    signed = across(codes.view(np.int16), device)
+    return (signed.to(torch.int32) & 0xFFFF).to(torch.float32) * SCALE + OFFSET
 
 
 def sum_dtype(device_type: str) -> torch.dtype:

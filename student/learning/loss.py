@@ -21,27 +21,19 @@ Shapes: B items, C classes, K kept classes, T stored temperatures.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from pipeline.errors import StudentError
-from pipeline.labels.keep import COLDEST, HOTTEST
+from pipeline.labels.keep import COLDEST, HOTTEST, Keep
 from student.feed.targets import TeacherLabels, Truth
 from student.network.model import Heads
 
 KINDS = ("hard", "soft", "none")
 REDUCTIONS = ("batchmean", "numel")
-
-
-class KeepKind(Protocol):
-    """As much of `pipeline.labels.soft_labels.Keep` as is needed here."""
-
-    @property
-    def kind(self) -> str:
-        """Which keep: dense, topk or argmax."""
 
 
 class LossParts(NamedTuple):
@@ -77,22 +69,11 @@ class DistillationLoss:
         if not 0 <= self.smoothing < 1:
             raise StudentError(f"smoothing is {self.smoothing}; it must be at least 0 and below 1.")
 
-    def check_store(self, keep: KeepKind, temperatures: tuple[float, ...]) -> None:
+    def check_store(self, keep: Keep, temperatures: tuple[float, ...]) -> None:
         """Refuse a store that cannot serve this loss exactly."""
-        if self.kind != "soft" or keep.kind == "dense":
-            return
-        if keep.kind == "argmax":
-            raise StudentError(
-                "Soft distillation needs the teacher's logits, and this store keeps argmax alone. "
-                "Use --distill hard, or label again with --keep topk:10 or --keep dense."
-            )
-        if self.tau not in temperatures:
-            stored = ", ".join(f"{t:g}" for t in temperatures) or "none"
-            raise StudentError(
-                f"Soft distillation at temperature {self.tau:g} needs the teacher's log-sum-exp at {self.tau:g}; "
-                f"this store ({keep}) has it at: {stored}. "
-                f"Use a stored one (--tau), or label again with --temperatures {self.tau:g}."
-            )
+        lacking = keep.lacks(self.tau, temperatures) if self.kind == "soft" else None
+        if lacking is not None:
+            raise StudentError(lacking)
 
     def __call__(self, heads: Heads, truth: Truth, teacher: TeacherLabels | None, *, count: int) -> LossParts:
         """The loss of these items as their share of a global batch of `count` items."""

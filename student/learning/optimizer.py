@@ -1,28 +1,42 @@
 """How do the weights move: which parameters decay, how fast is each layer, which learning rate has update 12,345?
 
-timm's factories do the work; here they get DeiT's values and lose their state. The learning rate is a pure function of
-the update's number, so resuming needs that number and nothing else. All lengths are counted in updates: one update is
-one step of the optimiser on one global batch.
+timm's factories do the work; here they get DeiT's values and lose their state. Two habits in which codes differ are
+flags: whether the distillation token decays (it does in DeiT's own code), and whether tokens and position embedding
+learn as slowly as the patch embedding where the rate falls layer by layer (they do in timm). The learning rate is a
+pure function of the update's number, so resuming needs that number and nothing else. All lengths are counted in
+updates: one update is one step of the optimiser on one global batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import cast
+from typing import Any, cast
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers  # type: ignore[attr-defined]
+from timm.optim import (  # type: ignore[attr-defined]
+    create_optimizer_v2,
+    get_optimizer_class,
+    get_optimizer_info,
+    list_optimizers,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import nn
 
 from pipeline.errors import StudentError
-from student.network.model import Student
+from student.network.model import EXAMPLE, Student
+
+Groups = list[dict[str, Any]]
 
 REFERENCE_BATCH = 512
 SCHEDULES = ("cosine", "constant")
+DISTILLATION_TOKEN = "dist_token"
+TOKENS = ("cls_token", DISTILLATION_TOKEN, "reg_token", "pos_embed")
+"""What a transformer adds to its patches, by timm's names."""
 LARGEST = 1e30
 """Of a learning rate: beyond it the arithmetic of single precision has no numbers."""
 
@@ -40,8 +54,12 @@ class OptimizerSpec:
     """One of timm's optimisers."""
     weight_decay: float = 0.05
     """Of weight matrices and kernels alone: biases, norms, tokens and position embeddings do not decay."""
+    dist_token_decay: bool = False
+    """Whether the distillation token decays, too, as in DeiT's own code."""
     layer_decay: float | None = None
     """Factor of the learning rate from each block to the one before it; None or 1 for the same rate everywhere."""
+    layer_decay_tokens: bool = True
+    """Whether tokens and position embedding have the rate of the patch embedding, as in timm, or the full one."""
 
     def __post_init__(self) -> None:
         known = [str(name) for name in list_optimizers()]
@@ -57,16 +75,55 @@ class OptimizerSpec:
             raise StudentError(f"weight_decay is {self.weight_decay}; it must be at least 0.")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise StudentError(f"layer_decay is {self.layer_decay}; it must be above 0 and at most 1.")
+        if not (self.layer_decay_tokens or self._layered):
+            raise StudentError(
+                "--no-layer-decay-tokens gives tokens the full rate where others have less, and without --layer-decay "
+                "all have it. Give --layer-decay 0.75, say, or leave it out."
+            )
+
+    @property
+    def _layered(self) -> bool:
+        return self.layer_decay not in (None, 1)
 
     def create(self, student: Student, lr: float) -> torch.optim.Optimizer:
         """The optimiser over the student's parameters; the timm model says which of them never decay."""
-        layer_decay = None if self.layer_decay == 1 else self.layer_decay
+        groups = self.groups(student)
         try:
-            return create_optimizer_v2(
-                student.net, opt=self.name, lr=lr, weight_decay=self.weight_decay, layer_decay=layer_decay
-            )
+            return create_optimizer_v2(groups, opt=self.name, lr=lr, weight_decay=0.0)
         except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
             raise StudentError(f"--opt {self.name} cannot be used here: {error}. Use adamw, say.") from error
+
+    def groups(self, student: Student) -> Groups:
+        """timm's groups of parameters that decay alike and learn at one rate, with what the flags change of them."""
+        tokens = [name for name, _ in student.net.named_parameters() if name.rpartition(".")[2] in TOKENS]
+        if self.dist_token_decay and DISTILLATION_TOKEN not in tokens:
+            raise StudentError(_without(student, "--dist-token-decay", "distillation token"))
+        if not (self.layer_decay_tokens or tokens):
+            raise StudentError(_without(student, "--no-layer-decay-tokens", "token or position embedding"))
+        never = set(cast(Any, getattr(student.net, "no_weight_decay", set))())
+        never -= {DISTILLATION_TOKEN} if self.dist_token_decay else set()
+        decay: dict[str, Any] = {"weight_decay": self.weight_decay, "no_weight_decay_list": never}
+        if not self._layered:
+            return cast(Groups, param_groups_weight_decay(student.net, **decay))
+        groups = cast(Groups, param_groups_layer_decay(student.net, layer_decay=cast(float, self.layer_decay), **decay))
+        return groups if self.layer_decay_tokens else _at_full_rate(student, groups, tokens)
+
+
+def _at_full_rate(student: Student, groups: Groups, names: list[str]) -> Groups:
+    """The same groups, but that the parameters of these names are in groups of their own, at the full rate."""
+    chosen = {id(student.net.get_parameter(name)) for name in names}
+    found = []
+    for group in groups:
+        inside, outside = ([p for p in group["params"] if (id(p) in chosen) is taken] for taken in (True, False))
+        found += [{**group, "params": outside}] if outside else []
+        found += [{**group, "params": inside, "lr_scale": 1.0}] if inside else []
+    return found
+
+
+def _without(student: Student, flag: str, part: str) -> str:
+    return (
+        f"{flag}: {student.spec.model} has no {part}. Leave it out, or choose an architecture that has one ({EXAMPLE})."
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,9 @@ class Settings:
     warmup_epochs: float = 5.0
     opt: str = "adamw"
     weight_decay: float = 0.05
+    dist_token_decay: bool = False
     layer_decay: float | None = None
+    layer_decay_tokens: bool = True
     clip_grad: float | None = None
     repeats: int = 1
     ema: bool = False
@@ -133,7 +135,8 @@ class Settings:
 
     def optimizer(self) -> OptimizerSpec:
         """The optimiser."""
-        return OptimizerSpec(name=self.opt, weight_decay=self.weight_decay, layer_decay=self.layer_decay)
+        names = ("weight_decay", "dist_token_decay", "layer_decay", "layer_decay_tokens")
+        return OptimizerSpec(name=self.opt, **{name: getattr(self, name) for name in names})
 
     def schedule_of(self, steps: int) -> Schedule:
         """The learning rates of a run with this many steps an epoch."""

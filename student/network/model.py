@@ -11,6 +11,7 @@ Shapes: B images, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -150,6 +151,19 @@ def build(spec: StudentSpec, *, seed: int | None = None) -> Student:
         net = _create(spec)
     require_taken(net, spec)
     return Student(net, spec)
+
+
+def sketch(spec: StudentSpec) -> Student | None:
+    """The student without numbers: its shapes and names, in half a second and no memory; refused as by `build`.
+
+    None where the architecture needs numbers to be built at all.
+    """
+    _require_known(spec.model)
+    with torch.device("meta"), contextlib.suppress(RuntimeError):
+        net = _create(spec)
+        require_taken(net, spec)
+        return Student(net, spec)
+    return None
 
 
 def _create(spec: StudentSpec) -> nn.Module:

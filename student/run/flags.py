@@ -52,15 +52,16 @@ places_options = options(
         default="auto",
         show_default=True,
         metavar="auto|none|PATH",
-        help="Go on from the run directory's last checkpoint if there is one, begin again and remove it, or go on from "
-        "this checkpoint.",
+        help="Go on from the run directory's last checkpoint if there is one, set it aside and begin again, or go on "
+        "from this checkpoint.",
     ),
     click.option(
         "--if-changed",
         type=click.Choice(["refuse", "restart"]),
         default="refuse",
         show_default=True,
-        help="A run that was begun with other settings or labels is refused with what differs, or begun again.",
+        help="A run that was begun with other settings or labels is refused with what differs; or set aside, and begun "
+        "again.",
     ),
 )
 
@@ -103,7 +104,9 @@ recipe_options = options(
     _flag("warmup-lr", "Learning rate at the beginning.", float),
     _flag("warmup-epochs", "Epochs of linear warm-up; at most a fifth of the run.", float),
     _flag("weight-decay", "Of weight matrices; biases, norms, tokens and position embeddings have none.", float),
+    _flag("dist-token-decay", "Let the distillation token decay, too, as DeiT's own code does."),
     _flag("layer-decay", "Factor of the learning rate from each block to the one before.", float),
+    _flag("layer-decay-tokens", "Tokens and position embedding learn at the first layer's rate; else at the full one."),
     _flag("clip-grad", "Largest norm of the gradient.", float),
     _flag("ema", "Keep a moving average of the weights, and score it too."),
     _flag("ema-decay", "Its decay in one step.", float),

@@ -1,7 +1,8 @@
 """How does a run come to be from its flags: what is opened, compared and refused before the first step?
 
-    store (complete?) → index (shards moved?) → loss, sizes, classes fit? → earlier state (same run? finished?)
-    → order (enough for every rank?) → workers → witness views (drawn alike here?) → student (initial or restored)
+    store (complete?) → index (shards moved?) → loss, sizes, classes fit? can there be such a student?
+    → earlier state (same run? finished?) → weights to start from (do they fit?) → order (enough for every rank?)
+    → workers → validation shards (scanned) → witness views (drawn alike here?) → student (initial or restored)
 
 The order of these matters: what is cheap and can be refused comes first, processes start before threads, and nothing of
 a finished run is loaded again.
@@ -23,18 +24,18 @@ from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.store.reader import StoreReader
 from student.checkpoints import checkpoint
-from student.checkpoints.starting_weights import Initial, init_from, read_initial
+from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
 from student.feed.feed import Feed, piece_capacity, pieces_together
 from student.feed.order import Order
 from student.feed.stored_answers import StoredAnswers, needed
 from student.judging.classes import require_classes
 from student.learning.engine import Engine
 from student.learning.settings import Settings
-from student.network.model import Student, build
+from student.network.model import Student, StudentSpec, build, sketch
 from student.ranks.ranks import Ranks, Stop
 from student.ranks.shared_index import indexed
 from student.run.loop import Run, restore
-from student.run.resume import Beginning, Places, beginning_of
+from student.run.resume import Beginning, Places, beginning_of, goes_on_from
 from student.run.run_log import RunLog
 from student.run.validation import Validation
 
@@ -50,11 +51,13 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         store = StoreReader.open(places.logits, check_sizes=ranks.main)
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
+        drawn = _sketch(store, settings)
         beginning = beginning_of(places, settings, store, ranks)
         if beginning.is_the_end:
             yield None
             return
-        run = _run(beginning, places, store, index, ranks, stop, stack)
+        initial = _initial(beginning, drawn)
+        run = _run(beginning, initial, places, store, index, ranks, stop, stack)
         if ranks.main:
             run.log = _log(beginning, places, run)
             stack.callback(run.log.close)
@@ -62,8 +65,8 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
 
 
 def _run(
-    beginning: Beginning, places: Places, store: StoreReader, index: SampleIndex, ranks: Ranks, stop: Stop,
-    stack: contextlib.ExitStack,
+    beginning: Beginning, initial: Initial | None, places: Places, store: StoreReader, index: SampleIndex, ranks: Ranks,
+    stop: Stop, stack: contextlib.ExitStack,
 ) -> Run:  # fmt: skip
     """All parts of the run, where it stands; `stack` ends what must be ended."""
     settings = beginning.settings
@@ -73,7 +76,7 @@ def _run(
     loader = stack.enter_context(_loader(order, index, places))
     validate = _validation(store, places, ranks, stack)
     _require_same_views(store, loader, settings)
-    engine = _engine(store, settings, order, ranks, fresh=beginning.state is None)
+    engine = _engine(store, settings, order, ranks, initial)
     run = Run(
         directory=places.out,
         settings=settings,
@@ -206,30 +209,60 @@ def _feed(
     store: StoreReader, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
     stack: contextlib.ExitStack,
 ) -> Feed:  # fmt: skip
-    names = needed(settings.distill, store.manifest.keep.kind, luma=settings.accept_drift)
+    names = needed(store.manifest, soft=settings.distill == "soft", luma=settings.accept_drift)
     answers = StoredAnswers(store, names, keep_units=2 * order.spread * order.repeats)
     stack.callback(answers.close)
-    temperatures = store.manifest.temperatures
-    return Feed(order, answers, index, loader, ranks, temperatures=temperatures, accept_drift=settings.accept_drift)
+    return Feed(
+        order,
+        answers,
+        index,
+        loader,
+        ranks,
+        keep=store.manifest.keep,
+        temperatures=store.manifest.temperatures,
+        accept_drift=settings.accept_drift,
+    )
 
 
-def _engine(store: StoreReader, settings: Settings, order: Order, ranks: Ranks, *, fresh: bool) -> Engine:
-    student = _student(store, settings, fresh=fresh)
+def _engine(store: StoreReader, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:
+    student = _student(store, settings, initial)
     seen: Any = student.net.pretrained_cfg
     mean, std = (tuple(map(float, seen[name])) for name in ("mean", "std"))
     return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std)
 
 
-def _student(store: StoreReader, settings: Settings, *, fresh: bool) -> Student:
-    manifest = store.manifest
-    student = build(settings.spec(manifest.num_classes, manifest.recipe.image_size), seed=settings.seed)
-    if settings.init is not None and fresh:
-        path, which = Path(settings.init), settings.init_which
-        initial = read_initial(path, which=which, ema=settings.init_ema)
-        begun = init_from(student, initial.state, new_heads=settings.new_heads, where=f"--init {path}")
+def _spec(store: StoreReader, settings: Settings) -> StudentSpec:
+    return settings.spec(store.manifest.num_classes, store.manifest.recipe.image_size)
+
+
+def _sketch(store: StoreReader, settings: Settings) -> Student | None:
+    """The student's shapes; sizes that no student has, and an optimiser that cannot move this one, are refused."""
+    student, optimizer = sketch(_spec(store, settings)), settings.optimizer()
+    if student is not None:
+        optimizer.groups(student)
+    return student
+
+
+def _initial(beginning: Beginning, student: Student | None) -> Initial | None:
+    """What a run that begins anew starts from, if not from random weights."""
+    settings = beginning.settings
+    if settings.init is None or beginning.state is not None:
+        return None
+    initial = read_initial(Path(settings.init), which=settings.init_which, ema=settings.init_ema)
+    if student is not None:
+        require_alike(student, initial.state, new_heads=settings.new_heads, where=f"--init {Path(str(settings.init))}")
+    return initial
+
+
+def _student(store: StoreReader, settings: Settings, initial: Initial | None) -> Student:
+    student = build(_spec(store, settings), seed=settings.seed)
+    if initial is not None:
+        begun = init_from(
+            student, initial.state, new_heads=settings.new_heads, where=f"--init {Path(str(settings.init))}"
+        )
         log.info("--init %s: %s", initial.file, begun)
         if not begun.fresh:
-            _compare_classes(initial, manifest.class_names)
+            _compare_classes(initial, store.manifest.class_names)
     return student
 
 
@@ -245,8 +278,10 @@ def _compare_classes(initial: Initial, names: tuple[str, ...] | None) -> None:
 
 
 def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
-    if beginning.forgets:
-        checkpoint.remove(places.out)  # only now: nothing can be refused any more
+    if beginning.makes_room:  # only now: nothing can be refused any more
+        source = goes_on_from(places)
+        rewinds = source is not None and source.parent == places.out.resolve()
+        checkpoint.set_aside(places.out, beginning.makes_room, keep_record=rewinds)
     return RunLog(
         places.out,
         epoch=run.epoch,

@@ -112,6 +112,8 @@ def fit(run: Run) -> None:
             if _is_due(run):
                 save(run)
     save(run)
+    if run.log and run.epoch >= run.settings.epochs:
+        checkpoint.keep_one(run.directory)
 
 
 def learn(run: Run, step: Step) -> None:
@@ -128,6 +130,10 @@ def learn(run: Run, step: Step) -> None:
     read_losses(run, 0 if shown or run.step == run.steps or not cuda else 1)
     if shown:
         log_interval(run, recorded)
+    elif run.log and run.log.due and run.means.interval_steps:
+        rate, wait = run._pace.look(run.feed.waited)
+        loss = run.means.take_interval(keep=True)["loss"]
+        run.log.live(run.update, loss, rate=rate, wait=wait, left=_left(run, rate))
 
 
 def read_losses(run: Run, left: int) -> None:
@@ -148,9 +154,13 @@ def log_interval(run: Run, recorded: bool) -> None:
     means, (rate, wait) = run.means.take_interval(keep=not recorded), run._pace.take(run.feed.waited)
     if run.log:
         lr = run.engine.schedule.lr_at(run.update - 1)
-        left = (run.total - run.update) * run.feed.order.count / run.steps / max(rate, 1e-9)
         line = {"epoch": run.epoch, "step": run.step, "update": run.update, "lr": lr, **means}
-        run.log.steps(line, rate=rate, wait=wait, left=left, recorded=recorded)
+        run.log.steps(line, rate=rate, wait=wait, left=_left(run, rate), recorded=recorded)
+
+
+def _left(run: Run, rate: float) -> float:
+    """Seconds to the end of the run, at so many images a second."""
+    return (run.total - run.update) * run.feed.order.count / run.steps / max(rate, 1e-9)
 
 
 def end_epoch(run: Run) -> None:

@@ -60,12 +60,15 @@ class Pace:
         """Count the images of one step."""
         self._images += images
 
+    def look(self, waited: float) -> tuple[float, float]:
+        """Images a second and waiting share since they were last taken; `waited` is the run's total so far."""
+        seconds = max(time.perf_counter() - self._begun, 1e-9)
+        return self._images / seconds, min((waited - self._waited) / seconds, 1.0)
+
     def take(self, waited: float) -> tuple[float, float]:
-        """Images a second and waiting share since the last call; `waited` is the run's total so far."""
-        now = time.perf_counter()
-        seconds = max(now - self._begun, 1e-9)
-        rate, wait = self._images / seconds, min((waited - self._waited) / seconds, 1.0)
-        self._images, self._begun, self._waited = 0, now, waited
+        """The same, and begin to count anew."""
+        rate, wait = self.look(waited)
+        self._images, self._begun, self._waited = 0, time.perf_counter(), waited
         return rate, wait
 
 

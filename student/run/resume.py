@@ -30,7 +30,7 @@ class Places:
     val_shards: tuple[str, ...] = ()
     resume: str = "auto"
     if_changed: str = "refuse"
-    """What becomes of a run that was begun otherwise: refuse keeps it, restart removes it and begins again."""
+    """What becomes of a run that was begun otherwise: refuse keeps it, restart sets it aside and begins again."""
     workers: int = 0
     start_method: str | None = None
     dvclive: bool = True
@@ -44,8 +44,8 @@ class Beginning:
     settings: Settings
     state: checkpoint.State | None
     """What it goes on from; None for a run from its first step."""
-    forgets: bool
-    """Whether what lies in the run directory is removed first."""
+    makes_room: str | None
+    """Why what lies in the run directory is set aside first; None where it is gone on with, or nothing is there."""
 
     @property
     def is_the_end(self) -> bool:
@@ -58,10 +58,31 @@ def beginning_of(places: Places, settings: Settings, store: StoreReader, ranks: 
     state = earlier_state(places, ranks)
     changed = None if state is None else _changed(settings, store, state, places.out)
     if changed and places.if_changed == "restart":
-        log.warning("%s It is begun again, as --if-changed restart says.", changed)
-        return Beginning(settings=same_run(settings, store, None, places.out), state=None, forgets=True)
+        why = f"{changed} It is begun again, as --if-changed restart says."
+        return Beginning(settings=same_run(settings, store, None, places.out), state=None, makes_room=why)
     settings = same_run(settings, store, state, places.out)
-    return Beginning(settings=settings, state=state, forgets=places.resume == "none")
+    return Beginning(settings=settings, state=state, makes_room=_replaces(places))
+
+
+def _replaces(places: Places) -> str | None:
+    """Why a run that lies in the directory is not the one that goes on."""
+    if places.resume == "auto" or goes_on_from(places) == _newest_file(places.out):
+        return None
+    begins = "begins again" if places.resume == "none" else f"goes on from another state than {places.out} has last"
+    return f"--resume {places.resume} {begins}."
+
+
+def goes_on_from(places: Places) -> Path | None:
+    """The file that a --resume PATH names."""
+    path = Path(places.resume)
+    return (
+        None if places.resume in ("auto", "none") else (checkpoint.path_of(path) if path.is_dir() else path).resolve()
+    )
+
+
+def _newest_file(run: Path) -> Path | None:
+    files = (checkpoint.path_of(run, which) for which in (checkpoint.LAST, checkpoint.PREVIOUS))
+    return next((path.resolve() for path in files if path.exists()), None)
 
 
 def _changed(settings: Settings, store: StoreReader, state: checkpoint.State, run: Path) -> str | None:

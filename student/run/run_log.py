@@ -13,14 +13,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.durable.file import write_text
-from pipeline.progress import duration
+from pipeline.progress import LiveLine, duration
 
 Line = dict[str, Any]
+
+LASTING = {"ema_top1": 1, "top1": 2}
+"""The scores that a narrow terminal shows longest."""
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class RunLog:
         _rewrite(self._path, kept)
         self._file = self._path.open("a", encoding="utf-8")
         self._total = total
-        self._stream, self._open_line = stream or sys.stderr, False
+        self._line = LiveLine(stream)
         self._live = _dvclive(run, kept) if dvclive else None
         self._board = _tensorboard(run, update) if tensorboard else None
 
@@ -52,11 +54,16 @@ class RunLog:
         """Record an interval, and show it."""
         if recorded:
             self._write({"kind": "steps", **line, "images_per_second": round(rate, 1), "wait": round(wait, 4)})
-        width = len(str(self._total))
-        self._show(
-            f"step {line['update']:0{width}d}/{self._total} | loss {line['loss']:.4f} | {rate:,.0f} img/s | "
-            f"wait {100 * wait:.0f}% | eta {duration(left)}"
-        )
+        self._show(line["update"], line["loss"], rate, wait, left)
+
+    @property
+    def due(self) -> bool:
+        """Whether a terminal is there to be told about a step between two records."""
+        return self._line.due
+
+    def live(self, update: int, loss: float, *, rate: float, wait: float, left: float) -> None:
+        """Show how far it is, without a record of it."""
+        self._show(update, loss, rate, wait, left)
 
     def epoch(self, line: Line) -> None:
         """Record an epoch, and show it."""
@@ -64,8 +71,11 @@ class RunLog:
         self._write(line)
         if self._live is not None:
             _log_epoch(self._live, line)
-        shown = " | ".join(f"{name} {line[name]:.4f}" for name in sorted(_numbers(line)) if "top1" in name)
-        self._show(f"epoch {line['epoch'] + 1} | loss {line['loss']:.4f}" + (f" | {shown}" if shown else ""), end=True)
+        names = [name for name in sorted(_numbers(line)) if "top1" in name]
+        parts = [f"epoch {line['epoch'] + 1}", f"loss {line['loss']:.4f}"]
+        parts += [f"{name} {line[name]:.4f}" for name in names]
+        first_to_go = sorted(range(len(names)), key=lambda at: (LASTING.get(names[at], 0), -at))
+        self._line.show(parts, expendable=[at + 2 for at in first_to_go], stays=True)
 
     def flush(self) -> None:
         """Put the record on the disk: a checkpoint must never know more than its log."""
@@ -74,8 +84,7 @@ class RunLog:
 
     def close(self) -> None:
         """End the line and the files."""
-        if self._open_line:
-            self._stream.write("\n")
+        self._line.end()
         self.flush()
         self._file.close()
         if self._live is not None:
@@ -90,11 +99,10 @@ class RunLog:
             for name, value in _numbers(line).items():
                 self._board.add_scalar(f"{line['kind']}/{name}", value, line["update"])
 
-    def _show(self, text: str, *, end: bool = False) -> None:
-        terminal = self._stream.isatty()
-        self._open_line = terminal and not end
-        self._stream.write(("\r\x1b[2K" if terminal else "") + text + ("" if self._open_line else "\n"))
-        self._stream.flush()
+    def _show(self, update: int, loss: float, rate: float, wait: float, left: float) -> None:
+        step = f"step {update:0{len(str(self._total))}d}/{self._total}"
+        parts = [step, f"loss {loss:.4f}", f"{rate:,.0f} img/s", f"wait {100 * wait:.0f}%", f"eta {duration(left)}"]
+        self._line.show(parts, expendable=(3, 2, 1))
 
 
 def _numbers(line: Line) -> dict[str, float]:

@@ -151,11 +151,11 @@ def feeding(store: StoreReader, index: SampleIndex, renderer: Renderer | None) -
     """What a run trains on, with this renderer in place of its own."""
     settings = Settings(batch=24, epochs=2, views=store.layout.views)
     order = order_of(store, store.index, settings)
-    answers = StoredAnswers(store, needed("hard", "dense", luma=False), keep_units=8)
+    answers = StoredAnswers(store, needed(store.manifest, soft=False, luma=False), keep_units=8)
     with Loader(order.recipe, index, batch=piece_capacity(order), workers=0) as loader:
         if renderer is not None:
             loader._renderer = renderer
-        yield Feed(order, answers, index, loader, Ranks())
+        yield Feed(order, answers, index, loader, Ranks(), keep=store.manifest.keep)
     answers.close()
 
 

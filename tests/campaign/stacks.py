@@ -45,9 +45,9 @@ import cv2, numpy as np, PIL, torch
 torch.set_num_threads(1)
 if os.environ.get("CAMPAIGN_PLAIN_CV"):
     cv2.setUseOptimized(False)
-from pipeline.rendering.renderer import Renderer
 from pipeline.store.reader import StoreReader
-from pipeline.store.witness import check_witnesses
+from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.drift import check_witnesses
 store = StoreReader.open(sys.argv[1])
 index = store.index
 drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))

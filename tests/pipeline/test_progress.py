@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from pipeline.progress import Progress, duration
+from pipeline.progress import LIVE_S, Progress, duration, fitted
+from tests.terminal import screen, terminal
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,49 @@ def test_lines_in_a_file():
     first, last = out.getvalue().splitlines()
     assert first.startswith("teacher  150/200 views |  75.0% | ") and first.endswith("| waited 1%")
     assert "eta" in first and "took" in last and "\r" not in out.getvalue()
+
+
+def test_what_has_no_room_is_left_out_and_at_last_cut():
+    parts = ["teacher  0400/5000 views", "  8.0%", "  3,812.0 views/s", "eta 12m", "waited 1%"]
+    assert fitted(parts, (4, 1, 2), 200) == " | ".join(parts)
+    assert fitted(parts, (4, 1, 2), 71) == "teacher  0400/5000 views |   8.0% |   3,812.0 views/s | eta 12m"
+    assert fitted(parts, (4, 1, 2), 60) == "teacher  0400/5000 views |   3,812.0 views/s | eta 12m"
+    assert fitted(parts, (4, 1, 2), 50) == "teacher  0400/5000 views |   8.0% | eta 12m"
+    assert fitted(parts, (4, 1, 2), 40) == "teacher  0400/5000 views | eta 12m"
+    assert fitted(parts, (4, 1, 2), 9) == "teacher  "
+
+
+SHOW = """
+import logging, sys, time
+from pipeline.cli import configure_logging
+from pipeline.progress import Progress
+configure_logging("info")
+with Progress("teacher", 500_000, "views", interval=0) as progress:
+    for step in range(4):
+        time.sleep(0.02)
+        progress.advance(100_000, note="waited 12%")
+        if step == 2:
+            logging.getLogger("x").warning("this stays")
+"""
+
+
+@pytest.mark.parametrize("columns", [24, 60, 61, 80, 200])
+def test_lines_on_a_terminal_never_wrap_and_records_stay(columns):
+    with terminal(["-c", SHOW], columns=columns) as window:
+        written = window.read()
+    assert window.status == 0, written
+    drawn = written.decode().split("\r\x1b[2K")[1:]
+    assert len(drawn) == 6 and all(len(line.rstrip("\r\n")) < columns for line in drawn if "this stays" not in line)
+    shown = [line.rstrip() for line in screen(written, columns)]
+    assert shown[0] == "W x | this stays" and shown[1].startswith("teacher  400000/500000") and shown[2:] == [""]
+    assert [part in shown[1] for part in ("took", "waited 12%")] == [columns > 24, columns == 200]
+
+
+def test_a_terminal_that_tells_no_width_has_eighty_columns():
+    with terminal(["-c", SHOW], columns=0) as window:
+        written = window.read()
+    lines = written.decode().split("\r\x1b[2K")[1:]
+    assert 60 < max(len(line.rstrip("\r\n")) for line in lines) < 80 and LIVE_S < 1
 
 
 def test_more_than_was_foretold_leaves_no_time():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.labels.soft_labels import decode_dense
+from pipeline.labels.codes import logits_of
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
 from stages.compact_logits import main
@@ -75,8 +75,8 @@ def test_the_table_says_what_is_lost(tmp_path: Path, dense: Path) -> None:
     report = tmp_path / "report.json"
     result = run("--logits", dense, "--keep", "topk:3", "--out", tmp_path / "small.zarr", "--report", report)
     figures = json.loads(report.read_text())
-    codes = [labels_of(DENSE, Unit(view, run)).labels.logits_BC for view in range(2) for run in range(4)]
-    logits_BC = decode_dense(np.concatenate([c for c in codes if c is not None])).astype(np.float64)
+    codes = [labels_of(DENSE, Unit(view, run)).labels.parts["logits"] for view in range(2) for run in range(4)]
+    logits_BC = logits_of(np.concatenate([c for c in codes if c is not None])).astype(np.float64)
     for temperature in (1.0, 3.0):
         p_BC = np.exp(logits_BC / temperature)
         p_BC /= p_BC.sum(1, keepdims=True)

@@ -63,7 +63,9 @@ def test_made_before_is_not_made_again(made):
 
 def test_other_options_leave_nothing_of_the_earlier_pictures(tmp_path):
     make(tmp_path / "images")
+    before = tree(tmp_path / "images")
     make(tmp_path / "images", "--labelled", 10)
+    assert tree(tmp_path / "images.previous") == before, "they are set aside"
     assert len(list((tmp_path / "images" / "train").rglob("*.jpg"))) == 10
     assert json.loads((tmp_path / "images" / "demo.json").read_text())["labelled"] == 10
 

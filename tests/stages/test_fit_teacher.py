@@ -17,6 +17,7 @@ from pipeline.teacher.loading import load_teacher
 from pipeline.views.mixing import plan_mixing
 from pipeline.views.recipe import Recipe
 from stages.fit_teacher import main
+from stages.teacher_logits import main as label
 from tests.faults import Calls
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
 
@@ -74,6 +75,15 @@ def test_what_it_writes_is_what_timm_and_the_teacher_load(fitted, shards):
     np.testing.assert_allclose(teacher(pixels_BHWC), expected_BK, atol=1e-4)
 
 
+def test_labels_of_other_views_than_it_was_fitted_to_are_told(fitted, shards, tmp_path):
+    line = ["--shards", shards, "--model", f"local-dir:{fitted}", "--image-size", "32", "--mix-window", "2"]
+    line += ["--views", "1", "--workers", "0", "--device", "cpu", "--out", str(tmp_path / "s.zarr")]
+    said = CliRunner().invoke(label, [*line, "--recipe", "deit"]).output
+    assert f"the teacher in {fitted} was fitted to other views" in said and "'' against 'rand-m9" in said
+    said = CliRunner().invoke(label, [*line, "--recipe", "light", "--out", str(tmp_path / "t.zarr")]).output
+    assert "other views" not in said and (tmp_path / "t.zarr/COMPLETE").exists()
+
+
 def test_it_is_seen_as_it_will_be_seen(shards, tmp_path):
     fit(shards, tmp_path / "teacher", "--epochs", 1, "--input-size", 48)
     teacher = load_teacher(f"local-dir:{tmp_path / 'teacher'}", view_size=32, device="cpu")
@@ -119,6 +129,25 @@ def test_other_flags_are_refused_with_both_values_or_begin_anew(shards, tmp_path
     assert tree(out) == before
     fit(shards, out, "--epochs", 1, "--lr", 0.01, "--if-changed", "restart")
     assert json.loads((out / "fit.json").read_text())["contract"]["settings"]["lr"] == 0.01
+    assert tree(tmp_path / "teacher.previous") == before, "set aside, and not removed"
+
+
+def test_a_fit_that_is_killed_leaves_the_teacher_that_it_was_to_replace(shards, tmp_path, monkeypatch):
+    out = tmp_path / "teacher"
+    fit(shards, out, "--epochs", 1)
+    before = tree(out)
+
+    import stages.fit_teacher as stage
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "run_epoch", interrupted)
+        fit(shards, out, "--epochs", 2, "--if-changed", "restart", expect=130)
+    assert tree(tmp_path / "teacher.previous") == before
+    fit(shards, out, "--epochs", 2, "--if-changed", "restart")
+    assert tree(tmp_path / "teacher.previous") == before and not (tmp_path / "teacher.previous-2").exists()
 
 
 def test_a_folder_of_someone_else_is_refused(shards, tmp_path):
@@ -149,6 +178,18 @@ def test_a_single_class_is_refused(tmp_path):
 def test_an_argument_that_the_model_has_not_is_named(shards, tmp_path):
     output = fit(shards, tmp_path / "teacher", "--model-arg", "wings=2", expect=1)
     assert "--model test_resnet cannot be built with these --model-arg (wings=2)" in output
+
+
+def test_a_model_that_cannot_be_is_found_before_the_shards_are_read(tmp_path):
+    (tmp_path / "no.tar").write_bytes(b"no shard" * 200)
+    for flags, said in (
+        (("--model-arg", "wings=2"), "--model test_resnet cannot be built with these --model-arg (wings=2)"),
+        (("--model", "test_resnat"), "timm has no model 'test_resnat'; near it: test_resnet"),
+        (("--weights", str(tmp_path / "none.pth")), f"{tmp_path}/none.pth: no such file."),
+        (("--model", "a:b", "--pretrained"), "--pretrained is for timm's models; a:b is a function of yours."),
+        ((), "no.tar"),
+    ):
+        assert said in fit(str(tmp_path / "no.tar"), tmp_path / "teacher", *flags, expect=1)
 
 
 def test_weights_of_other_classes_keep_all_but_the_head(fitted, shards, tmp_path):

@@ -24,10 +24,14 @@ import click
 import pytest
 import yaml
 
+from pipeline.commands.recipe_flags import _RECIPE_FIELDS
+
 ROOT = Path(__file__).parents[2]
 GRAPH = ROOT / "dvc.yaml"
 PACKAGES = ("pipeline", "stages", "student")
 PARAMS = ("params.yaml", "params.imagenet.yaml", "params.folder.yaml")
+PARTS = ("demo_images", "pack", "hold_out", "teacher_logits")
+"""Groups that are a dictionary of parts, each a stage of its own"""
 OURS = re.compile(rf"(?:{'|'.join(PACKAGES)})/[\w/]+(?:\.py)?$")
 SPEED = ("device", "workers", "start-method", "compile", "views-together", "attention", "accumulate", "log-level")
 
@@ -154,7 +158,7 @@ def test_the_closure_finds_what_python_would_import():
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_is_its_module_and_its_group_of_parameters(name):
     stage = STAGES[name]
-    assert module_of(stage).split(".")[1] == name
+    assert module_of(stage).split(".")[1] == {"hold_out": "pack"}.get(name, name)
     assert str(stage["desc"]).endswith(".")
     assert all(str(group).split(".")[0] == name for group in stage.get("params", []))
 
@@ -166,7 +170,7 @@ def commands() -> dict[str, click.Command]:
 def flags_of(params: dict[str, Any], stage: str) -> Iterator[tuple[str, object]]:
     """The flags that parameters unpack to: a stage's group, its group for each part, and those of each student."""
     groups = [params.get(stage) or {}]
-    if stage in ("pack", "teacher_logits"):
+    if stage in PARTS:
         groups = list(groups[0].values())
     if stage == "train":
         groups += params["students"].values()
@@ -198,7 +202,17 @@ def test_the_fixed_flags_of_a_command_exist(name):
 def test_the_files_of_parameters_have_the_same_groups(file):
     params, default = (yaml.safe_load((ROOT / f).read_text(encoding="utf-8")) for f in (file, "params.yaml"))
     assert params.keys() == default.keys()
-    assert all(params[g].keys() == default[g].keys() for g in ("shards", "pack", "teacher_logits"))
+    assert params["demo_images"] == {} or file == "params.yaml", "only the default paints pictures"
+    assert all(params[group].keys() <= default[group].keys() for group in ("shards", *PARTS))
+
+
+@pytest.mark.parametrize("file", PARAMS)
+def test_no_part_is_without_flags(file):
+    """An empty part would be a stage with default flags, which nobody asked for."""
+    params = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+    assert all(params[group][part] for group in PARTS for part in params[group])
+    assert {part["shards"] for part in params["teacher_logits"].values()} <= set(params["shards"].values())
+    assert set(params["pack"]) | set(params["hold_out"]) == set(params["teacher_logits"])
 
 
 @pytest.mark.parametrize("file", PARAMS)
@@ -210,9 +224,26 @@ def test_students_are_named_after_what_they_learn_from_and_their_seed(file):
     assert set(params["kinds"]) == {flags["distill"] for flags in params["students"].values()}
 
 
+@pytest.mark.parametrize("file", PARAMS)
+def test_labels_are_of_the_views_that_the_teacher_was_fitted_to(file):
+    """With no epochs the weights are published ones, and taken as they are."""
+    params = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+    flags = {name for option in recipe_options_of(commands()["teacher_logits"]) for name in option} - {"--seed"}
+    fitted, labelled = (
+        {name: value for name, value in group.items() if f"--{name}" in flags}
+        for group in (params["fit_teacher"], params["teacher_logits"]["train"])
+    )
+    assert params["fit_teacher"]["epochs"] == 0 or fitted == labelled
+
+
+def recipe_options_of(command: click.Command) -> list[list[str]]:
+    names = {"preset", *_RECIPE_FIELDS}
+    return [parameter.opts for parameter in command.params if parameter.name in names]
+
+
 def test_students_without_a_teacher_have_as_many_updates_as_those_with_one():
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    pictures = params["demo_images"]
+    pictures = params["demo_images"]["digits"]
     rows = {
         "stores/labelled.zarr": pictures["labelled"],
         "stores/train.zarr": pictures["labelled"] + pictures["unlabelled"],
@@ -232,7 +263,7 @@ def test_what_is_expensive_is_kept_when_its_stage_runs_again():
         for path, options in out.items()
         if options.get("persist")
     }
-    assert {"runs/teacher", "stores/${key}.zarr", "runs/${key}"} <= kept
+    assert {"data/demo_images", "data/${key}", "runs/teacher", "stores/${key}.zarr", "runs/${key}"} <= kept
 
 
 if __name__ == "__main__":

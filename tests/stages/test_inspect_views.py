@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pipeline.labelling.writers import open_to_label
-from pipeline.labels.keep import Keep
+from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import scan
@@ -51,7 +51,7 @@ def store_of(path, urls, keep, *, wrong=()):
             drawn = renderer.render(rows, np.full(len(rows), unit.view), out)
             shares = np.array([[0.9, 0.07, 0.03]])
             logits = np.stack([np.roll(shares[0], index.classes[row]) for row in rows])
-            labels = encode(np.log(logits).astype(np.float32), Keep.parse(keep), manifest.temperatures)
+            labels = encode(np.log(logits).astype(np.float32), parse_keep(keep), manifest.temperatures)
             crc_B = np.where(np.isin(rows, wrong), drawn.crc_B ^ np.uint32(1), drawn.crc_B)
             store.write(unit, UnitLabels(labels=labels, crc_B=crc_B, luma_B16=drawn.luma_B16))
         store.finish()

@@ -241,6 +241,24 @@ def test_packing_again_does_nothing(images: Path, out: Path) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
+@pytest.mark.parametrize("change", ["options", "damage"])
+def test_shards_are_set_aside_once_others_are_whole(images: Path, out: Path, tmp_path: Path, change: str) -> None:
+    mine, words = shutil.copytree(out, tmp_path / "out"), ["--samples-per-shard", 10 if change == "damage" else 5]
+    if change == "damage":
+        (mine / "000001.tar").write_bytes(b"half")
+    before = files(mine)
+    (tmp_path / "none").mkdir()
+    assert run("--images", tmp_path / "none", "--out", mine, *words, "--if-changed", "rebuild").exit_code == 1
+    assert files(mine) == before and not (tmp_path / "out.previous").exists(), "nothing takes their place"
+    packed("--images", images, "--out", mine, *words, "--if-changed", "rebuild")
+    assert files(tmp_path / "out.previous") == before
+    packed("--images", images, "--out", tmp_path / "fresh", *words)
+    assert files(mine) == files(tmp_path / "fresh")
+    for samples in (4, 3):
+        packed("--images", images, "--out", mine, "--samples-per-shard", samples, "--if-changed", "rebuild")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "none", "out", "out.previous"], "one generation"
+
+
 def test_other_options_images_or_files_are_refused(images: Path, out: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(out, tmp_path / "out")
     result = run("--images", images, "--out", mine, "--samples-per-shard", 5, "--max-side", 20)

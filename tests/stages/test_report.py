@@ -171,6 +171,36 @@ def test_the_numbers_are_the_students(results, stores):
     assert "50.0 ± 1.0 %" in text and "Soft labels add 12.0 ± 0.0 points, seed by seed +12.0 to +12.0." in text
 
 
+def lead(results):
+    """The first sentence of the page."""
+    text = (results / "page" / "index.html").read_text(encoding="utf-8")
+    return text.partition('<p class="lead">')[2].partition(". The teacher")[0]
+
+
+def test_the_first_sentence_says_who_learned_from_which_pictures(results, stores, tmp_path):
+    report(results, stores)
+    also = "three also from the teacher’s choices (hard labels), and three also from its probabilities (soft labels)"
+    assert lead(results) == (
+        f"Nine vision transformers of one size learned from the same views of {ROWS} pictures, for 2 updates each: "
+        f"three from the true labels alone, {also}"
+    )
+    (tmp_path / "part").mkdir()
+    members = [m for row in range(ROWS) for m in sample(f"u/{row:06d}", jpeg(row), row % 3 if row < 9 else None)]
+    store = label([write_tar(tmp_path / "part/some.tar", members)], tmp_path / "p.zarr", stores)
+    report(results, stores, "--logits", store)
+    assert lead(results) == (
+        "Nine vision transformers of one size learned, for 2 updates each: three from the 9 pictures that have a "
+        f"label, and six from the same views of all {ROWS}, of them {also}"
+    )
+    for part in ("hard", "soft"):
+        for path in (results / "reports" / "students").glob(f"{part}-?.json"):
+            path.unlink()
+    report(results, stores, "--logits", store)
+    assert lead(results) == (
+        "Three vision transformers of one size learned, for 2 updates each: three from the 9 pictures that have a label"
+    )
+
+
 def test_a_loss_is_called_a_loss(results, stores):
     for kind in ("hard", "soft"):
         for path in (results / "reports" / "students").glob(f"{kind}-?.json"):

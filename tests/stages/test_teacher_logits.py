@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -219,14 +220,72 @@ def test_shards_that_are_not_there(weights, tmp_path, pattern, message):
     assert output.startswith("error: ") and message in output and not (tmp_path / "s.zarr").exists()
 
 
+AGAIN = ("--workers", 0, "--log-level", "warning", "--if-changed", "rebuild")
+
+
 def test_a_store_made_otherwise_is_made_anew_only_when_that_is_asked_for(shards, weights, reference, tmp_path):
     out = tmp_path / "store.zarr"
     label(shards, weights, out, "--workers", 0, "--seed", 7)
     other = tree(out)
     assert "seed: 7 against 0" in label(shards, weights, out, "--workers", 0, expect=1)
     assert tree(out) == other
-    label(shards, weights, out, "--workers", 0, "--if-changed", "rebuild")
+    output = label(shards, weights, out, *AGAIN)
     assert tree(out) == tree(reference)
+    previous = tmp_path / "store.previous.zarr"
+    assert tree(previous) == other
+    assert re.search(rf"{out} is set aside, not removed: {previous} \([0-9.]+ kB\)\. It stays", output)
+
+
+@pytest.mark.parametrize("words", [(), ("--if-changed", "rebuild")])
+def test_fewer_views_than_stored_use_the_store_as_it_is(shards, weights, reference, tmp_path, words):
+    out = Path(shutil.copytree(reference, tmp_path / "store.zarr"))
+    output = label(shards, weights, out, *AGAIN[:4], "--views", 2, *words)
+    assert f"{out} has 3 views, this run asks for 2: it is used as it is" in output
+    assert f"store: {out} (3 views × 90 rows)" in output
+    assert tree(out) == tree(reference) and not (tmp_path / "store.previous.zarr").exists()
+
+
+def test_a_value_that_is_given_back_brings_its_store_back(shards, weights, reference, tmp_path):
+    """Twice another seed, the second run interrupted; then the first value again: nothing is labelled anew."""
+    out = Path(shutil.copytree(reference, tmp_path / "store.zarr"))
+    label(shards, weights, out, *AGAIN, "--seed", 7)
+    (out / "COMPLETE").unlink()
+    (out / "receipts/2/0.json").unlink()  # as if it had been killed
+    begun = tree(out)
+    output = label(shards, weights, out, *AGAIN)
+    assert f"{out} is what was set aside as {tmp_path}/store.previous.zarr" in output and tree(out) == tree(reference)
+    assert tree(tmp_path / "store.previous-2.zarr") == begun or tree(tmp_path / "store.previous.zarr") == begun
+
+
+def test_one_generation_is_kept_the_newest_that_was_finished(shards, weights, reference, tmp_path):
+    out = Path(shutil.copytree(reference, tmp_path / "store.zarr"))
+    label(shards, weights, out, *AGAIN, "--seed", 7)
+    seventh = tree(out)
+    output = label(shards, weights, out, *AGAIN, "--seed", 8)
+    assert "store.previous.zarr is removed (" in output and f"since {out} is whole" in output
+    assert tree(tmp_path / "store.previous.zarr") == seventh and not (tmp_path / "store.previous-2.zarr").exists()
+    (out / "COMPLETE").unlink()
+    label(shards, weights, out, *AGAIN, "--seed", 9)
+    assert tree(tmp_path / "store.previous.zarr") == seventh, "the unfinished one of seed 8 goes, and not this"
+
+
+def test_a_begun_store_without_a_label_makes_room(shards, weights, reference, tmp_path):
+    out = Path(shutil.copytree(reference, tmp_path / "store.zarr"))
+    shutil.rmtree(out / "receipts/0"), shutil.rmtree(out / "receipts/1"), shutil.rmtree(out / "receipts/2")
+    (out / "COMPLETE").unlink()
+    label(shards, weights, out, *AGAIN, "--seed", 7)
+    assert sorted(path.name for path in tmp_path.glob("*.zarr")) == ["store.zarr"]
+
+
+def test_what_is_set_aside_stays_on_its_disk(shards, weights, reference, tmp_path):
+    """A store that is a link to a larger disk is set aside there, and the new one is made there."""
+    (tmp_path / "large").mkdir()
+    shutil.copytree(reference, tmp_path / "large/labels.zarr")
+    out = tmp_path / "store.zarr"
+    out.symlink_to(tmp_path / "large/labels.zarr")
+    label(shards, weights, out, *AGAIN, "--seed", 7)
+    assert out.is_symlink() and (tmp_path / "large/labels.zarr/COMPLETE").exists()
+    assert tree(tmp_path / "large/labels.previous.zarr") == tree(reference)
 
 
 def test_what_is_not_a_store_is_never_removed(shards, weights, tmp_path):

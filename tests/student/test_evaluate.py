@@ -76,6 +76,19 @@ def test_predictions_name_the_class_of_each_head_for_each_picture(tmp_path: Path
     assert found["fused_logits"].tolist() == ((cls + dist) / 2).argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("flag", ["--out", "--predictions", "--per-class"])
+def test_results_do_not_take_the_place_of_work(tmp_path: Path, flag: str) -> None:
+    tiny_shards(tmp_path / "data", 6, classes=4)
+    save_run(tmp_path / "run")
+    (tmp_path / "pack.json").write_text("{}")
+    before = (tmp_path / "run/last.pt").read_bytes()
+    for place in (tmp_path / "run/last.pt", tmp_path / "data/000000.tar", tmp_path / "pack.json"):
+        result = _evaluate(tmp_path, flag, str(place))
+        said = f"error: {flag} {place} is there, and is no result that may be replaced. Name another file."
+        assert result.exit_code == 1 and result.stderr.splitlines()[-1] == said
+    assert (tmp_path / "run/last.pt").read_bytes() == before and (tmp_path / "pack.json").read_text() == "{}"
+
+
 def test_the_figures_are_those_of_all_pictures_at_once(tmp_path: Path) -> None:
     students = save_run(tmp_path / "run")
     tiny_shards(tmp_path / "data", ROWS, classes=4, class_names=NAMES)

@@ -113,6 +113,33 @@ def test_exporting_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: 
     assert first.keys() == {"model.safetensors", "config.json", "preprocessing.json"}
 
 
+def test_both_formats_share_a_folder_and_another_student_sets_them_aside(tmp_path: Path) -> None:
+    save_run(tmp_path / "run")
+    _export(tmp_path)
+    (tmp_path / "export" / "README.md").write_text("mine")
+    assert _export(tmp_path, "--format", "onnx").exit_code == 0
+    both = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+    assert both.keys() == {"model.safetensors", "config.json", "preprocessing.json", "model.onnx", "README.md"}
+    assert _export(tmp_path, "--ema").exit_code == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "export.previous").iterdir()} == both
+    written = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+    assert written.keys() == {"model.safetensors", "config.json", "preprocessing.json"}
+    assert written["model.safetensors"] != both["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["fit.json", "thesis.tex", "model.safetensors"])
+def test_a_folder_of_other_peoples_files_is_refused(tmp_path: Path, name: str) -> None:
+    """A teacher's folder has files of the same names; so has a model that was downloaded."""
+    save_run(tmp_path / "run")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / name).write_text("mine")
+    result = _export(tmp_path)
+    assert result.exit_code == 1 and result.stderr == (
+        f"error: --out {tmp_path}/export holds files that no export wrote ({name}). Name a new folder.\n"
+    )
+    assert [path.read_text() for path in (tmp_path / "export").iterdir()] == ["mine"]
+
+
 def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
     save_run(tmp_path / "run", ema=False)
     result = _export(tmp_path, "--ema")

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.progress import CLEAR
 from tests.small_students import arguments, make_store, rank_env, record, same, start, train, weights
+from tests.terminal import screen, terminal
 
 STEPS = 6  # 2 epochs of 100 rows in batches of at most 34
 
@@ -56,6 +58,29 @@ def test_a_run_leaves_what_it_promises(whole: Path, store: Path) -> None:
     assert state["best"] == best and "optimizer" not in torch.load(whole / "best.pt", weights_only=True)
 
 
+@pytest.mark.parametrize("columns", [40, 60])
+def test_a_terminal_is_told_of_every_step_in_a_line_that_fits(columns: int, folder: Path, store: Path) -> None:
+    """Between two records, too, which are far apart here; and what is recorded does not depend on who looks on."""
+    shown, unseen = folder / f"shown-{columns}", folder / f"unseen-{columns}"
+    flags = ("--epochs", "30", "--log-every", "45", "--val-every", "15")
+    with terminal(["-m", "student.train", *line(store, shown, *flags)], columns=columns) as window:
+        written = window.read().decode()
+    assert window.status == 0, written
+    drawn = [part.rstrip("\r\n") for part in written.split(CLEAR)[1:]]
+    steps = [part for part in drawn if part.startswith("step ")]
+    assert len({part[:10] for part in steps}) > 2, "90 steps, two of them recorded"
+    assert all(" | loss " in part and " | eta " in part for part in steps)
+    assert max(len(part) for part in steps) < columns and all(("img/s" in part) is (columns == 60) for part in steps)
+    lines = [text.rstrip() for text in screen(written.encode(), columns)]
+    epochs = [text for text in lines if text.startswith("epoch ")]
+    assert [text.split(" | ")[0] for text in epochs] == [f"epoch {number}" for number in range(1, 31)]
+    assert all(
+        len(text) < columns and (" | top1 0." in text) is (number in (15, 30)) for number, text in enumerate(epochs, 1)
+    )
+    assert train(line(store, unseen, *flags), folder / "unseen.txt")[0] == 0
+    assert record(unseen) == record(shown)
+
+
 def test_a_student_learns(folder: Path, store: Path) -> None:
     out = folder / "learns"
     assert train(line(store, out, "--epochs", "12", "--lr", "0.02"), folder / "learns.txt")[0] == 0
@@ -81,6 +106,8 @@ def test_a_run_begun_otherwise_is_begun_again_only_when_that_is_asked_for(
     code, said = train(line(store, out, "--if-changed", "restart"), folder / "otherwise.txt")
     assert code == 0 and "--alpha 0.3 then, 0.5 now" in said
     assert same(weights(out), weights(whole)) and record(out) == record(whole)
+    assert torch.load(folder / "otherwise.previous/last.pt", weights_only=True)["meta"]["settings"]["alpha"] == 0.3
+    assert f"{out} is set aside, not removed: {out}.previous (" in said
 
 
 @pytest.mark.parametrize("steps", range(1, STEPS))

@@ -119,6 +119,15 @@ def test_reading_many_may_be_given_up(objects: Objects) -> None:
     assert objects.get(keys[1], 9) == b"x"
 
 
+def test_what_can_be_renamed_is_moved_with_all_that_is_in_it(objects: Objects, place: str) -> None:
+    objects.put(KEY, b"x")
+    if objects.folder is None:
+        assert "://" in place, "what has a path has a folder"
+        return
+    objects.folder.rename(f"{place}.aside")
+    assert objects.sizes() == {} and open_objects(f"{place}.aside").get(KEY, 1) == b"x"
+
+
 def test_put_new_does_not_replace(objects: Objects) -> None:
     assert objects.put_new(KEY, b"first")
     assert not objects.put_new(KEY, b"second")

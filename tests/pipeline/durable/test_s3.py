@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -18,8 +19,9 @@ from pipeline.durable.objects import open_objects
 from pipeline.durable.s3 import S3Objects
 from pipeline.durable.s3_bucket import Bucket
 from pipeline.durable.writer_lock import seated
-from pipeline.errors import StoreError
+from pipeline.errors import ContractError, StoreError
 from pipeline.inspection.audit import audit
+from pipeline.labelling import generations
 from pipeline.remote import client as remote
 from pipeline.store.reader import StoreReader
 from pipeline.store.writer import StoreWriter
@@ -114,6 +116,28 @@ def test_a_store_in_s3_is_the_one_on_a_disk_and_is_read_there(s3: Any, url: str,
     s3.put_object(Bucket="bucket", Key=f"{url.removeprefix('s3://bucket/')}/{KEY}", Body=b"other bytes")
     with pytest.raises(StoreError, match=r"argmax/c\.0\.0.* has 11 bytes"):
         StoreReader.open(url)
+
+
+def test_labels_at_a_url_are_never_made_room_for(s3: Any, url: str) -> None:
+    with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
+        fill(store)
+        store.finish()
+    before = objects_of(s3, url)
+    other = dataclasses.replace(MANIFEST, luma=False)
+    with pytest.raises(ContractError) as changed:
+        open_writing(url, other, INDEX, VIEWS)
+    generations.bring_back(url, other)
+    with pytest.raises(
+        StoreError, match="At a URL it cannot be set aside, since a bucket has no rename, and labels are"
+    ):
+        generations.set_aside(url, str(changed.value))
+    generations.keep_one(url)
+    assert objects_of(s3, url) == before
+    for key in before:
+        if key == "COMPLETE" or (key.startswith("receipts/") and key != "receipts/base.json"):
+            s3.delete_object(Bucket="bucket", Key=f"{url.removeprefix('s3://bucket/')}/{key}")
+    generations.set_aside(url, "No label was ever finished.")
+    assert objects_of(s3, url) == {}
 
 
 @pytest.mark.parametrize("fault", ["refuse", "error", "cut"])

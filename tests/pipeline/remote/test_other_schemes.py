@@ -135,6 +135,7 @@ def ftp(folder: Path) -> Iterator[Ftp]:
 def test_shards_over_ftp_are_those_of_files(folder: Path, ftp: Ftp) -> None:
     urls = expand([f"{ftp.url}/*.tar"])
     assert urls == expand([f"{ftp.url}/{{000000..000001}}.tar"])
+    assert urls == expand([f"{ftp.url}/"]), "a folder means the tars in it"
     index, local = scan(urls), scan([str(path) for path in sorted(folder.glob("*.tar"))])
     assert index.digest() == local.digest() and index.class_names == tuple(NAMES)
     with index.files() as files:

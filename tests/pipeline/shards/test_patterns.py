@@ -70,8 +70,19 @@ def test_home_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert expand(["./a.tar"]) == ("a.tar",)
 
 
+@pytest.mark.parametrize("name", ["train", "[1] a", "a.tar"])
+def test_a_folder_means_the_tars_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / name / "inner").mkdir(parents=True)
+    touch(tmp_path / name, "b.tar", "a.tar", "notes.txt", "inner/c.tar")
+    monkeypatch.chdir(tmp_path)
+    expected = (f"{name}/a.tar", f"{name}/b.tar")
+    assert expand([name]) == expand([f"{name}/"]) == expected, "as a glob would name them, relative and in order"
+
+
 def test_refuses_what_is_no_shard(tmp_path: Path) -> None:
     (tmp_path / "empty.tar").touch()
+    (tmp_path / "none").mkdir()
+    (tmp_path / "folder.tar" / "x.tar").mkdir(parents=True)
     os.mkfifo(tmp_path / "pipe.tar")
     (tmp_path / "lost.tar").symlink_to(tmp_path / "nowhere")
     folder = str(tmp_path)
@@ -86,7 +97,10 @@ def test_refuses_what_is_no_shard(tmp_path: Path) -> None:
         f"{folder} has no such file. Name the tars, such as 'data/train/*.tar'.",
         f"{folder}/a [1].tar": f"nothing matches {folder}/a [1].tar: the folder {folder} has no such file ([…] is a "
         "pattern, and [[] stands for a bracket). Name the tars, such as 'data/train/*.tar'.",
-        folder: f"{folder} is a folder, not a shard. Name the tars in it: '{folder}/*.tar'.",
+        f"{folder}/none": f"nothing matches {folder}/none/*.tar (asked for by {folder}/none): the folder {folder}/none "
+        "has no such file. Name the tars, such as 'data/train/*.tar'.",
+        f"{folder}/folder.tar": f"{folder}/folder.tar/x.tar is a folder, not a shard. Name the tars in it: "
+        f"'{folder}/folder.tar/x.tar/*.tar'.",
         f"{folder}/empty.tar": f"{folder}/empty.tar is empty (0 bytes). Fetch or pack it again.",
         f"{folder}/pipe.tar": f"{folder}/pipe.tar is not a regular file; a shard must be one, because its rows are "
         "read in place.",

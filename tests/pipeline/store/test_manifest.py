@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.durable import canonical
 from pipeline.errors import MismatchError, RecipeError, StoreError
-from pipeline.labels.keep import Keep
+from pipeline.labels.argmax import Argmax
+from pipeline.labels.topk import TopK
 from pipeline.store.manifest import Manifest, TeacherCard, unit_rows_for
 from pipeline.views.recipe import Recipe
 from tests.stores import card, index_of, manifest_of
@@ -33,7 +34,7 @@ CHANGES: dict[str, object] = {
     "recipe": Recipe(seed=3, image_size=8, crop_scale=(0.3, 1.0)),
     "index_digest": "cd" * 32,
     "rows": 99,
-    "keep": Keep("topk", 4),
+    "keep": TopK(4),
     "temperatures": (1.0,),
     "num_classes": 12,
     "class_names": tuple("abcdefghijkL"),
@@ -73,7 +74,7 @@ def test_a_mismatch_names_every_field_with_both_values_and_the_remedy() -> None:
         recipe=Recipe(seed=4, image_size=8, crop_scale=(0.3, 1.0)),
         teacher=card(weights_sha256="cd" * 32),
         class_names=tuple("abcdefghijkL"),
-        keep=Keep("argmax"),
+        keep=Argmax(),
     )
     with pytest.raises(MismatchError) as error:
         MANIFEST.require_same(other, where="store.zarr")

@@ -38,6 +38,8 @@ TIMM_NAMES = {
     "ShearY": Op.SHEAR_Y,
     "TranslateXRel": Op.TRANSLATE_X,
     "TranslateYRel": Op.TRANSLATE_Y,
+    "TranslateX": Op.TRANSLATE_X,
+    "TranslateY": Op.TRANSLATE_Y,
     "Desaturate": Op.COLOR,
     "GaussianBlur": Op.BLUR,
 }
@@ -96,6 +98,15 @@ def test_parse_reads_every_part():
         ("rand-n0", "randaugment: n is 0, it must lie in [1, 8]"),
         ("rand-m101", "randaugment: m is 101, it must lie in [0, 100]"),
         ("rand-t3a-n4", "randaugment: n is 4, it must lie in [1, 3]"),
+        ("rand-translate_const", "gives 'translate_const'"),
+        ("rand-translate_const0", "randaugment: translate_const is 0, it must lie in (0, 4096]"),
+        ("rand-translate_const4097", "randaugment: translate_const is 4097, it must lie in (0, 4096]"),
+        ("rand-translate_pct1.5", "randaugment: translate_pct is 1.5, it must lie in (0, 1]"),
+        (
+            "rand-translate_pct0.4-translate_const100",
+            "randaugment: translate_pct0.4 and translate_const100 both say how far a shift goes; give one of them",
+        ),
+        ("rand-t3a-translate_const9", "randaugment: translate_const9 is about shifts, and t3a has none"),
     ],
 )
 def test_what_is_not_understood_is_named(spec, problem):
@@ -157,6 +168,46 @@ def test_draws_are_distributed_as_timms(spec):
         values = np.rint(np.clip(values, 0 if op == Op.POSTERIZE else None, None) * ARGUMENT_ONE) / ARGUMENT_ONE
         assert stats.ks_2samp(arguments_BL[ops_BL == op] / ARGUMENT_ONE, values).pvalue > 1e-4, Op(op).name
     assert 0.47 < fair_BL.mean() < 0.53
+
+
+@pytest.mark.parametrize("side", [32, 224, 288])
+@pytest.mark.parametrize("spec", ["rand", "rand-inc1", "rand-tweights"])
+@pytest.mark.parametrize(
+    ("part", "name", "hparams"),
+    [
+        ("translate_const117", "TranslateX", {"translate_const": 117}),
+        ("translate_const7.5", "TranslateY", {"translate_const": 7.5}),
+        ("translate_pct0.3", "TranslateXRel", {"translate_pct": 0.3}),
+    ],
+)
+def test_how_far_a_shift_goes_is_timms_number(spec, part, name, hparams, side, monkeypatch):
+    monkeypatch.setattr(timm_augment, "_randomly_negate", lambda value: value)
+    policy = Policy.parse(f"{spec}-mmax20-{part}")
+    choices = policy.choices()
+    place = [choice.op for choice in choices].index(TIMM_NAMES[name])
+    for magnitude in (0.0, 1.0, 9.0, 9.37, 10.0, 20.0):
+        theirs = timm_augment.LEVEL_TO_ARG[name](magnitude, hparams)[0] * (side if name.endswith("Rel") else 1)
+        for sign in (-1.0, 1.0):
+            ours = randaugment._arguments(
+                np.full((1, 1), magnitude), np.full((1, 1), sign), np.array([[place]]), choices, side
+            )
+            assert ours.item() == round(sign * theirs * SUBPIXELS) * (ARGUMENT_ONE // SUBPIXELS)
+
+
+def test_only_shifts_know_how_far_a_shift_goes():
+    spec = "rand-m9-mstd0.5-inc1"
+    (ops, plain, _), (same_ops, other, _) = drawn(Policy.parse(spec)), drawn(Policy.parse(f"{spec}-translate_const117"))
+    shifts = np.isin(ops, (Op.TRANSLATE_X, Op.TRANSLATE_Y))
+    assert np.array_equal(ops, same_ops) and np.array_equal(plain[~shifts], other[~shifts])
+    grid = ARGUMENT_ONE / SUBPIXELS  # both were rounded to it
+    assert np.abs(plain[shifts] * 117 / (0.45 * SIDE) - other[shifts]).max() <= grid * 1.1
+    assert other[shifts].max() / ARGUMENT_ONE == pytest.approx(117, abs=8)
+
+
+def test_the_share_that_goes_without_saying_draws_what_it_drew():
+    for spec in ("rand-m9-mstd0.5-inc1", "rand-m5-tweights"):
+        one, other = drawn(Policy.parse(spec)), drawn(Policy.parse(f"{spec}-translate_pct0.45"))
+        assert all(np.array_equal(mine, theirs) for mine, theirs in zip(one, other, strict=True))
 
 
 def test_weighted_sets_choose_without_replacement():

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.labels.keep import Keep
-from pipeline.labels.soft_labels import decode_dense, encode
+from pipeline.labels.codes import logits_of
+from pipeline.labels.dense import Dense
+from pipeline.labels.soft_labels import encode
+from pipeline.labels.topk import TopK
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
 from pipeline.store.reader import StoreReader
@@ -38,9 +40,9 @@ def order_of(store: StoreReader, **changes: int) -> Order:
 def feeds(store: StoreReader, order: Order, workers: int = 0, ranks: Ranks | None = None) -> Iterator[Feed]:
     """One feed, closed afterwards."""
     capacity, together = piece_capacity(order), pieces_together(order)
-    answers = StoredAnswers(store, needed("soft", "dense", luma=True), keep_units=4)
+    answers = StoredAnswers(store, needed(store.manifest, soft=True, luma=True), keep_units=4)
     with Loader(order.recipe, store.index, batch=capacity, workers=workers, together=together) as loader:
-        yield Feed(order, answers, store.index, loader, ranks or Ranks())
+        yield Feed(order, answers, store.index, loader, ranks or Ranks(), keep=store.manifest.keep)
     answers.close()
 
 
@@ -60,8 +62,8 @@ def test_a_step_is_what_the_order_says(store: StoreReader, repeats: int, workers
             for at, (row, view) in enumerate(zip(batch.row_B.tolist(), batch.view_B.tolist(), strict=True)):
                 labels = units[view, row // 16].labels
                 assert int(step.teacher.argmax_B[at]) == labels.argmax_B[row % 16]
-                assert labels.logits_BC is not None and step.teacher.logits_BC is not None
-                assert np.array_equal(step.teacher.logits_BC[at].numpy(), decode_dense(labels.logits_BC[row % 16]))
+                assert labels.parts["logits"] is not None and step.teacher.logits_BC is not None
+                assert np.array_equal(step.teacher.logits_BC[at].numpy(), logits_of(labels.parts["logits"][row % 16]))
             assert step.truth.own_B.tolist() == (batch.row_B % 5).tolist()
             assert step.truth.partner_B.tolist() == (batch.partner_B % 5).tolist()
             assert step.count == len(batch)
@@ -94,14 +96,14 @@ def test_pieces_are_cut_between_pairs_and_windows(repeats: int) -> None:
 
 def test_answers_are_bounded_and_need_no_announcement(store: StoreReader) -> None:
     order = order_of(store, batch=16)
-    answers = StoredAnswers(store, needed("hard", "dense", luma=False), keep_units=3)
+    answers = StoredAnswers(store, needed(store.manifest, soft=False, luma=False), keep_units=3)
     for epoch in range(3):
         for step in range(order.steps):
             batch = order.batch(epoch, step)
             if step % 2:
                 answers.expect(batch)
             gathered = answers.gather(batch)
-            assert gathered.labels.keep == Keep("argmax") and gathered.luma_B16 is None
+            assert not gathered.labels.parts and gathered.luma_B16 is None
             assert len(answers._units) <= 3 + 2 * order.spread and not answers._expected
     answers.close()
 
@@ -109,18 +111,19 @@ def test_answers_are_bounded_and_need_no_announcement(store: StoreReader) -> Non
 def test_codes_become_the_logits_that_were_stored() -> None:
     logits_BC = np.random.default_rng(0).normal(0, 9, (6, 7)).astype(np.float32)
     logits_BC[0, :2] = (-128.0, 127.99)
-    dense = encode(logits_BC, Keep("dense"))
-    assert dense.logits_BC is not None
-    teacher = teacher_labels(dense, (), CPU)
+    dense = encode(logits_BC, Dense())
+    teacher = teacher_labels(Dense(), dense, (), CPU)
     assert teacher.logits_BC is not None
-    assert np.array_equal(teacher.logits_BC.numpy(), decode_dense(dense.logits_BC))
-    topk = encode(logits_BC, Keep("topk", 3), (1.0, 3.0))
-    teacher = part_of(teacher_labels(topk, (1.0, 3.0), CPU), slice(2, 4))
-    assert topk.topk_index_BK is not None and topk.topk_logit_BK is not None and topk.lse_BT is not None
+    assert np.array_equal(teacher.logits_BC.numpy(), logits_of(dense.parts["logits"]))
+    topk = encode(logits_BC, TopK(3), (1.0, 3.0))
+    teacher = part_of(teacher_labels(TopK(3), topk, (1.0, 3.0), CPU), slice(2, 4))
+    assert (
+        topk.parts["topk_index"] is not None and topk.parts["topk_logit"] is not None and topk.parts["lse"] is not None
+    )
     assert teacher.topk_index_BK is not None and teacher.topk_logit_BK is not None and teacher.lse_BT is not None
-    assert np.array_equal(teacher.topk_index_BK.numpy(), topk.topk_index_BK[2:4])
-    assert np.array_equal(teacher.topk_logit_BK.numpy(), decode_dense(topk.topk_logit_BK[2:4]))
-    assert np.array_equal(teacher.lse_BT.numpy(), topk.lse_BT[2:4]) and teacher.temperatures == (1.0, 3.0)
+    assert np.array_equal(teacher.topk_index_BK.numpy(), topk.parts["topk_index"][2:4])
+    assert np.array_equal(teacher.topk_logit_BK.numpy(), logits_of(topk.parts["topk_logit"][2:4]))
+    assert np.array_equal(teacher.lse_BT.numpy(), topk.parts["lse"][2:4]) and teacher.temperatures == (1.0, 3.0)
 
 
 def test_unlabelled_rows_stay_unlabelled(store: StoreReader) -> None:

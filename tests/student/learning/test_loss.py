@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import StudentError
+from pipeline.labels.argmax import Argmax
+from pipeline.labels.dense import Dense
+from pipeline.labels.topk import TopK
 from student.feed.targets import TeacherLabels, Truth
 from student.learning.loss import DistillationLoss, LossParts
 from student.network.model import Heads, StudentSpec, build
@@ -227,33 +229,24 @@ def _float_truth() -> Truth:
     return Truth(truth.own_B, truth.partner_B, truth.lam_B.float())
 
 
-class Keep(SimpleNamespace):
-    """Stands where `pipeline.labels.soft_labels.Keep` does: a kind and its text."""
-
-    kind: str
-
-    def __str__(self) -> str:
-        return str(self.text)
-
-
 def test_a_store_that_cannot_serve_the_loss_is_refused() -> None:
     soft = DistillationLoss(kind="soft", tau=4)
     with pytest.raises(StudentError) as argmax:
-        soft.check_store(Keep(kind="argmax", text="argmax"), ())
+        soft.check_store(Argmax(), ())
     assert str(argmax.value) == (
         "Soft distillation needs the teacher's logits, and this store keeps argmax alone. "
         "Use --distill hard, or label again with --keep topk:10 or --keep dense."
     )
     with pytest.raises(StudentError) as temperature:
-        soft.check_store(Keep(kind="topk", text="topk:10"), (1.0, 3.0))
+        soft.check_store(TopK(10), (1.0, 3.0))
     assert str(temperature.value) == (
         "Soft distillation at temperature 4 needs the teacher's log-sum-exp at 4; "
         "this store (topk:10) has it at: 1, 3. "
         "Use a stored one (--tau), or label again with --temperatures 4."
     )
-    soft.check_store(Keep(kind="topk", text="topk:10"), (1.0, 4.0))
-    soft.check_store(Keep(kind="dense", text="dense"), ())
-    DistillationLoss(kind="hard").check_store(Keep(kind="argmax", text="argmax"), ())
+    soft.check_store(TopK(10), (1.0, 4.0))
+    soft.check_store(Dense(), ())
+    DistillationLoss(kind="hard").check_store(Argmax(), ())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.optim import create_optimizer_v2
 
 from pipeline.errors import StudentError
 from student.learning import optimizer as optimizer_module
@@ -48,6 +49,84 @@ def test_layer_decay_slows_blocks_towards_the_input_and_leaves_the_heads() -> No
     optimizer = OptimizerSpec(layer_decay=0.5).create(student, 1.0)
     assert schedule.apply(optimizer, 0) == 1.0
     assert {group["lr"] for group in optimizer.param_groups} == {0.5**power for power in range(5)}
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.65])
+@pytest.mark.parametrize("dist_token_decay", [False, True])
+def test_groups_are_timms_where_no_flag_differs_from_it(layer_decay: float | None, dist_token_decay: bool) -> None:
+    student = _student()
+    spec = OptimizerSpec(layer_decay=layer_decay, dist_token_decay=dist_token_decay)
+    theirs = create_optimizer_v2(student.net, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=layer_decay)
+    ours = spec.create(student, 1e-3)
+    members = [[[id(p) for p in group["params"]] for group in optimizer.param_groups] for optimizer in (ours, theirs)]
+    assert (members[0] == members[1]) is not dist_token_decay
+    values = [
+        {id(p): group["weight_decay"] for group in o.param_groups for p in group["params"]} for o in (ours, theirs)
+    ]
+    moved = {name for name, p in student.net.named_parameters() if values[0][id(p)] != values[1][id(p)]}
+    assert moved == ({"dist_token"} if dist_token_decay else set())
+    assert len({frozenset(group) for group in (*ours.param_groups, *theirs.param_groups)}) == 1
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.75])
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize("dist_token_decay", [False, True])
+def test_every_parameter_decays_and_learns_as_the_formula_says(
+    decay: float, tokens: bool, dist_token_decay: bool
+) -> None:
+    student, blocks = _student(depth=3), 3
+    spec = OptimizerSpec(layer_decay=decay, layer_decay_tokens=tokens, dist_token_decay=dist_token_decay)
+    groups = _groups(student, spec)
+    assert groups.keys() == dict(student.net.named_parameters()).keys()
+    for name, group in groups.items():
+        part = name.split(".")
+        if part[0] in ("cls_token", "dist_token", "pos_embed"):
+            power = blocks + 1 if tokens else 0
+        elif part[0] == "patch_embed":
+            power = blocks + 1
+        else:
+            power = {"blocks": blocks - int(part[1]) if part[0] == "blocks" else 0, "norm": 1}.get(part[0], 0)
+        assert group["lr_scale"] == decay**power, name
+        matrix = part[-1] == "weight" and "norm" not in name
+        assert group["weight_decay"] == (0.05 if matrix or (name == "dist_token" and dist_token_decay) else 0.0), name
+    schedule = Schedule(lr=1.0, epochs=10, updates_per_epoch=10, warmup_epochs=0)
+    optimizer = spec.create(student, 1.0)
+    schedule.apply(optimizer, 50)
+    assert all(group["lr"] == schedule.lr_at(50) * group["lr_scale"] for group in optimizer.param_groups)
+
+
+def test_the_distillation_token_shrinks_by_the_rate_times_the_decay() -> None:
+    student = _student(depth=1)
+    before = {name: p.detach().clone() for name, p in student.net.named_parameters()}
+    optimizer = OptimizerSpec(weight_decay=0.25, dist_token_decay=True).create(student, 0.5)
+    for parameter in student.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    after = dict(student.net.named_parameters())
+    torch.testing.assert_close(after["dist_token"], before["dist_token"] * (1 - 0.5 * 0.25))
+    assert all(torch.equal(after[name], before[name]) for name in ("cls_token", "pos_embed"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"dist_token_decay": True},
+            "--dist-token-decay: resnet10t has no distillation token. Leave it out, or choose an architecture that has "
+            "one (deit_tiny_distilled_patch16_224).",
+        ),
+        (
+            {"layer_decay": 0.5, "layer_decay_tokens": False},
+            "--no-layer-decay-tokens: resnet10t has no token or position embedding. Leave it out, or choose an "
+            "architecture that has one (deit_tiny_distilled_patch16_224).",
+        ),
+    ],
+)
+def test_a_student_without_tokens_refuses_their_flags(flags: dict[str, Any], message: str) -> None:
+    student = build(StudentSpec(model="resnet10t", num_classes=5, image_size=32, drop_path=0.0), seed=1)
+    with pytest.raises(StudentError) as error:
+        OptimizerSpec(**flags).create(student, 1e-3)
+    assert str(error.value) == message
 
 
 def test_layer_decay_of_one_is_none() -> None:
@@ -147,6 +226,14 @@ def test_the_average_follows_timms_formula() -> None:
     [
         (lambda: OptimizerSpec(weight_decay=-1), "weight_decay is -1; it must be at least 0."),
         (lambda: OptimizerSpec(layer_decay=1.5), "layer_decay is 1.5; it must be above 0 and at most 1."),
+        *(
+            (
+                lambda rate=rate: OptimizerSpec(layer_decay=rate, layer_decay_tokens=False),
+                "--no-layer-decay-tokens gives tokens the full rate where others have less, and without --layer-decay "
+                "all have it. Give --layer-decay 0.75, say, or leave it out.",
+            )
+            for rate in (None, 1.0)
+        ),
         (
             lambda: Schedule(lr=1, epochs=1, updates_per_epoch=1, name="up"),
             "A schedule 'up' is not known. Known: cosine, constant.",

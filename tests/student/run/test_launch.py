@@ -35,6 +35,10 @@ def begun(folder: Path, store: Path) -> Path:
     return folder / "begun"
 
 
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
 def refused(line: list[str], folder: Path, code: int = 1) -> str:
     """The one line of an error."""
     status, said = train(line, folder / "refused.txt")
@@ -183,8 +187,41 @@ def test_resume_none_and_from_a_path(folder: Path, store: Path, begun: Path, tmp
     assert same(weights(run), weights(again))
     assert [line["update"] for line in record(again)] == [2, 3, 4, 6, 6]
     assert [line["update"] for line in record(run)] == [3, 4, 6, 6]
+    assert same(weights(tmp_path / "again.previous"), weights(run)), "it was set aside"
+    assert train(arguments(store, again, "--resume", str(again / "last.pt")), folder / "path.txt")[0] == 0
+    assert not (tmp_path / "again.previous-2").exists(), "its own end is no other state"
     said = refused(arguments(store, tmp_path / "third", "--resume", str(tmp_path / "nowhere")), folder)
     assert said.startswith(f"{tmp_path}/nowhere is not there.")
+
+
+def test_another_state_than_the_last_sets_the_run_aside(folder: Path, store: Path, begun: Path, tmp_path: Path) -> None:
+    """Going back to the run's own previous.pt keeps its record, another run's state begins one; neither loses any."""
+    run = tmp_path / "run"
+    assert train(arguments(store, run, "--checkpoint-every", "1"), folder / "back.txt")[0] == 0
+    ended, lines = tree(run), record(run)
+    code, said = train(arguments(store, run, "--resume", str(run / "previous.pt")), folder / "back.txt")
+    assert code == 0 and f"--resume {run}/previous.pt goes on from another state than {run} has last" in said
+    assert tree(tmp_path / "run.previous") == ended and record(run) == lines
+    assert train(arguments(store, run, "--resume", str(begun)), folder / "back.txt")[0] == 0
+    assert same(weights(run), weights(tmp_path / "run.previous"))
+    assert [line["update"] for line in record(run)] == [3, 4, 6, 6]
+
+
+def test_a_folder_that_holds_other_work_is_no_run(folder: Path, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "fit.json").write_text("{}")
+    assert refused(arguments(store, tmp_path, "--resume", "none"), folder) == (
+        f"--out {tmp_path} is a fitted teacher (fit.json). Give the run a folder of its own."
+    )
+
+
+def test_a_run_that_was_set_aside_is_still_held(folder: Path, store: Path, begun: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(begun, tmp_path / "run"))
+    with checkpoint.only_writer(run):
+        checkpoint.set_aside(run, "Another one.")
+        said = refused(arguments(store, run), folder)
+        assert said.startswith(f"{run} is being written by another student.train.")
+        said = refused(arguments(store, tmp_path / "run.previous"), folder)
+        assert said.startswith(f"{run}.previous is being written by another student.train.")
 
 
 def test_a_loss_that_is_no_number(folder: Path, store: Path, tmp_path: Path) -> None:
@@ -276,3 +313,30 @@ def test_the_largest_seed(folder: Path, store: Path, tmp_path: Path) -> None:
         arguments(store, tmp_path / "run", "--seed", str(2**64 - 1), "--max-steps", "1"), folder / "seed.txt"
     )
     assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--width", "34", "--heads", "4"), "cannot be built with --image-size 32, --patch-size 8, --width 34"),
+        (("--patch-size", "5"), "An image of 32 pixels is no whole number of patches of 5."),
+        (("--model", "deit_tiny_distilled_patch16_225"), "has no model 'deit_tiny_distilled_patch16_225'. Near it:"),
+        (("--model", "resnet10t"), "resnet10t has no --"),
+        (("--opt", "adamx"), "timm has no optimiser 'adamx'"),
+        (("--layer-decay", "2"), "layer_decay is 2.0; it must be above 0 and at most 1."),
+        (("--no-layer-decay-tokens",), "Give --layer-decay 0.75, say, or leave it out."),
+        (("--init", "nowhere"), "--init nowhere: no such file or directory."),
+        (("--init", "BEGUN", "--depth", "3"), "does not fit deit_tiny_distilled_patch16_224: it lacks blocks.2."),
+        (("--init", "BEGUN", "--width", "48"), "(1, 1, 32) there, (1, 1, 48) here."),
+    ],
+)
+def test_what_no_student_can_be_is_found_before_any_shard_is_scanned(
+    flags: tuple[str, ...], said: str, store: Path, begun: Path, folder: Path, tmp_path: Path
+) -> None:
+    unreadable = tmp_path / "val.tar"
+    unreadable.write_bytes(b"no shard" * 200)
+    line = arguments(store, tmp_path / "run", "--val-shards", str(unreadable))
+    assert str(unreadable) in refused(line, folder), "a scan would say so first"
+    given = [str(begun) if flag == "BEGUN" else flag for flag in flags]
+    assert said in refused([*line, *given], folder)
+    assert not (tmp_path / "run/last.pt").exists()

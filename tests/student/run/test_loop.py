@@ -12,6 +12,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 
+from pipeline.labels.dense import Dense
 from pipeline.labels.keep import Keep
 from pipeline.labels.soft_labels import encode
 from pipeline.rendering.loader import Loader
@@ -76,7 +77,8 @@ def training(store: StoreReader, answers: AnswerSource, settings: Settings) -> I
     student = build(settings.spec(CLASSES, 32), seed=1)
     engine = Engine(student, settings, settings.schedule_of(order.steps), Ranks(), **STATS)
     with Loader(RECIPE, store.index, batch=piece_capacity(order), workers=0) as loader:
-        yield Feed(order, answers, store.index, loader, Ranks(), temperatures=TEMPERATURES), engine
+        keep = getattr(answers, "keep", store.manifest.keep)
+        yield Feed(order, answers, store.index, loader, Ranks(), keep=keep, temperatures=TEMPERATURES), engine
 
 
 def losses(store: StoreReader, answers: AnswerSource, settings: Settings) -> list[list[float]]:
@@ -107,7 +109,7 @@ def test_offline_equals_online_bit_by_bit(teacher: Beside, tmp_path: Path, disti
     settings = Settings(
         distill=distill, patch_size=8, width=32, depth=2, heads=2, epochs=7, batch=20, lr=1e-2, views=2
     )  # fmt: skip
-    stored = StoredAnswers(store, needed(distill, store.manifest.keep.kind, luma=False), keep_units=8)
+    stored = StoredAnswers(store, needed(store.manifest, soft=distill == "soft", luma=False), keep_units=8)
     offline = losses(store, stored, settings)
     stored.close()
     online = losses(store, LiveAnswers(teacher, store.index, store.manifest.keep), settings)
@@ -121,10 +123,10 @@ def test_the_raw_teacher_is_within_the_error_of_its_encoding(teacher: Beside, tm
     settings = Settings(
         distill="soft", tau=1.0, patch_size=8, width=32, depth=2, heads=2, drop_path=0.0, epochs=1, batch=20, views=1
     )  # fmt: skip
-    live = LiveAnswers(teacher, store.index, Keep("dense"))
+    live = LiveAnswers(teacher, store.index, Dense())
     with training(store, live, settings) as (feed, engine):
         for step in feed.steps(0, 0, 1):
-            encoded = teacher_labels(encode(live.raw_BC, Keep("dense")), (), torch.device("cpu"))
+            encoded = teacher_labels(Dense(), encode(live.raw_BC, Dense()), (), torch.device("cpu"))
             raw = TeacherLabels(argmax_B=encoded.argmax_B, logits_BC=torch.from_numpy(live.raw_BC))
             heads = engine.forward(step.pixels_BHWC)
             parts = [engine.loss(heads, step.truth, labels, count=step.count) for labels in (encoded, raw)]

@@ -12,6 +12,7 @@ import pytest
 
 from student.run.meter import Means
 from student.run.run_log import RunLog
+from tests.terminal import screen, terminal
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -42,6 +43,30 @@ def test_what_the_user_sees(tmp_path: Path) -> None:
         "step 10/40 | loss 0.1000 | 3,812 img/s | wait 1% | eta 12m",
         "epoch 1 | loss 0.1000 | top1 0.1000",
     ]
+
+
+def test_a_narrow_terminal_keeps_the_scores_that_decide(tmp_path: Path) -> None:
+    scores = {"ema_top1": 0.5, "ema_top1_class": 0.4, "top1": 0.3, "top1_class": 0.2}
+    shown = {}
+    for columns in (40, 60, 200):
+        (tmp_path / f"{columns}").mkdir()
+        code = f"""
+from pathlib import Path
+from student.run.run_log import RunLog
+log = RunLog(Path({str(tmp_path / str(columns))!r}), epoch=0, update=0, total=40)
+log.epoch({{"epoch": 0, "update": 10, "loss": 1.25, **{scores!r}}})
+log.close()
+"""
+        with terminal(["-c", code], columns=columns) as window:
+            shown[columns] = [line.rstrip() for line in screen(window.read(), columns)]
+    assert shown == {
+        40: ["epoch 1 | loss 1.2500 | top1 0.3000", ""],
+        60: ["epoch 1 | loss 1.2500 | ema_top1 0.5000 | top1 0.3000", ""],
+        200: [
+            "epoch 1 | loss 1.2500 | ema_top1 0.5000 | ema_top1_class 0.4000 | top1 0.3000 | top1_class 0.2000",
+            "",
+        ],
+    }
 
 
 def test_a_resumed_record_has_no_doubles_and_no_holes(tmp_path: Path) -> None:

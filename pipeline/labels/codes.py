@@ -1,0 +1,86 @@
+"""How is a logit written in 16 bits, and a class in as few as will do?
+
+A code is ``rint(256 · (logit + 128))``, so a logit is ``code / 256 − 128``, exact in float32. Everything that is stored
+of an answer, but for its argmax, is derived from codes: what is narrowed later equals what was narrowed at once.
+
+Shapes: B rows, C classes, T temperatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import TeacherError
+
+SCALE = 1 / 256
+"""One step of a code, in logits."""
+
+OFFSET = -128.0
+"""The logit of code 0."""
+
+CODE = np.dtype(np.uint16)
+MAX_CODE = 2**16 - 2
+"""The largest code, a logit of 127.9921875; the one above it stands for "nothing written"."""
+
+Name = Callable[[int], str]
+"""Says whose answer a row is, for a message"""
+
+
+def class_dtype(num_classes: int) -> np.dtype[Any]:
+    """The smallest unsigned type that holds the classes and one value more, which stands for "nothing written"."""
+    return np.dtype(np.uint8 if num_classes < 2**8 else np.uint16 if num_classes < 2**16 else np.uint32)
+
+
+def quantise(logits_BC: NDArray[np.floating[Any]], name: Name) -> NDArray[np.uint16]:
+    """Logits as codes; a logit outside their range is refused."""
+    # float64 holds 256 · (logit + 128) exactly for every float32 in range, so a code never depends on the platform
+    steps_BC = np.rint((logits_BC.astype(np.float64) - OFFSET) / SCALE)
+    outside = (steps_BC < 0) | (steps_BC > MAX_CODE)
+    if outside.any():
+        where = f"{_first(outside, logits_BC, name)} is outside {OFFSET:g} to {OFFSET + SCALE * MAX_CODE:.3f}"
+        raise TeacherError(
+            f"{where}, the range of the store's 16-bit codes ({int(outside.sum())} such values in this batch). "
+            "Check that the head was trained; or keep argmax; or wrap the teacher in a function that scales its logits."
+        )
+    return steps_BC.astype(CODE)
+
+
+def logits_of(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Codes as logits; exact in float32."""
+    return codes.astype(np.float32) * np.float32(SCALE) + np.float32(OFFSET)
+
+
+def softmax_of(codes_BC: NDArray[np.uint16], temperature: float) -> NDArray[np.float64]:
+    """softmax(logit / T) over all classes: the soft targets that every keep is measured against."""
+    scaled_BC = logits_of(codes_BC).astype(np.float64) / temperature
+    weights_BC = np.exp(scaled_BC - scaled_BC.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = weights_BC / weights_BC.sum(axis=1, keepdims=True)
+    return result
+
+
+def log_sum_exp(codes_BC: NDArray[np.uint16], temperatures: Sequence[float]) -> NDArray[np.float64]:
+    """log Σ exp(logit / T) over all classes, a column [B, T] a temperature."""
+    logits_BC = logits_of(codes_BC).astype(np.float64)
+    peak_B1 = logits_BC.max(axis=1, keepdims=True)
+    shifted_BC = logits_BC - peak_B1
+    columns = [peak_B1[:, 0] / t + np.log(np.exp(shifted_BC / t).sum(axis=1)) for t in temperatures]
+    return np.stack(columns, axis=1)
+
+
+def require_finite(logits_BC: NDArray[np.floating[Any]], name: Name) -> None:
+    """Refuse answers that are not finite numbers."""
+    bad = ~np.isfinite(logits_BC)
+    if bad.any():
+        raise TeacherError(
+            f"{_first(bad, logits_BC, name)} is not finite ({int(bad.sum())} such values in this batch). "
+            "Run the teacher in fp32 or bf16 (fp16 overflows at 65,504), or check its weights."
+        )
+
+
+def _first(bad_BC: NDArray[np.bool_], logits_BC: NDArray[np.floating[Any]], name: Name) -> str:
+    at, cls = np.unravel_index(int(bad_BC.argmax()), bad_BC.shape)
+    return f"the teacher's logit {float(logits_BC[at, cls]):g} ({name(int(at))}, class {int(cls)})"

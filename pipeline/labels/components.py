@@ -1,0 +1,162 @@
+"""In which few directions do a teacher's logits vary, and how are coefficients along them quantised?
+
+The principal components of the logits, each row about its own mean, fitted once on the first views that a teacher
+labels. Every component gets the same step: with equal steps and an entropy coder behind, each bit goes where it removes
+most error (reverse water-filling). The step follows from the weakest component that is kept, so their number alone
+decides what a view costs.
+
+A basis is integers, and it is stored. The sums of the fit are exact, but an eigenvector is not the same to the last bit
+under another linear-algebra library; so it is fitted once, and everybody else reads it. What is computed *from* it is a
+sum of products of integers, exact in floating point whatever the order of the additions, the threads or the machine.
+
+Shapes: N views to fit on, B rows, C classes, R components, W bytes of a row's coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNIT = 1024
+"""Of a component and of what is reconstructed: so many a logit; four a step of the codes"""
+
+PER_CODE = UNIT // 256
+
+STEP = 1.5
+"""Of all coefficients, in standard deviations of the weakest component: measured best between 1 and 3"""
+
+WIDE = 2.0
+"""A component with a standard deviation of more steps than this has a byte of its own, the others share one by two"""
+
+_BYTE, _NIBBLE = 128, 8
+_SMALLEST_STEP = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Components:
+    """The directions and what surrounds them: all that decoding needs beside a row's own bytes."""
+
+    mean_C: NDArray[np.int32]
+    """What is expected of a class, above the mean of its row; in 1/1024 logit"""
+    step_RC: NDArray[np.int16]
+    """What one step along a component adds to each class; in 1/1024 logit; strongest first"""
+    spread_C: NDArray[np.float32]
+    """Variance of what the components miss, in logits²"""
+    wide: int
+    """So many leading components have a byte each"""
+    length_R: NDArray[np.float64] = field(init=False)
+    """Squared, of each component"""
+    _product_CR: NDArray[np.float64] = field(init=False)
+    _sum_RC: NDArray[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        classes = len(self.mean_C)
+        assert self.step_RC.shape == (len(self.step_RC), classes) and self.spread_C.shape == (classes,)
+        assert self.mean_C.dtype == np.int32 and self.step_RC.dtype == np.int16 and self.spread_C.dtype == np.float32
+        assert 0 <= self.wide <= len(self), f"{self.wide} wide components of {len(self)}"
+        product_CR = np.ascontiguousarray(self.step_RC.T, np.float64)
+        object.__setattr__(self, "_product_CR", product_CR)
+        object.__setattr__(self, "length_R", np.maximum((product_CR**2).sum(axis=0), 1))
+        object.__setattr__(self, "_sum_RC", self.step_RC.astype(self._exact()))
+
+    def __len__(self) -> int:
+        return len(self.step_RC)
+
+    @property
+    def bytes_a_row(self) -> int:
+        """Before compression."""
+        return self.wide + -(-(len(self) - self.wide) // 2)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The parts, under the names of the store's arrays."""
+        return {"mean": self.mean_C, "step": self.step_RC, "spread": self.spread_C}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], wide: int) -> Components:
+        """The inverse of `arrays`."""
+        return cls(mean_C=arrays["mean"], step_RC=arrays["step"], spread_C=arrays["spread"], wide=wide)
+
+    def project(self, value_BC: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Products with each component [B, R]. Integers give integers, exactly, below 2^53."""
+        result: NDArray[np.float64] = value_BC @ self._product_CR
+        return result
+
+    def nearest(self, codes_BC: NDArray[np.float64], mean_B: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Steps along each component, not rounded, that come nearest to codes with these means [B, R]."""
+        flat_2C = np.stack([np.ones(len(self.mean_C)), self.mean_C.astype(np.float64)])
+        flat_R, expected_R = self.project(flat_2C)
+        result: NDArray[np.float64] = PER_CODE * (self.project(codes_BC) - mean_B[:, None] * flat_R) - expected_R
+        return result / self.length_R
+
+    def limited(self, steps_BR: NDArray[np.float64]) -> NDArray[np.int16]:
+        """Whole steps, as far as a byte or half a byte reaches."""
+        half_R = np.where(np.arange(len(self)) < self.wide, _BYTE, _NIBBLE)
+        return np.clip(np.rint(steps_BR), -half_R, half_R - 1).astype(np.int16)
+
+    def rebuilt(self, steps_BR: NDArray[np.int16]) -> NDArray[Any]:
+        """What the mean and these steps say, in 1/1024 logit [B, C]; exact, as float32 where that holds the sums."""
+        result: NDArray[Any] = steps_BR.astype(self._sum_RC.dtype) @ self._sum_RC
+        result += self.mean_C.astype(result.dtype)
+        return result
+
+    def pack(self, steps_BR: NDArray[np.int16]) -> NDArray[np.uint8]:
+        """Whole steps as bytes [B, W]."""
+        wide_BR = (steps_BR[:, : self.wide] + _BYTE).astype(np.uint8)
+        half_BR = (steps_BR[:, self.wide :] + _NIBBLE).astype(np.uint8)
+        low_BR, high_BR = half_BR[:, 0::2], half_BR[:, 1::2]
+        shared_BR = low_BR.copy()
+        shared_BR[:, : high_BR.shape[1]] |= high_BR << 4
+        return np.concatenate([wide_BR, shared_BR], axis=1)
+
+    def unpack(self, bytes_BW: NDArray[np.uint8]) -> NDArray[np.int16]:
+        """The inverse of `pack`."""
+        steps_BR = np.empty((len(bytes_BW), len(self)), np.int16)
+        steps_BR[:, : self.wide] = bytes_BW[:, : self.wide].astype(np.int16) - _BYTE
+        half_BR, shared_BR = steps_BR[:, self.wide :], bytes_BW[:, self.wide :]
+        half_BR[:, 0::2] = (shared_BR & 15).astype(np.int16) - _NIBBLE
+        half_BR[:, 1::2] = (shared_BR[:, : half_BR.shape[1] // 2] >> 4).astype(np.int16) - _NIBBLE
+        return steps_BR
+
+    def _exact(self) -> np.dtype[Any]:
+        furthest_R = np.where(np.arange(len(self)) < self.wide, _BYTE, _NIBBLE)
+        largest = furthest_R @ np.abs(self.step_RC.astype(np.float64)).max(axis=1) + np.abs(self.mean_C).max()
+        return np.dtype(np.float32 if largest < 2**24 else np.float64)
+
+
+def mean_of(codes_BC: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """The mean code of each row, rounded half up: logits are known up to a constant, and this is ours."""
+    classes = codes_BC.shape[1]
+    result: NDArray[np.int64] = (2 * codes_BC.sum(axis=1, dtype=np.uint32).astype(np.int64) + classes) // (2 * classes)
+    return result
+
+
+def principal(codes_NC: NDArray[np.uint16], components: int) -> tuple[NDArray[np.int32], NDArray[np.int16], int]:
+    """Mean, steps and the number of wide components of these codes.
+
+    The covariance is a sum of products of integers below 2^53, hence the same in any order of additions.
+    """
+    count, classes = codes_NC.shape
+    assert 1 <= components < classes and count >= 1, f"{components} components of {count} views of {classes} classes"
+    above_NC = codes_NC.astype(np.float64) - mean_of(codes_NC)[:, None]
+    total_C = above_NC.sum(axis=0)
+    covariance_CC = (above_NC.T @ above_NC - np.outer(total_C, total_C) / count) / (count * 256.0**2)
+    value_C, vector_CC = np.linalg.eigh(covariance_CC)
+    strongest = slice(None, -components - 1, -1)
+    deviation_R, direction_RC = np.sqrt(np.maximum(value_C[strongest], 0)), _upright(vector_CC.T[strongest])
+    step = max(STEP * float(deviation_R[-1]), _SMALLEST_STEP)
+    limit = np.iinfo(np.int16)
+    step_RC = np.clip(np.rint(direction_RC * step * UNIT), limit.min, limit.max).astype(np.int16)
+    mean_C = np.rint(total_C * PER_CODE / count).astype(np.int32)
+    return mean_C, step_RC, int((deviation_R > WIDE * step).sum())
+
+
+def _upright(direction_RC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """With the largest entry of each direction positive: a vector and its opposite are one eigenvector."""
+    largest_R = np.abs(direction_RC).argmax(axis=1)
+    sign_R = np.sign(direction_RC[np.arange(len(direction_RC)), largest_R])
+    result: NDArray[np.float64] = direction_RC * sign_R[:, None]
+    return result

@@ -1,0 +1,191 @@
+"""What is in a JPEG before its first coefficient?
+
+A JPEG is a row of segments, each a marker (0xff and a code), two bytes of length, and that many bytes less two; after
+the start of the scan come the coefficients, Huffman coded, as far as the next marker. `read_header` takes the segments
+apart strictly, and only for the plain kind: sequential, Huffman coded, 8 bits, one scan of all components. Whatever
+else it meets is a `NotPlainError`, whose `reason` is one of a few words that can be counted; such a file is no error,
+it is only decoded whole.
+
+A frame is cut into MCUs ("minimum coded units"): 8 × 8 pixels, or a multiple where chroma is subsampled. The scan
+holds the MCUs row by row. At a *restart marker* (0xffd0 to 0xffd7, in turn) the coder begins anew on a byte's boundary
+with all predictions at zero, so that what lies between two of them, a *restart segment*, can be decoded alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SOI, EOI, SOS, DQT, DHT, DRI, DNL = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xDC
+APP0, APP9, APP14, COM = 0xE0, 0xE9, 0xEE, 0xFE
+SEQUENTIAL = (0xC0, 0xC1)
+FRAMES = {
+    **dict.fromkeys((0xC2, 0xC6), "progressive"),
+    **dict.fromkeys((0xC3, 0xC7), "lossless"),
+    **dict.fromkeys((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), "arithmetic"),
+    0xC5: "hierarchical",
+}
+KNOWN = (DQT, DHT, DRI, COM, *range(APP0, APP0 + 16))
+BLOCK = 8
+"""Pixels, or samples, of a side of a block"""
+MAX_BLOCKS = 10
+"""Blocks of an MCU, by the standard"""
+
+
+class NotPlainError(ValueError):
+    """This JPEG is none of the plain kind."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A marker and all that belongs to it."""
+
+    marker: int
+    start: int
+    """Where its 0xff stands."""
+    stop: int
+    """Behind its last byte."""
+
+    @property
+    def body(self) -> slice:
+        """Its bytes without marker and length."""
+        return slice(self.start + 4, self.stop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One plane of samples."""
+
+    across: int
+    """Blocks of an MCU from left to right, in a scan of several components."""
+    down: int
+    """Blocks of an MCU from top to bottom, in a scan of several components."""
+    dc_table: int
+    ac_table: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JpegHeader:
+    """A plain JPEG up to its first coefficient."""
+
+    segments: tuple[Segment, ...]
+    """All from the first behind the start mark to the start of the scan, which is the last."""
+    frame: Segment
+    """The one that says the size."""
+    width: int
+    height: int
+    components: tuple[Component, ...]
+    restart_interval: int
+    """MCUs between two restart markers; 0 is none."""
+
+    @property
+    def scan_start(self) -> int:
+        """The place of the first coded byte."""
+        return self.segments[-1].stop
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The component of each block of an MCU; a component that is alone has one block."""
+        if len(self.components) == 1:
+            return (0,)
+        return tuple(number for number, part in enumerate(self.components) for _ in range(part.across * part.down))
+
+    @property
+    def mcu_width(self) -> int:
+        """Pixels."""
+        return BLOCK * (max(part.across for part in self.components) if len(self.components) > 1 else 1)
+
+    @property
+    def mcu_height(self) -> int:
+        """Pixels."""
+        return BLOCK * (max(part.down for part in self.components) if len(self.components) > 1 else 1)
+
+    @property
+    def mcu_columns(self) -> int:
+        """MCUs of a row."""
+        return -(-self.width // self.mcu_width)
+
+    @property
+    def mcu_rows(self) -> int:
+        """Rows of MCUs."""
+        return -(-self.height // self.mcu_height)
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether samples of a plane stand for several pixels, so that pixels depend on neighbours beyond their MCU."""
+        return len({(part.across, part.down) for part in self.components}) > 1
+
+
+def read_header(payload: bytes) -> JpegHeader:
+    """The segments and the geometry of a plain JPEG."""
+    if payload[:2] != bytes((0xFF, SOI)):
+        raise NotPlainError("not understood")
+    segments: list[Segment] = []
+    frame: Segment | None = None
+    interval = 0
+    while not segments or segments[-1].marker != SOS:
+        found = _segment_at(payload, segments[-1].stop if segments else 2)
+        segments.append(found)
+        if found.marker in SEQUENTIAL:
+            _require(frame is None)
+            frame = found
+        elif found.marker == DRI:
+            _require(found.stop - found.start == 6)
+            interval = int.from_bytes(payload[found.body], "big")
+    if frame is None:
+        raise NotPlainError("not understood")
+    width, height, sampling = _read_frame(payload[frame.body])
+    return JpegHeader(
+        segments=tuple(segments),
+        frame=frame,
+        width=width,
+        height=height,
+        components=_read_scan(payload[segments[-1].body], sampling),
+        restart_interval=interval,
+    )
+
+
+def _require(true: bool, reason: str = "not understood") -> None:
+    if not true:
+        raise NotPlainError(reason)
+
+
+def _segment_at(payload: bytes, place: int) -> Segment:
+    """The segment there; one without a length, or behind fill bytes, is not understood."""
+    _require(place + 4 <= len(payload) and payload[place] == 0xFF)
+    marker = payload[place + 1]
+    _require(marker not in FRAMES, FRAMES.get(marker, ""))
+    _require(marker in SEQUENTIAL or marker == SOS or marker in KNOWN)
+    length = int.from_bytes(payload[place + 2 : place + 4], "big")
+    _require(length >= 2 and place + 2 + length <= len(payload))
+    return Segment(marker, place, place + 2 + length)
+
+
+def _read_frame(body: bytes) -> tuple[int, int, dict[int, tuple[int, int]]]:
+    """Width, height, and the sampling of each component by its id."""
+    _require(len(body) >= 6)
+    _require(body[0] == 8, f"{body[0]}-bit")
+    height, width, count = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), body[5]
+    _require(height > 0 and width > 0 and count in (1, 3, 4) and len(body) == 6 + 3 * count)
+    sampling = {body[place]: (body[place + 1] >> 4, body[place + 1] & 15) for place in range(6, len(body), 3)}
+    _require(len(sampling) == count and all(1 <= side <= 4 for sides in sampling.values() for side in sides))
+    return width, height, sampling
+
+
+def _read_scan(body: bytes, sampling: dict[int, tuple[int, int]]) -> tuple[Component, ...]:
+    """The components in the order of the scan, which must be that of the frame."""
+    _require(len(body) >= 1)
+    count = body[0]
+    _require(len(body) == 4 + 2 * count)
+    _require(count == len(sampling), "several scans")
+    _require(body[-3:] == b"\x00\x3f\x00" and tuple(body[1:-3:2]) == tuple(sampling))
+    components = tuple(
+        Component(across=across, down=down, dc_table=tables >> 4, ac_table=tables & 15)
+        for (across, down), tables in zip(sampling.values(), body[2:-3:2], strict=True)
+    )
+    _require(all(part.dc_table < 4 and part.ac_table < 4 for part in components))
+    _require(count == 1 or sum(part.across * part.down for part in components) <= MAX_BLOCKS)
+    return components

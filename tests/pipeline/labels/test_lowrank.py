@@ -1,0 +1,185 @@
+"""lowrank:K+R against a plain reader, against ten lines of documentation, and against what it promises."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pipeline.labels import lowrank
+from pipeline.labels.components import Components, mean_of, principal
+from pipeline.labels.lowrank import LowRank, encode, fit, targets
+
+CLASSES, KEPT, RANK = 300, 4, 9
+
+
+def answers(seed: int, count: int, classes: int = CLASSES, factors: int = 12) -> NDArray[np.uint16]:
+    """Codes of logits that vary mostly in a few directions, as a teacher's do."""
+    fixed, random = np.random.default_rng(7), np.random.default_rng(seed)
+    loads = fixed.normal(0, 1, (factors, classes)) * np.geomspace(2, 0.3, factors)[:, None]
+    logits_BC = fixed.normal(0, 1, classes) + random.normal(0, 1, (count, factors)) @ loads
+    logits_BC += random.normal(0, 0.3, (count, classes)) + random.normal(0, 3, (count, 1))
+    return np.rint(256 * (logits_BC + 128)).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def components() -> Components:
+    return fit(answers(0, 2000), KEPT, RANK)
+
+
+def softmax(score_BC: NDArray[np.floating]) -> NDArray[np.float64]:
+    weight_BC = np.exp(score_BC - score_BC.max(axis=1, keepdims=True))
+    return weight_BC / weight_BC.sum(axis=1, keepdims=True)
+
+
+def divergence(codes_BC: NDArray[np.uint16], told_BC: NDArray[np.floating], temperature: float) -> float:
+    true_BC = softmax(codes_BC.astype(np.float64) / 256 / temperature)
+    return float((true_BC * (np.log(true_BC) - np.log(told_BC))).sum(axis=1).mean())
+
+
+def read(
+    record: LowRank, argmax_B: NDArray[np.integer], components: Components, temperature: float
+) -> NDArray[np.float64]:
+    """As store-format.md tells a stranger to read it, a row at a time."""
+    found = []
+    for row in range(len(record)):
+        coded = [int(value) for value in record.tail_BW[row]]
+        steps = [value - 128 for value in coded[: components.wide]]
+        for value in coded[components.wide :]:
+            steps += [value % 16 - 8, value // 16 - 8]
+        steps = steps[: len(components.step_RC)]
+        logit = (components.mean_C + np.array(steps) @ components.step_RC.astype(int)) / 1024
+        score = logit / temperature + components.spread_C / (2 * temperature**2)
+        highs = "".join(f"{value:08b}"[::-1] for value in record.next_high_BH[row])
+        classes = [int(argmax_B[row])]
+        for at, low in enumerate(record.next_low_BK[row]):  # 300 classes: one bit each
+            classes.append(int(low) + 256 * int(highs[at]))
+        down = np.concatenate([[0], np.cumsum(record.head_BK[row, 1:], dtype=int)])
+        level = (
+            (int(record.head_BK[row, 0]) - np.append(down, down[-1]) - np.arange(KEPT + 1) / 16) * 3 / 8 / temperature
+        )
+        score = np.minimum(score, level[-1])
+        score[classes] = level[:-1]
+        found.append(score)
+    return softmax(np.array(found))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0, 20.0])
+def test_a_stranger_reads_the_same_targets(components: Components, temperature: float) -> None:
+    codes_BC = answers(1, 40)
+    argmax_B = codes_BC.argmax(axis=1)
+    record = encode(codes_BC, argmax_B, KEPT, components)
+    told_BC = targets(record, argmax_B, components, temperature)
+    assert told_BC.dtype == np.float32
+    np.testing.assert_allclose(told_BC, read(record, argmax_B, components, temperature), rtol=2e-4, atol=1e-7)
+
+
+def test_it_says_far_more_than_the_mean_and_than_the_kept_classes_alone(components: Components) -> None:
+    codes_BC = answers(2, 400)
+    argmax_B = codes_BC.argmax(axis=1)
+    told = targets(encode(codes_BC, argmax_B, KEPT, components), argmax_B, components, 3.0)
+    expected = softmax(np.tile(components.mean_C / 1024 / 3, (len(codes_BC), 1)))
+    top_BK = np.argsort(-codes_BC.astype(int), axis=1)[:, :KEPT]
+    alone = softmax(codes_BC / 256 / 3)
+    kept_BK = np.take_along_axis(alone, top_BK, axis=1)
+    alone[:] = (1 - kept_BK.sum(axis=1, keepdims=True)) / (CLASSES - KEPT)
+    np.put_along_axis(alone, top_BK, kept_BK, axis=1)
+    here = divergence(codes_BC, told, 3.0)
+    assert here < divergence(codes_BC, expected, 3.0) / 5 and here < divergence(codes_BC, alone, 3.0) / 5
+
+
+def test_the_kept_classes_are_the_largest_and_within_half_a_step(components: Components) -> None:
+    codes_BC = answers(3, 200)
+    argmax_B = codes_BC.argmax(axis=1)
+    record = encode(codes_BC, argmax_B, KEPT, components)
+    high_BK = np.unpackbits(record.next_high_BH, axis=1, bitorder="little")[:, : KEPT - 1].astype(int)
+    index_BK = np.concatenate([argmax_B[:, None], record.next_low_BK + 256 * high_BK], axis=1)
+    np.testing.assert_array_equal(index_BK, np.argsort(-codes_BC.astype(int), axis=1, kind="stable")[:, :KEPT])
+    down_BK = np.cumsum(record.head_BK.astype(int) * np.array([1] + [-1] * (KEPT - 1)), axis=1)
+    true_BK = (np.take_along_axis(codes_BC.astype(int), index_BK, axis=1) - mean_of(codes_BC)[:, None]) / 96
+    assert np.abs(down_BK - true_BK).max() <= 0.5
+
+
+def test_the_argmax_is_the_one_given_even_where_codes_are_equal(components: Components) -> None:
+    codes_BC = answers(4, 3)
+    codes_BC[:, [5, 290]] = codes_BC.max() + 100
+    record = encode(codes_BC, np.array([290, 5, 290], np.uint16), KEPT, components)
+    assert record.next_low_BK[:, 0].tolist() == [5, 290 - 256, 5]
+
+
+@given(cuts=st.lists(st.integers(1, 199), max_size=5, unique=True))
+@settings(max_examples=20, deadline=None)
+def test_a_row_is_encoded_alike_in_any_company(components: Components, cuts: list[int]) -> None:
+    codes_BC = answers(5, 200)
+    argmax_B = codes_BC.argmax(axis=1)
+    whole = encode(codes_BC, argmax_B, KEPT, components)
+    edges = [0, *sorted(cuts), 200]
+    for start, stop in itertools.pairwise(edges):
+        part = encode(codes_BC[start:stop], argmax_B[start:stop], KEPT, components)
+        for name in ("next_low_BK", "next_high_BH", "head_BK", "tail_BW"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[start:stop])
+        told = targets(part, argmax_B[start:stop], components, 3.0)
+        np.testing.assert_array_equal(told, targets(whole, argmax_B, components, 3.0)[start:stop])
+
+
+def test_coefficients_are_what_exact_integers_give(components: Components) -> None:
+    """Python's own integers in place of floating point: the sums are exact, so the order of additions is nobody's."""
+    codes_BC = answers(6, 6)
+    mean_B = mean_of(codes_BC)
+    nearest_BR = components.nearest(codes_BC.astype(np.float64), mean_B)
+    for row, mean in enumerate(mean_B):
+        above = [4 * (int(c) - int(mean)) - int(m) for c, m in zip(codes_BC[row], components.mean_C, strict=True)]
+        for rank, step in enumerate(components.step_RC.astype(int).tolist()):
+            exact = sum(a * s for a, s in zip(above, step, strict=True)) / sum(s * s for s in step)
+            assert nearest_BR[row, rank] == exact
+
+
+def test_the_fit_does_not_depend_on_the_order_of_views_or_on_a_constant_in_a_row() -> None:
+    codes_NC = answers(8, 700)
+    fitted = fit(codes_NC, KEPT, RANK).arrays()
+    moved = fit((codes_NC + np.uint16(999))[::-1], KEPT, RANK).arrays()
+    for name in ("mean", "step"):
+        np.testing.assert_array_equal(fitted[name], moved[name])
+    np.testing.assert_allclose(fitted["spread"], moved["spread"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 7, 8])
+def test_steps_survive_their_bytes(rank: int) -> None:
+    mean_C, step_RC, fitted = principal(answers(0, 500), rank)
+    for wide in {0, fitted, rank}:
+        some = Components(mean_C=mean_C, step_RC=step_RC, spread_C=np.ones(CLASSES, np.float32), wide=wide)
+        far_BR = np.random.default_rng(0).normal(0, 90, (50, rank))
+        steps_BR = some.limited(far_BR)
+        assert steps_BR[:, :wide].max(initial=0) <= 127 and steps_BR[:, wide:].max(initial=0) <= 7
+        assert some.pack(steps_BR).shape == (50, some.bytes_a_row)
+        np.testing.assert_array_equal(some.unpack(some.pack(steps_BR)), steps_BR)
+
+
+@pytest.mark.parametrize("classes", [2, 200, 256, 257, 1000, 5000, 21843])
+def test_any_number_of_classes(classes: int) -> None:
+    codes_BC = answers(9, 30, classes, factors=2)
+    argmax_B = codes_BC.argmax(axis=1)
+    kept = min(6, classes)
+    bare = np.zeros((1, classes), np.int16)
+    flat = Components(mean_C=np.zeros(classes, np.int32), step_RC=bare, spread_C=np.zeros(classes, np.float32), wide=1)
+    told = targets(encode(codes_BC, argmax_B, kept, flat), argmax_B, flat, 1.0)
+    order = np.argsort(-codes_BC.astype(int), axis=1, kind="stable")[:, :kept]
+    kept_BK = np.take_along_axis(told, order, axis=1)
+    assert np.abs(told.sum(axis=1) - 1).max() < 1e-4
+    assert (np.diff(kept_BK, axis=1) < 0).all() and (told.argmax(axis=1) == argmax_B).all()
+    true_BK = np.take_along_axis(codes_BC.astype(int), order, axis=1) / 256
+    np.testing.assert_allclose(np.log(kept_BK[:, :1] / kept_BK), true_BK[:, :1] - true_BK, atol=0.376 + 6 / 42)
+
+
+def test_the_weights_follow_the_answer_and_leave_the_kept_classes_out() -> None:
+    codes_BC = answers(10, 5)
+    index_BK = np.argsort(-codes_BC.astype(int), axis=1, kind="stable")[:, :KEPT]
+    weight_BC = lowrank._weights(codes_BC, index_BK)
+    assert not np.take_along_axis(weight_BC, index_BK, axis=1).any()
+    row, (one, other) = 0, np.argsort(-codes_BC[0].astype(int), kind="stable")[[KEPT, KEPT + 30]]
+    ratio = np.exp((int(codes_BC[row, one]) - int(codes_BC[row, other])) / 256 / lowrank.WEIGHT_TEMPERATURE)
+    assert weight_BC[row, one] / weight_BC[row, other] == pytest.approx(ratio, rel=0.05)

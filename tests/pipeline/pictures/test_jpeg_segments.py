@@ -1,0 +1,137 @@
+"""A part of a tiled JPEG shows the very pixels that the whole shows there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.pictures.images import decode
+from pipeline.pictures.jpeg_markers import read_header
+from pipeline.pictures.jpeg_segments import Part, part_of
+from pipeline.pictures.jpeg_tiling import SIGN, tile
+from tests.jpegs import SUBSAMPLINGS, kinds, sampled
+from tests.pictures import encoded, scene
+
+KINDS = kinds()
+PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "photos"
+
+
+def cut(part: Part, height: int, width: int) -> np.ndarray:
+    return decode(part.payload)[part.top : part.top + height, part.left : part.left + width]
+
+
+def boxes(height: int, width: int, count: int, seed: int = 0) -> list[tuple[int, int, int, int]]:
+    """Rectangles of all sizes, and those that touch the borders of MCUs and of the picture."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(count):
+        tall, wide = rng.integers(1, height + 1), rng.integers(1, width + 1)
+        if rng.random() < 0.3:
+            tall, wide = min(tall, 8), min(wide, 8)
+        top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
+        if rng.random() < 0.4:
+            top, left = min(top // 8 * 8, height - tall), min(left // 8 * 8, width - wide)
+        if rng.random() < 0.3:
+            left = width - wide
+        if rng.random() < 0.3:
+            top = height - tall
+        found.append((int(top), int(left), int(tall), int(wide)))
+    return found
+
+
+def count_equal(tiled: bytes, count: int, seed: int = 0) -> int:
+    """How many parts were shown, each with the pixels of the whole."""
+    whole_HWC, shown = decode(tiled), 0
+    for top, left, height, width in boxes(*whole_HWC.shape[:2], count, seed):
+        part = part_of(tiled, top, left, height, width)
+        if part is not None:
+            shown += 1
+            wanted = whole_HWC[top : top + height, left : left + width]
+            assert np.array_equal(cut(part, height, width), wanted), (top, left, height, width)
+    return shown
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_parts_of_every_kind(name: str) -> None:
+    shown = count_equal(tile(KINDS[name], span=32), 60)
+    assert shown > 20 or name in ("one pixel", "one MCU", "one row", "narrow")
+
+
+@pytest.mark.parametrize("span", [8, 16, 64, 1000])
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_parts_of_every_subsampling_and_width(subsampling: str, span: int) -> None:
+    for seed, width in enumerate((257, 258, 260, 264, 272, 240)):
+        assert count_equal(tile(sampled(subsampling, width, 121 + seed, seed=seed), span=span), 40, seed) > 10
+
+
+@pytest.mark.parametrize("width", [258, 259, 260, 261])
+def test_the_last_samples_of_a_row_are_interpolated_as_in_the_whole(width: int) -> None:
+    """A decoder does not interpolate a picture that is two samples of chroma wide."""
+    tiled = tile(sampled("420", width, 100), span=16)
+    part = part_of(tiled, 0, 257, 100, width - 257)
+    assert part is not None
+    assert np.array_equal(cut(part, 100, width - 257), decode(tiled)[:, 257:])
+
+
+def test_a_part_costs_what_it_covers() -> None:
+    tiled = tile(sampled("420", 640, 480))
+    part = part_of(tiled, 200, 200, 100, 100)
+    assert part is not None
+    assert decode(part.payload).shape[:2] == (112, 128)
+    assert len(part.payload) < 0.07 * len(tiled)
+
+
+def test_a_whole_picture_is_no_part() -> None:
+    tiled = tile(sampled("420", 640, 480))
+    assert part_of(tiled, 0, 0, 480, 640) is None
+    assert part_of(tiled, 0, 0, 470, 640) is None
+    assert part_of(tiled, 0, 0, 420, 640) is not None
+
+
+@pytest.mark.parametrize("box", [(0, 0, 481, 10), (0, 631, 10, 10), (-1, 0, 10, 10), (5, 5, 0, 10), (5, 5, 10, -1)])
+def test_a_rectangle_outside_the_picture_is_no_part(box: tuple[int, int, int, int]) -> None:
+    assert part_of(tile(sampled("444", 640, 480)), *box) is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff\xd8\xff",
+        encoded(scene(1), "PNG"),
+        encoded(scene(1, 200, 100), progressive=True),
+        encoded(scene(1, 200, 100)),
+        encoded(scene(1, 200, 100), restart_marker_blocks=5),
+    ],
+)
+def test_other_payloads_are_decoded_whole(payload: bytes) -> None:
+    assert part_of(payload, 0, 0, 8, 8) is None
+
+
+def test_a_list_that_does_not_fit_is_passed_over() -> None:
+    tiled = tile(sampled("420", 320, 240))
+    start = tiled.index(SIGN) + len(SIGN) + 8
+    count = (read_header(tiled).segments[-4].stop - start) // 2
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(200):
+        damaged = bytearray(tiled)
+        place = start + int(rng.integers(0, 2 * count))
+        damaged[place] ^= 1 << int(rng.integers(0, 8))
+        assert part_of(bytes(damaged), 0, 0, 100, 100) is None
+        refused += 1
+    assert refused == 200
+    assert part_of(tiled, 0, 0, 100, 100) is not None
+
+
+def test_a_missing_marker_is_passed_over() -> None:
+    tiled = tile(sampled("420", 320, 240))
+    place = tiled.index(b"\xff\xd3", read_header(tiled).scan_start)
+    assert part_of(tiled[:place] + b"\xff\xd4" + tiled[place + 2 :], 0, 0, 100, 100) is None
+    assert part_of(tiled[:place] + tiled[place + 1 :], 0, 0, 100, 100) is None
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no photographs in {PHOTOS}")
+def test_parts_of_photographs() -> None:
+    for path in sorted(PHOTOS.iterdir())[::20]:
+        assert count_equal(tile(path.read_bytes()), 20) > 3
