@@ -27,7 +27,7 @@ from pipeline.store.reader import StoreReader
 from pipeline.store.unchanged import require_unchanged
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
-from student.feed.feed import Feed, piece_capacity, pieces_together
+from student.feed.feed import Feed, largest_share, piece_capacity, pieces_together
 from student.feed.order import Order
 from student.feed.stored_answers import StoredAnswers, needed
 from student.judging.classes import require_classes
@@ -244,7 +244,8 @@ def _engine(store: StoreReader, settings: Settings, order: Order, ranks: Ranks, 
     student = _student(store, settings, initial)
     seen: Any = student.net.pretrained_cfg
     mean, std = (tuple(map(float, seen[name])) for name in ("mean", "std"))
-    return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std)
+    largest = largest_share(order, ranks.world)
+    return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std, largest=largest)
 
 
 def _spec(store: StoreReader, settings: Settings) -> StudentSpec:
