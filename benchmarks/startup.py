@@ -115,7 +115,7 @@ def make_store(path: Path, index: SampleIndex, batch: int) -> None:
         crc_R = np.zeros(len(index), np.uint32)
         crc_R[first.row_B] = drawn.crc_B
         for unit in store.missing():
-            start, stop = store.rows_of(unit)
+            start, stop = store.layout.rows_of(unit)
             logits = np.zeros((stop - start, CLASSES), np.float32)
             labels = encode(logits, manifest.keep, manifest.temperatures)
             luma = np.zeros((stop - start, 16), np.uint8)

@@ -23,7 +23,7 @@ from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.store.unchanged import require_unchanged
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
@@ -53,7 +53,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
     with contextlib.ExitStack() as stack:
         if ranks.main:
             stack.enter_context(checkpoint.only_writer(places.out))
-        store = LabelStore.open_finished(places.logits, look=ranks.main)
+        store = StoreReader.open(places.logits, check_sizes=ranks.main)
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
         drawn = _sketch(store, settings)
@@ -77,7 +77,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
 
 
 def _run(
-    beginning: Beginning, initial: Initial | None, places: Places, store: LabelStore, index: SampleIndex, ranks: Ranks,
+    beginning: Beginning, initial: Initial | None, places: Places, store: StoreReader, index: SampleIndex, ranks: Ranks,
     stop: Stop, stack: contextlib.ExitStack,
 ) -> Run:  # fmt: skip
     """All parts of the run, where it stands; `stack` ends what must be ended."""
@@ -105,7 +105,7 @@ def _run(
     return run
 
 
-def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> None:
+def require_fit(store: StoreReader, index: SampleIndex, settings: Settings) -> None:
     """Refuse what this store cannot serve."""
     manifest = store.manifest
     settings.loss().check_store(manifest.keep, manifest.temperatures)
@@ -127,7 +127,7 @@ def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> No
         )
 
 
-def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order:
+def order_of(store: StoreReader, index: SampleIndex, settings: Settings) -> Order:
     """The run's sequence of batches: of all rows, or, without a teacher, of those that have a true label."""
     manifest = store.manifest
     assert settings.views is not None
@@ -149,7 +149,7 @@ def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order
     )
 
 
-def meta_of(store: LabelStore, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
+def meta_of(store: StoreReader, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
     """What a checkpoint says about itself, in plain values."""
     manifest = store.manifest
     names = manifest.class_names
@@ -181,7 +181,7 @@ def _loader(order: Order, index: SampleIndex, places: Places) -> Loader:
     )
 
 
-def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
+def _validation(store: StoreReader, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
     if not places.val_shards:
         return None
     manifest = store.manifest
@@ -204,7 +204,7 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
     return validation
 
 
-def _require_same_views(store: LabelStore, loader: Loader, settings: Settings) -> None:
+def _require_same_views(store: StoreReader, loader: Loader, settings: Settings) -> None:
     """The store's witness views, drawn here by those who will draw all others."""
     witness = store.witness()
     drawn = loader.render(requests_for(witness, loader.batch))
@@ -222,7 +222,7 @@ def _require_same_views(store: LabelStore, loader: Loader, settings: Settings) -
 
 
 def _feed(
-    store: LabelStore, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
+    store: StoreReader, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
     stack: contextlib.ExitStack,
 ) -> Feed:  # fmt: skip
     names = needed(store.manifest, soft=settings.distill == "soft", luma=settings.accept_drift)
@@ -240,7 +240,7 @@ def _feed(
     )
 
 
-def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:
+def _engine(store: StoreReader, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:
     student = _student(store, settings, initial)
     seen: Any = student.net.pretrained_cfg
     mean, std = (tuple(map(float, seen[name])) for name in ("mean", "std"))
@@ -248,11 +248,11 @@ def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, i
     return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std, largest=largest)
 
 
-def _spec(store: LabelStore, settings: Settings) -> StudentSpec:
+def _spec(store: StoreReader, settings: Settings) -> StudentSpec:
     return settings.spec(store.manifest.num_classes, store.manifest.recipe.image_size)
 
 
-def _sketch(store: LabelStore, settings: Settings) -> Student | None:
+def _sketch(store: StoreReader, settings: Settings) -> Student | None:
     """The student's shapes; sizes that no student has, and an optimiser that cannot move this one, are refused."""
     student, optimizer = sketch(_spec(store, settings)), settings.optimizer()
     if student is not None:
@@ -271,7 +271,7 @@ def _initial(beginning: Beginning, student: Student | None) -> Initial | None:
     return initial
 
 
-def _student(store: LabelStore, settings: Settings, initial: Initial | None) -> Student:
+def _student(store: StoreReader, settings: Settings, initial: Initial | None) -> Student:
     student = build(_spec(store, settings), seed=settings.seed)
     if initial is not None:
         begun = init_from(
