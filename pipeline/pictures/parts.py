@@ -43,7 +43,7 @@ class Shown:
         """Whether all of these pixels are here."""
         (top, left, height, width), (rows, columns) = box, self.pixels_HWC.shape[:2]
         down, across = top - self.top, left - self.left
-        return 0 <= down <= down + height <= rows and 0 <= across <= across + width <= columns
+        return bool(0 <= down <= down + height <= rows and 0 <= across <= across + width <= columns)
 
     def cut(self, box: Sequence[int]) -> NDArray[np.uint8]:
         """The pixels of a rectangle, by its place in the picture."""
