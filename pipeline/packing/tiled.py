@@ -13,8 +13,7 @@ import numpy as np
 
 from pipeline.errors import ImageError
 from pipeline.pictures.images import decode, kind_of
-from pipeline.pictures.jpeg_markers import NotPlainError
-from pipeline.pictures.jpeg_tiling import tile
+from pipeline.pictures.jpeg_tiling import NotPlainError, tile
 
 MOST_BYTES = 4 << 20
 """Of a payload that is tiled; the transcoder needs about 200 times as many for a while"""

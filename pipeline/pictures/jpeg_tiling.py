@@ -35,7 +35,8 @@ from pipeline.pictures.jpeg_coefficients import (
     write_symbols,
 )
 from pipeline.pictures.jpeg_huffman import best_table
-from pipeline.pictures.jpeg_markers import APP9, DHT, DRI, JpegHeader, NotPlainError, Segment, read_header
+from pipeline.pictures.jpeg_markers import APP9, DHT, DRI, JpegHeader, Segment, read_header
+from pipeline.pictures.jpeg_markers import NotPlainError as NotPlainError
 
 SPAN = 64
 """Pixels that a restart segment should be wide"""
@@ -111,6 +112,16 @@ def sign_of(payload: bytes, header: JpegHeader) -> Sign | None:
     if not body or not interval or header.mcu_columns % interval:
         return None
     return Sign.from_bytes(body, header.mcu_rows * (header.mcu_columns // interval))
+
+
+def origin_of(payload: bytes) -> tuple[int, int] | None:
+    """The crc32c and the length of what a tiled payload says that it was made from; its beginning is enough."""
+    try:
+        header = read_header(payload)
+    except NotPlainError:
+        return None
+    sign = sign_of(payload, header)
+    return None if sign is None else (sign.crc, sign.length)
 
 
 def is_undamaged(payload: bytes, header: JpegHeader, sign: Sign) -> bool:
