@@ -42,7 +42,7 @@ from pipeline.shards.sidecars import PackSummary
 @click.option(
     "--tiled",
     is_flag=True,
-    help="Write JPEGs so that a crop costs what it covers: the same pixels, one per cent more bytes.",
+    help="Write JPEGs so that a crop costs what it covers: the same pixels, about two per cent more bytes.",
 )
 @click.option(
     "--on-bad",

@@ -35,13 +35,14 @@ from pipeline.pictures.jpeg_coefficients import (
     write_symbols,
 )
 from pipeline.pictures.jpeg_huffman import best_table
-from pipeline.pictures.jpeg_markers import APP9, DHT, DRI, JpegHeader, Segment, read_header
+from pipeline.pictures.jpeg_markers import APP9, DHT, DRI, MAX_SEGMENTS, JpegHeader, Segment, read_header
 from pipeline.pictures.jpeg_markers import NotPlainError as NotPlainError
 
 SPAN = 64
 """Pixels that a restart segment should be wide"""
 SIGN = b"tiled\0\x01"
 """What the segment of a tiled file begins with"""
+SIGN_START = bytes((0xFF, APP9))
 
 
 MARKER = 2
@@ -112,6 +113,18 @@ def sign_of(payload: bytes, header: JpegHeader) -> Sign | None:
     if not body or not interval or header.mcu_columns % interval:
         return None
     return Sign.from_bytes(body, header.mcu_rows * (header.mcu_columns // interval))
+
+
+def is_signed(payload: bytes) -> bool:
+    """Whether a sign stands before the scan, without a look at anything else; of few segments, and of any bytes."""
+    place = 2
+    for _ in range(MAX_SEGMENTS):
+        if payload.startswith(SIGN_START, place) and payload.startswith(SIGN, place + 4):
+            return True
+        if payload[place : place + 1] != b"\xff" or payload[place + 1 : place + 2] == b"\xda":
+            return False
+        place += 2 + int.from_bytes(payload[place + 2 : place + 4], "big")
+    return False
 
 
 def origin_of(payload: bytes) -> tuple[int, int] | None:

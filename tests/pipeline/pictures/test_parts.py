@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import google_crc32c
 import numpy as np
 import pytest
 
 from pipeline.errors import ImageError
 from pipeline.pictures.images import decode
 from pipeline.pictures.jpeg_markers import MAX_SEGMENTS, NotPlainError, read_header
-from pipeline.pictures.jpeg_tiling import SIGN, tile
+from pipeline.pictures.jpeg_tiling import SIGN, Sign, sign_of, tile
 from pipeline.pictures.parts import decode_part
 from tests.jpegs import kinds, sampled
 from tests.pictures import zoo
@@ -89,3 +90,46 @@ def test_millions_of_segments_are_not_taken_apart() -> None:
     with pytest.raises(NotPlainError):
         read_header(many)
     assert np.array_equal(decode_part(many, BOX).pixels_HWC, decode(tiled))
+
+
+def forged(tiled: bytes, rng: np.random.Generator) -> bytes:
+    """The picture with another list, or another header, under a sign that says that all is well."""
+    sign = sign_of(tiled, read_header(tiled))
+    assert sign is not None
+    start, length_G = tiled.index(sign.to_bytes()), sign.length_G.copy()
+    before, after = bytearray(tiled[:start]), bytearray(tiled[start + len(sign.to_bytes()) :])
+    kind = int(rng.integers(0, 5))
+    if kind == 0:
+        rng.shuffle(length_G)
+    elif kind == 1:
+        cuts = np.sort(rng.choice(np.arange(1, int(length_G.sum())), len(length_G) - 1, replace=False))
+        length_G = np.diff(cuts, prepend=0, append=length_G.sum())
+    elif kind == 2:
+        length_G[rng.integers(0, len(length_G))] = rng.choice([0, 1, 65_536, 2**32 - 1])
+    elif kind == 3:
+        place = read_header(tiled).frame.start + 5 + int(rng.integers(0, 4))
+        before[place] ^= 1 << int(rng.integers(0, 8))
+    else:
+        after[5] ^= 1 << int(rng.integers(0, 8))  # the restart interval
+    rest = google_crc32c.value(bytes(before + after))
+    other = Sign(crc=sign.crc, length=sign.length, rest=rest, length_G=length_G)
+    return bytes(before) + other.to_bytes() + bytes(after)
+
+
+def test_forged_signs_show_what_the_whole_shows() -> None:
+    tiled = tile(sampled("420", 320, 240), span=32)
+    rng, shown = np.random.default_rng(2), 0
+    for _ in range(200):
+        payload = forged(tiled, rng)
+        found = []
+        for box in (None, (40, 50, 30, 60)):
+            try:
+                found.append(decode_part(payload, box))
+            except ImageError:
+                found.append(None)
+        whole, part = found
+        if whole is not None and part is not None and whole.holds((40, 50, 30, 60)):
+            shown += 1
+            assert np.array_equal(whole.cut((40, 50, 30, 60)), part.cut((40, 50, 30, 60)))
+        assert (whole is None) == (part is None)
+    assert shown > 100
