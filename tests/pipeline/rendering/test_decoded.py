@@ -37,7 +37,7 @@ def both(tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize(("recipe", "cache_bytes"), zip(RECIPES, (0, 150_000, 100 << 20), strict=True))
+@pytest.mark.parametrize(("recipe", "cache_bytes"), [*zip(RECIPES, (0, 150_000, 100 << 20), strict=True)])
 def test_every_kind_has_the_same_checksums(both, recipe, cache_bytes):
     plain, tiled = both
     rows, views = np.tile(np.arange(len(plain)), 8), np.repeat(np.arange(8), len(plain))
