@@ -9,6 +9,7 @@ for byte, the store that the teacher's run would have written with that --keep. 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from pipeline.commands.command import command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
 from pipeline.errors import MismatchError
 from pipeline.inspection.fidelity import compare, table
+from pipeline.inspection.stored_codes import stored_codes
 from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import narrow
@@ -29,7 +31,7 @@ from pipeline.store.unit_labels import UnitLabels
 
 @command()
 @click.option("--logits", required=True, metavar="STORE", help="The store to read, dense or topk; may be at s3://.")
-@click.option("--keep", required=True, help="What to keep of it: topk:K or argmax.")
+@click.option("--keep", required=True, help="What to keep of it: topk:K, lowrank:K+R or argmax.")
 @click.option(
     "--temperatures",
     metavar="T,T",
@@ -61,6 +63,7 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
         source.views,
         witness=source.witness,
         environment=lambda: source.environment,
+        answers=partial(stored_codes, source),
         recheck=recheck,
     ) as smaller:
         if smaller.views > source.views:
@@ -84,7 +87,8 @@ def _manifest(source: LabelStore, keep: Keep, temperatures: tuple[float, ...] | 
     wanted = dataclasses.replace(have, keep=keep, temperatures=temperatures)
     if wanted == have or keep.kind == "dense":
         raise MismatchError(
-            f"{source.name} keeps {have.keep}, --keep {keep} asks for no less. Give a smaller topk:K, or argmax."
+            f"{source.name} keeps {have.keep}, --keep {keep} asks for no less. Give a smaller topk:K, lowrank:K+R, "
+            "or argmax."
         )
     have.keep.require_narrower(keep, wanted.temperatures, have.temperatures)
     return wanted

@@ -28,6 +28,7 @@ from pipeline.inspection.quality import summarise, summary_text
 from pipeline.labelling import generations
 from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
+from pipeline.labelling.first_answers import Answers, answers_of
 from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
 from pipeline.labelling.writers import followed, index_at, leading_seat, led, open_to_label
 from pipeline.labels.keep import parse_temperatures
@@ -56,7 +57,7 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 @click.option("--model", default="regnety_160", help="A timm model, local-dir:FOLDER, or module:function of yours.")
 @click.option("--weights", type=click.Path(path_type=Path), help="safetensors or checkpoint.  [default: timm's own]")
 @click.option("--views", type=click.IntRange(1, 1_000_000), default=10, help="Augmented views of every row.")
-@click.option("--keep", default="dense", help="What of the logits: dense, topk:K, or argmax (which is always kept).")
+@click.option("--keep", default="dense", help="What of the logits: dense, topk:K, lowrank:K+R, or argmax.")
 @click.option("--temperatures", default="1,3", help="Temperatures at which a topk store is exact.")
 @click.option("--class-map", type=click.Path(path_type=Path), help="Which teacher class each data class is (JSON).")
 @click.option("--mean", help="The teacher's input mean, as 'R,G,B' in 0 to 1.  [default: the model's own]")
@@ -149,7 +150,8 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
         teacher = _teacher(flags, place, recipe, index)
         _warn_of_other_views(flags, recipe)
         manifest = _manifest(flags, recipe, index, index.digest(), teacher)
-        with led(flags["out"], place, seat, partial(_open, flags, manifest, index)) as store:
+        answers = answers_of(teacher, recipe, index, workers=flags["workers"], start_method=flags["start_method"])
+        with led(flags["out"], place, seat, partial(_open, flags, manifest, index, answers)) as store:
             _require_same(store, manifest, flags["views"])
             tasks = _missing(store, place, flags)
             todo = handout.announce(tasks)
@@ -240,10 +242,12 @@ def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
     return stored if stored.urls == urls else stored.moved_to(urls)
 
 
-def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> LabelStore:
+def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex, answers: Answers) -> LabelStore:
     """The store to fill; one that was made otherwise is refused, or set aside where --if-changed allows it."""
     rebuild = flags["if_changed"] == "rebuild"
-    open_it = partial(open_to_label, flags["out"], manifest, index, flags["views"], recheck=flags["recheck"])
+    open_it = partial(
+        open_to_label, flags["out"], manifest, index, flags["views"], answers=answers, recheck=flags["recheck"]
+    )
     if rebuild:  # what a killed run had set aside, or an earlier value of a flag, may be the very one
         generations.bring_back(flags["out"], manifest)
     try:

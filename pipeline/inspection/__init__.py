@@ -2,6 +2,7 @@
 
 `audit` reads every byte. `recheck` draws views and asks the teacher again. `quality` sums the labels up, `view_quality`
 says how often the teacher is right on each view, and `fidelity` what a smaller keep has lost.
+`stored_codes` reads answers in full from a dense store.
 
 Imports what it inspects: `labels`, `durable`, `shards`, `views`, `store` and `rendering`.
 """

@@ -202,7 +202,7 @@ def _say(what: str, bad: NDArray[np.bool_], first: int) -> Iterator[str]:
 def _check_extra(objects: Objects, layout: Layout, table: UnitTable) -> list[Finding]:
     arrays = layout.unit_arrays()
     known = {BASE_KEY, COMPLETE_KEY} | layout.metadata().keys()
-    known |= object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
+    known |= object_keys(layout.base_arrays())
     for unit in table.units():
         known |= {unit.receipt_key, *unit_keys(arrays, unit)}
     return [

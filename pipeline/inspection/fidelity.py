@@ -84,7 +84,7 @@ def _temperatures(before: LabelStore, after: LabelStore) -> tuple[float, ...]:
     """Those at which both can be made into distributions."""
     if after.manifest.keep.kind == "argmax" or before.manifest.keep.kind == "argmax":
         return ()
-    return after.manifest.temperatures
+    return after.manifest.temperatures or before.manifest.temperatures or (1.0, 3.0)
 
 
 def _parts(before: LabelStore, after: LabelStore, view: int, run: int) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _parts(before: LabelStore, after: LabelStore, view: int, run: int) -> dict[s
 
 def _top(keep: Keep, labels: SoftLabels) -> NDArray[np.bool_] | None:
     """Whether the largest stored logit is that of the argmax, where only some logits are stored."""
-    first_B1 = keep.likeliest(labels.parts, 1) if keep.kept_classes else None
+    first_B1 = keep.likeliest(labels.arrays(), 1) if keep.kept_classes else None
     return None if first_B1 is None else first_B1[:, 0] == labels.argmax_B
 
 
@@ -113,7 +113,7 @@ def _distribution(
     manifest: Manifest, labels: SoftLabels, temperature: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities [B, C], and the mass [B] of the classes that were kept."""
-    events = manifest.keep.events(labels.parts, temperature, manifest.temperatures)
+    events = manifest.keep.events(labels.arrays(), temperature, manifest.temperatures)
     return events.spread(manifest.num_classes), 1 - events.rest_B
 
 

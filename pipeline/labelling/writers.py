@@ -21,6 +21,7 @@ from pipeline.durable.objects import open_objects
 from pipeline.durable.writer_lock import Seat, seated
 from pipeline.errors import StoreError
 from pipeline.labelling.environment import describe_environment
+from pipeline.labelling.first_answers import Answers
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.shards.index import SampleIndex
@@ -69,9 +70,13 @@ def followed(out: str | Path, wait_s: float) -> Iterator[LabelStore]:
 
 
 def open_to_label(
-    out: str | Path, manifest: Manifest, index: SampleIndex, views: int, *, recheck: bool = False
-) -> LabelStore:
-    """The store, open for the one writer, with witnesses that are drawn here where it has none."""
+    out: str | Path, manifest: Manifest, index: SampleIndex, views: int, *, answers: Answers | None = None,
+    recheck: bool = False,
+) -> LabelStore:  # fmt: skip
+    """The store, open for the one writer, with witnesses that are drawn here where it has none.
+
+    `answers` are those of the teacher, for a keep that is fitted to them (`pipeline.labelling.first_answers`).
+    """
     return LabelStore.open_writing(
         out,
         manifest,
@@ -79,6 +84,7 @@ def open_to_label(
         views,
         witness=partial(draw_witnesses, manifest.recipe, index),
         environment=describe_environment,
+        answers=answers,
         recheck=recheck,
     )
 

@@ -25,6 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.durable.canonical import NotCanonicalError
@@ -42,6 +43,7 @@ from pipeline.store.reading import (
     read_whole,
     require_agreement,
     require_sizes,
+    with_components,
 )
 from pipeline.store.receipts import (
     COMPLETE_KEY,
@@ -67,6 +69,7 @@ class LabelStore:
     """A store that is finished and read, or open and written. Made by its class methods."""
 
     def __init__(self, objects: Objects, layout: Layout, base: Base, table: UnitTable) -> None:
+        layout = with_components(objects, layout, base)
         self.objects, self.layout, self.base, self.table = objects, layout, base, table
         self.arrays = layout.unit_arrays()
         self.writable = False
@@ -99,6 +102,7 @@ class LabelStore:
         *,
         witness: Callable[[], Witness],
         environment: Callable[[], Mapping[str, str]],
+        answers: Callable[[NDArray[np.int64]], NDArray[np.uint16]] | None = None,
         recheck: bool = False,
     ) -> LabelStore:
         """For the one writer: make the store, or go on with what is there; `missing()` is what is left to do.
@@ -106,7 +110,7 @@ class LabelStore:
         A store that has more views keeps them, and `views` says so. One of another contract is a `ContractError`.
 
         `witness` gives the views that are kept in full, where they are not there yet, and `environment` tells on what
-        a new store is made.
+        a new store is made. `answers` gives the codes about view 0 of some rows, where the keep must be fitted to them.
 
         With `recheck` every finished object is read, and what is not as it was written is missing, too.
         """
@@ -119,8 +123,9 @@ class LabelStore:
             raise MismatchError(f"a store of {views} views holds nothing to learn. Ask for --views 1 or more.")
         objects = open_objects(path)
         wanted = Wanted(
-            manifest=manifest, index=index, views=views, draw_witness=witness, environment=environment, recheck=recheck
-        )
+            manifest=manifest, index=index, views=views, draw_witness=witness, environment=environment,
+            answers=answers, recheck=recheck,
+        )  # fmt: skip
         with ExitStack() as lock:
             lock.enter_context(objects.lock())
             found = recover(objects, wanted)

@@ -9,6 +9,7 @@ holds is checked whenever it is read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects
 from pipeline.errors import StoreError
+from pipeline.labels.lowrank import LowRank
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_file import OtherContentError
 from pipeline.store.arrays import ArraySpec, DamagedError
@@ -84,7 +86,7 @@ def find_layout(objects: Objects, base: Base) -> Layout:
 def require_agreement(objects: Objects, layout: Layout, base: Base, table: UnitTable) -> None:
     """COMPLETE and zarr.json must speak of the same store."""
     manifest = layout.manifest
-    keys = object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
+    keys = object_keys(layout.base_arrays())
     agree = (
         base.contract == Contract(manifest=manifest.fingerprint(), index=manifest.index_digest)
         and (base.views, table.runs, list(table.arrays)) == (layout.views, layout.runs, list(layout.unit_arrays()))
@@ -132,6 +134,15 @@ def read_index(objects: Objects, layout: Layout, base: Base, *, anew: bool = Fal
         raise StoreError(
             f"{objects.name}: its index has digest {other.found[:12]}, its manifest names {wanted[:12]}. {REMEDY}"
         ) from None
+
+
+def with_components(objects: Objects, layout: Layout, base: Base) -> Layout:
+    """The layout whose keep knows its components, where it has some."""
+    keep = layout.manifest.keep
+    if not isinstance(keep, LowRank):
+        return layout
+    found = {name: read_whole(objects, spec, base) for name, spec in layout.component_arrays().items()}
+    return replace(layout, manifest=replace(layout.manifest, keep=keep.having(found)))
 
 
 def read_whole(objects: Objects, spec: ArraySpec, base: Base) -> NDArray[Any]:

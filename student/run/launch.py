@@ -220,6 +220,7 @@ def _feed(
         ranks,
         keep=store.manifest.keep,
         temperatures=store.manifest.temperatures,
+        temperature=settings.loss().tau,
         accept_drift=settings.accept_drift,
     )
 

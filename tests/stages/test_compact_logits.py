@@ -27,7 +27,7 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-@pytest.mark.parametrize("keep", ["topk:3", "topk:12", "argmax"])
+@pytest.mark.parametrize("keep", ["topk:3", "topk:12", "lowrank:3+4", "lowrank:1+2", "argmax"])
 def test_it_writes_what_the_teacher_would_have_written(tmp_path: Path, dense: Path, keep: str) -> None:
     result = run("--logits", dense, "--keep", keep, "--temperatures", "1,3", "--out", tmp_path / "small.zarr")
     assert result.exit_code == 0, result.output
@@ -100,7 +100,7 @@ def test_nothing_smaller_is_an_error_and_writes_nothing(tmp_path: Path, dense: P
     result = run("--logits", dense, "--keep", "dense", "--out", out)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"error: {dense} keeps dense, --keep dense asks for no less. Give a smaller topk:K, or argmax.\n"
+        f"error: {dense} keeps dense, --keep dense asks for no less. Give a smaller topk:K, lowrank:K+R, or argmax.\n"
     )
     result = run("--logits", dense, "--keep", "topk:13", "--out", out)
     assert result.stderr == "error: keep 'topk:13' wants 13 of 12 classes. Give a smaller K, or dense.\n"
