@@ -18,6 +18,7 @@ from pipeline.commands.command import command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
 from pipeline.errors import MismatchError
 from pipeline.inspection.fidelity import compare, table
+from pipeline.inspection.gauge import Gauge, gauge, gauge_text
 from pipeline.inspection.stored_codes import stored_codes
 from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
@@ -72,10 +73,13 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
                 "another --out."
             )
         _convert(source, smaller)
+        measured = _measured(source, smaller)
         smaller.finish()
-        figures = compare(source, smaller)
+        figures = compare(source, smaller) | {"gauge": measured}
     write_json(report, figures)
     click.echo(table(figures))
+    for line in gauge_text(measured, figures["after"]["bytes_per_view"]):
+        click.echo(line)
     click.echo(f"store: {out} ({source.views} views × {source.rows} rows); fidelity: {report}")
 
 
@@ -92,6 +96,13 @@ def _manifest(source: LabelStore, keep: Keep, temperatures: tuple[float, ...] | 
         )
     have.keep.require_narrower(keep, wanted.temperatures, have.temperatures)
     return wanted
+
+
+def _measured(source: LabelStore, smaller: LabelStore) -> Gauge | None:
+    """What is kept of the teacher's signal, where all of it can be seen."""
+    if source.manifest.keep.kind != "dense":
+        return None
+    return gauge(smaller.objects, smaller.manifest, partial(stored_codes, source))
 
 
 def _convert(source: LabelStore, smaller: LabelStore) -> None:

@@ -24,6 +24,7 @@ from pipeline.commands.outputs import beside, require_new_folder, require_writab
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.errors import ContractError, MismatchError
+from pipeline.inspection.gauge import Gauge, gauge, gauge_text
 from pipeline.inspection.quality import summarise, summary_text
 from pipeline.labelling import generations
 from pipeline.labelling.cost import estimate
@@ -167,9 +168,10 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
                     f"slice {place.slice + 1} of {place.slices} is done; {left} units of other slices are missing"
                 )
                 return
+            measured = gauge(store.objects, store.manifest, answers)
             store.finish()
             generations.keep_one(flags["out"])
-            _report(store, flags)
+            _report(store, measured, flags)
 
 
 def _follow(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
@@ -225,12 +227,14 @@ def _require_same(store: LabelStore, manifest: Manifest, views: int) -> None:
         )
 
 
-def _report(store: LabelStore, flags: dict[str, Any]) -> None:
+def _report(store: LabelStore, measured: Gauge | None, flags: dict[str, Any]) -> None:
     """Write and show the summary."""
-    summary = summarise(store)
+    summary = summarise(store) | {"gauge": measured}
     out, path = flags["out"], flags["summary"]
     write_json(path, summary)
     click.echo(summary_text(summary))
+    for line in gauge_text(measured, summary["bytes_per_view"]):
+        click.echo(f"  {line}")
     click.echo(f"store: {out} ({store.views} views × {store.rows} rows); summary: {path}")
 
 

@@ -21,6 +21,7 @@ from pipeline.commands.command import Finite, command, require_no_other_file
 from pipeline.commands.speed_flags import speed_options
 from pipeline.errors import StoreError, UserError
 from pipeline.inspection.audit import Finding, audit
+from pipeline.inspection.gauge import gauge_text, stored_gauge
 from pipeline.inspection.recheck import Recheck, recheck, spread, spread_batches
 from pipeline.progress import Progress
 from pipeline.rendering.drift import Drift, check_witnesses
@@ -64,9 +65,12 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
         )
     require_no_other_file(out, "--out")
     findings = _check_bytes(logits)
-    result: dict[str, Any] = {"store": logits, "witness": None, "sample": None}
+    result: dict[str, Any] = {"store": logits, "witness": None, "sample": None, "gauge": None}
     try:
         store = LabelStore.open_finished(logits)
+        result["gauge"] = measured = stored_gauge(store.objects, store.manifest)
+        for line in gauge_text(measured, store.bytes_per_view()):
+            click.echo(f"signal     {line}")
         if not flags["digests_only"]:
             index = store.index.moved_to(expand(flags["shards"])) if flags["shards"] else store.index
             found, drift = _check_witness(store, index, flags["accept_drift"])

@@ -37,6 +37,9 @@ from pipeline.store.manifest import Manifest
 FORMAT = "offline-distiller label store"
 VERSION = 1
 
+GAUGE_KEY = "gauge.json"
+"""What the keep gives back of the teacher's signal (`pipeline.inspection.gauge`): told, and vouched for by nothing"""
+
 INNER_ROWS = 1024
 """Rows of a compressed chunk: what is decoded when a stranger asks plain Zarr for one value"""
 
@@ -44,7 +47,7 @@ INDEX_BLOCK, INDEX_CHUNK = 2**20, 2**16
 WITNESS_BLOCK, WITNESS_ROWS = 16, 1024
 
 OURS = re.compile(
-    r"zarr\.json|COMPLETE|receipts/(base|[0-9]+/[0-9]+)\.json"
+    r"zarr\.json|COMPLETE|gauge\.json|receipts/(base|[0-9]+/[0-9]+)\.json"
     rf"|({'|'.join(('crc', 'luma', *ARRAYS))})/(zarr\.json|c(\.[0-9]+){{2,3}})"
     r"|components/(zarr\.json|(mean|step|spread)/(zarr\.json|c(\.[0-9]+){1,2}))"
     r"|index/(zarr\.json|[a-z_]+/(zarr\.json|c\.[0-9]+))"

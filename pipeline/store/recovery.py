@@ -38,7 +38,7 @@ from pipeline.labels.lowrank import LowRank
 from pipeline.progress import Progress
 from pipeline.shards.index import SampleIndex
 from pipeline.store.arrays import ArraySpec
-from pipeline.store.layout import OURS, Layout, block_slices, require_format
+from pipeline.store.layout import GAUGE_KEY, OURS, Layout, block_slices, require_format
 from pipeline.store.manifest import Manifest
 from pipeline.store.receipts import (
     BASE_KEY,
@@ -363,7 +363,7 @@ def _stands_complete(objects: Objects, stored: Base | None, table: UnitTable) ->
 
 def _sweep(objects: Objects, sizes: Mapping[str, int], layout: Layout, table: UnitTable) -> None:
     """Take away what nothing vouches for, receipts first; what is not ours stays."""
-    kept = {BASE_KEY, COMPLETE_KEY} | layout.metadata().keys()
+    kept = {BASE_KEY, COMPLETE_KEY, GAUGE_KEY} | layout.metadata().keys()
     kept |= object_keys(layout.base_arrays())
     arrays = layout.unit_arrays()
     for unit in table.finished():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.inspection.gauge import gauge_text, stored_gauge
 from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
@@ -59,6 +60,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         initial = _initial(beginning, drawn)
         run = _run(beginning, initial, places, store, index, ranks, stop, stack)
         if ranks.main:
+            _tell_signal(store, beginning.settings)
             run.log = _log(beginning, places, run)
             stack.callback(run.log.close)
         yield run
@@ -276,6 +278,14 @@ def _compare_classes(initial: Initial, names: tuple[str, ...] | None) -> None:
                 "Give --new-heads if these are other classes.", initial.file, number, theirs, ours,
             )  # fmt: skip
             return
+
+
+def _tell_signal(store: LabelStore, settings: Settings) -> None:
+    """What the store has kept of what the teacher said, at the temperature that is trained at."""
+    if settings.distill == "soft":
+        found = stored_gauge(store.objects, store.manifest)
+        for line in gauge_text(found, store.bytes_per_view(), only=settings.tau):
+            log.log(logging.WARNING if line.startswith("WARNING") else logging.INFO, line.removeprefix("WARNING: "))
 
 
 def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:

@@ -32,7 +32,11 @@ def test_it_writes_what_the_teacher_would_have_written(tmp_path: Path, dense: Pa
     result = run("--logits", dense, "--keep", keep, "--temperatures", "1,3", "--out", tmp_path / "small.zarr")
     assert result.exit_code == 0, result.output
     finished(tmp_path / "direct.zarr", manifest_of(INDEX, keep), INDEX)
-    assert tree(tmp_path / "small.zarr") == tree(tmp_path / "direct.zarr")
+    small = tree(tmp_path / "small.zarr")
+    told = small.pop("gauge.json", None)
+    assert small == tree(tmp_path / "direct.zarr")
+    assert (told is None) == (keep == "argmax")
+    assert (f"{keep} keeps of the teacher's signal: " in result.output) == (keep != "argmax")
     assert str(tmp_path / "small.zarr") in result.output.splitlines()[-1]
 
 

@@ -100,7 +100,10 @@ def test_views_and_answers_do_not_depend_on_the_batch(shards, weights, reference
 def test_a_lowrank_store_is_the_same_however_it_was_made(shards, weights, tmp_path):
     """At once, by workers, view after view, and from a dense store; and its dry run writes nothing."""
     fixed = (shards, weights, tmp_path / "store.zarr", "--keep", "lowrank:2+2")
-    label(*fixed, "--workers", 0)
+    said = label(*fixed, "--workers", 0)
+    told = json.loads((tmp_path / "store.summary.json").read_text())["gauge"]
+    assert list(told["temperatures"]) == ["1", "2", "3", "4"] and told["views"] > 0
+    assert f"lowrank:2+2 keeps of the teacher's signal: {100 * told['temperatures']['1']['signal']:.0f} % at" in said
     label(shards, weights, tmp_path / "grown.zarr", "--keep", "lowrank:2+2", "--workers", 2, "--views", 1)
     label(shards, weights, tmp_path / "grown.zarr", "--keep", "lowrank:2+2", "--workers", 2)
     label(shards, weights, tmp_path / "dense.zarr", "--workers", 0)
