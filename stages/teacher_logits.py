@@ -23,8 +23,9 @@ from pipeline.commands.command import Finite, command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
-from pipeline.errors import ContractError, MismatchError
-from pipeline.inspection.gauge import Gauge, gauge, gauge_text
+from pipeline.errors import ContractError, MismatchError, TeacherError
+from pipeline.inspection.doctor import doctor_text, examine, plain_recipe, sample_rows
+from pipeline.inspection.gauge import gauge, gauge_text
 from pipeline.inspection.quality import summarise, summary_text
 from pipeline.labelling import generations
 from pipeline.labelling.cost import estimate
@@ -171,7 +172,9 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
             measured = gauge(store.objects, store.manifest, answers)
             store.finish()
             generations.keep_one(flags["out"])
-            _report(store, measured, flags)
+            summary = summarise(store) | {"gauge": measured}
+            summary["doctor"] = _examined(store, teacher, index, answers, summary["view_agreement"], flags)
+            _report(store, summary, flags)
 
 
 def _follow(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
@@ -227,13 +230,29 @@ def _require_same(store: LabelStore, manifest: Manifest, views: int) -> None:
         )
 
 
-def _report(store: LabelStore, measured: Gauge | None, flags: dict[str, Any]) -> None:
+def _examined(
+    store: LabelStore, teacher: Teacher, index: SampleIndex, answers: Answers, agreement: float | None,
+    flags: dict[str, Any],
+) -> dict[str, Any] | None:  # fmt: skip
+    """What is found of the teacher beside its labels; None where its views are plain, or logits beyond all codes."""
+    plain = plain_recipe(store.manifest.recipe)
+    if plain is None:
+        return None
+    asked = answers_of(teacher, plain, index, workers=flags["workers"], start_method=flags["start_method"])
+    rows = sample_rows(store.rows, store.views)
+    try:
+        return examine(store.manifest.recipe, index, rows, answers, asked, agreement)
+    except TeacherError as error:
+        log.warning("the teacher was not examined: %s", error)
+        return None
+
+
+def _report(store: LabelStore, summary: dict[str, Any], flags: dict[str, Any]) -> None:
     """Write and show the summary."""
-    summary = summarise(store) | {"gauge": measured}
     out, path = flags["out"], flags["summary"]
     write_json(path, summary)
     click.echo(summary_text(summary))
-    for line in gauge_text(measured, summary["bytes_per_view"]):
+    for line in (*gauge_text(summary["gauge"], summary["bytes_per_view"]), *doctor_text(summary["doctor"])):
         click.echo(f"  {line}")
     click.echo(f"store: {out} ({store.views} views × {store.rows} rows); summary: {path}")
 
