@@ -68,15 +68,15 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
     result: dict[str, Any] = {"store": logits, "witness": None, "sample": None, "gauge": None}
     try:
         store = LabelStore.open_finished(logits)
-        result["gauge"] = measured = stored_gauge(store.objects, store.manifest)
-        for line in gauge_text(measured, store.bytes_per_view()):
-            click.echo(f"signal     {line}")
         if not flags["digests_only"]:
             index = store.index.moved_to(expand(flags["shards"])) if flags["shards"] else store.index
             found, drift = _check_witness(store, index, flags["accept_drift"])
             again = _check_sample(store, index, flags)
             findings += [*found, *again.findings]
             result |= {"witness": dataclasses.asdict(drift) | {"kind": drift.kind}, "sample": again.figures()}
+        result["gauge"] = measured = stored_gauge(store.objects, store.manifest)
+        for line in gauge_text(measured, store.bytes_per_view()):
+            click.echo(f"signal     {line}")
     except UserError as error:
         said = str(error)
         told = any(said.startswith((finding.where, finding.what)) for finding in findings)
