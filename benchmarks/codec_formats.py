@@ -28,11 +28,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels import lowrank
+from pipeline.labels import lowrank_codec
 from pipeline.labels.components import Components
 from pipeline.labels.dense import Dense
 from pipeline.labels.keep import Keep
-from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import encode
 
 TEMPERATURES = (1.0, 3.0)
@@ -114,24 +113,12 @@ class OursLowRank:
     def encode(self, logits_BC: NDArray[np.float32]) -> Arrays:
         """From the codes of dense, as in a run."""
         dense = encode(logits_BC, Dense())
-        found = lowrank.encode(dense.parts["logits"], dense.argmax_B, self.kept, self.components)
-        return {
-            "argmax": dense.argmax_B,
-            "next_low": found.next_low_BK,
-            "next_high": found.next_high_BH,
-            "head": found.head_BK,
-            "tail": found.tail_BW,
-        }
+        found = lowrank_codec.encode(dense.parts["logits"], dense.argmax_B, self.kept, self.components)
+        return {"argmax": dense.argmax_B, **found}
 
     def told(self, stored: Arrays, temperature: float) -> NDArray[np.floating[Any]]:
         """At any temperature."""
-        found = LowRank(
-            next_low_BK=stored["next_low"],
-            next_high_BH=stored["next_high"],
-            head_BK=stored["head"],
-            tail_BW=stored["tail"],
-        )
-        return lowrank.targets(found, stored["argmax"], self.components, temperature)
+        return lowrank_codec.targets(stored, self.components, temperature)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ from benchmarks.race import race
 from benchmarks.report import Table, grid
 from benchmarks.sizes import answers_of, teacher_of
 from pipeline.errors import UserError
-from pipeline.labels import lowrank
+from pipeline.labels import lowrank_codec
 from pipeline.labels.codes import logits_of
 from pipeline.labels.dense import Dense
 from pipeline.labels.soft_labels import encode as encode_labels
@@ -177,7 +177,7 @@ def contestants(fitted_NC: NDArray[np.float32], classes: int) -> list[Codec]:
     return [
         Ours(Dense(), classes),
         *(Ours(TopK(k), classes) for k in kept),
-        *(OursLowRank(k, lowrank.fit(codes_NC, k, r)) for k, r in ranks),
+        *(OursLowRank(k, lowrank_codec.fit(codes_NC, k, r)) for k, r in ranks),
         *(TinyViT(k, classes) for k in kept),
         *(MlDr(k, classes) for k in kept),
         *(DistillKit(k, classes) for k in (*kept[1:], 50) if k < classes),

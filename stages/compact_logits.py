@@ -9,14 +9,18 @@ for byte, the store that the teacher's run would have written with that --keep. 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import click
 
 from pipeline.commands.command import command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
+from pipeline.durable.objects import open_objects
 from pipeline.errors import MismatchError
 from pipeline.inspection.fidelity import compare, table
+from pipeline.inspection.gauge import Gauge, gauge, gauge_text
+from pipeline.inspection.stored_codes import stored_codes
 from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import narrow
@@ -30,7 +34,7 @@ from pipeline.store.writer import StoreWriter
 
 @command()
 @click.option("--logits", required=True, metavar="STORE", help="The store to read, dense or topk; may be at s3://.")
-@click.option("--keep", required=True, help="What to keep of it: topk:K or argmax.")
+@click.option("--keep", required=True, help="What to keep of it: topk:K, lowrank:K+R or argmax.")
 @click.option(
     "--temperatures",
     metavar="T,T",
@@ -62,6 +66,7 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
         source.layout.views,
         witness=source.witness,
         environment=lambda: source.layout.environment,
+        answers=partial(stored_codes, source),
         recheck=recheck,
     ) as smaller:
         have, most = smaller.layout.views, source.layout.views
@@ -70,9 +75,12 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
                 f"{out} has {have} views, {source.name} has {most}: a store does not shrink. Name another --out."
             )
         _convert(source, smaller)
-        figures = compare(source, smaller.finish())
+        measured = _measured(source, smaller)
+        figures = compare(source, smaller.finish()) | {"gauge": measured}
     write_json(report, figures)
     click.echo(table(figures))
+    for line in gauge_text(measured, figures["after"]["bytes_per_view"]):
+        click.echo(line)
     click.echo(f"store: {out} ({source.layout.views} views × {source.manifest.rows} rows); fidelity: {report}")
 
 
@@ -84,10 +92,18 @@ def _manifest(source: StoreReader, keep: Keep, temperatures: tuple[float, ...] |
     wanted = dataclasses.replace(have, keep=keep, temperatures=temperatures)
     if wanted == have or keep.kind == "dense":
         raise MismatchError(
-            f"{source.name} keeps {have.keep}, --keep {keep} asks for no less. Give a smaller topk:K, or argmax."
+            f"{source.name} keeps {have.keep}, --keep {keep} asks for no less. Give a smaller topk:K, lowrank:K+R, "
+            "or argmax."
         )
     have.keep.require_narrower(keep, wanted.temperatures, have.temperatures)
     return wanted
+
+
+def _measured(source: StoreReader, smaller: StoreWriter) -> Gauge | None:
+    """What is kept of the teacher's signal, where all of it can be seen."""
+    if source.manifest.keep.kind != "dense":
+        return None
+    return gauge(open_objects(smaller.name), smaller.manifest, partial(stored_codes, source))
 
 
 def _convert(source: StoreReader, smaller: StoreWriter) -> None:

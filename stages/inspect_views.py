@@ -168,7 +168,7 @@ def _likeliest(manifest: Manifest, label: SoftLabels) -> list[Answer]:
     top = int(label.argmax_B[0])
     if manifest.keep.lacks(1.0, manifest.temperatures) is not None:
         return [(top, None)]
-    events = manifest.keep.events(label.parts, 1.0, manifest.temperatures)
+    events = manifest.keep.events(label.arrays(), 1.0, manifest.temperatures)
     classes, share = events.index_BK[0].astype(np.int64), events.prob_BK[0]
     order = sorted(range(len(classes)), key=lambda k: (classes[k] != top, -share[k]))[:2]
     return [(int(classes[k]), float(share[k])) for k in order]

@@ -25,11 +25,14 @@ from pipeline.commands.outputs import beside, require_new_folder, require_writab
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.durable.objects import open_objects
-from pipeline.errors import ContractError, MismatchError
+from pipeline.errors import ContractError, MismatchError, TeacherError
+from pipeline.inspection.doctor import doctor_text, examine, plain_recipe, sample_rows
+from pipeline.inspection.gauge import gauge, gauge_text
 from pipeline.inspection.quality import summarise, summary_text
 from pipeline.labelling import generations
 from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
+from pipeline.labelling.first_answers import Answers, answers_of
 from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
 from pipeline.labelling.writers import following_writer, index_at, leading_seat, leading_writer, open_to_label
 from pipeline.labels.keep import parse_temperatures
@@ -63,7 +66,7 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 @click.option("--model", default="regnety_160", help="A timm model, local-dir:FOLDER, or module:function of yours.")
 @click.option("--weights", type=click.Path(path_type=Path), help="safetensors or checkpoint.  [default: timm's own]")
 @click.option("--views", type=click.IntRange(1, 1_000_000), default=10, help="Augmented views of every row.")
-@click.option("--keep", default="dense", help="What of the logits: dense, topk:K, or argmax (which is always kept).")
+@click.option("--keep", default="dense", help="What of the logits: dense, topk:K, lowrank:K+R, or argmax.")
 @click.option("--temperatures", default="1,3", help="Temperatures at which a topk store is exact.")
 @click.option(
     "--class-map", type=click.Path(path_type=Path), help="Which teacher class each data class is: JSON, or by-name."
@@ -163,7 +166,8 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
         teacher = _teacher(flags, place, recipe, index)
         _warn_of_other_views(flags, recipe)
         manifest = _manifest(flags, recipe, index, index.digest(), teacher)
-        with leading_writer(objects, place, seat, partial(_open, flags, manifest, index)) as store:
+        answers = answers_of(teacher, recipe, index, workers=flags["workers"], start_method=flags["start_method"])
+        with leading_writer(objects, place, seat, partial(_open, flags, manifest, index, answers)) as store:
             _require_same(store, manifest, flags["views"])
             tasks = _missing(store, place, flags)
             todo = handout.announce(tasks)
@@ -179,9 +183,12 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
                     f"slice {place.slice + 1} of {place.slices} is done; {left} units of other slices are missing"
                 )
                 return
+            measured = gauge(objects, store.manifest, answers)
             labels = store.finish()
             generations.keep_one(flags["out"])
-            _report(labels, flags)
+            summary = summarise(labels) | {"gauge": measured}
+            summary["doctor"] = _examined(labels, teacher, index, answers, summary["view_agreement"], flags)
+            _report(labels, summary, flags)
 
 
 def _follow(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
@@ -237,12 +244,30 @@ def _require_same(store: StoreWriter, manifest: Manifest, views: int) -> None:
         )
 
 
-def _report(store: StoreReader, flags: dict[str, Any]) -> None:
+def _examined(
+    store: StoreReader, teacher: Teacher, index: SampleIndex, answers: Answers, agreement: float | None,
+    flags: dict[str, Any],
+) -> dict[str, Any] | None:  # fmt: skip
+    """What is found of the teacher beside its labels; None where its views are plain, or logits beyond all codes."""
+    plain = plain_recipe(store.manifest.recipe)
+    if plain is None:
+        return None
+    asked = answers_of(teacher, plain, index, workers=flags["workers"], start_method=flags["start_method"])
+    rows = sample_rows(store.manifest.rows, store.layout.views)
+    try:
+        return examine(store.manifest.recipe, index, rows, answers, asked, agreement)
+    except TeacherError as error:
+        log.warning("the teacher was not examined: %s", error)
+        return None
+
+
+def _report(store: StoreReader, summary: dict[str, Any], flags: dict[str, Any]) -> None:
     """Write and show the summary."""
-    summary = summarise(store)
     out, path = flags["out"], flags["summary"]
     write_json(path, summary)
     click.echo(summary_text(summary))
+    for line in (*gauge_text(summary["gauge"], summary["bytes_per_view"]), *doctor_text(summary["doctor"])):
+        click.echo(f"  {line}")
     click.echo(f"store: {out} ({store.layout.views} views × {store.manifest.rows} rows); summary: {path}")
 
 
@@ -257,10 +282,12 @@ def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
     return index
 
 
-def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> StoreWriter:
+def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex, answers: Answers) -> StoreWriter:
     """The store to fill; one that was made otherwise is refused, or set aside where --if-changed allows it."""
     rebuild = flags["if_changed"] == "rebuild"
-    open_it = partial(open_to_label, flags["out"], manifest, index, flags["views"], recheck=flags["recheck"])
+    open_it = partial(
+        open_to_label, flags["out"], manifest, index, flags["views"], answers=answers, recheck=flags["recheck"]
+    )
     if rebuild:  # what a killed run had set aside, or an earlier value of a flag, may be the very one
         generations.bring_back(flags["out"], manifest)
     try:

@@ -20,8 +20,10 @@ import click
 
 from pipeline.commands.command import Finite, command, require_no_other_file
 from pipeline.commands.speed_flags import speed_options
+from pipeline.durable.objects import open_objects
 from pipeline.errors import StoreError, UserError
 from pipeline.inspection.audit import Finding, audit
+from pipeline.inspection.gauge import gauge_text, stored_gauge
 from pipeline.inspection.recheck import Recheck, recheck, spread, spread_batches
 from pipeline.progress import Progress
 from pipeline.rendering.drift import Drift, check_witnesses
@@ -66,7 +68,7 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
         )
     require_no_other_file(out, "--out")
     findings = _check_bytes(logits)
-    result: dict[str, Any] = {"store": logits, "witness": None, "sample": None}
+    result: dict[str, Any] = {"store": logits, "witness": None, "sample": None, "gauge": None}
     try:
         store = StoreReader.open(logits)
         if not flags["digests_only"]:
@@ -76,6 +78,9 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
             again = _check_sample(store, index, flags)
             findings += [*found, *again.findings]
             result |= {"witness": dataclasses.asdict(drift) | {"kind": drift.kind}, "sample": again.figures()}
+        result["gauge"] = measured = stored_gauge(open_objects(logits), store.manifest)
+        for line in gauge_text(measured, store.bytes_per_view()):
+            click.echo(f"signal     {line}")
     except UserError as error:
         said = str(error)
         told = any(said.startswith((finding.where, finding.what)) for finding in findings)

@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.labelling.environment import describe_environment
+from pipeline.labels.codes import quantise
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
 from pipeline.rendering.checksums import checksum, luma
@@ -76,18 +78,32 @@ def make_store(
     witness = dataclasses.replace(witness, pixels_WHWC=_brighter(witness.pixels_WHWC, brighten))
     path = folder / "store.zarr"
     with StoreWriter.open(
-        path, manifest, index, views, witness=lambda: witness, environment=describe_environment
+        path,
+        manifest,
+        index,
+        views,
+        witness=lambda: witness,
+        environment=describe_environment,
+        answers=partial(_in_full, logits, renderer),
     ) as store:
         for unit in store.missing()[: None if finish else -1]:
             row_B = np.arange(*store.layout.rows_of(unit))
             view_B = np.full(len(row_B), unit.view)
             pixels = np.empty((len(row_B), recipe.image_size, recipe.image_size, 3), np.uint8)
             drawn = renderer.render(row_B, view_B, pixels)
-            labels = encode(logits(row_B, unit.view, pixels), manifest.keep, manifest.temperatures)
+            labels = encode(logits(row_B, unit.view, pixels), store.manifest.keep, manifest.temperatures)
             store.write(unit, UnitLabels(labels=labels, crc_B=drawn.crc_B, luma_B16=drawn.luma_B16))
         if finish:
             store.finish()
     return path
+
+
+def _in_full(logits: Logits, renderer: Renderer, row_N: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """The answers about view 0 of these rows, as codes of all classes."""
+    side = renderer.recipe.image_size
+    pixels = np.empty((len(row_N), side, side, 3), np.uint8)
+    renderer.render(row_N, np.zeros(len(row_N), np.int64), pixels)
+    return quantise(logits(row_N, 0, pixels), str)
 
 
 class _Brighter(Renderer):

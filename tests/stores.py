@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import tarfile
@@ -12,7 +13,9 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from pipeline.labels.dense import Dense
 from pipeline.labels.keeps import parse_keep
+from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import encode
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.key_hash import key_hashes
@@ -78,7 +81,18 @@ def manifest_of(index: SampleIndex, keep: str = "topk:3", **changes: object) -> 
         "unit_rows": 32,
         "luma": True,
     }
-    return Manifest(**{**values, **changes})  # type: ignore[arg-type]
+    manifest = Manifest(**{**values, **changes})  # type: ignore[arg-type]
+    if isinstance(manifest.keep, LowRank):
+        rows = manifest.keep.fit_rows(manifest.rows, manifest.recipe.mix_window)
+        manifest = dataclasses.replace(manifest, keep=manifest.keep.fit(codes_of(manifest, rows)))
+    return manifest
+
+
+def codes_of(manifest: Manifest, row_N: np.ndarray) -> np.ndarray:
+    """What the teacher of `labels_of` said about view 0 of these rows, in full."""
+    dense = dataclasses.replace(manifest, keep=Dense())
+    units = [labels_of(dense, Unit(0, run)) for run in range(-(-manifest.rows // manifest.unit_rows))]
+    return np.concatenate([unit.labels.parts["logits"] for unit in units])[row_N]
 
 
 def labels_of(manifest: Manifest, unit: Unit, *, salt: int = 0) -> UnitLabels:
@@ -118,6 +132,7 @@ def open_writing(
         views,
         witness=lambda: witness_of(manifest),
         environment=lambda: ENVIRONMENT,
+        answers=lambda row_N: codes_of(manifest, row_N),
         recheck=recheck,
     )
 

@@ -20,10 +20,12 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.durable import canonical
+from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import UserError
 from pipeline.store.arrays import ArraySpec
-from pipeline.store.layout import Layout, Unit
+from pipeline.store.layout import GAUGE_KEY, Layout, Unit
 from pipeline.store.reader import decode, find_complete, read_index, read_whole, require_agreement, root_layout
 from pipeline.store.receipts import (
     BASE_KEY,
@@ -70,6 +72,7 @@ def audit(where: str | Path, progress: Watch = lambda _, __: None) -> list[Findi
     findings += _check_metadata(objects, layout, base)
     findings += _check_index(objects, layout, base, findings)
     findings += _check_witness(objects, layout, base, table, findings)
+    findings += _check_gauge(objects)
     findings += _check_units(objects, layout, base, table, progress)
     return findings + _check_extra(objects, layout, table)
 
@@ -145,6 +148,17 @@ def _check_witness(
     return findings
 
 
+def _check_gauge(objects: Objects) -> list[Finding]:
+    """What is told about the keep decides nothing, but it must be what was written."""
+    data = get_record(objects, GAUGE_KEY)
+    try:
+        if data is not None:
+            canonical.unseal(data)
+    except NotCanonicalError as error:
+        return [_finding(objects, GAUGE_KEY, error)]
+    return []
+
+
 def _checksums(objects: Objects, layout: Layout, table: UnitTable, unit: Unit) -> NDArray[Any] | None:
     spec = layout.unit_arrays()["crc"]
     key = spec.key(unit.view, unit.run)
@@ -200,8 +214,8 @@ def _say(what: str, bad: NDArray[np.bool_], first: int) -> Iterator[str]:
 
 def _check_extra(objects: Objects, layout: Layout, table: UnitTable) -> list[Finding]:
     arrays = layout.unit_arrays()
-    known = {BASE_KEY, COMPLETE_KEY} | layout.metadata().keys()
-    known |= object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
+    known = {BASE_KEY, COMPLETE_KEY, GAUGE_KEY} | layout.metadata().keys()
+    known |= object_keys(layout.base_arrays())
     for unit in layout.units():
         known |= {unit.receipt_key, *unit_keys(arrays, unit)}
     return [

@@ -43,11 +43,11 @@ def compare(before: StoreReader, after: StoreReader) -> dict[str, Any]:
     }
     for temperature in _temperatures(before, after):
         name = f"{temperature:g}"
-        divergence = np.concatenate([part[f"kl {name}"] for part in parts])
+        lost_B = np.concatenate([part[f"kl {name}"] for part in parts])
         figures["temperatures"][name] = {
             "kept_mass": _mean([part[f"mass {name}"] for part in parts]),
-            "kl_mean": float(divergence.mean()),
-            "kl_max": float(divergence.max()),
+            "kl_mean": float(lost_B.mean()),
+            "kl_max": float(lost_B.max()),
         }
     return figures
 
@@ -84,28 +84,28 @@ def _temperatures(before: StoreReader, after: StoreReader) -> tuple[float, ...]:
     """Those at which both can be made into distributions."""
     if after.manifest.keep.kind == "argmax" or before.manifest.keep.kind == "argmax":
         return ()
-    return after.manifest.temperatures
+    return after.manifest.temperatures or before.manifest.temperatures or (1.0, 3.0)
 
 
 def _parts(before: StoreReader, after: StoreReader, view: int, run: int) -> dict[str, Any]:
     old, new = (store.read(view, run, luma=False).labels for store in (before, after))
     found: dict[str, Any] = {"same": old.argmax_B == new.argmax_B, "top": _top(after.manifest.keep, new)}
     for temperature in _temperatures(before, after):
-        mass, divergence = [], []
+        mass, lost = [], []
         for start in range(0, len(old), _AT_ONCE):
             stop = start + _AT_ONCE
             p_BC, _ = _distribution(before.manifest, old.slice(start, stop), temperature)
             q_BC, kept_B = _distribution(after.manifest, new.slice(start, stop), temperature)
             mass.append(kept_B)
-            divergence.append(_divergence(p_BC, q_BC))
+            lost.append(divergence(p_BC, q_BC))
         found[f"mass {temperature:g}"] = np.concatenate(mass)
-        found[f"kl {temperature:g}"] = np.concatenate(divergence)
+        found[f"kl {temperature:g}"] = np.concatenate(lost)
     return found
 
 
 def _top(keep: Keep, labels: SoftLabels) -> NDArray[np.bool_] | None:
     """Whether the largest stored logit is that of the argmax, where only some logits are stored."""
-    first_B1 = keep.likeliest(labels.parts, 1) if keep.kept_classes else None
+    first_B1 = keep.likeliest(labels.arrays(), 1) if keep.kept_classes else None
     return None if first_B1 is None else first_B1[:, 0] == labels.argmax_B
 
 
@@ -113,11 +113,11 @@ def _distribution(
     manifest: Manifest, labels: SoftLabels, temperature: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities [B, C], and the mass [B] of the classes that were kept."""
-    events = manifest.keep.events(labels.parts, temperature, manifest.temperatures)
+    events = manifest.keep.events(labels.arrays(), temperature, manifest.temperatures)
     return events.spread(manifest.num_classes), 1 - events.rest_B
 
 
-def _divergence(p_BC: NDArray[np.float64], q_BC: NDArray[np.float64]) -> NDArray[np.float64]:
+def divergence(p_BC: NDArray[np.float64], q_BC: NDArray[np.float64]) -> NDArray[np.float64]:
     """KL(p ‖ q) in nats, where the rounding of q to nothing counts as the smallest number there is."""
     tiny = np.finfo(np.float64).tiny
     result: NDArray[np.float64] = (p_BC * (np.log(np.maximum(p_BC, tiny)) - np.log(np.maximum(q_BC, tiny)))).sum(axis=1)

@@ -103,7 +103,7 @@ def _tally(store: StoreReader, unit: Unit) -> dict[str, NDArray[Any]]:
     truth_B = np.where(own, classes[row_B], classes[mixing.partner_B])
     share_B = np.where(own, mixing.lam_B, 1 - mixing.lam_B)
     labels = store.read(unit.view, unit.run).labels
-    ranked_BK = store.manifest.keep.likeliest(labels.parts, 5)
+    ranked_BK = store.manifest.keep.likeliest(labels.arrays(), 5)
     return {
         "top1": labels.argmax_B == truth_B,
         "top5": (ranked_BK == truth_B[:, None]).any(1) if ranked_BK is not None else np.full(stop - start, np.nan),
@@ -117,7 +117,7 @@ def _entropy(store: StoreReader, labels: SoftLabels) -> NDArray[np.float64]:
     keep, temperatures = store.manifest.keep, store.manifest.temperatures
     if keep.lacks(1.0, temperatures) is not None:
         return np.full(len(labels), np.nan)
-    events = keep.events(labels.parts, 1.0, temperatures)
+    events = keep.events(labels.arrays(), 1.0, temperatures)
     return _plogp(np.concatenate([events.prob_BK, events.rest_B[:, None]], axis=1))
 
 

@@ -168,7 +168,7 @@ def _compare_answers(result: Recheck, store: StoreReader, logits_BC: NDArray[np.
     if manifest.keep.kind == "argmax":
         return
     now = encode(logits_BC, manifest.keep, manifest.temperatures)
-    step = manifest.keep.steps_apart(stored.parts, encode(logits_BC, Dense()).parts["logits"])
+    step = manifest.keep.steps_apart(stored.arrays(), encode(logits_BC, Dense()).parts["logits"])
     result.largest_deviation = max(result.largest_deviation, step * SCALE)
     if "lse" in stored.parts:
         apart = float(np.abs(now.parts["lse"] - stored.parts["lse"]).max())

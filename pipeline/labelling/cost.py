@@ -12,11 +12,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.labels.codes import quantise
+from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.progress import duration
 from pipeline.rendering.loader import Loader, Request
@@ -85,6 +87,9 @@ def estimate(
     with loader:
         pixels, answers, render_rate = _render(loader, _sample(index, views, batch))
     logits, teacher_rate = _answer(teacher, pixels)
+    if isinstance(manifest.keep, LowRank):
+        codes_NC = quantise(np.concatenate(logits), lambda at: f"view {at} of the sample")
+        manifest = replace(manifest, keep=manifest.keep.fit(codes_NC))
     sample = UnitLabels(
         labels=SoftLabels.concatenate([encode(part, manifest.keep, manifest.temperatures) for part in logits]),
         crc_B=np.concatenate([slot.crc_B for slot in answers]),

@@ -20,6 +20,7 @@ from pathlib import Path
 from pipeline.durable.objects import Objects
 from pipeline.durable.writer_lock import Seat, seated
 from pipeline.labelling.environment import describe_environment
+from pipeline.labelling.first_answers import Answers
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.shards.index import SampleIndex, bytes_of
@@ -63,9 +64,13 @@ def following_writer(objects: Objects, wait_s: float) -> Iterator[StoreWriter]:
 
 
 def open_to_label(
-    out: str | Path, manifest: Manifest, index: SampleIndex, views: int, *, recheck: bool = False
-) -> StoreWriter:
-    """The store, open for the one writer, with witnesses that are drawn here where it has none."""
+    out: str | Path, manifest: Manifest, index: SampleIndex, views: int, *, answers: Answers | None = None,
+    recheck: bool = False,
+) -> StoreWriter:  # fmt: skip
+    """The store, open for the one writer, with witnesses that are drawn here where it has none.
+
+    `answers` are those of the teacher, for a keep that is fitted to them (`pipeline.labelling.first_answers`).
+    """
     return StoreWriter.open(
         out,
         manifest,
@@ -73,6 +78,7 @@ def open_to_label(
         views,
         witness=partial(draw_witnesses, manifest.recipe, index),
         environment=describe_environment,
+        answers=answers,
         recheck=recheck,
     )
 

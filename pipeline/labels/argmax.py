@@ -27,7 +27,9 @@ class Argmax(Keep):
         """Nothing beside the argmax."""
         return {}
 
-    def encode(self, codes_BC: NDArray[np.uint16], temperatures: Sequence[float]) -> dict[str, NDArray[Any]]:
+    def encode(
+        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
+    ) -> dict[str, NDArray[Any]]:
         """Nothing beside the argmax."""
         return {}
 

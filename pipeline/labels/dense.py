@@ -39,7 +39,9 @@ class Dense(Keep):
         """One code a class."""
         return {"logits": code_form(num_classes, "class", MEANING, level=4)}
 
-    def encode(self, codes_BC: NDArray[np.uint16], temperatures: Sequence[float]) -> dict[str, NDArray[Any]]:
+    def encode(
+        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
+    ) -> dict[str, NDArray[Any]]:
         """The codes as they are."""
         return {"logits": codes_BC}
 
@@ -71,7 +73,7 @@ class Dense(Keep):
     ) -> dict[str, NDArray[Any]]:
         """To any keep."""
         keep.require_fit(parts["logits"].shape[1])
-        return keep.encode(parts["logits"], temperatures)
+        return keep.encode(parts["logits"], parts["argmax"], temperatures)
 
     def require_narrower(self, keep: Keep, temperatures: Sequence[float], stored: Sequence[float]) -> None:
         """All of it is known, so nothing is refused."""

@@ -23,7 +23,7 @@ COLDEST, HOTTEST = 1e-3, 1e3
 """Temperatures: beyond these an exponential of a logit has no meaning in single precision."""
 
 Parts = Mapping[str, NDArray[Any]]
-"""Arrays [B, …] by their names in the store"""
+"""Arrays [B, …] by their names in the store; where they are read back, with the argmax"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,8 @@ class Form:
     """What is counted along the width"""
     level: int = 5
     shuffle: str = "shuffle"
+    columns: bool = False
+    """Is it packed column after column, in blocks of four?"""
     attributes: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -90,8 +92,10 @@ class Keep(ABC):
         """The arrays that it adds to the argmax, in the order in which a receipt lists them."""
 
     @abstractmethod
-    def encode(self, codes_BC: NDArray[np.uint16], temperatures: Sequence[float]) -> dict[str, NDArray[Any]]:
-        """These arrays, of the answers with these codes."""
+    def encode(
+        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
+    ) -> dict[str, NDArray[Any]]:
+        """These arrays, of the answers with these codes and, at full precision, this argmax."""
 
     def flaws(
         self, parts: Parts, num_classes: int, temperatures: Sequence[float]
@@ -111,6 +115,11 @@ class Keep(ABC):
     def codes(self, parts: Parts) -> NDArray[np.uint16] | None:
         """The codes of all classes [B, C], where they can be had."""
         del parts
+        return None
+
+    def scores(self, parts: Parts, temperature: float) -> NDArray[np.float32] | None:
+        """Where codes cannot: logarithms of the targets at a temperature, up to a constant in each row [B, C]."""
+        del parts, temperature
         return None
 
     def likeliest(self, parts: Parts, count: int) -> NDArray[Any] | None:

@@ -6,10 +6,11 @@ from pipeline.errors import RecipeError
 from pipeline.labels.argmax import Argmax
 from pipeline.labels.dense import Dense
 from pipeline.labels.keep import Keep
+from pipeline.labels.lowrank import LowRank
 from pipeline.labels.topk import TopK
 
-KEEPS: tuple[type[Keep], ...] = (Dense, TopK, Argmax)
-ARRAYS = ("argmax", "logits", "topk_index", "topk_logit", "lse")
+KEEPS: tuple[type[Keep], ...] = (Dense, TopK, LowRank, Argmax)
+ARRAYS = ("argmax", "logits", "topk_index", "topk_logit", "lse", "next_low", "next_high", "head", "tail")
 """The names of all arrays that hold answers, of any keep"""
 
 
@@ -21,4 +22,7 @@ def parse_keep(text: str) -> Keep:
             found = keep.read(argument if colon else None)
             if found is not None:
                 return found
-    raise RecipeError(f"keep '{text}' is not understood. Give dense, topk:K (for example topk:10) or argmax.")
+    raise RecipeError(
+        f"keep '{text}' is not understood. Give dense, topk:K (for example topk:10), lowrank:K+R (for example "
+        "lowrank:5+38) or argmax."
+    )

@@ -1,228 +1,181 @@
-"""How does a view's whole answer fit into twenty bytes, for any temperature?
+"""The K largest logits are kept, and what R principal components say about the others: soft targets at any temperature.
 
-``lowrank:K+R`` keeps the K largest logits, and of all the others what R principal components say about them:
+How an answer becomes bytes is told in `lowrank_codec`, and what the components are in `components`. They are fitted to
+the teacher's answers about view 0 of some rows, once, before any label is stored; they are stored, and whoever opens
+the store gets a keep that has them. A keep without them knows its name and its numbers, and can store nothing.
 
-    argmax       the class of the largest logit, as in every keep
-    next_low, next_high
-                 the K − 1 classes after it, largest code first, then lowest class: modulo 256, and what is left of
-                 them divided by 256, in as few bits as it takes, so many a byte as go into one (`Digits`)
-    head         the logit of the largest above the mean of all, in steps of 3/8, and then the step down to each next
-    tail         the coefficients: a byte each for the strongest components, half a byte each for the others
-
-The answer is read back in a few lines. With ``steps`` the coefficients (a byte less 128, half a byte less 8, low half
-first), ``mean``, ``step`` and ``spread`` the store's, and T any temperature:
-
-    logit = (mean + steps @ step) / 1024
-    score = logit / T + spread / (2 T²)             # a class may lie above what the components say: E[exp] of that
-    level = (head[0] − [0, cumsum(head[1:]), their sum] − [0 … K] / 16) * 3 / 8 / T
-    score = min(score, level[K])                    # whatever is not kept lies below
-    score[argmax, next] = level[:K]
-    target = softmax(score)
-
-Coefficients are those that come near the classes which matter: after a first projection, one step down the slope of the
-squared error weighted by the answer at temperature 4, without the K kept classes. All of it starts from the codes of a
-dense store and is exact integer arithmetic (the weights come from a table), so a store that is compacted from a dense
-one equals one that was written as lowrank, on any machine, given the same components.
-
-Shapes: B rows, N rows to fit on, C classes, K kept classes, R components, W bytes of a row's coefficients.
+Shapes: B rows, N rows to fit on, C classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels.components import PER_CODE, UNIT, Components, mean_of, principal
+from pipeline.errors import RecipeError
+from pipeline.labels import lowrank_codec
+from pipeline.labels.components import Components
+from pipeline.labels.keep import Events, Form, Keep, Parts
 
-HEAD = 96
-"""One step of the head, in codes of 1/256 logit"""
+LARGEST_FIT = 4096
+"""Rows whose answers the components are fitted to, at most"""
 
-TIES = 16
-"""Equal steps of the head are told apart by so small a part of one, so that the order of the classes is kept"""
-
-WEIGHT_TEMPERATURE = 4.0
-"""At which a class counts for the coefficients: between a softer one for τ = 3 and a sharper one for τ = 1"""
-
-MOST_CLASSES = 2**16
-
-_MOST = 255
-_AT_ONCE = 256
-_WEIGHT = np.rint(_MOST * np.exp(-np.arange(8000) / (256 * WEIGHT_TEMPERATURE))).astype(np.float32)
-assert _WEIGHT[-1] == 0, "beyond the table a class counts for nothing"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LowRank:
-    """The answers about B views, beside their argmax."""
-
-    next_low_BK: NDArray[np.uint8]
-    """Of the K − 1 classes, modulo 256"""
-    next_high_BH: NDArray[np.uint8]
-    """And divided by 256: as few bits each as the classes need, several a byte, first in the lowest bits"""
-    head_BK: NDArray[np.uint8]
-    """K steps"""
-    tail_BW: NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.head_BK)
+_COLUMNS = {"dtype": np.dtype(np.uint8), "fill": 0, "level": 1, "shuffle": "noshuffle", "columns": True}
 
 
 @dataclass(frozen=True, slots=True)
-class _Digits:
-    """Classes divided by 256, several a byte."""
+class LowRank(Keep):
+    """The K largest logits, and R coefficients."""
 
-    classes: int
+    kept: int
+    rank: int
+    wide: int | None = field(default=None, compare=False)
+    """So many components have a byte each (`Components.wide`); known once they have been fitted"""
+    components: Components | None = field(default=None, compare=False, repr=False)
+    """Known to whoever has read them"""
+
+    kind: ClassVar[str] = "lowrank"
+
+    @classmethod
+    def read(cls, argument: str | None) -> LowRank | None:
+        """``lowrank:5+38``."""
+        found = re.fullmatch(r"([0-9]{1,9})\+([0-9]{1,9})", argument or "", re.ASCII)
+        return None if found is None else cls(int(found[1]), int(found[2]))
 
     def __post_init__(self) -> None:
-        assert self.classes <= MOST_CLASSES, f"{self.classes} classes are more than {MOST_CLASSES}"
+        if self.kept < 1 or self.rank < 1:
+            raise RecipeError(
+                f"keep '{self}' keeps no class, or no component. Give lowrank:K+R (for example lowrank:5+38), both of "
+                "at least 1; or topk:K."
+            )
+
+    def __str__(self) -> str:
+        return f"lowrank:{self.kept}+{self.rank}"
+
+    def require_fit(self, num_classes: int) -> None:
+        """Refuse more classes than there are, as many components, and classes that two bytes cannot name."""
+        if num_classes > lowrank_codec.MOST_CLASSES:
+            raise RecipeError(
+                f"keep '{self}' names classes in 16 bits, and there are {num_classes:,}. Give topk:K, or dense."
+            )
+        if self.kept > num_classes:
+            raise RecipeError(f"keep '{self}' wants {self.kept} of {num_classes} classes. Give a smaller K, or dense.")
+        if self.rank >= num_classes:
+            raise RecipeError(
+                f"keep '{self}' wants {self.rank} components of {num_classes} classes, which have "
+                f"{num_classes - 1} at most. Give a smaller R, or dense."
+            )
+
+    def fit_rows(self, rows: int, window: int) -> NDArray[np.int64]:
+        """The rows whose view 0 the components are fitted to: from all over, in every other mix window.
+
+        So those of the other windows show pictures that no component has seen.
+        """
+        row_R = np.arange(rows, dtype=np.int64)
+        seen_N: NDArray[np.int64] = row_R[row_R // window % 2 == 0]
+        count = min(len(seen_N), LARGEST_FIT)
+        return np.take(seen_N, np.arange(count) * len(seen_N) // count)
+
+    def fit(self, codes_NC: NDArray[np.uint16]) -> LowRank:
+        """The keep with components that suit these answers."""
+        components = lowrank_codec.fit(codes_NC, self.kept, self.rank)
+        return replace(self, wide=components.wide, components=components)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its components, under the names of the store's arrays."""
+        return self._basis.arrays()
+
+    def having(self, arrays: Mapping[str, NDArray[Any]]) -> LowRank:
+        """The keep with these components, as far as `wide` is known."""
+        return replace(self, components=Components.from_arrays(arrays, self._wide))
+
+    def sized(self, attributes: Mapping[str, Any]) -> LowRank:
+        """The keep as far as its store's metadata describe it."""
+        wide = attributes["wide"]
+        if type(wide) is not int or not 0 <= wide <= self.rank:
+            raise ValueError(f"{wide!r:.40} is no number of wide components of {self.rank}")
+        return replace(self, wide=wide)
 
     @property
-    def bits(self) -> int:
-        """Of each: 0, 1, 2, 4 or 8."""
-        need = ((self.classes - 1) // 256).bit_length()
-        return next(bits for bits in (0, 1, 2, 4, 8) if need <= bits)
+    def attributes(self) -> dict[str, object]:
+        """The inverse of `sized`."""
+        return {"wide": self._wide}
 
-    def pack(self, high_BK: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """As bytes [B, H]; none where 256 classes suffice."""
-        if not self.bits:
-            return np.zeros((len(high_BK), 0), np.uint8)
-        each = 8 // self.bits
-        packed_BH = np.zeros((len(high_BK), -(-high_BK.shape[1] // each)), np.uint8)
-        for place in range(min(each, high_BK.shape[1])):
-            digit_BH = high_BK[:, place::each]
-            packed_BH[:, : digit_BH.shape[1]] |= (digit_BH << (place * self.bits)).astype(np.uint8)
-        return packed_BH
+    @property
+    def _wide(self) -> int:
+        assert self.wide is not None, f"{self} has not been fitted"
+        return self.wide
 
-    def unpack(self, packed_BH: NDArray[np.uint8], count: int) -> NDArray[np.intp]:
-        """The inverse of `pack`."""
-        if not self.bits:
-            return np.zeros((len(packed_BH), count), np.intp)
-        at_K = np.arange(count)
-        each = 8 // self.bits
-        shifted_BK = packed_BH[:, at_K // each].astype(np.intp) >> (at_K % each * self.bits)
-        high_BK: NDArray[np.intp] = shifted_BK & (2**self.bits - 1)
-        return high_BK
+    @property
+    def _basis(self) -> Components:
+        assert self.components is not None, f"the components of {self} have not been read"
+        return self.components
 
+    def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
+        """Classes, levels and coefficients, a byte each or less."""
+        digits = lowrank_codec.Digits(num_classes)
+        widths = {
+            "next_low": (self.kept - 1, "rank", "the classes after the argmax, largest first, modulo 256"),
+            "next_high": (digits.bytes_for(self.kept - 1), "byte", f"their high bits, {digits.bits} each, low first"),
+            "head": (self.kept, "rank", "largest logit above the row's mean in steps of 3/8, and steps down from it"),
+            "tail": (
+                self._wide + -(-(self.rank - self._wide) // 2), "byte",
+                "coefficients along the components: a byte less 128 each, then half a byte less 8, low half first",
+            ),
+        }  # fmt: skip
+        return {
+            name: Form(width=width, axis=axis, meaning=meaning, **_COLUMNS)  # type: ignore[arg-type]
+            for name, (width, axis, meaning) in widths.items()
+            if width
+        }
 
-def fit(codes_NC: NDArray[np.uint16], kept: int, components: int) -> Components:
-    """The components of the first answers; what they miss of these is the spread."""
-    mean_C, step_RC, wide = principal(codes_NC, components)
-    bare = Components(mean_C=mean_C, step_RC=step_RC, spread_C=np.zeros(len(mean_C), np.float32), wide=wide)
-    squared_C, weight_C = np.zeros(len(mean_C)), np.zeros(len(mean_C))
-    for start in range(0, len(codes_NC), _AT_ONCE):
-        part_BC = codes_NC[start : start + _AT_ONCE]
-        index_BK = _ranked(part_BC, part_BC.argmax(axis=1), kept)
-        weight_BC = _weights(part_BC, index_BK)
-        missed_BC = _missed(part_BC, mean_of(part_BC), _coefficients(part_BC, index_BK, bare), bare) / 256.0
-        squared_C += (weight_BC * missed_BC**2).sum(axis=0)
-        weight_C += weight_BC.sum(axis=0)
-    return replace(bare, spread_C=(squared_C / np.maximum(weight_C, 1)).astype(np.float32))
+    def encode(
+        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
+    ) -> dict[str, NDArray[Any]]:
+        """By the components."""
+        return lowrank_codec.encode(codes_BC, argmax_B, self.kept, self._basis)
 
+    def flaws(
+        self, parts: Parts, num_classes: int, temperatures: Sequence[float]
+    ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Classes that there are not, and a class twice."""
+        index_BK = lowrank_codec.kept_classes(parts, num_classes)
+        yield f"next is no class of {num_classes}", index_BK >= num_classes
+        sorted_BK = np.sort(index_BK, axis=1)
+        yield "a class is kept twice", sorted_BK[:, 1:] == sorted_BK[:, :-1]
 
-def encode(codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components) -> LowRank:
-    """The answers as they are stored, from the codes of a dense store and the argmax of the logits themselves."""
-    parts = [
-        _encode(codes_BC[start : start + _AT_ONCE], argmax_B[start : start + _AT_ONCE], kept, components)
-        for start in range(0, max(1, len(codes_BC)), _AT_ONCE)
-    ]
-    return LowRank(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in LowRank.__slots__})
+    def lacks(self, temperature: float, temperatures: Sequence[float]) -> str | None:
+        """Nothing."""
+        return None
 
+    def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> Events:
+        """Every class, and nothing left."""
+        step = lowrank_codec.AT_ONCE
+        prob_BC = np.concatenate([
+            lowrank_codec.targets(_rows(parts, at, at + step), self._basis, temperature).astype(np.float64)
+            for at in range(0, max(1, len(parts["argmax"])), step)
+        ])  # fmt: skip
+        index_BC = np.broadcast_to(np.arange(prob_BC.shape[1]), prob_BC.shape)
+        return Events(index_BK=index_BC, prob_BK=prob_BC, rest_B=np.zeros(len(prob_BC)))
 
-def targets(
-    answers: LowRank, argmax_B: NDArray[Any], components: Components, temperature: float
-) -> NDArray[np.float32]:
-    """softmax(logit / T) over all classes [B, C]."""
-    score_BC: NDArray[np.float32] = components.rebuilt(components.unpack(answers.tail_BW)).astype(
-        np.float32, copy=False
-    )
-    score_BC *= np.float32(1 / (UNIT * temperature))
-    score_BC += components.spread_C / np.float32(2 * temperature**2)
-    level_BK = (_levels(answers.head_BK) * (HEAD / 256 / TIES / temperature)).astype(np.float32)
-    np.minimum(score_BC, level_BK[:, -1:], out=score_BC)
-    high_BK = _Digits(len(components.mean_C)).unpack(answers.next_high_BH, answers.next_low_BK.shape[1])
-    next_BK = answers.next_low_BK + 256 * high_BK
-    index_BK = np.concatenate([argmax_B[:, None].astype(np.intp), next_BK], axis=1)
-    np.put_along_axis(score_BC, index_BK, level_BK[:, :-1], axis=1)
-    score_BC -= score_BC.max(axis=1, keepdims=True)
-    np.exp(score_BC, out=score_BC)
-    score_BC /= score_BC.sum(axis=1, keepdims=True)
-    return score_BC
+    def scores(self, parts: Parts, temperature: float) -> NDArray[np.float32]:
+        """By the components, a few rows at a time, which is faster than all at once."""
+        step, count = lowrank_codec.AT_ONCE, len(parts["argmax"])
+        score_BC = np.empty((count, len(self._basis.mean_C)), np.float32)
+        for at in range(0, count, step):
+            score_BC[at : at + step] = lowrank_codec.scores(_rows(parts, at, at + step), self._basis, temperature)
+        return score_BC
 
-
-def _encode(codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components) -> LowRank:
-    index_BK = _ranked(codes_BC, argmax_B, kept)
-    above_BK = np.take_along_axis(codes_BC, index_BK, axis=1) - mean_of(codes_BC)[:, None]
-    return LowRank(
-        next_low_BK=(index_BK[:, 1:] % 256).astype(np.uint8),
-        next_high_BH=_Digits(codes_BC.shape[1]).pack(index_BK[:, 1:] // 256),
-        head_BK=_head(above_BK),
-        tail_BW=components.pack(_coefficients(codes_BC, index_BK, components)),
-    )
+    def likeliest(self, parts: Parts, count: int) -> NDArray[Any] | None:
+        """The first of the kept ones."""
+        kept_BK = lowrank_codec.kept_classes(parts, len(self._basis.mean_C))
+        return kept_BK[:, :count] if count <= self.kept else None
 
 
-def _ranked(codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int) -> NDArray[np.intp]:
-    """The argmax, and then the classes with the largest codes; the lowest class first among equals."""
-    left_BC, row_B = codes_BC.astype(np.float32), np.arange(len(codes_BC))
-    index_BK = np.empty((len(codes_BC), kept), np.intp)
-    index_BK[:, 0] = argmax_B
-    for rank in range(1, kept):
-        left_BC[row_B, index_BK[:, rank - 1]] = -1
-        index_BK[:, rank] = left_BC.argmax(axis=1)
-    return index_BK
-
-
-def _coefficients(
-    codes_BC: NDArray[np.uint16], index_BK: NDArray[np.intp], components: Components
-) -> NDArray[np.int16]:
-    """Steps along the components: the nearest, and one step more towards the classes that matter."""
-    mean_B = mean_of(codes_BC)
-    first_BR = components.limited(components.nearest(codes_BC.astype(np.float64), mean_B))
-    weight_BC = _weights(codes_BC, index_BK)
-    evenly_B1 = PER_CODE * codes_BC.shape[1] / np.maximum(weight_BC.sum(axis=1, keepdims=True), 1)
-    missed_BC = _missed(codes_BC, mean_B, first_BR, components)
-    missed_BC *= weight_BC
-    slope_BR = components.project(missed_BC.astype(np.float64)) / components.length_R
-    return components.limited(first_BR + slope_BR * evenly_B1)
-
-
-def _missed(
-    codes_BC: NDArray[np.uint16], mean_B: NDArray[np.int64], steps_BR: NDArray[np.int16], components: Components
-) -> NDArray[Any]:
-    """Whole codes that lie between an answer and what the components say of it."""
-    missed_BC = components.rebuilt(steps_BR)
-    missed_BC *= -1 / PER_CODE
-    np.rint(missed_BC, out=missed_BC)
-    missed_BC += codes_BC
-    missed_BC -= mean_B[:, None].astype(missed_BC.dtype)
-    return missed_BC
-
-
-def _weights(codes_BC: NDArray[np.uint16], index_BK: NDArray[np.intp]) -> NDArray[np.float32]:
-    """The answer at a temperature, as integers up to 255; nothing for the classes that are kept."""
-    least_B1 = np.take_along_axis(codes_BC, index_BK[:, -1:], axis=1)
-    weight_BC: NDArray[np.float32] = _WEIGHT.take(np.maximum(least_B1, codes_BC) - codes_BC, mode="clip")
-    np.put_along_axis(weight_BC, index_BK, 0, axis=1)
-    return weight_BC
-
-
-def _head(above_BK: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Logits above the mean, largest first, as a level and the steps down from it."""
-    level_BK = np.rint(above_BK / HEAD).astype(np.int64)
-    head_BK = np.empty(level_BK.shape, np.uint8)
-    head_BK[:, 0] = now_B = np.clip(level_BK[:, 0], 0, _MOST)
-    for rank in range(1, level_BK.shape[1]):
-        head_BK[:, rank] = down_B = np.clip(now_B - level_BK[:, rank], 0, _MOST)
-        now_B = now_B - down_B
-    return head_BK
-
-
-def _levels(head_BK: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Of the kept classes and of what lies below them, in sixteenths of a step [B, K + 1]: nothing is level."""
-    down_BK = head_BK.astype(np.int32)
-    down_BK[:, 0] *= -1
-    level_BK = -TIES * np.pad(down_BK, ((0, 0), (0, 1))).cumsum(axis=1, dtype=np.int32)
-    result: NDArray[np.int32] = level_BK - np.arange(level_BK.shape[1], dtype=np.int32)
-    return result
+def _rows(parts: Parts, start: int, stop: int) -> dict[str, NDArray[Any]]:
+    return {name: array[start:stop] for name, array in parts.items()}

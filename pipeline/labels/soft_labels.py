@@ -94,7 +94,7 @@ def from_codes(
     keep.require_fit(codes_BC.shape[1])
     if keep.uses_temperatures:
         require_temperatures(temperatures)
-    return SoftLabels(argmax_B=argmax_B, parts=keep.encode(codes_BC, temperatures))
+    return SoftLabels(argmax_B=argmax_B, parts=keep.encode(codes_BC, argmax_B, temperatures))
 
 
 def narrow(
@@ -102,4 +102,4 @@ def narrow(
 ) -> SoftLabels:
     """The same answers, kept as `before` at the temperatures `stored`, in a smaller keep."""
     before.require_narrower(keep, temperatures, stored)
-    return SoftLabels(argmax_B=labels.argmax_B, parts=before.narrowed(labels.parts, keep, temperatures, stored))
+    return SoftLabels(argmax_B=labels.argmax_B, parts=before.narrowed(labels.arrays(), keep, temperatures, stored))

@@ -76,7 +76,9 @@ class TopK(Keep):
             ),
         }  # fmt: skip
 
-    def encode(self, codes_BC: NDArray[np.uint16], temperatures: Sequence[float]) -> dict[str, NDArray[Any]]:
+    def encode(
+        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
+    ) -> dict[str, NDArray[Any]]:
         """The K largest of each row, and the sums over it."""
         index_BK, code_BK = _largest(codes_BC, self.k)
         return {

@@ -35,6 +35,7 @@ LARGEST_BLOCK = 1 << 30
 _BLOSC_HEADER = struct.Struct("<BBBBIII")
 _CRC_BYTES = 4
 _INDEX_ENTRY = 16
+_COLUMNS_A_BLOCK = 4
 
 
 class DamagedError(ValueError):
@@ -60,11 +61,14 @@ class ArraySpec:
     """Stands for "nothing written"; as JSON has it"""
     level: int = 5
     shuffle: str = "shuffle"
+    columns: bool = False
+    """Is the last axis turned before the rows, and packed four columns a block? For small numbers of unlike columns"""
     attributes: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert len(self.shape) == len(self.block) == len(self.names)
         assert self.block[self.axis] % self.rows == 0 and math.prod(self.block[: self.axis]) == 1
+        assert not self.columns or (len(self.shape) == 3 and self.axis == 1), "columns are those of [view, row, …]"
         size = math.prod(self.block) * self.dtype.itemsize
         if size > LARGEST_BLOCK:
             raise StoreError(
@@ -109,11 +113,17 @@ class ArraySpec:
             "clevel": self.level,
             "shuffle": self.shuffle,
             "typesize": self.dtype.itemsize,
-            "blocksize": 0,
+            "blocksize": _COLUMNS_A_BLOCK * self.rows * self.dtype.itemsize if self.columns else 0,
         }
+        turned = [{"name": "transpose", "configuration": {"order": [0, 2, 1]}}] if self.columns else []
         sharding = {
             "chunk_shape": list(self.chunk),
-            "codecs": [{"name": "bytes", **little}, {"name": "blosc", "configuration": blosc}, {"name": "crc32c"}],
+            "codecs": [
+                *turned,
+                {"name": "bytes", **little},
+                {"name": "blosc", "configuration": blosc},
+                {"name": "crc32c"},
+            ],
             "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
             "index_location": "end",
         }
@@ -158,6 +168,10 @@ class ArraySpec:
                 numcodecs.blosc.decompress(packed[:-_CRC_BYTES], target)
             except (RuntimeError, ValueError) as error:
                 raise DamagedError(f"chunk {number} cannot be decompressed ({error})") from error
+        if self.columns:
+            columns, chunks = self.block[2], len(places)
+            turned = values.reshape(chunks, columns, self.rows).transpose(0, 2, 1)
+            values = turned.reshape(1, chunks * self.rows, columns)
         return values[(slice(None),) * self.axis + (slice(rows),)]
 
     def _along(self, rows: int) -> tuple[int, ...]:

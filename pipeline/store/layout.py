@@ -4,10 +4,11 @@ A pure function of the manifest, the number of views, where the shards lay, and 
 
     zarr.json     the root group: format, manifest, environment; and the metadata of all arrays once more, so that
                   listing the group asks for nothing else
-    argmax, crc, luma, logits | topk_index, topk_logit, lse
+    argmax, crc, luma, logits | topk_index, topk_logit, lse | next_low, next_high, head, tail
                   [views, rows, …]; a block is one view × one run of rows
     index/*       the `SampleIndex`, in blocks of 2^20 values
     witness/*     some views in full: pixels, rows, views
+    components/*  what the teacher's logits are made of, where the keep is lowrank: mean, step, spread
 
 So metadata is never trusted: a reader takes what it needs from the root's attributes, makes all of it anew, and refuses
 a store in which any byte of any ``zarr.json`` is another (`Layout.from_root`).
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipeline.errors import ShardError, StoreError
 from pipeline.labels.codes import class_dtype
 from pipeline.labels.keep import Form
 from pipeline.labels.keeps import ARRAYS
+from pipeline.labels.lowrank import LowRank
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_checks import DTYPES
 from pipeline.shards.truth import LabelRule
@@ -36,6 +38,9 @@ from pipeline.store.manifest import Manifest
 FORMAT = "offline-distiller label store"
 VERSION = 1
 
+GAUGE_KEY = "gauge.json"
+"""What the keep gives back of the teacher's signal (`pipeline.inspection.gauge`): told, and vouched for by nothing"""
+
 INNER_ROWS = 1024
 """Rows of a compressed chunk: what is decoded when a stranger asks plain Zarr for one value"""
 
@@ -43,8 +48,9 @@ INDEX_BLOCK, INDEX_CHUNK = 2**20, 2**16
 WITNESS_BLOCK, WITNESS_ROWS = 16, 1024
 
 OURS = re.compile(
-    r"zarr\.json|COMPLETE|receipts/(base|[0-9]+/[0-9]+)\.json"
+    r"zarr\.json|COMPLETE|gauge\.json|receipts/(base|[0-9]+/[0-9]+)\.json"
     rf"|({'|'.join(('crc', 'luma', *ARRAYS))})/(zarr\.json|c(\.[0-9]+){{2,3}})"
+    r"|components/(zarr\.json|(mean|step|spread)/(zarr\.json|c(\.[0-9]+){1,2}))"
     r"|index/(zarr\.json|[a-z_]+/(zarr\.json|c\.[0-9]+))"
     r"|witness/(zarr\.json|(pixels|rows|views)/(zarr\.json|c(\.[0-9]+){1,4}))"
 )
@@ -156,6 +162,7 @@ class Layout:
             fill=form.fill,
             level=form.level,
             shuffle=form.shuffle,
+            columns=form.columns,
             attributes={**form.attributes, **_meaning(form.meaning)},
         )
 
@@ -200,14 +207,45 @@ class Layout:
             "views": ArraySpec(path="witness/views", axis=0, names=("witness",), **vector),  # type: ignore[arg-type]
         }
 
+    def component_arrays(self) -> dict[str, ArraySpec]:
+        """The arrays of the components, where the keep has some; an object each."""
+        if not isinstance(self.manifest.keep, LowRank):
+            return {}
+        classes, rank = self.manifest.num_classes, self.manifest.keep.rank
+        forms: dict[str, tuple[type, tuple[int, ...], int | str]] = {
+            "mean": (np.int32, (classes,), 0), "step": (np.int16, (rank, classes), 0),
+            "spread": (np.float32, (classes,), "NaN"),
+        }  # fmt: skip
+        return {
+            name: ArraySpec(
+                path=f"components/{name}",
+                dtype=np.dtype(dtype),
+                shape=shape,
+                block=shape,
+                rows=shape[0],
+                axis=0,
+                names=("component", "class")[-len(shape) :],
+                fill=fill,
+                attributes=_meaning(_COMPONENT_MEANINGS[name]),
+            )
+            for name, (dtype, shape, fill) in forms.items()
+        }
+
+    def base_arrays(self) -> dict[str, ArraySpec]:
+        """All arrays that are no unit's, by their paths: what the base receipt lists beside the metadata."""
+        groups = (self.index_arrays(), self.witness_arrays(), self.component_arrays())
+        return {spec.path: spec for arrays in groups for spec in arrays.values()}
+
     def metadata(self) -> dict[str, bytes]:
         """Every ``zarr.json`` of the store, by its key."""
-        arrays = [*self.unit_arrays().values(), *self.index_arrays().values(), *self.witness_arrays().values()]
+        arrays = [*self.unit_arrays().values(), *self.base_arrays().values()]
         names = None if self.class_names is None else list(self.class_names)
         nodes = {spec.path: spec.metadata() for spec in arrays}
         told = {} if self.label_key is None else {"label_key": self.label_key}
         nodes["index"] = _group({"urls": list(self.urls), "class_names": names, **told})
         nodes["witness"] = _group(_meaning("views as the teacher saw them: columns of `rows` and `views` say which"))
+        if isinstance(self.manifest.keep, LowRank):
+            nodes["components"] = _group(_meaning(_COMPONENTS) | self.manifest.keep.attributes)
         root = _group(
             {
                 "format": format_record(),
@@ -229,8 +267,11 @@ class Layout:
             require_format(attributes["format"])
             index = nodes["index"]["attributes"]
             names = index["class_names"]
+            manifest = Manifest.from_json(attributes["manifest"])
+            if isinstance(manifest.keep, LowRank):
+                manifest = replace(manifest, keep=manifest.keep.sized(nodes["components"]["attributes"]))
             layout = cls(
-                manifest=Manifest.from_json(attributes["manifest"]),
+                manifest=manifest,
                 views=_count(nodes["argmax"]["shape"][0]),
                 environment=_texts(attributes["environment"]),
                 urls=tuple(index["urls"]),
@@ -247,6 +288,12 @@ class Layout:
         return layout
 
 
+_COMPONENT_MEANINGS = {
+    "mean": "expected logit of each class above the mean of its row, in 1/1024",
+    "step": "what one step along each component adds to each class, in 1/1024 logit",
+    "spread": "variance of each class beyond the components, in logits squared",
+}
+_COMPONENTS = "principal components of the teacher's logits; the first `wide` coefficients of a tail have a byte each"
 _ARGMAX = "the teacher's class: its largest logit at full precision, the lowest class of several"
 _CRC = "crc32c of the rendered view's uint8 pixels, height × width × RGB"
 _LUMA = "a 4 × 4 thumbnail of the rendered view, in rows from the top left"

@@ -14,6 +14,7 @@ Shapes: B rows of a unit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, open_objects
 from pipeline.errors import StoreError, UserError
+from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_file import OtherContentError
@@ -53,7 +55,7 @@ class StoreReader:
     def __init__(
         self, objects: Objects, layout: Layout, base: Base, table: UnitTable, index: SampleIndex | None = None
     ) -> None:
-        self.layout = layout
+        self.layout = layout = with_components(objects, layout, base)
         self._objects, self._base, self._table, self._index = objects, base, table, index
         self._arrays = layout.unit_arrays()
 
@@ -179,7 +181,7 @@ def find_layout(objects: Objects, base: Base) -> Layout:
 def require_agreement(objects: Objects, layout: Layout, base: Base, table: UnitTable) -> None:
     """COMPLETE and zarr.json must speak of the same store."""
     manifest = layout.manifest
-    keys = object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
+    keys = object_keys(layout.base_arrays())
     agree = (
         base.contract == Contract(manifest=manifest.fingerprint(), index=manifest.index_digest)
         and (base.views, table.runs, list(table.arrays)) == (layout.views, layout.runs, list(layout.unit_arrays()))
@@ -229,6 +231,15 @@ def read_index(objects: Objects, layout: Layout, base: Base, *, anew: bool = Fal
         raise StoreError(
             f"{objects.name}: its index has digest {other.found[:12]}, its manifest names {wanted[:12]}. {REMEDY}"
         ) from None
+
+
+def with_components(objects: Objects, layout: Layout, base: Base) -> Layout:
+    """The layout whose keep knows its components, where it has some."""
+    keep = layout.manifest.keep
+    if not isinstance(keep, LowRank):
+        return layout
+    found = {name: read_whole(objects, spec, base) for name, spec in layout.component_arrays().items()}
+    return replace(layout, manifest=replace(layout.manifest, keep=keep.having(found)))
 
 
 def read_whole(objects: Objects, spec: ArraySpec, base: Base) -> NDArray[Any]:

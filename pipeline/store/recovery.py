@@ -34,10 +34,11 @@ from numpy.typing import NDArray
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary
 from pipeline.errors import ContractError, MismatchError, StoreError
+from pipeline.labels.lowrank import LowRank
 from pipeline.progress import Progress
 from pipeline.shards.index import SampleIndex
 from pipeline.store.arrays import ArraySpec
-from pipeline.store.layout import OURS, Layout, Unit, block_slices, require_format
+from pipeline.store.layout import GAUGE_KEY, OURS, Layout, Unit, block_slices, require_format
 from pipeline.store.manifest import Manifest
 from pipeline.store.receipts import (
     BASE_KEY,
@@ -70,6 +71,8 @@ class Wanted:
     """Called only where the witnesses are not there already"""
     environment: Callable[[], Mapping[str, str]]
     """Likewise"""
+    answers: Callable[[NDArray[np.int64]], NDArray[np.uint16]] | None = None
+    """Likewise: the codes of all classes [N, C] about view 0 of these rows, for a keep that must be fitted"""
     recheck: bool = False
     """Are the objects of finished units read, and held to their digests?"""
 
@@ -220,20 +223,24 @@ class _Plan:
     """Must the index be written?"""
     witness: Witness | None
     """The witnesses that must be written"""
+    fitted: LowRank | None
+    """The keep whose components must be written"""
     intact: Mapping[str, Digest]
     """What is as it must be"""
     grown: bool
 
     @property
     def changes(self) -> bool:
-        return bool(self.metadata) or self.index or self.witness is not None or self.grown
+        missing = self.index or self.witness is not None or self.fitted is not None
+        return bool(self.metadata) or missing or self.grown
 
     def carry_out(self, objects: Objects, wanted: Wanted) -> Base:
         """Write, and vouch for it last."""
         digests = dict(self.intact)
         indexes = index_objects(self.layout, wanted.index) if self.index else iter(())
         witnesses = iter(()) if self.witness is None else witness_objects(self.layout, self.witness)
-        for key, data in itertools.chain(self.metadata.items(), indexes, witnesses):
+        components = iter(()) if self.fitted is None else component_objects(self.layout, self.fitted)
+        for key, data in itertools.chain(self.metadata.items(), indexes, witnesses, components):
             objects.put(key, data)
             digests[key] = Digest.of(data)
         base = Base(contract=wanted.contract, views=self.layout.views, objects=digests)
@@ -249,22 +256,47 @@ def _plan_base(
     intact = {key: digest for (key, digest), ok in zip(vouched.items(), whole, strict=True) if ok}
     seen = known is not None and intact.keys() >= object_keys(known.witness_arrays())
     witness = None if seen else wanted.draw_witness()
+    keep = _fitted(objects, wanted, known, stored, intact)
     if known is not None and stored is not None:
         layout = replace(known, views=wanted.views, witnesses=known.witnesses if witness is None else len(witness))
     else:
         assert witness is not None
-        layout = Layout.of(wanted.manifest, wanted.index, wanted.views, len(witness), wanted.environment())
+        manifest = replace(wanted.manifest, keep=keep or wanted.manifest.keep)
+        layout = Layout.of(manifest, wanted.index, wanted.views, len(witness), wanted.environment())
     metadata = {key: (data, Digest.of(data)) for key, data in layout.metadata().items()}
     unwritten = {key: data for key, (data, digest) in metadata.items() if intact.get(key) != digest}
-    kept = metadata.keys() | object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
+    kept = metadata.keys() | object_keys(layout.base_arrays())
     return _Plan(
         layout=layout,
         metadata=unwritten,
         index=not intact.keys() >= object_keys(layout.index_arrays()),
         witness=witness,
+        fitted=keep,
         intact={key: digest for key, digest in intact.items() if key in kept},
         grown=stored is not None and stored.views != wanted.views,
     )
+
+
+def _fitted(
+    objects: Objects, wanted: Wanted, known: Layout | None, stored: Base | None, intact: Mapping[str, Digest]
+) -> LowRank | None:
+    """A keep with components that must be written; None where they are there, or there are none."""
+    keep = wanted.manifest.keep
+    if not isinstance(keep, LowRank):
+        return None
+    if known is not None and intact.keys() >= object_keys(known.component_arrays()):
+        return None
+    assert wanted.answers is not None, f"{keep} is fitted, and nobody answers"
+    fitted = keep.fit(wanted.answers(keep.fit_rows(wanted.manifest.rows, wanted.manifest.recipe.mix_window)))
+    if known is not None and stored is not None:
+        same = replace(known, manifest=replace(known.manifest, keep=fitted))
+        written = {key: stored.objects.get(key) for key in object_keys(known.component_arrays())}
+        if {k: Digest.of(data) for k, data in component_objects(same, fitted)} != written:
+            raise StoreError(
+                f"{objects.name}: components/ is damaged, and fitted again here it is another, by which the labels "
+                "cannot be read. Restore it from a copy, or remove the store to label anew."
+            )
+    return fitted
 
 
 def _kept_units(objects: Objects, sizes: Mapping[str, int], wanted: Wanted, layout: Layout) -> UnitTable:
@@ -330,8 +362,8 @@ def _stands_complete(objects: Objects, stored: Base | None, table: UnitTable) ->
 
 def _sweep(objects: Objects, sizes: Mapping[str, int], layout: Layout, table: UnitTable) -> None:
     """Take away what nothing vouches for, receipts first; what is not ours stays."""
-    kept = {BASE_KEY, COMPLETE_KEY} | layout.metadata().keys()
-    kept |= object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
+    kept = {BASE_KEY, COMPLETE_KEY, GAUGE_KEY} | layout.metadata().keys()
+    kept |= object_keys(layout.base_arrays())
     arrays = layout.unit_arrays()
     for unit in table.finished():
         kept |= {unit.receipt_key, *unit_keys(arrays, unit)}
@@ -356,6 +388,13 @@ def witness_objects(layout: Layout, witness: Witness) -> Iterator[tuple[str, byt
     """The objects of the witness views."""
     arrays: dict[str, NDArray[Any]] = {"pixels": witness.pixels_WHWC, "rows": witness.row_W, "views": witness.view_W}
     for name, spec in layout.witness_arrays().items():
+        yield from _blocks(spec, arrays[name])
+
+
+def component_objects(layout: Layout, keep: LowRank) -> Iterator[tuple[str, bytes]]:
+    """The objects of the components."""
+    arrays = keep.arrays()
+    for name, spec in layout.component_arrays().items():
         yield from _blocks(spec, arrays[name])
 
 

@@ -19,13 +19,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import MismatchError, StoreError
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.manifest import Manifest
-from pipeline.store.reader import StoreReader, read_index, require_sizes
+from pipeline.store.reader import StoreReader, read_index, require_sizes, with_components
 from pipeline.store.receipts import (
     COMPLETE_KEY,
     REMEDY,
@@ -51,7 +54,7 @@ class StoreWriter:
     def __init__(
         self, objects: Objects, layout: Layout, base: Base, table: UnitTable, index: SampleIndex | None = None
     ) -> None:
-        self.layout = layout
+        self.layout = layout = with_components(objects, layout, base)
         self._objects, self._base, self._table, self._index = objects, base, table, index
         self._arrays = layout.unit_arrays()
         self._lock, self._closed = ExitStack(), False
@@ -68,6 +71,7 @@ class StoreWriter:
         *,
         witness: Callable[[], Witness],
         environment: Callable[[], Mapping[str, str]],
+        answers: Callable[[NDArray[np.int64]], NDArray[np.uint16]] | None = None,
         recheck: bool = False,
     ) -> StoreWriter:
         """For the one that holds the lock: make the store, or go on with what is there.
@@ -75,7 +79,7 @@ class StoreWriter:
         A store that has more views keeps them, and `layout` says so. One of another contract is a `ContractError`.
 
         `witness` gives the views that are kept in full, where they are not there yet, and `environment` tells on what
-        a new store is made.
+        a new store is made. `answers` gives the codes about view 0 of some rows, where the keep must be fitted to them.
 
         With `recheck` every finished object is read, and what is not as it was written is missing, too.
         """
@@ -88,8 +92,9 @@ class StoreWriter:
             raise MismatchError(f"a store of {views} views holds nothing to learn. Ask for --views 1 or more.")
         objects = open_objects(path)
         wanted = Wanted(
-            manifest=manifest, index=index, views=views, draw_witness=witness, environment=environment, recheck=recheck
-        )
+            manifest=manifest, index=index, views=views, draw_witness=witness, environment=environment,
+            answers=answers, recheck=recheck,
+        )  # fmt: skip
         with ExitStack() as lock:
             lock.enter_context(objects.lock())
             found = recover(objects, wanted)

@@ -6,6 +6,8 @@ import json
 import statistics
 from html import escape
 
+from pipeline.inspection.doctor import doctor_text
+from pipeline.inspection.gauge import gauge_text
 from pipeline.labelling.cost import Cost
 from pipeline.progress import duration
 from stages.reporting.figures import Axis, Series, chart, legend, table
@@ -37,6 +39,8 @@ def teacher(story: Story) -> str:
         if agreement is None
         else f"Two views of one row get the same answer in {100 * agreement:.1f} % of the cases.",
         _worth(story),
+        *(f"{line.rstrip('.')}." for line in gauge_text(labels.get("gauge"), labels.get("bytes_per_view", {}))),
+        *(line.removeprefix("ADVICE: ").rstrip(".") + "." for line in doctor_text(labels.get("doctor"))),
     ]
     body = f'<div class="pair">{"".join(drawn)}</div>'
     caption = "How often the stored answers name the true class, view by view" + (

@@ -129,7 +129,7 @@ def _answer(manifest: Manifest, labels: SoftLabels, at: int) -> tuple[int, float
     named = int(labels.argmax_B[at])
     if manifest.keep.lacks(1.0, manifest.temperatures) is not None:
         return named, None
-    events = manifest.keep.events(labels.slice(at, at + 1).parts, 1.0, manifest.temperatures)
+    events = manifest.keep.events(labels.slice(at, at + 1).arrays(), 1.0, manifest.temperatures)
     return named, float(events.prob_BK[0][events.index_BK[0] == named].sum())
 
 

@@ -67,10 +67,12 @@ class Feed:
 
     def __init__(
         self, order: Order, answers: AnswerSource, index: SampleIndex, loader: Loader, ranks: Ranks,
-        *, keep: Keep, temperatures: tuple[float, ...] = (), accept_drift: bool = False,
+        *, keep: Keep, temperatures: tuple[float, ...] = (), temperature: float = 1.0, accept_drift: bool = False,
     ) -> None:  # fmt: skip
         self.order, self.answers, self.index, self.loader, self.ranks = order, answers, index, loader, ranks
         self.keep, self.temperatures, self.accept_drift = keep, temperatures, accept_drift
+        self.temperature = temperature
+        """At which answers become soft targets."""
         self.waited = 0.0
         """Seconds that training stood still for data."""
         self._asked: deque[tuple[int, int, Batch, Batch, list[int]]] = deque()
@@ -116,7 +118,7 @@ class Feed:
             batch=batch,
             pixels_BHWC=self._assemble.take(len(batch)),
             truth=truth_of(self.index, batch, device),
-            teacher=teacher_labels(self.keep, answers.labels, self.temperatures, device),
+            teacher=teacher_labels(self.keep, answers.labels, self.temperatures, device, self.temperature),
         )
 
     def _check(self, batch: Batch, answers: Answers, crc_B: NDArray[np.uint32], luma_B16: NDArray[np.uint8]) -> None:

@@ -39,15 +39,19 @@ def across(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def teacher_labels(
-    keep: Keep, labels: SoftLabels, temperatures: tuple[float, ...], device: torch.device
+    keep: Keep, labels: SoftLabels, temperatures: tuple[float, ...], device: torch.device, temperature: float = 1.0
 ) -> TeacherLabels:
-    """Stored answers as the loss takes them; codes become logits on the device, at half the traffic."""
+    """Stored answers as the loss takes them at a temperature; codes become logits on the device, at half the bytes."""
     argmax_B = _classes(labels.argmax_B, device)
     if not labels.parts:
         return TeacherLabels(argmax_B=argmax_B, temperatures=temperatures)
     codes_BC = keep.codes(labels.parts)
     if codes_BC is not None:
         return TeacherLabels(argmax_B=argmax_B, logits_BC=_logits(codes_BC, device), temperatures=temperatures)
+    score_BC = keep.scores(labels.arrays(), temperature)
+    if score_BC is not None:
+        score_BC *= np.float32(temperature)  # they are divided by it again, as logits are
+        return TeacherLabels(argmax_B=argmax_B, logits_BC=across(score_BC, device), temperatures=temperatures)
     return TeacherLabels(
         argmax_B=argmax_B,
         topk_index_BK=_classes(labels.parts["topk_index"], device),

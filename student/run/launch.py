@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.durable.objects import open_objects
 from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.inspection.gauge import gauge_text, stored_gauge
 from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
@@ -71,6 +73,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         run = _run(beginning, initial, places, store, index, ranks, stop, stack)
         ranks.require_same(0, "the start")  # the others have read --init, which may lie in what is set aside
         if ranks.main:
+            _tell_signal(store, beginning.settings)
             run.log = _log(beginning, places, run, loggers)
             stack.callback(run.log.close)
         yield run
@@ -236,6 +239,7 @@ def _feed(
         ranks,
         keep=store.manifest.keep,
         temperatures=store.manifest.temperatures,
+        temperature=settings.loss().tau,
         accept_drift=settings.accept_drift,
     )
 
@@ -292,6 +296,14 @@ def _compare_classes(initial: Initial, names: tuple[str, ...] | None) -> None:
                 "Give --new-heads if these are other classes.", initial.file, number, theirs, ours,
             )  # fmt: skip
             return
+
+
+def _tell_signal(store: StoreReader, settings: Settings) -> None:
+    """What the store has kept of what the teacher said, at the temperature that is trained at."""
+    if settings.distill == "soft":
+        found = stored_gauge(open_objects(store.name), store.manifest)
+        for line in gauge_text(found, store.bytes_per_view(), only=settings.tau):
+            log.log(logging.WARNING if line.startswith("WARNING") else logging.INFO, line.removeprefix("WARNING: "))
 
 
 def _log(beginning: Beginning, places: Places, run: Run, loggers: tuple[str, ...]) -> RunLog:

@@ -27,12 +27,16 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-@pytest.mark.parametrize("keep", ["topk:3", "topk:12", "argmax"])
+@pytest.mark.parametrize("keep", ["topk:3", "topk:12", "lowrank:3+4", "lowrank:1+2", "argmax"])
 def test_it_writes_what_the_teacher_would_have_written(tmp_path: Path, dense: Path, keep: str) -> None:
     result = run("--logits", dense, "--keep", keep, "--temperatures", "1,3", "--out", tmp_path / "small.zarr")
     assert result.exit_code == 0, result.output
     finished(tmp_path / "direct.zarr", manifest_of(INDEX, keep), INDEX)
-    assert tree(tmp_path / "small.zarr") == tree(tmp_path / "direct.zarr")
+    small = tree(tmp_path / "small.zarr")
+    told = small.pop("gauge.json", None)
+    assert small == tree(tmp_path / "direct.zarr")
+    assert (told is None) == (keep == "argmax")
+    assert (f"{keep} keeps of the teacher's signal: " in result.output) == (keep != "argmax")
     assert str(tmp_path / "small.zarr") in result.output.splitlines()[-1]
 
 
@@ -100,7 +104,7 @@ def test_nothing_smaller_is_an_error_and_writes_nothing(tmp_path: Path, dense: P
     result = run("--logits", dense, "--keep", "dense", "--out", out)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"error: {dense} keeps dense, --keep dense asks for no less. Give a smaller topk:K, or argmax.\n"
+        f"error: {dense} keeps dense, --keep dense asks for no less. Give a smaller topk:K, lowrank:K+R, or argmax.\n"
     )
     result = run("--logits", dense, "--keep", "topk:13", "--out", out)
     assert result.stderr == "error: keep 'topk:13' wants 13 of 12 classes. Give a smaller K, or dense.\n"

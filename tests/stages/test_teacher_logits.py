@@ -25,6 +25,7 @@ from pipeline.labelling.writers import open_to_label
 from pipeline.rendering.renderer import Renderer
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.loading import load_teacher
+from stages.compact_logits import main as compact
 from stages.fit_teacher import main as fit_teacher
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
@@ -97,6 +98,28 @@ def test_views_and_answers_do_not_depend_on_the_batch(shards, weights, reference
     ours, theirs = zarr.open(str(tmp_path / "store.zarr"), mode="r"), zarr.open(str(reference), mode="r")
     for name in ("crc", "argmax", "luma"):
         assert (ours[name][:] == theirs[name][:]).all()
+
+
+def test_a_lowrank_store_is_the_same_however_it_was_made(shards, weights, tmp_path):
+    """At once, by workers, view after view, and from a dense store; and its dry run writes nothing."""
+    fixed = (shards, weights, tmp_path / "store.zarr", "--keep", "lowrank:2+2")
+    said = label(*fixed, "--workers", 0)
+    told = json.loads((tmp_path / "store.summary.json").read_text())["gauge"]
+    assert list(told["temperatures"]) == ["1", "2", "3", "4"] and told["views"] > 0
+    assert f"lowrank:2+2 keeps of the teacher's signal: {100 * told['temperatures']['1']['signal']:.0f} % at" in said
+    label(shards, weights, tmp_path / "grown.zarr", "--keep", "lowrank:2+2", "--workers", 2, "--views", 1)
+    label(shards, weights, tmp_path / "grown.zarr", "--keep", "lowrank:2+2", "--workers", 2)
+    label(shards, weights, tmp_path / "dense.zarr", "--workers", 0)
+    words = ("--logits", tmp_path / "dense.zarr", "--keep", "lowrank:2+2", "--out", tmp_path / "small.zarr")
+    result = CliRunner().invoke(compact, [str(word) for word in words])
+    assert result.exit_code == 0 and "dense → lowrank:2+2" in result.output, result.output
+    assert tree(tmp_path / "grown.zarr") == tree(tmp_path / "small.zarr") == tree(tmp_path / "store.zarr")
+    assert "keep: lowrank:2+2 against topk:2" in label(*fixed[:3], "--keep", "topk:2", expect=1)
+    assert "bytes a view" in label(shards, weights, tmp_path / "no.zarr", "--keep", "lowrank:2+2", "--dry-run")
+    assert not (tmp_path / "no.zarr").exists()
+    words = ("--logits", tmp_path / "store.zarr", "--keep", "topk:2", "--out", tmp_path / "topk.zarr")
+    result = CliRunner().invoke(compact, [str(word) for word in words])
+    assert result.stderr == "error: labels kept as lowrank:2+2 cannot become topk:2. Start from a dense store.\n"
 
 
 def test_units_may_be_done_in_any_order(shards, weights, reference, tmp_path):

@@ -84,6 +84,8 @@ def test_a_sound_store_is_in_order(store: Path, world: Path) -> None:
     assert lines[1] == f"witnesses  all {ROWS} witness views are identical"
     assert lines[2].startswith("sample     ") and lines[2].endswith(" views drawn again: 0 have another checksum")
     assert "logits deviate by at most 0.0000, log-sum-exp by 0; 0 other argmax" in lines[3]
+    assert lines[4].startswith("signal     topk:2 keeps of the teacher's signal: 100 % at T = 1 (KL 0.000), ")
+    assert list(report["gauge"]["temperatures"]) == ["1", "3"]
     assert lines[-1] == f"{store} is in order"
     assert report["findings"] == [] and report["witness"]["kind"] == "identical"
     assert report["sample"]["views"] == report["sample"]["asked"] >= 40

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.labels import lowrank
+from pipeline.labels import lowrank_codec
 from pipeline.labels.components import Components, mean_of, principal
-from pipeline.labels.lowrank import LowRank, encode, fit, targets
+from pipeline.labels.keep import Parts
+from pipeline.labels.lowrank_codec import encode, fit, targets
 
 CLASSES, KEPT, RANK = 300, 4, 9
 
@@ -42,25 +43,25 @@ def divergence(codes_BC: NDArray[np.uint16], told_BC: NDArray[np.floating], temp
 
 
 def read(
-    record: LowRank, argmax_B: NDArray[np.integer], components: Components, temperature: float
+    record: Parts, argmax_B: NDArray[np.integer], components: Components, temperature: float
 ) -> NDArray[np.float64]:
     """As store-format.md tells a stranger to read it, a row at a time."""
     found = []
-    for row in range(len(record)):
-        coded = [int(value) for value in record.tail_BW[row]]
+    for row in range(len(argmax_B)):
+        coded = [int(value) for value in record["tail"][row]]
         steps = [value - 128 for value in coded[: components.wide]]
         for value in coded[components.wide :]:
             steps += [value % 16 - 8, value // 16 - 8]
         steps = steps[: len(components.step_RC)]
         logit = (components.mean_C + np.array(steps) @ components.step_RC.astype(int)) / 1024
         score = logit / temperature + components.spread_C / (2 * temperature**2)
-        highs = "".join(f"{value:08b}"[::-1] for value in record.next_high_BH[row])
+        highs = "".join(f"{value:08b}"[::-1] for value in record["next_high"][row])
         classes = [int(argmax_B[row])]
-        for at, low in enumerate(record.next_low_BK[row]):  # 300 classes: one bit each
+        for at, low in enumerate(record["next_low"][row]):  # 300 classes: one bit each
             classes.append(int(low) + 256 * int(highs[at]))
-        down = np.concatenate([[0], np.cumsum(record.head_BK[row, 1:], dtype=int)])
+        down = np.concatenate([[0], np.cumsum(record["head"][row, 1:], dtype=int)])
         level = (
-            (int(record.head_BK[row, 0]) - np.append(down, down[-1]) - np.arange(KEPT + 1) / 16) * 3 / 8 / temperature
+            (int(record["head"][row, 0]) - np.append(down, down[-1]) - np.arange(KEPT + 1) / 16) * 3 / 8 / temperature
         )
         score = np.minimum(score, level[-1])
         score[classes] = level[:-1]
@@ -73,7 +74,7 @@ def test_a_stranger_reads_the_same_targets(components: Components, temperature: 
     codes_BC = answers(1, 40)
     argmax_B = codes_BC.argmax(axis=1)
     record = encode(codes_BC, argmax_B, KEPT, components)
-    told_BC = targets(record, argmax_B, components, temperature)
+    told_BC = targets(record | {"argmax": argmax_B}, components, temperature)
     assert told_BC.dtype == np.float32
     np.testing.assert_allclose(told_BC, read(record, argmax_B, components, temperature), rtol=2e-4, atol=1e-7)
 
@@ -81,7 +82,7 @@ def test_a_stranger_reads_the_same_targets(components: Components, temperature: 
 def test_it_says_far_more_than_the_mean_and_than_the_kept_classes_alone(components: Components) -> None:
     codes_BC = answers(2, 400)
     argmax_B = codes_BC.argmax(axis=1)
-    told = targets(encode(codes_BC, argmax_B, KEPT, components), argmax_B, components, 3.0)
+    told = targets(encode(codes_BC, argmax_B, KEPT, components) | {"argmax": argmax_B}, components, 3.0)
     expected = softmax(np.tile(components.mean_C / 1024 / 3, (len(codes_BC), 1)))
     top_BK = np.argsort(-codes_BC.astype(int), axis=1)[:, :KEPT]
     alone = softmax(codes_BC / 256 / 3)
@@ -96,10 +97,10 @@ def test_the_kept_classes_are_the_largest_and_within_half_a_step(components: Com
     codes_BC = answers(3, 200)
     argmax_B = codes_BC.argmax(axis=1)
     record = encode(codes_BC, argmax_B, KEPT, components)
-    high_BK = np.unpackbits(record.next_high_BH, axis=1, bitorder="little")[:, : KEPT - 1].astype(int)
-    index_BK = np.concatenate([argmax_B[:, None], record.next_low_BK + 256 * high_BK], axis=1)
+    high_BK = np.unpackbits(record["next_high"], axis=1, bitorder="little")[:, : KEPT - 1].astype(int)
+    index_BK = np.concatenate([argmax_B[:, None], record["next_low"] + 256 * high_BK], axis=1)
     np.testing.assert_array_equal(index_BK, np.argsort(-codes_BC.astype(int), axis=1, kind="stable")[:, :KEPT])
-    down_BK = np.cumsum(record.head_BK.astype(int) * np.array([1] + [-1] * (KEPT - 1)), axis=1)
+    down_BK = np.cumsum(record["head"].astype(int) * np.array([1] + [-1] * (KEPT - 1)), axis=1)
     true_BK = (np.take_along_axis(codes_BC.astype(int), index_BK, axis=1) - mean_of(codes_BC)[:, None]) / 96
     assert np.abs(down_BK - true_BK).max() <= 0.5
 
@@ -108,7 +109,7 @@ def test_the_argmax_is_the_one_given_even_where_codes_are_equal(components: Comp
     codes_BC = answers(4, 3)
     codes_BC[:, [5, 290]] = codes_BC.max() + 100
     record = encode(codes_BC, np.array([290, 5, 290], np.uint16), KEPT, components)
-    assert record.next_low_BK[:, 0].tolist() == [5, 290 - 256, 5]
+    assert record["next_low"][:, 0].tolist() == [5, 290 - 256, 5]
 
 
 @given(cuts=st.lists(st.integers(1, 199), max_size=5, unique=True))
@@ -120,10 +121,10 @@ def test_a_row_is_encoded_alike_in_any_company(components: Components, cuts: lis
     edges = [0, *sorted(cuts), 200]
     for start, stop in itertools.pairwise(edges):
         part = encode(codes_BC[start:stop], argmax_B[start:stop], KEPT, components)
-        for name in ("next_low_BK", "next_high_BH", "head_BK", "tail_BW"):
-            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[start:stop])
-        told = targets(part, argmax_B[start:stop], components, 3.0)
-        np.testing.assert_array_equal(told, targets(whole, argmax_B, components, 3.0)[start:stop])
+        for name in ("next_low", "next_high", "head", "tail"):
+            np.testing.assert_array_equal(part[name], whole[name][start:stop])
+        told = targets(part | {"argmax": argmax_B[start:stop]}, components, 3.0)
+        np.testing.assert_array_equal(told, targets(whole | {"argmax": argmax_B}, components, 3.0)[start:stop])
 
 
 def test_coefficients_are_what_exact_integers_give(components: Components) -> None:
@@ -166,7 +167,7 @@ def test_any_number_of_classes(classes: int) -> None:
     kept = min(6, classes)
     bare = np.zeros((1, classes), np.int16)
     flat = Components(mean_C=np.zeros(classes, np.int32), step_RC=bare, spread_C=np.zeros(classes, np.float32), wide=1)
-    told = targets(encode(codes_BC, argmax_B, kept, flat), argmax_B, flat, 1.0)
+    told = targets(encode(codes_BC, argmax_B, kept, flat) | {"argmax": argmax_B}, flat, 1.0)
     order = np.argsort(-codes_BC.astype(int), axis=1, kind="stable")[:, :kept]
     kept_BK = np.take_along_axis(told, order, axis=1)
     assert np.abs(told.sum(axis=1) - 1).max() < 1e-4
@@ -178,8 +179,8 @@ def test_any_number_of_classes(classes: int) -> None:
 def test_the_weights_follow_the_answer_and_leave_the_kept_classes_out() -> None:
     codes_BC = answers(10, 5)
     index_BK = np.argsort(-codes_BC.astype(int), axis=1, kind="stable")[:, :KEPT]
-    weight_BC = lowrank._weights(codes_BC, index_BK)
+    weight_BC = lowrank_codec._weights(codes_BC, index_BK)
     assert not np.take_along_axis(weight_BC, index_BK, axis=1).any()
     row, (one, other) = 0, np.argsort(-codes_BC[0].astype(int), kind="stable")[[KEPT, KEPT + 30]]
-    ratio = np.exp((int(codes_BC[row, one]) - int(codes_BC[row, other])) / 256 / lowrank.WEIGHT_TEMPERATURE)
+    ratio = np.exp((int(codes_BC[row, one]) - int(codes_BC[row, other])) / 256 / lowrank_codec.WEIGHT_TEMPERATURE)
     assert weight_BC[row, one] / weight_BC[row, other] == pytest.approx(ratio, rel=0.05)

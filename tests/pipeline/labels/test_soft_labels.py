@@ -34,11 +34,33 @@ def test_a_keep_is_read_as_it_is_written(text: str) -> None:
     assert str(parse_keep(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "topk", "topk:", "topk:x", "topk:-1", "topk:٣", "dense:3", "Dense", "top10"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "topk",
+        "topk:",
+        "topk:x",
+        "topk:-1",
+        "topk:٣",
+        "dense:3",
+        "Dense",
+        "top10",
+        "lowrank",
+        "lowrank:5",
+        "lowrank:5+",
+        "lowrank:5+x",
+        "lowrank:5+٣",
+        "lowrank:-1+3",
+    ],
+)
 def test_an_unknown_keep_names_the_known_ones(text: str) -> None:
     with pytest.raises(RecipeError) as error:
         parse_keep(text)
-    assert str(error.value) == (f"keep '{text}' is not understood. Give dense, topk:K (for example topk:10) or argmax.")
+    assert str(error.value) == (
+        f"keep '{text}' is not understood. Give dense, topk:K (for example topk:10), lowrank:K+R (for example "
+        "lowrank:5+38) or argmax."
+    )
 
 
 def test_a_keep_must_fit_the_classes() -> None:

@@ -78,7 +78,19 @@ def training(store: StoreReader, answers: AnswerSource, settings: Settings) -> I
     engine = Engine(student, settings, settings.schedule_of(order.steps), Ranks(), **STATS)
     with Loader(RECIPE, store.index, batch=piece_capacity(order), workers=0) as loader:
         keep = getattr(answers, "keep", store.manifest.keep)
-        yield Feed(order, answers, store.index, loader, Ranks(), keep=keep, temperatures=TEMPERATURES), engine
+        yield (
+            Feed(
+                order,
+                answers,
+                store.index,
+                loader,
+                Ranks(),
+                keep=keep,
+                temperatures=TEMPERATURES,
+                temperature=settings.tau,
+            ),
+            engine,
+        )
 
 
 def losses(store: StoreReader, answers: AnswerSource, settings: Settings) -> list[list[float]]:
@@ -102,7 +114,8 @@ def teacher() -> Beside:
 
 
 @pytest.mark.parametrize(
-    ("distill", "keep"), [("hard", "argmax"), ("soft", "dense"), ("soft", "topk:3"), ("hard", "topk:5")]
+    ("distill", "keep"),
+    [("hard", "argmax"), ("soft", "dense"), ("soft", "topk:3"), ("soft", "lowrank:2+3"), ("hard", "topk:5")],
 )
 def test_offline_equals_online_bit_by_bit(teacher: Beside, tmp_path: Path, distill: str, keep: str) -> None:
     store = StoreReader.open(make_store(tmp_path, rows=60, keep=keep, logits=teacher.logits))

@@ -1,0 +1,181 @@
+"""Is this teacher fit to label these views, and are its labels worth training on?
+
+A sample of rows is looked at twice: as they are labelled (view 0), and plain (the whole picture, nothing drawn at
+random). Of labelled views that are *clear* (one picture fills at least `CLEAR` of them) the teacher should say about
+what it says of the plain picture. From that follow a few figures, and advice in plain words:
+
+    out of its depth    on clear labelled views it is right far less often than on plain ones
+    overconfident       on plain pictures it is much surer than it is right
+    hard labels         at a temperature nearly everything lies on one class: soft targets teach no more than hard ones
+    nothing to add      every row has a label, the teacher says the same, and nothing beside it
+
+Where no row has a label, "right" is what it says of the plain picture itself. None of this is part of the store.
+
+Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.labels.codes import softmax_of
+from pipeline.shards.index import SampleIndex
+from pipeline.views.mixing import plan_mixing
+from pipeline.views.recipe import Recipe
+
+CLEAR = 0.8
+FEWEST = 20
+"""Clear views, below which nothing is concluded"""
+DEPTH = 0.6
+"""Of its top-1 on plain views: below it a teacher is out of its depth"""
+SURER = 0.15
+"""Mean probability of its answer, above its top-1, from which it is overconfident"""
+HARD = 0.9
+"""Mean probability of the largest class from which targets are hard ones"""
+RIGHT = 0.98
+"""Top-1 on clear views from which a teacher says what the labels say"""
+TEMPERATURES = (1.0, 3.0)
+SAMPLE, SMALLEST, SHARE = 256, 48, 50
+"""Rows, at most; at least; and one in so many of the views that are stored"""
+
+Answers = Callable[[NDArray[np.int64]], NDArray[np.uint16]]
+
+
+def plain_recipe(recipe: Recipe) -> Recipe | None:
+    """How the same pictures are drawn plainly; None where they are labelled so."""
+    if recipe.crop == "center" and not recipe.mixes:
+        return None
+    return Recipe.preset(
+        "none", image_size=recipe.image_size, seed=recipe.seed, decoder=recipe.decoder, on_bad_image=recipe.on_bad_image
+    )
+
+
+def sample_rows(rows: int, views: int) -> NDArray[np.int64]:
+    """Rows from all over the data; few of them where little was labelled."""
+    count = min(rows, SAMPLE, max(SMALLEST, rows * views // SHARE))
+    return np.arange(count, dtype=np.int64) * rows // count
+
+
+def examine(
+    recipe: Recipe, index: SampleIndex, row_N: NDArray[np.int64], labelled: Answers, plain: Answers,
+    agreement: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The figures, as plain values, and the advice that follows from them."""
+    seen_NC, plain_NC = labelled(row_N), plain(row_N)
+    mixing = plan_mixing(recipe, len(index), row_N, np.zeros(len(row_N), np.int64))
+    own_N = mixing.lam_B >= 0.5
+    share_N = np.where(own_N, mixing.lam_B, 1 - mixing.lam_B)
+    main_N = np.where(own_N, row_N, mixing.partner_B)
+    truth_N, said_N = index.classes[main_N], _said_of(plain_NC, row_N, main_N, plain)
+    against = "truth" if (truth_N >= 0).any() else "plain"
+    right_N, known_N = (truth_N, truth_N >= 0) if against == "truth" else (said_N, np.ones(len(row_N), np.bool_))
+    found = {
+        "views": len(row_N),
+        "against": against,
+        "all_labelled": bool((index.classes >= 0).all()),
+        "plain": _plain(plain_NC, index.classes[row_N], against),
+        "clear": _right(seen_NC, right_N, known_N & (share_N >= CLEAR)),
+        "mixed": _right(seen_NC, right_N, known_N & (share_N < CLEAR)),
+        "view_agreement": agreement,
+        "temperatures": {f"{t:g}": _sharpness(seen_NC[share_N >= CLEAR], t) for t in TEMPERATURES},
+    }
+    return found | {"advice": advice(found)}
+
+
+def advice(found: Mapping[str, Any]) -> list[str]:
+    """What a person should do, or know, before training on these labels."""
+    plain, clear = found["plain"], found["clear"]
+    said: list[str] = []
+    if clear["views"] < FEWEST:
+        return said
+    deep = clear["top1"] < DEPTH * plain["top1"]
+    if deep:
+        agree = found["view_agreement"]
+        others = "" if agree is None else f", and two views of a picture agree on {_percent(agree)}"
+        truth = found["against"] == "truth"
+        right = "it is right on" if truth else "it says what it says of the plain picture on"
+        beside = f"; on plain pictures {_percent(plain['top1'])}" if truth else ""
+        said.append(
+            f"This teacher is out of its depth: {right} {_percent(clear['top1'])} of the clear views that it "
+            f"labels{others}{beside}. Fit it under the recipe of the labels "
+            "(fit_teacher --recipe …), or label with lighter crops (--recipe light)."
+        )
+    surer = plain["confidence"] - plain["top1"]
+    if found["against"] == "truth" and surer >= SURER:
+        said.append(
+            f"This teacher is overconfident: it is {_percent(plain['confidence'])} sure of its answers on plain "
+            f"pictures, and right on {_percent(plain['top1'])}. A higher temperature (--tau) softens what it says."
+        )
+    hard = [t for t, at in found["temperatures"].items() if at["largest"] >= HARD]
+    if hard:
+        most = hard[-1]
+        largest = found["temperatures"][most]["largest"]
+        said.append(
+            f"At T = {most} its labels are hard ones: {_percent(largest)} of a clear view's target lies on one class. "
+            "Soft distillation there teaches hardly more than --distill hard; a higher temperature does."
+        )
+    if found["against"] == "truth" and found["all_labelled"] and clear["top1"] >= RIGHT and hard[-1:] == ["3"]:
+        said.append(
+            "These labels can add little: every row has a label, and the teacher says the same and nothing beside it. "
+            "A teacher that knows other pictures, or rows without a label, would."
+        )
+    return said
+
+
+def doctor_text(found: Mapping[str, Any] | None) -> list[str]:
+    """Lines as a person reads them."""
+    if found is None:
+        return []
+    plain, clear, mixed = (found[name] for name in ("plain", "clear", "mixed"))
+    right = "right on" if found["against"] == "truth" else "says the same on"
+    told = [f"{_percent(plain['top1'])} of plain views" if found["against"] == "truth" else ""]
+    told += [
+        f"{_percent(p['top1'])} of {n} ones ({p['views']})"
+        for n, p in (("clear", clear), ("mixed", mixed))
+        if p["views"]
+    ]
+    sharp = ", ".join(f"{at['largest']:.2f} at T = {t}" for t, at in found["temperatures"].items() if at["views"])
+    lines = [f"teacher {right} {', '.join(filter(None, told))}; its largest probability on clear views: {sharp}"]
+    return lines + [f"ADVICE: {text}" for text in found["advice"]]
+
+
+def _said_of(
+    plain_NC: NDArray[np.uint16], row_N: NDArray[np.int64], main_N: NDArray[np.int64], plain: Answers
+) -> NDArray[np.intp]:
+    """What the teacher says of the main picture of each view, plainly; that is not always the row's own."""
+    said_N: NDArray[np.intp] = plain_NC.argmax(axis=1)
+    other_N = main_N != row_N
+    if other_N.any():
+        said_N[other_N] = plain(main_N[other_N]).argmax(axis=1)
+    return said_N
+
+
+def _plain(codes_NC: NDArray[np.uint16], class_N: NDArray[Any], against: str) -> dict[str, Any]:
+    """Top-1 and mean probability of the answer; where nothing is labelled, it is right about itself."""
+    known_N = class_N >= 0 if against == "truth" else np.ones(len(class_N), np.bool_)
+    top1 = (codes_NC.argmax(axis=1) == class_N)[known_N].mean() if against == "truth" and known_N.any() else 1.0
+    sure = softmax_of(codes_NC[known_N], 1.0).max(axis=1).mean() if known_N.any() else 0.0
+    return {"views": int(known_N.sum()), "top1": round(float(top1), 4), "confidence": round(float(sure), 4)}
+
+
+def _right(codes_NC: NDArray[np.uint16], class_N: NDArray[Any], chosen_N: NDArray[np.bool_]) -> dict[str, Any]:
+    hits_N = (codes_NC.argmax(axis=1) == class_N)[chosen_N]
+    return {"views": len(hits_N), "top1": round(float(hits_N.mean()), 4) if len(hits_N) else None}
+
+
+def _sharpness(codes_NC: NDArray[np.uint16], temperature: float) -> dict[str, Any]:
+    """Mean of the largest probability, and entropy in nats."""
+    if not len(codes_NC):
+        return {"views": 0, "largest": 0.0, "entropy": 0.0}
+    p_NC = softmax_of(codes_NC, temperature)
+    entropy = -(p_NC * np.log(np.maximum(p_NC, np.finfo(np.float64).tiny))).sum(axis=1).mean()
+    largest = p_NC.max(axis=1).mean()
+    return {"views": len(codes_NC), "largest": round(float(largest), 4), "entropy": round(float(entropy), 4)}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,99 @@
+"""What is said of teachers that are fine, out of their depth, too sure, or superfluous."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.inspection.doctor import Answers, doctor_text, examine, plain_recipe, sample_rows
+from pipeline.labels.codes import quantise
+from pipeline.shards.index import SampleIndex
+from pipeline.views.mixing import plan_mixing
+from pipeline.views.recipe import Recipe
+from tests.stores import index_of
+
+RECIPE = Recipe(seed=3, image_size=32)
+INDEX = index_of(600)
+ROWS = np.arange(256) * 600 // 256
+
+
+def teacher(index: SampleIndex, right: float, lead: float, *, mixed: bool) -> Answers:
+    """One that is right about so many main pictures, by a lead of so many logits."""
+
+    def answers(row_N: np.ndarray) -> np.ndarray:
+        main_N = row_N
+        if mixed:
+            mixing = plan_mixing(RECIPE, len(index), row_N, np.zeros(len(row_N), np.int64))
+            main_N = np.where(mixing.lam_B >= 0.5, row_N, mixing.partner_B)
+        logits_NC = np.zeros((len(row_N), 12), np.float32)
+        wrong_N = (main_N * 7919 % 1000) / 1000 >= right
+        logits_NC[np.arange(len(row_N)), main_N % 5 + 5 * wrong_N] = lead
+        return quantise(logits_NC, str)
+
+    return answers
+
+
+def examined(
+    *, stored: float = 0.9, plain: float = 0.9, lead: float = 4.0, index: SampleIndex = INDEX
+) -> dict[str, Any]:
+    answers = (teacher(index, share, lead, mixed=mixed) for share, mixed in ((stored, True), (plain, False)))
+    return examine(RECIPE, index, ROWS, *answers, agreement=0.18)  # type: ignore[misc]
+
+
+def test_a_good_teacher_gets_no_advice_and_its_figures_are_told() -> None:
+    found = examined()
+    assert found["advice"] == []
+    assert found["plain"]["views"] == 256 and abs(found["plain"]["top1"] - 0.9) < 0.05
+    assert found["clear"]["views"] + found["mixed"]["views"] == 256 and found["clear"]["views"] > 50
+    largest = np.exp(4) / (np.exp(4) + 11)
+    assert found["temperatures"]["1"]["largest"] == pytest.approx(largest, abs=1e-3)
+    assert found["plain"]["confidence"] == pytest.approx(largest, abs=1e-3)
+    (line,) = doctor_text(found)
+    assert line.startswith(f"teacher right on {100 * found['plain']['top1']:.0f} % of plain views, ")
+    assert f"{100 * found['clear']['top1']:.0f} % of clear ones ({found['clear']['views']})" in line
+
+
+def test_a_teacher_out_of_its_depth() -> None:
+    found = examined(stored=0.32)
+    (said,) = found["advice"]
+    assert said == (
+        f"This teacher is out of its depth: it is right on {100 * found['clear']['top1']:.0f} % of the clear views "
+        "that it labels, and two views of a picture agree on 18 %; on plain pictures "
+        f"{100 * found['plain']['top1']:.0f} %. "
+        "Fit it under the recipe of the labels (fit_teacher --recipe …), or label with lighter crops (--recipe light)."
+    )
+    assert doctor_text(found)[1] == f"ADVICE: {said}"
+
+
+def test_without_any_label_it_is_held_to_what_it_says_of_the_plain_picture() -> None:
+    bare = replace(INDEX, classes=np.full(600, -1, np.int32))
+    assert examined(index=bare)["against"] == "plain" and examined(index=bare)["clear"]["top1"] == 1.0
+    (said,) = examined(stored=0.1, index=bare)["advice"]
+    assert said.startswith("This teacher is out of its depth: it says what it says of the plain picture on ")
+
+
+def test_a_teacher_that_is_too_sure_and_labels_that_are_hard() -> None:
+    sure, hard = examined(stored=0.7, plain=0.7, lead=20.0)["advice"]
+    assert sure.startswith(
+        "This teacher is overconfident: it is 100 % sure of its answers on plain pictures, and right"
+    )
+    assert hard.startswith("At T = 3 its labels are hard ones: 99 % of a clear view's target lies on one class.")
+    (hard,) = examined(lead=6.0)["advice"]
+    assert hard.startswith("At T = 1 its labels are hard ones")
+
+
+def test_labels_that_add_nothing() -> None:
+    *_, nothing = examined(stored=1.0, plain=1.0, lead=20.0)["advice"]
+    assert nothing.startswith("These labels can add little: every row has a label")
+    some = replace(INDEX, classes=np.where(np.arange(600) % 3, INDEX.classes, -1).astype(np.int32))
+    assert "can add little" not in "".join(examined(stored=1.0, plain=1.0, lead=20.0, index=some)["advice"])
+
+
+def test_plain_views_need_no_second_look_and_little_work_little_of_one() -> None:
+    assert plain_recipe(Recipe.preset("none")) is None
+    plain = plain_recipe(RECIPE)
+    assert plain is not None and plain.crop == "center" and not plain.mixes and plain.image_size == 32
+    assert len(sample_rows(1_000_000, 10)) == 256 and len(sample_rows(600, 2)) == 48 and len(sample_rows(9, 1)) == 9
