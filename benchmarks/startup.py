@@ -26,7 +26,7 @@ from pipeline.labels.soft_labels import encode
 from pipeline.remote.cache_settings import DIR_VARIABLE
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.shards.key_hash import key_hashes
+from pipeline.shards.samples import key_hashes
 from pipeline.store.manifest import unit_rows_for
 from pipeline.store.unit_labels import UnitLabels
 from student.learning.settings import Settings
@@ -115,7 +115,7 @@ def make_store(path: Path, index: SampleIndex, batch: int) -> None:
         crc_R = np.zeros(len(index), np.uint32)
         crc_R[first.row_B] = drawn.crc_B
         for unit in store.missing():
-            start, stop = store.rows_of(unit)
+            start, stop = store.layout.rows_of(unit)
             logits = np.zeros((stop - start, CLASSES), np.float32)
             labels = encode(logits, manifest.keep, manifest.temperatures)
             luma = np.zeros((stop - start, 16), np.uint8)

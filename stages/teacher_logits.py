@@ -19,17 +19,19 @@ from typing import Any
 import click
 import torch
 
+from pipeline.commands.class_flags import label_options, read_class_list, take_rule
 from pipeline.commands.command import Finite, command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.durable.objects import open_objects
 from pipeline.errors import ContractError, MismatchError
 from pipeline.inspection.quality import summarise, summary_text
 from pipeline.labelling import generations
 from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
-from pipeline.labelling.writers import followed, index_at, leading_seat, led, open_to_label
+from pipeline.labelling.writers import following_writer, index_at, leading_seat, leading_writer, open_to_label
 from pipeline.labels.keep import parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.models.out_of_memory import within_memory
@@ -37,9 +39,13 @@ from pipeline.processes.start import settle_start_method
 from pipeline.processes.world import Place
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
+from pipeline.shards.truth import LabelRule
 from pipeline.store.manifest import Manifest, unit_rows_for
+from pipeline.store.reader import StoreReader, stored_index
+from pipeline.store.unchanged import require_unchanged
+from pipeline.store.writer import StoreWriter
 from pipeline.teacher.class_map import read_class_map
+from pipeline.teacher.class_names import BY_NAME
 from pipeline.teacher.fitted_recipe import other_views
 from pipeline.teacher.loading import load_teacher, require_at_hand
 from pipeline.teacher.teacher import Teacher
@@ -52,13 +58,19 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 
 @command()
 @shards_option
+@label_options
 @click.option("--out", default="store.zarr", help="The store to fill: a directory, or s3://bucket/name.zarr.")
 @click.option("--model", default="regnety_160", help="A timm model, local-dir:FOLDER, or module:function of yours.")
 @click.option("--weights", type=click.Path(path_type=Path), help="safetensors or checkpoint.  [default: timm's own]")
 @click.option("--views", type=click.IntRange(1, 1_000_000), default=10, help="Augmented views of every row.")
 @click.option("--keep", default="dense", help="What of the logits: dense, topk:K, or argmax (which is always kept).")
 @click.option("--temperatures", default="1,3", help="Temperatures at which a topk store is exact.")
-@click.option("--class-map", type=click.Path(path_type=Path), help="Which teacher class each data class is (JSON).")
+@click.option(
+    "--class-map", type=click.Path(path_type=Path), help="Which teacher class each data class is: JSON, or by-name."
+)
+@click.option(
+    "--teacher-classes", type=click.Path(path_type=Path), help="Names of the teacher's classes.  [default: its own]"
+)
 @click.option("--mean", help="The teacher's input mean, as 'R,G,B' in 0 to 1.  [default: the model's own]")
 @click.option("--std", help="The teacher's input standard deviation, likewise.  [default: the model's own]")
 @click.option("--teacher-size", default="auto", help="Side at which the teacher looks: auto, view, or pixels.")
@@ -106,6 +118,7 @@ def main(**flags: Any) -> None:
       python -m stages.teacher_logits --shards 'data/train/*.tar' --model regnety_160 --views 10 --out store.zarr
     """
     place, recipe, urls = Place.from_environment(), take_recipe(flags), expand(flags["shards"])
+    flags["rule"] = take_rule(flags)
     _settle_processes(flags, place, urls)
     if place.leads:
         require_at_hand(flags["model"], flags["weights"])
@@ -144,12 +157,13 @@ def _estimate(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[s
 
 def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
     """Open the store, hand out what is missing of this slice, take part, and finish."""
-    with leading_seat(flags["out"], place, flags["timeout"]) as seat:
+    objects = open_objects(flags["out"])
+    with leading_seat(objects, place, flags["timeout"]) as seat:
         index = _index(flags, urls)
         teacher = _teacher(flags, place, recipe, index)
         _warn_of_other_views(flags, recipe)
         manifest = _manifest(flags, recipe, index, index.digest(), teacher)
-        with led(flags["out"], place, seat, partial(_open, flags, manifest, index)) as store:
+        with leading_writer(objects, place, seat, partial(_open, flags, manifest, index)) as store:
             _require_same(store, manifest, flags["views"])
             tasks = _missing(store, place, flags)
             todo = handout.announce(tasks)
@@ -165,34 +179,34 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
                     f"slice {place.slice + 1} of {place.slices} is done; {left} units of other slices are missing"
                 )
                 return
-            store.finish()
+            labels = store.finish()
             generations.keep_one(flags["out"])
-            _report(store, flags)
+            _report(labels, flags)
 
 
 def _follow(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
     """Do what is handed out."""
     todo = handout.listen()
-    with followed(flags["out"], flags["timeout"]) as store:
+    with following_writer(open_objects(flags["out"]), flags["timeout"]) as store:
         index = index_at(store.index, urls)
         teacher = _teacher(flags, place, recipe, index)
         _require_same(store, _manifest(flags, recipe, index, store.manifest.index_digest, teacher), flags["views"])
         _label(store, teacher, todo, index, flags, handout, shown=False)
 
 
-def _refresh(store: LabelStore, place: Place) -> None:
+def _refresh(store: StoreWriter, place: Place) -> None:
     if not place.alone:
         store.refresh()
 
 
-def _missing(store: LabelStore, place: Place, flags: dict[str, Any]) -> list[Task]:
+def _missing(store: StoreWriter, place: Place, flags: dict[str, Any]) -> list[Task]:
     """The tasks of this slice that are left."""
     together = flags["views_together"]
     return tasks_of(slice_of(store.missing(), together, place), together)
 
 
 def _label(
-    store: LabelStore,
+    store: StoreWriter,
     teacher: Teacher,
     tasks: Iterable[Task],
     index: SampleIndex,
@@ -214,33 +228,36 @@ def _label(
         )
 
 
-def _require_same(store: LabelStore, manifest: Manifest, views: int) -> None:
+def _require_same(store: StoreWriter, manifest: Manifest, views: int) -> None:
     """All processes must label alike."""
     store.manifest.require_same(manifest, where=store.name)
-    if store.views < views:
+    if store.layout.views < views:
         raise MismatchError(
-            f"{store.name} is opened with {store.views} views, this process asks for {views}. Give one number."
+            f"{store.name} is opened with {store.layout.views} views, this process asks for {views}. Give one number."
         )
 
 
-def _report(store: LabelStore, flags: dict[str, Any]) -> None:
+def _report(store: StoreReader, flags: dict[str, Any]) -> None:
     """Write and show the summary."""
     summary = summarise(store)
     out, path = flags["out"], flags["summary"]
     write_json(path, summary)
     click.echo(summary_text(summary))
-    click.echo(f"store: {out} ({store.views} views × {store.rows} rows); summary: {path}")
+    click.echo(f"store: {out} ({store.layout.views} views × {store.manifest.rows} rows); summary: {path}")
 
 
 def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
-    """The store's own index where it has one (its shards are checked as they are read), else one scan."""
-    stored = LabelStore.stored_index(flags["out"]) if flags["if_changed"] == "refuse" else None
-    if stored is None:
-        return scan(urls, workers=flags["workers"], progress=True)
-    return stored if stored.urls == urls else stored.moved_to(urls)
+    """The store's own index where it has one (images are held to it as they are read), else one scan."""
+    stored = stored_index(flags["out"]) if flags["if_changed"] == "refuse" else None
+    rule: LabelRule = flags["rule"]
+    if stored is None or rule.key not in (None, stored.label_key) or rule.names not in (None, stored.class_names):
+        return scan(urls, workers=flags["workers"], progress=True, rule=rule)
+    index = stored if stored.urls == urls else stored.moved_to(urls)
+    require_unchanged(index)
+    return index
 
 
-def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> LabelStore:
+def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> StoreWriter:
     """The store to fill; one that was made otherwise is refused, or set aside where --if-changed allows it."""
     rebuild = flags["if_changed"] == "rebuild"
     open_it = partial(open_to_label, flags["out"], manifest, index, flags["views"], recheck=flags["recheck"])
@@ -257,7 +274,9 @@ def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> Labe
 
 
 def _teacher(flags: dict[str, Any], place: Place, recipe: Recipe, index: SampleIndex) -> Teacher:
-    class_map = flags["class_map"]
+    class_map, names = flags["class_map"], flags["teacher_classes"]
+    if class_map is not None:
+        class_map = BY_NAME if str(class_map) == BY_NAME else read_class_map(class_map, index.class_names)
     return load_teacher(
         flags["model"],
         view_size=recipe.image_size,
@@ -268,7 +287,9 @@ def _teacher(flags: dict[str, Any], place: Place, recipe: Recipe, index: SampleI
         input_size=flags["teacher_size"],
         mean=_numbers(flags["mean"], "--mean"),
         std=_numbers(flags["std"], "--std"),
-        class_map=None if class_map is None else read_class_map(class_map, index.class_names),
+        class_map=class_map,
+        class_names=index.class_names,
+        names=None if names is None else read_class_list(names, "--teacher-classes"),
         compiled=flags["compiled"],
     )
 

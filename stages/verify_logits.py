@@ -3,9 +3,10 @@
     python -m stages.verify_logits --logits store.zarr --sample 1000
     python -m stages.verify_logits --logits store.zarr --teacher --weights teacher.safetensors
 
-Four questions, each asked as far as the ones before allow: is every byte what was written, and does it mean what it
-must; are the witness views drawn alike here; do some more views, all over the store, have their checksums; and, with
---teacher, does the teacher still answer as stored? Exit status 1 if anything is off, with what and where.
+Five questions, each asked as far as the ones before allow: is every byte what was written, and does it mean what it
+must; has every row of the shards still its class; are the witness views drawn alike here; do some more views, all over
+the store, have their checksums; and, with --teacher, does the teacher still answer as stored? Exit status 1 if anything
+is off, with what and where.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from pipeline.rendering.drift import Drift, check_witnesses
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
+from pipeline.store.unchanged import changed_rows, require_names
 from pipeline.teacher.stored import load_stored_teacher
 
 SHOWN = 20
@@ -66,9 +68,10 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
     findings = _check_bytes(logits)
     result: dict[str, Any] = {"store": logits, "witness": None, "sample": None}
     try:
-        store = LabelStore.open_finished(logits)
+        store = StoreReader.open(logits)
         if not flags["digests_only"]:
             index = store.index.moved_to(expand(flags["shards"])) if flags["shards"] else store.index
+            findings += _check_classes(index)
             found, drift = _check_witness(store, index, flags["accept_drift"])
             again = _check_sample(store, index, flags)
             findings += [*found, *again.findings]
@@ -104,16 +107,24 @@ def _check_bytes(logits: str) -> list[Finding]:
     return findings
 
 
-def _check_witness(store: LabelStore, index: SampleIndex, accept_drift: bool) -> tuple[list[Finding], Drift]:
+def _check_classes(index: SampleIndex) -> list[Finding]:
+    require_names(index)
+    findings = [Finding("shards", str(error)) for error in changed_rows(index)]
+    if findings:
+        click.echo(f"classes    {len(findings)} rows have another than they had when they were indexed")
+    return findings
+
+
+def _check_witness(store: StoreReader, index: SampleIndex, accept_drift: bool) -> tuple[list[Finding], Drift]:
     drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))
     click.echo(f"witnesses  {drift}")
     if drift.kind == "identical" or (drift.kind == "drifted" and accept_drift):
         return [], drift
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(store.environment.items()))
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(store.layout.environment.items()))
     return [Finding(f"{store.name}/witness", f"{drift} (drawn under {versions})")], drift
 
 
-def _check_sample(store: LabelStore, index: SampleIndex, flags: dict[str, Any]) -> Recheck:
+def _check_sample(store: StoreReader, index: SampleIndex, flags: dict[str, Any]) -> Recheck:
     teacher = None
     if flags["teacher"]:
         chosen = {name: flags[name] for name in ("weights", "device")}
@@ -141,7 +152,7 @@ def _check_sample(store: LabelStore, index: SampleIndex, flags: dict[str, Any]) 
     return again
 
 
-def _too_far(store: LabelStore, again: Recheck, tolerance: float) -> Finding:
+def _too_far(store: StoreReader, again: Recheck, tolerance: float) -> Finding:
     furthest = max(again.largest_deviation, again.largest_lse_deviation)
     return Finding(
         f"{store.name}: teacher {store.manifest.teacher.name}",

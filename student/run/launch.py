@@ -22,10 +22,12 @@ from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
+from pipeline.shards.truth import LabelRule
+from pipeline.store.reader import StoreReader
+from pipeline.store.unchanged import require_unchanged
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
-from student.feed.feed import Feed, piece_capacity, pieces_together
+from student.feed.feed import Feed, largest_share, piece_capacity, pieces_together
 from student.feed.order import Order
 from student.feed.stored_answers import StoredAnswers, needed
 from student.judging.classes import require_classes
@@ -34,6 +36,8 @@ from student.learning.settings import Settings
 from student.network.model import Student, StudentSpec, build, sketch
 from student.ranks.ranks import Ranks, Stop
 from student.ranks.shared_index import indexed
+from student.run import threads
+from student.run.loggers import chosen
 from student.run.loop import Run, restore
 from student.run.resume import Beginning, Places, beginning_of, goes_on_from
 from student.run.run_log import RunLog
@@ -45,34 +49,44 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> Iterator[Run | None]:
     """The run, ready to `fit`; None where it is finished already."""
+    loggers = chosen(places.loggers, dvclive=places.dvclive, tensorboard=places.tensorboard)
     with contextlib.ExitStack() as stack:
         if ranks.main:
             stack.enter_context(checkpoint.only_writer(places.out))
-        store = LabelStore.open_finished(places.logits, look=ranks.main)
+        store = StoreReader.open(places.logits, check_sizes=ranks.main)
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
         drawn = _sketch(store, settings)
+        if ranks.main:
+            require_unchanged(index)
+            if index.unlabelled == len(index):
+                log.warning(
+                    "NO ROW HAS A CLASS: of %s rows none. The student learns from the teacher alone", len(index)
+                )
         beginning = beginning_of(places, settings, store, ranks)
         if beginning.is_the_end:
             yield None
             return
         initial = _initial(beginning, drawn)
         run = _run(beginning, initial, places, store, index, ranks, stop, stack)
+        ranks.require_same(0, "the start")  # the others have read --init, which may lie in what is set aside
         if ranks.main:
-            run.log = _log(beginning, places, run)
+            run.log = _log(beginning, places, run, loggers)
             stack.callback(run.log.close)
         yield run
 
 
 def _run(
-    beginning: Beginning, initial: Initial | None, places: Places, store: LabelStore, index: SampleIndex, ranks: Ranks,
+    beginning: Beginning, initial: Initial | None, places: Places, store: StoreReader, index: SampleIndex, ranks: Ranks,
     stop: Stop, stack: contextlib.ExitStack,
 ) -> Run:  # fmt: skip
     """All parts of the run, where it stands; `stack` ends what must be ended."""
     settings = beginning.settings
+    computed = threads.settle(None if beginning.state is None else beginning.state["meta"], ranks)
     order = order_of(store, index, settings)
     order.require_shares(ranks.world)
     log.info("%s; %s", order, settings.schedule_of(order.steps))
+    log.info("%s", settings.lr_text())
     loader = stack.enter_context(_loader(order, index, places))
     validate = _validation(store, places, ranks, stack)
     _require_same_views(store, loader, settings)
@@ -84,14 +98,14 @@ def _run(
         feed=_feed(store, index, settings, order, loader, ranks, stack),
         stop=stop,
         validate=validate,
-        meta=meta_of(store, settings, engine.statistics),
+        meta=meta_of(store, settings, engine.statistics) | computed,
     )
     if beginning.state is not None:
         restore(run, beginning.state)
     return run
 
 
-def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> None:
+def require_fit(store: StoreReader, index: SampleIndex, settings: Settings) -> None:
     """Refuse what this store cannot serve."""
     manifest = store.manifest
     settings.loss().check_store(manifest.keep, manifest.temperatures)
@@ -113,7 +127,7 @@ def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> No
         )
 
 
-def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order:
+def order_of(store: StoreReader, index: SampleIndex, settings: Settings) -> Order:
     """The run's sequence of batches: of all rows, or, without a teacher, of those that have a true label."""
     manifest = store.manifest
     assert settings.views is not None
@@ -135,7 +149,7 @@ def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order
     )
 
 
-def meta_of(store: LabelStore, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
+def meta_of(store: StoreReader, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
     """What a checkpoint says about itself, in plain values."""
     manifest = store.manifest
     names = manifest.class_names
@@ -167,11 +181,13 @@ def _loader(order: Order, index: SampleIndex, places: Places) -> Loader:
     )
 
 
-def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
+def _validation(store: StoreReader, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
     if not places.val_shards:
         return None
     manifest = store.manifest
-    index = indexed(places.val_shards, ranks, workers=places.workers)
+    key = places.label_key or store.index.label_key
+    rule = LabelRule(key=key, names=manifest.class_names, assumed=True)
+    index = indexed(places.val_shards, ranks, workers=places.workers, rule=rule)
     require_classes(
         index.num_classes, index.class_names, known=manifest.num_classes, known_names=manifest.class_names,
         what="--val-shards",
@@ -188,7 +204,7 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
     return validation
 
 
-def _require_same_views(store: LabelStore, loader: Loader, settings: Settings) -> None:
+def _require_same_views(store: StoreReader, loader: Loader, settings: Settings) -> None:
     """The store's witness views, drawn here by those who will draw all others."""
     witness = store.witness()
     drawn = loader.render(requests_for(witness, loader.batch))
@@ -206,7 +222,7 @@ def _require_same_views(store: LabelStore, loader: Loader, settings: Settings) -
 
 
 def _feed(
-    store: LabelStore, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
+    store: StoreReader, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
     stack: contextlib.ExitStack,
 ) -> Feed:  # fmt: skip
     names = needed(store.manifest, soft=settings.distill == "soft", luma=settings.accept_drift)
@@ -224,18 +240,19 @@ def _feed(
     )
 
 
-def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:
+def _engine(store: StoreReader, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:
     student = _student(store, settings, initial)
     seen: Any = student.net.pretrained_cfg
     mean, std = (tuple(map(float, seen[name])) for name in ("mean", "std"))
-    return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std)
+    largest = largest_share(order, ranks.world)
+    return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std, largest=largest)
 
 
-def _spec(store: LabelStore, settings: Settings) -> StudentSpec:
+def _spec(store: StoreReader, settings: Settings) -> StudentSpec:
     return settings.spec(store.manifest.num_classes, store.manifest.recipe.image_size)
 
 
-def _sketch(store: LabelStore, settings: Settings) -> Student | None:
+def _sketch(store: StoreReader, settings: Settings) -> Student | None:
     """The student's shapes; sizes that no student has, and an optimiser that cannot move this one, are refused."""
     student, optimizer = sketch(_spec(store, settings)), settings.optimizer()
     if student is not None:
@@ -254,7 +271,7 @@ def _initial(beginning: Beginning, student: Student | None) -> Initial | None:
     return initial
 
 
-def _student(store: LabelStore, settings: Settings, initial: Initial | None) -> Student:
+def _student(store: StoreReader, settings: Settings, initial: Initial | None) -> Student:
     student = build(_spec(store, settings), seed=settings.seed)
     if initial is not None:
         begun = init_from(
@@ -277,7 +294,7 @@ def _compare_classes(initial: Initial, names: tuple[str, ...] | None) -> None:
             return
 
 
-def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
+def _log(beginning: Beginning, places: Places, run: Run, loggers: tuple[str, ...]) -> RunLog:
     if beginning.makes_room:  # only now: nothing can be refused any more
         source = goes_on_from(places)
         rewinds = source is not None and source.parent == places.out.resolve()
@@ -287,6 +304,6 @@ def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
         epoch=run.epoch,
         update=run.update,
         total=run.total,
-        dvclive=places.dvclive,
-        tensorboard=places.tensorboard,
+        loggers=loggers,
+        config=run.settings.to_json(),
     )

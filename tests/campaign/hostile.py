@@ -36,7 +36,7 @@ from pipeline.packing.payloads import check
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import scan
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.teacher.class_map import read_class_map
 from pipeline.teacher.loading import load_teacher
 from pipeline.views.recipe import Recipe
@@ -45,12 +45,13 @@ from stages.verify_logits import main as verify_logits
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import read_initial
 from tests import pictures
+from tests.campaign import shapes
 from tests.campaign.tally import Scale, Tally
 from tests.faults import in_child, wait_for
 from tests.pictures import encoded, raw_png, sample, scene, write_tar
-from tests.pipeline.shards.test_tar import END, header, pax, record
 from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, read_everything, replace_object, reseal
 from tests.stores import finished
+from tests.tar_headers import END, header, pax, record
 
 TITLE = "hostile input: pickles, pipe: URLs, path tricks, links, bombs, rewritten metadata, disguises"
 PROGRAM = 512 << 20
@@ -163,6 +164,7 @@ def cases() -> Iterator[Case]:
     yield from _images()
     yield from _stores()
     yield from _texts()
+    yield from (Case(name, attack) for name, attack in shapes.cases())
 
 
 def _pickles() -> Iterator[Case]:
@@ -356,8 +358,10 @@ def _stores() -> Iterator[Case]:
         replace_object(path, "zarr.json", text)
 
     def chunk(path: Path) -> None:
-        store = LabelStore.open_finished(path)
-        huge = dataclasses.replace(store.arrays["argmax"], shape=(1, 1 << 27), block=(1, 1 << 27), rows=1 << 27)
+        store = StoreReader.open(path)
+        huge = dataclasses.replace(
+            store.layout.unit_arrays()["argmax"], shape=(1, 1 << 27), block=(1, 1 << 27), rows=1 << 27
+        )
         packed = huge.encode(np.zeros((1, 1 << 27), np.uint8))[:-20]
         index = np.array([[0, len(packed)]], "<u8").tobytes()
         bomb = packed + index + google_crc32c.value(index).to_bytes(4, "little")
