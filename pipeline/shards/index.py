@@ -253,8 +253,10 @@ def _proven(
     label_key: str | None = None,
     stands_for: str | None = None,
 ) -> SampleIndex:
-    columns: dict[str, Any] = {**proof.arrays, "label_key": label_key, "stands_for": stands_for}
-    return SampleIndex(urls=urls, class_names=class_names, proof=proof, **columns)
+    columns = dict[str, Any](proof.arrays)
+    return SampleIndex(
+        urls=urls, class_names=class_names, label_key=label_key, proof=proof, stands_for=stands_for, **columns
+    )
 
 
 def _class_text(number: int, names: tuple[str, ...] | None) -> str:
