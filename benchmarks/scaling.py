@@ -32,7 +32,7 @@ from pipeline.processes.world import Place
 from pipeline.remote.cache_settings import DIR_VARIABLE
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_file import LARGE
-from pipeline.shards.key_hash import key_hashes
+from pipeline.shards.samples import key_hashes
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.manifest import Manifest, TeacherCard, unit_rows_for
 from pipeline.store.reader import read_index

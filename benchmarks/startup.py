@@ -26,7 +26,7 @@ from pipeline.labels.soft_labels import encode
 from pipeline.remote.cache_settings import DIR_VARIABLE
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.shards.key_hash import key_hashes
+from pipeline.shards.samples import key_hashes
 from pipeline.store.manifest import unit_rows_for
 from pipeline.store.unit_labels import UnitLabels
 from student.learning.settings import Settings

@@ -28,7 +28,7 @@ from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
 from pipeline.errors import UserError, require_packages
 from pipeline.progress import Progress
-from pipeline.shards.key_hash import key_hash
+from pipeline.shards.samples import key_hash
 from stages.demo.digit_scene import Pixels, SceneStyle, paint
 
 CLASSES = 10

@@ -18,7 +18,7 @@ from pipeline.labels.keeps import parse_keep
 from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import encode
 from pipeline.shards.index import SampleIndex
-from pipeline.shards.key_hash import key_hashes
+from pipeline.shards.samples import key_hashes
 from pipeline.store.layout import Unit
 from pipeline.store.manifest import Manifest, TeacherCard
 from pipeline.store.reader import StoreReader

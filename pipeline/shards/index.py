@@ -188,7 +188,7 @@ class SampleIndex:
     def _in_other_bytes(self, urls: Sequence[str]) -> SampleIndex:
         """The index of these shards, which have the same pictures and so the same labels."""
         log.info("%s … has other bytes than the shard that was indexed: comparing the pictures", urls[0])
-        found = scan(urls)
+        found = scan(urls, rule=replace(self.label_rule, assumed=True))
         require_same_pictures(self, found)
         return replace(found, class_names=self.class_names, stands_for=self.digest())
 

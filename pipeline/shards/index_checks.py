@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ShardError
 from pipeline.pictures.images import MAX_PIXELS
-from pipeline.shards.key_hash import key_hash
-from pipeline.shards.samples import MAX_PAYLOAD, SHOWN, ShardRows
+from pipeline.shards.samples import MAX_PAYLOAD, SHOWN, ShardRows, key_hash
 from pipeline.shards.tar import MAX_NAME
 from pipeline.shards.truth import MAX_CLASSES
 

@@ -20,7 +20,7 @@ import itertools
 import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 from pipeline.errors import ImageError, ShardError
 from pipeline.pictures.images import size_of
 from pipeline.shards.files import local_path
-from pipeline.shards.key_hash import key_hashes
 from pipeline.shards.tar import TarMember, members
 from pipeline.shards.truth import PLAIN, LabelRule, json_keys, one_of
 
@@ -75,6 +74,17 @@ class ShardRows:
     """Whether a class goes by its name, and not by its number."""
     hints: tuple[str, ...] = ()
     """Where the class of rows without one may stand: keys of their json, and their other fields (with a dot)."""
+
+
+def key_hash(key: str | bytes) -> int:
+    """The 64-bit identity that a sample's draws are keyed by: the first bytes of its BLAKE2b digest, little-endian."""
+    data = key.encode() if isinstance(key, str) else key
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def key_hashes(keys: Iterable[bytes]) -> NDArray[np.uint64]:
+    """`key_hash` of many keys."""
+    return np.fromiter((key_hash(key) for key in keys), np.uint64)
 
 
 def read_shard(url: str, sha256: str | None = None, rule: LabelRule = PLAIN) -> ShardRows:

@@ -33,7 +33,7 @@ from pipeline.models.weights import load_moments, load_strictly
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, Request
 from pipeline.shards.index import SampleIndex
-from pipeline.shards.key_hash import key_hash
+from pipeline.shards.samples import key_hash
 from pipeline.teacher.hub import require_hub
 from pipeline.teacher.loading import HUBS, build_own, is_own, require_known
 from pipeline.teacher.model_folder import require_sound_model

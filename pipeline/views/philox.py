@@ -20,7 +20,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.shards.key_hash import key_hash
+from pipeline.shards.samples import key_hash
 
 ROUNDS = 10
 MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)

@@ -17,7 +17,7 @@ import pytest
 from pipeline.rendering.checksums import checksum
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import scan
-from pipeline.shards.key_hash import key_hash
+from pipeline.shards.samples import key_hash
 from pipeline.views.distributions import normal_table
 from pipeline.views.mixing import plan_mixing
 from pipeline.views.philox import Purpose, philox

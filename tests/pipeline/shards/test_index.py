@@ -20,7 +20,7 @@ from pipeline.errors import MismatchError, ShardError
 from pipeline.shards import index_checks as columns
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.index_checks import DTYPES, class_changes
-from pipeline.shards.key_hash import key_hashes
+from pipeline.shards.samples import key_hashes
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
 
 IMAGE = jpeg(0)

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ShardError
-from pipeline.shards.key_hash import key_hash
-from pipeline.shards.samples import ShardRows, read_shard, samples
+from pipeline.shards.samples import ShardRows, key_hash, read_shard, samples
 from tests.pictures import jpeg, sample, write_tar
 
 IMAGE = jpeg(1)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards.key_hash import key_hash, key_hashes
+from pipeline.shards.samples import key_hash, key_hashes
 from pipeline.views import philox as draws
 from pipeline.views.philox import Purpose, below, philox, philox_at, uniform, window_hash
 
