@@ -17,17 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import MismatchError, StudentError, ViewError
-from pipeline.rendering.drift import drift_of, requests_for
-from pipeline.rendering.loader import Loader
+from pipeline.errors import MismatchError
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.store.label_store import LabelStore
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
-from student.feed.feed import Feed, piece_capacity, pieces_together
+from student.dataset import StoredViews, require_usable
 from student.feed.order import Order
-from student.feed.stored_answers import StoredAnswers, needed
 from student.judging.classes import require_classes
 from student.learning.engine import Engine
 from student.learning.settings import Settings
@@ -70,18 +67,18 @@ def _run(
 ) -> Run:  # fmt: skip
     """All parts of the run, where it stands; `stack` ends what must be ended."""
     settings = beginning.settings
-    order = order_of(store, index, settings)
-    order.require_shares(ranks.world)
-    log.info("%s; %s", order, settings.schedule_of(order.steps))
-    loader = stack.enter_context(_loader(order, index, places))
+    views = views_of(store, settings, index=index, ranks=ranks, places=places)
+    log.info("%s; %s", views.order, settings.schedule_of(views.order.steps))
+    feed = views.start()
+    stack.callback(views.close)
     validate = _validation(store, places, ranks, stack)
-    _require_same_views(store, loader, settings)
-    engine = _engine(store, settings, order, ranks, initial)
+    views.require_same_views()
+    engine = _engine(store, settings, views.order, ranks, initial)
     run = Run(
         directory=places.out,
         settings=settings,
         engine=engine,
-        feed=_feed(store, index, settings, order, loader, ranks, stack),
+        feed=feed,
         stop=stop,
         validate=validate,
         meta=meta_of(store, settings, engine.statistics),
@@ -101,37 +98,31 @@ def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> No
             f"Label views of {settings.image_size} (stages.teacher_logits --image-size {settings.image_size}), "
             "or leave --image-size out."
         )
-    if index.num_classes > manifest.num_classes:
-        raise MismatchError(
-            f"The shards have {index.num_classes} classes, the stored answers {manifest.num_classes}. "
-            "Label again with a teacher of all classes, or with a class map."
-        )
-    if settings.accept_drift and not manifest.luma:
-        raise MismatchError(
-            "--accept-drift holds every view to its thumbnail, and this store has none. "
-            "Label again with thumbnails, or on this machine."
-        )
+    require_usable(store, index, accept_drift=settings.accept_drift)
 
 
-def order_of(store: LabelStore, index: SampleIndex, settings: Settings) -> Order:
-    """The run's sequence of batches: of all rows, or, without a teacher, of those that have a true label."""
-    manifest = store.manifest
-    assert settings.views is not None
-    if settings.distill == "none" and index.unlabelled == len(index):
-        raise StudentError(
-            f"None of the {len(index):,} rows has a true label, and --distill none learns from those alone. "
-            "Use --distill hard or soft."
-        )
-    alone = settings.distill == "none" and index.unlabelled > 0
-    return Order(
-        manifest.recipe,
-        rows=manifest.rows,
-        views=tuple(range(settings.views)),
-        run_rows=manifest.unit_rows,
+def views_of(
+    store: LabelStore, settings: Settings, *, index: SampleIndex | None = None, ranks: Ranks | None = None,
+    places: Places | None = None,
+) -> StoredViews:  # fmt: skip
+    """What the run learns from: all rows, or, without a teacher, those that have a true label."""
+    ranks = ranks or Ranks()
+    return StoredViews(
+        store,
+        index=index,
         batch=settings.batch,
         seed=settings.seed,
+        views=settings.views,
         repeats=settings.repeats,
-        classes=index.classes if alone else None,
+        answer=str(store.manifest.keep) if settings.distill == "soft" else "argmax",
+        tau=settings.tau,
+        rank=ranks.rank,
+        world=ranks.world,
+        device=ranks.device,
+        workers=places.workers if places else 0,
+        start_method=places.start_method if places else None,
+        accept_drift=settings.accept_drift,
+        labelled_only=settings.distill == "none",
     )
 
 
@@ -156,17 +147,6 @@ def meta_of(store: LabelStore, settings: Settings, statistics: dict[str, tuple[f
     }
 
 
-def _loader(order: Order, index: SampleIndex, places: Places) -> Loader:
-    return Loader(
-        order.recipe,
-        index,
-        batch=piece_capacity(order),
-        workers=places.workers,
-        together=pieces_together(order),
-        start_method=places.start_method,
-    )
-
-
 def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
     if not places.val_shards:
         return None
@@ -186,42 +166,6 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
     )
     stack.enter_context(validation.loader)
     return validation
-
-
-def _require_same_views(store: LabelStore, loader: Loader, settings: Settings) -> None:
-    """The store's witness views, drawn here by those who will draw all others."""
-    witness = store.witness()
-    drawn = loader.render(requests_for(witness, loader.batch))
-    drift = drift_of(witness, (slot.pixels_BHWC for slot in drawn))
-    log.info("%s", drift)
-    if drift.kind == "identical" or (drift.kind == "drifted" and settings.accept_drift):
-        return
-    remedy = "--accept-drift trains with every view held within 2 levels of its thumbnail"
-    if drift.kind == "different":
-        remedy = "These are other pictures or another program"
-    raise ViewError(
-        f"This machine does not draw the views that the teacher saw: {drift}. {remedy}; "
-        "the same library versions as the store's (stages.verify_logits shows them), or labelling here, end the drift."
-    )
-
-
-def _feed(
-    store: LabelStore, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
-    stack: contextlib.ExitStack,
-) -> Feed:  # fmt: skip
-    names = needed(store.manifest, soft=settings.distill == "soft", luma=settings.accept_drift)
-    answers = StoredAnswers(store, names, keep_units=2 * order.spread * order.repeats)
-    stack.callback(answers.close)
-    return Feed(
-        order,
-        answers,
-        index,
-        loader,
-        ranks,
-        keep=store.manifest.keep,
-        temperatures=store.manifest.temperatures,
-        accept_drift=settings.accept_drift,
-    )
 
 
 def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:

@@ -1,0 +1,1 @@
+"""The teacher, as a stage of anybody's WebDataset pipeline."""
