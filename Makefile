@@ -4,15 +4,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 SYNCED := .venv/.synced
+EXTRAS := demo dvc export http report s3 tensorboard  # what the tests and the graph need
 
-.PHONY: repro test check bench campaign lock clean
+.PHONY: repro test quick check bench campaign lock clean
 
 repro: $(SYNCED)  ## the whole graph on the embedded default; outside git too
 	@test -e .git || $(BIN)/dvc config -q --local core.no_scm true
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 test: $(SYNCED)  ## every test
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations=10 --durations-min=5
+
+quick: $(SYNCED)  ## the tests that take no time: under 90 s on two idle cores
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m 'not slow'
 
 check: $(SYNCED)  ## what CI runs besides the tests
 	$(BIN)/ruff format --check .
@@ -27,8 +31,8 @@ campaign: $(SYNCED)  ## the fault campaign at full counts
 	$(RUN) -m tests.campaign
 
 lock:  ## pin what pyproject.toml asks for
-	$(RUN) -m uv pip compile -q pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url \
-		--no-annotate --no-header -o requirements.lock
+	$(RUN) -m uv pip compile -q pyproject.toml $(EXTRAS:%=--extra %) --group dev --universal --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header -o requirements.lock
 
 # uv is used where it is on the PATH and put into .venv where it is not.
 $(SYNCED): requirements.lock

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.rendering.operations import BLUR_PASSES, FILL, FLOOR, MATRIX_ONE, box_taps
-from pipeline.views.randaugment import ARGUMENT_ONE, Op
+from pipeline.views.operation_table import ARGUMENT_ONE, Kind, Op, ops_of
 
 ARGUMENT_BITS = ARGUMENT_ONE.bit_length() - 1
 LUMA = (19595, 38470, 7471)
@@ -55,8 +55,8 @@ def operate(
 ) -> None:
     """Do all layers, in place."""
     for op_B, argument_B, cubic_B in zip(op_BL.T, argument_BL.T, cubic_BL.T, strict=True):
-        for ops, carry_out in KINDS.items():
-            place_N = np.flatnonzero(np.isin(op_B, ops))
+        for kind, carry_out in HOW.items():
+            place_N = np.flatnonzero(np.isin(op_B, ops_of(kind)))
             if len(place_N):
                 place = moved(place_N, image_BCSS.device)
                 steps = Steps(op_B, argument_B, cubic_B).some(place_N)
@@ -274,11 +274,11 @@ TABLES: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
     Op.BRIGHTNESS: _brightness,
     Op.CONTRAST: _contrast,
 }
-KINDS: dict[tuple[int, ...], Callable[[Tensor, Steps], Tensor]] = {
-    tuple(TABLES): look_up,
-    (Op.COLOR,): color,
-    (Op.SHARPNESS,): sharpness,
-    (Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y): shift,
-    (Op.ROTATE,): rotate,
-    (Op.BLUR,): blur,
+HOW: dict[Kind, Callable[[Tensor, Steps], Tensor]] = {
+    Kind.TABLE: look_up,
+    Kind.COLOR: color,
+    Kind.SHARPNESS: sharpness,
+    Kind.SHIFT: shift,
+    Kind.ROTATION: rotate,
+    Kind.BLUR: blur,
 }

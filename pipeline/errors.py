@@ -6,6 +6,8 @@ escapes is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 
 class UserError(Exception):
     """Something outside the program is not as it must be, and the user can mend it."""
@@ -53,3 +55,19 @@ class StudentError(UserError):
 
 class WorkerError(UserError):
     """A process that renders views died, or said something that nobody expected."""
+
+
+class PackageError(UserError):
+    """A package that only some need is not installed."""
+
+    def __init__(self, purpose: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed. pip install 'offline-distiller[{extra}]' brings it."
+        )
+
+
+def require_packages(purpose: str, *packages: str, extra: str) -> None:
+    """Refuse, before the work, what needs a package that is not installed, and say which extra brings it."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise PackageError(purpose, package, extra)

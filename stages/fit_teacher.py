@@ -26,6 +26,7 @@ from typing import Any
 import click
 import torch
 
+from pipeline.commands.class_flags import label_options, take_rule
 from pipeline.commands.command import command
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import default_workers, shards_option, speed_options
@@ -37,6 +38,7 @@ from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.teacher.class_names import names_of, require_same_names
 from pipeline.teacher.fit import (
     Eye,
     Fit,
@@ -50,7 +52,7 @@ from pipeline.teacher.fit import (
     score,
 )
 from pipeline.teacher.fit_folder import Contract, FittedFolder
-from pipeline.teacher.loading import LARGEST_SIDE
+from pipeline.teacher.loading import HUBS, LARGEST_SIDE, is_own
 from pipeline.views.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ COUNT = click.IntRange(min=1)
 
 @command()
 @shards_option
+@label_options
 @click.option("--val-shards", multiple=True, metavar="PATTERN", help="Shards to score the teacher on.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/teacher"), help="Its folder."
@@ -110,10 +113,10 @@ def main(**flags: Any) -> None:
     Example:
       python -m stages.fit_teacher --shards 'data/train/*.tar' --model regnety_032 --pretrained --recipe light
     """
-    recipe = take_recipe(flags)
+    recipe, rule = take_recipe(flags), take_rule(flags)
     _require_start(flags)
-    index = scan(expand(flags["shards"]), workers=flags["workers"])
-    val = scan(expand(flags["val_shards"]), workers=flags["workers"]) if flags["val_shards"] else None
+    index = scan(expand(flags["shards"]), workers=flags["workers"], rule=rule)
+    val = scan(expand(flags["val_shards"]), workers=flags["workers"], rule=rule) if flags["val_shards"] else None
     require_labels(index)
     if val is not None:
         _require_same_classes(index, val)
@@ -193,6 +196,10 @@ def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: Sampl
         log.info("%s: all tensors taken%s", flags["weights"], f" but {', '.join(fresh)}" if fresh else "")
     if contract.settings.epochs == 0:
         require_own_head(model, index, fresh)
+        told = {**config, "num_classes": index.num_classes}
+        of_timm = not is_own(contract.model) and not contract.model.startswith(HUBS)
+        names = names_of(None, contract.model, flags["weights"], told, of_timm=of_timm)
+        require_same_names(index.class_names, names, None, contract.model)
     return Fit(
         model=model,
         settings=contract.settings,

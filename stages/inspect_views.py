@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.commands.cache_flags import cache_options
+from pipeline.commands.class_flags import label_options, take_rule
 from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
-from pipeline.errors import ImageError, RecipeError, ViewError
+from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
@@ -73,6 +74,7 @@ class Subject:
 @click.option("--rows", default=DEFAULT_ROWS, help="Rows to show: 'FIRST:END', or numbers with commas, or both.")
 @click.option("--views", type=click.IntRange(1, MOST_VIEWS), default=4, help="Views of each row, from view 0.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("views.png"), help="The contact sheet.")
+@label_options
 @recipe_options
 @cache_options
 @click.pass_context
@@ -84,6 +86,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
     require_suffix(out, "--out", ".png")
+    require_packages("the contact sheet", "matplotlib", extra="report")
     require_no_other_file(out, "--out")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size
@@ -103,11 +106,11 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
 def _subject(
     context: click.Context, *, shards: tuple[str, ...], logits: str | None, rows: str, views: int, **flags: Any
 ) -> Subject:
-    recipe = take_recipe(flags)
+    recipe, rule = take_recipe(flags), take_rule(flags)
     if logits is None:
         if not shards:
             raise click.UsageError("give --shards PATTERN, or --logits STORE")
-        store, index = None, scan(expand(shards))
+        store, index = None, scan(expand(shards), rule=rule)
     else:
         _require_no_recipe(context)
         store = LabelStore.open_finished(logits)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.class_flags import read_class_list
 from pipeline.commands.command import command
 from pipeline.commands.outputs import require_new_folder
 from pipeline.commands.speed_flags import default_workers
-from pipeline.packing.sources import SourceError, Sources, from_folders, from_table, read_class_list
+from pipeline.packing.sources import SourceError, Sources, from_folders, from_table
 from pipeline.packing.writing import Effort, PackOptions, pack
 from pipeline.shards.sidecars import PackSummary
 

@@ -20,14 +20,14 @@ import click
 from pipeline.commands.command import command
 from pipeline.commands.speed_flags import speed_options
 from pipeline.durable.local import LocalObjects
-from pipeline.errors import UserError
+from pipeline.errors import UserError, require_packages
 from pipeline.inspection.view_quality import accuracy_per_view
 from pipeline.labelling.cost import Cost, estimate
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.store.label_store import LabelStore
 from pipeline.teacher.stored import load_stored_teacher
-from stages.reporting import background, plots, sections
+from stages.reporting import background, sections
 from stages.reporting.gallery import Shelf, held_out_shelves, view_shelves
 from stages.reporting.page import page
 from stages.reporting.report_data import Story
@@ -80,6 +80,7 @@ def main(
     Example:
       python -m stages.report --logits stores/train.zarr --val-logits stores/val.zarr --out reports/page
     """
+    require_packages("the report", "matplotlib", extra="report")
     found = read_results(results, runs)
     store = LabelStore.open_finished(logits)
     index = store.index.moved_to(expand(shards)) if shards else store.index
@@ -134,6 +135,8 @@ def _cost(
 
 def write(story: Story, out: Path) -> None:
     """The page last, so that it is there only with its figures."""
+    from stages.reporting import plots  # only now: it brings matplotlib, which is an extra
+
     objects = LocalObjects(out)
     results = story.results
     figures = {"accuracy.png": plots.accuracy(results), "curves.png": plots.curves(results)}

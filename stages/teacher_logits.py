@@ -19,6 +19,7 @@ from typing import Any
 import click
 import torch
 
+from pipeline.commands.class_flags import label_options, read_class_list, take_rule
 from pipeline.commands.command import Finite, command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
@@ -37,9 +38,12 @@ from pipeline.processes.start import settle_start_method
 from pipeline.processes.world import Place
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.truth import LabelRule
 from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest, unit_rows_for
+from pipeline.store.unchanged import require_unchanged
 from pipeline.teacher.class_map import read_class_map
+from pipeline.teacher.class_names import BY_NAME
 from pipeline.teacher.fitted_recipe import other_views
 from pipeline.teacher.loading import load_teacher, require_at_hand
 from pipeline.teacher.teacher import Teacher
@@ -52,13 +56,19 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 
 @command()
 @shards_option
+@label_options
 @click.option("--out", default="store.zarr", help="The store to fill: a directory, or s3://bucket/name.zarr.")
 @click.option("--model", default="regnety_160", help="A timm model, local-dir:FOLDER, or module:function of yours.")
 @click.option("--weights", type=click.Path(path_type=Path), help="safetensors or checkpoint.  [default: timm's own]")
 @click.option("--views", type=click.IntRange(1, 1_000_000), default=10, help="Augmented views of every row.")
 @click.option("--keep", default="dense", help="What of the logits: dense, topk:K, or argmax (which is always kept).")
 @click.option("--temperatures", default="1,3", help="Temperatures at which a topk store is exact.")
-@click.option("--class-map", type=click.Path(path_type=Path), help="Which teacher class each data class is (JSON).")
+@click.option(
+    "--class-map", type=click.Path(path_type=Path), help="Which teacher class each data class is: JSON, or by-name."
+)
+@click.option(
+    "--teacher-classes", type=click.Path(path_type=Path), help="Names of the teacher's classes.  [default: its own]"
+)
 @click.option("--mean", help="The teacher's input mean, as 'R,G,B' in 0 to 1.  [default: the model's own]")
 @click.option("--std", help="The teacher's input standard deviation, likewise.  [default: the model's own]")
 @click.option("--teacher-size", default="auto", help="Side at which the teacher looks: auto, view, or pixels.")
@@ -106,6 +116,7 @@ def main(**flags: Any) -> None:
       python -m stages.teacher_logits --shards 'data/train/*.tar' --model regnety_160 --views 10 --out store.zarr
     """
     place, recipe, urls = Place.from_environment(), take_recipe(flags), expand(flags["shards"])
+    flags["rule"] = take_rule(flags)
     _settle_processes(flags, place, urls)
     if place.leads:
         require_at_hand(flags["model"], flags["weights"])
@@ -233,11 +244,14 @@ def _report(store: LabelStore, flags: dict[str, Any]) -> None:
 
 
 def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
-    """The store's own index where it has one (its shards are checked as they are read), else one scan."""
+    """The store's own index where it has one (images are held to it as they are read), else one scan."""
     stored = LabelStore.stored_index(flags["out"]) if flags["if_changed"] == "refuse" else None
-    if stored is None:
-        return scan(urls, workers=flags["workers"], progress=True)
-    return stored if stored.urls == urls else stored.moved_to(urls)
+    rule: LabelRule = flags["rule"]
+    if stored is None or rule.key not in (None, stored.label_key) or rule.names not in (None, stored.class_names):
+        return scan(urls, workers=flags["workers"], progress=True, rule=rule)
+    index = stored if stored.urls == urls else stored.moved_to(urls)
+    require_unchanged(index)
+    return index
 
 
 def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> LabelStore:
@@ -257,7 +271,9 @@ def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> Labe
 
 
 def _teacher(flags: dict[str, Any], place: Place, recipe: Recipe, index: SampleIndex) -> Teacher:
-    class_map = flags["class_map"]
+    class_map, names = flags["class_map"], flags["teacher_classes"]
+    if class_map is not None:
+        class_map = BY_NAME if str(class_map) == BY_NAME else read_class_map(class_map, index.class_names)
     return load_teacher(
         flags["model"],
         view_size=recipe.image_size,
@@ -268,7 +284,9 @@ def _teacher(flags: dict[str, Any], place: Place, recipe: Recipe, index: SampleI
         input_size=flags["teacher_size"],
         mean=_numbers(flags["mean"], "--mean"),
         std=_numbers(flags["std"], "--std"),
-        class_map=None if class_map is None else read_class_map(class_map, index.class_names),
+        class_map=class_map,
+        class_names=index.class_names,
+        names=None if names is None else read_class_list(names, "--teacher-classes"),
         compiled=flags["compiled"],
     )
 

@@ -3,9 +3,10 @@
     python -m stages.verify_logits --logits store.zarr --sample 1000
     python -m stages.verify_logits --logits store.zarr --teacher --weights teacher.safetensors
 
-Four questions, each asked as far as the ones before allow: is every byte what was written, and does it mean what it
-must; are the witness views drawn alike here; do some more views, all over the store, have their checksums; and, with
---teacher, does the teacher still answer as stored? Exit status 1 if anything is off, with what and where.
+Five questions, each asked as far as the ones before allow: is every byte what was written, and does it mean what it
+must; has every row of the shards still its class; are the witness views drawn alike here; do some more views, all over
+the store, have their checksums; and, with --teacher, does the teacher still answer as stored? Exit status 1 if anything
+is off, with what and where.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.store.label_store import LabelStore
+from pipeline.store.unchanged import changed_rows, require_names
 from pipeline.teacher.stored import load_stored_teacher
 
 SHOWN = 20
@@ -69,6 +71,7 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
         store = LabelStore.open_finished(logits)
         if not flags["digests_only"]:
             index = store.index.moved_to(expand(flags["shards"])) if flags["shards"] else store.index
+            findings += _check_classes(index)
             found, drift = _check_witness(store, index, flags["accept_drift"])
             again = _check_sample(store, index, flags)
             findings += [*found, *again.findings]
@@ -101,6 +104,14 @@ def _check_bytes(logits: str) -> list[Finding]:
         findings = audit(logits, count)
     told = "all as written" if not findings else f"{len(findings)} findings"
     click.echo(f"bytes      {progress.count} units read: {told}")
+    return findings
+
+
+def _check_classes(index: SampleIndex) -> list[Finding]:
+    require_names(index)
+    findings = [Finding("shards", str(error)) for error in changed_rows(index)]
+    if findings:
+        click.echo(f"classes    {len(findings)} rows have another than they had when they were indexed")
     return findings
 
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import click
 
+from pipeline.commands.class_flags import label_options, take_rule
 from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.errors import require_packages
 from pipeline.models.out_of_memory import within_memory
 from student.checkpoints.flags import (
     SMALLER_BATCH,
@@ -37,6 +39,7 @@ from student.ranks.ranks import joined, local_world
 @command()
 @checkpoint_options
 @shards_option
+@label_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -74,14 +77,17 @@ def main(**flags: Any) -> None:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
     require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
+    if flags["plot_dir"]:
+        require_packages("--plots", "matplotlib", extra="report")
     require_no_other_file(flags["out"], "--out")
+    rule = take_rule(flags)
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])
     flags["workers"] = share_workers(flags["workers"], local_world())
     chosen = {name: flags[name] for name in ("crop_pct", "on_bad_image", "logits", "workers")}
     speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
     with joined(flags["device"], flags["timeout"]) as ranks, within_memory(ranks.device, SMALLER_BATCH):
-        pictures = open_evaluation_set(flags["shards"], saved, ranks, **chosen)
+        pictures = open_evaluation_set(flags["shards"], saved, ranks, rule=rule, **chosen)
         judge = Judge(students, saved, ranks, flags["precision"])
         batches = pictures.batches(ranks, **speed)
         teacher, predictions = pictures.teaching is not None, Predictions() if flags["answers"] else None

@@ -8,16 +8,20 @@ Both may be written to one folder.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pipeline.commands.class_flags import read_class_list
 from pipeline.commands.command import command
 from pipeline.durable.file import write_json
+from pipeline.errors import MismatchError, require_packages
+from pipeline.shards.truth import brief
 from student.checkpoints.flags import checkpoint_options, crop_option
-from student.checkpoints.trained import open_saved
+from student.checkpoints.trained import Saved, open_saved
 from student.exporting.export_folder import PREPROCESSING, placed
 from student.exporting.onnx_graph import write_onnx
 from student.exporting.preprocessing import description
@@ -35,6 +39,11 @@ log = logging.getLogger("student.export")
     "--format", "kind", type=click.Choice(["timm", "onnx"]), default="timm", help="A timm folder, or one ONNX file."
 )
 @click.option("--ema", is_flag=True, help="Export the moving average of the weights.")
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    help="Names of the classes, where the student has none: classes.json, or a text file with one a line.",
+)
 @click.option("--head", type=click.Choice(HEADS), default="fused", help="Which answer becomes `logits`.")
 @crop_option
 def main(**flags: Any) -> None:
@@ -44,7 +53,9 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.export --checkpoint runs/student --out export/ --format onnx
     """
-    saved = open_saved(flags["checkpoint"], flags["which"])
+    if flags["kind"] == "onnx":
+        require_packages("--format onnx", "onnx", "onnxscript", "onnxruntime", extra="export")
+    saved = _named(open_saved(flags["checkpoint"], flags["which"]), flags["classes"])
     student, out, head = saved.weights(flags["ema"]), flags["out"], flags["head"]
     prepared = description(saved, flags["crop_pct"])
     with placed(out) as folder:
@@ -59,6 +70,28 @@ def main(**flags: Any) -> None:
             last = f'{out}: timm.create_model("local-dir:{out}", pretrained=True)'
         write_json(folder / PREPROCESSING, prepared)
     click.echo(last)
+
+
+def _named(saved: Saved, classes: Path | None) -> Saved:
+    """The student with the names of its classes, where anybody knows them."""
+    if classes is None:
+        if saved.class_names is None:
+            log.warning(
+                "the student learned from shards that name no classes: class_names is null in what is written. "
+                "--classes FILE gives them"
+            )
+        return saved
+    names = read_class_list(classes)
+    if saved.class_names not in (None, names):
+        raise MismatchError(
+            f"--classes {classes} names {brief(names)}, the student learned {brief(saved.class_names or ())}. Leave "
+            "--classes out: the student knows its own."
+        )
+    if len(names) != saved.spec.num_classes:
+        raise MismatchError(
+            f"--classes {classes} names {brief(names)}, the student has {saved.spec.num_classes} classes. Name each."
+        )
+    return dataclasses.replace(saved, class_names=names)
 
 
 if __name__ == "__main__":

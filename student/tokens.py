@@ -14,10 +14,10 @@ from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.durable.file import write_json
+from pipeline.errors import require_packages
 from pipeline.models.out_of_memory import within_memory
 from student.checkpoints.flags import SMALLER_BATCH, bad_image_option, batch_option, checkpoint_options, timeout_option
 from student.checkpoints.trained import open_saved
-from student.judging import plots
 from student.judging.scoring import Judge, open_evaluation_set
 from student.judging.token_similarity import Similarity, require_tokens
 from student.ranks.ranks import joined, local_world
@@ -41,6 +41,8 @@ def main(**flags: Any) -> None:
       python -m student.tokens --checkpoint runs/student --shards 'data/val/*.tar' --plot tokens.png
     """
     require_suffix(flags["plot"], "--plot", ".png")
+    if flags["plot"]:
+        require_packages("--plot", "matplotlib", extra="report")
     require_no_other_file(flags["out"], "--out")
     saved = open_saved(flags["checkpoint"], flags["which"])
     student = saved.weights(flags["ema"])
@@ -68,6 +70,8 @@ def _report(found: dict[str, Any], out: Path | None, plot: Path | None, model: s
     click.echo(f"the heads agree on {100 * found['heads_agree']:.2f} % of {found['images']:,} images")
     written = [write_json(out, found)] if out else []
     if plot:
+        from student.judging import plots  # only now: it brings matplotlib, which is an extra
+
         means, deviations = ([block[key] for block in blocks] for key in ("mean", "deviation"))
         written.append(plots.tokens(means, deviations, start, plot, f"class and distillation token, {model}"))
     if written:

@@ -37,6 +37,7 @@ from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.samples import IMAGE_FIELDS
+from pipeline.shards.tar import TarMember
 from pipeline.store.label_store import LabelStore
 from pipeline.views.imagenet import MEAN, STD
 from pipeline.views.mixing import plan_mixing
@@ -239,6 +240,7 @@ class _AtHand(ShardFiles):
                 f"{self.urls[shard]}: sample '{self.index.key(row)}' has no picture in bytes ({kinds}). The stage "
                 "draws from the files themselves: put decode behind with_teacher, or leave it out."
             )
+        self._hold_class(row, sample)
         known = int(self.index.payload_crc[row])
         for data in payloads:
             if google_crc32c.value(data) == known:
@@ -249,6 +251,23 @@ class _AtHand(ShardFiles):
             f"{google_crc32c.value(payloads[0]):08x}, and had {known:08x} when it was indexed: the shard was changed "
             "or damaged. Restore it."
         )
+
+    def _hold_class(self, row: int, sample: Raw) -> None:
+        """Refuse a class that was corrected since; a sample that comes without one is looked up in its shard."""
+        fields = {name: TarMember(name=name, offset=0, size=len(data)) for name, data in sample.items()
+                  if isinstance(data, bytes)}  # fmt: skip
+        known, url = int(self.index.classes[row]), self.urls[int(self.index.shard_of(row))]
+        try:
+            found = self.index.label_rule.class_of(fields, lambda member, _: sample[member.name])
+        except ValueError as error:
+            raise ShardError(f"{url}: sample '{self.index.key(row)}': {error}.") from None
+        if found == known:
+            self.first_time(row)  # it need not be read again
+        elif found != -1:
+            raise ShardError(
+                f"{url}: row {row} ({self.index.key(row)!r}) has class {found}, and had {known} when it was indexed: "
+                "the shard was changed. Restore it, or label these shards anew under another --out."
+            )
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
         """From what is held, or from the shard."""

@@ -127,6 +127,17 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]], tar_format: int 
     return path
 
 
+def in_place(path: Path, member: str, data: bytes) -> None:
+    """Put other bytes, as many, into one member of a tar."""
+    with tarfile.open(path) as tar:
+        info = tar.getmember(member)
+        assert info.size == len(data)
+        at = info.offset_data
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
 def sample(key: str, image: bytes, label: int | None, extension: str = "jpg") -> list[tuple[str, bytes]]:
     """The members of one WebDataset sample."""
     label_member = [] if label is None else [(f"{key}.cls", str(label).encode())]

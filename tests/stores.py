@@ -142,7 +142,7 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 def golden() -> tuple[Manifest, SampleIndex]:
-    """What `tests/golden/store_v1.tar.gz` is a store of: 2 views of 20 rows."""
+    """What `tests/golden/store-v1/made_up.tar.gz` is a store of: 2 views of 20 rows."""
     index = index_of(20)
     return manifest_of(index, "topk:2", unit_rows=16, recipe=Recipe(seed=3, image_size=SIDE, version=1)), index
 

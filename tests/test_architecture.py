@@ -64,5 +64,20 @@ def test_a_room_is_small_and_its_face_is_a_docstring_alone(folder: Path) -> None
         assert len(body) == 1 and said_by(folder), f"{folder}/__init__.py holds more, or less, than a docstring"
 
 
+def test_every_decision_is_in_the_index_under_its_title() -> None:
+    index = (ROOT / "docs/decisions/README.md").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs/decisions").glob("[0-9]*.md")):
+        title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix(f"# {path.name[:4]} ")
+        assert f"| {path.name[:4]} | [{title}]({path.name}) | " in index, f"{path.name} is not listed as it is called"
+
+
+def test_every_page_is_on_the_map() -> None:
+    page = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    named = {name.split("#")[0] for name in re.findall(r"\]\(([^)]+)\)", page)}
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages <= named, f"docs/README.md does not name {sorted(pages - named)}"
+    assert [name for name in named if not (ROOT / "docs" / name).exists()] == []
+
+
 if __name__ == "__main__":
     PAGE.write_text(with_rooms(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

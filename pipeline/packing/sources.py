@@ -21,14 +21,19 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.packing.keys import keys_of
-from pipeline.shards.samples import MAX_CLASSES
-from pipeline.shards.sidecars import read_class_names, require_class_names
+from pipeline.shards.sidecars import require_class_names
+from pipeline.shards.truth import MAX_CLASSES
 
 log = logging.getLogger(__name__)
 
 READ_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".svg", ".eps", ".jp2", ".jxl", ".psd")
 """Images that cannot be packed: they are listed and refused, where other files are passed over."""
+
+SPLITS = frozenset(
+    ("train", "training", "trainval", "val", "valid", "validation", "test", "testing", "dev", "eval", "evaluation")
+)
+"""Names of folders that divide data, and are no classes"""
 
 INTEGER = re.compile(r"-?[0-9]{1,9}")
 SHOWN = 5
@@ -70,6 +75,8 @@ def from_folders(images: Path | None, unlabelled: Sequence[Path], class_names: t
     found: list[Source] = []
     if images is not None:
         folders = _class_folders(images, apart)
+        if class_names is None:
+            _require_no_splits(images, folders)
         class_names = _numbered(folders, class_names, images)
         numbers = {name: number for number, name in enumerate(class_names)}
         for name in folders:
@@ -104,20 +111,6 @@ def from_table(table: Path, images: Path | None, class_names: tuple[str, ...] | 
         for name, label in zip(names, classes, strict=True)
     ]
     return Sources(images=_with_keys(found), class_names=class_names)
-
-
-def read_class_list(path: Path) -> tuple[str, ...]:
-    """Class names in the order of their numbers: a classes.json, or a text file with one name a line."""
-    if not path.is_file():
-        raise SourceError(f"--classes {path}: no such file. Give a classes.json, or a text file with one name a line.")
-    if path.suffix == ".json":
-        names = read_class_names(path)
-    else:
-        names = tuple(line.strip() for line in _text_of(path).splitlines() if line.strip())
-    if not names:
-        raise SourceError(f"{path} names no classes. Give a classes.json, or a text file with one name a line.")
-    require_class_names(names, path)
-    return names
 
 
 def _text_of(path: Path) -> str:
@@ -155,6 +148,28 @@ def _class_folders(images: Path, apart: Mapping[Identity, Path]) -> list[str]:
             f"{images} holds no class folders. It must hold one folder per class, or be listed in a --csv."
         )
     return folders
+
+
+def _require_no_splits(images: Path, folders: Sequence[str]) -> None:
+    """Refuse the folder above train/ and val/, where what is in these are the classes; also from one level higher."""
+    below = {name: [entry.name for entry in _entries(images / name) if entry.is_dir()] for name in folders}
+    if len(folders) == 1 and below[folders[0]] and _are_splits(below[folders[0]]):
+        images, folders = images / folders[0], below[folders[0]]
+        below = {name: [entry.name for entry in _entries(images / name) if entry.is_dir()] for name in folders}
+    filled = [name for name in folders if below[name]]
+    if not _are_splits(folders) or not filled:
+        return
+    first = next((name for name in filled if name.lower().startswith("train")), filled[0])
+    raise SourceError(
+        f"{images} holds {_brief(folders)}, which divide data and are no classes; the classes seem to be the folders "
+        f"in them ({first} has {_count(below[first], 'folder')}: {_brief(below[first])}). Pack each on its own: "
+        f"--images {images / first}, then the others with --classes CLASSES, the classes.json that the first one "
+        "wrote. If these are classes after all, name them by --classes."
+    )
+
+
+def _are_splits(folders: Sequence[str]) -> bool:
+    return all(name.lower() in SPLITS for name in folders)
 
 
 def _numbered(folders: Sequence[str], class_names: tuple[str, ...] | None, images: Path) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, require_packages
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ SCHEMES = (
     *("ftp", "sftp", "ssh", "oss", "memory"),
 )
 """What fsspec knows and only ever reads bytes; not those that follow references, run commands or open other files"""
+
+EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "http": ("aiohttp", "http"), "https": ("aiohttp", "http")}
+"""The package that does a protocol, and the extra of ours that brings it; of the others fsspec says what they need"""
 
 BY_HOST = ("ftp", "sftp", "ssh", "hdfs", "webhdfs")
 """Those whose file system is one connection to the host in the URL, which one thread at a time may use"""
@@ -224,6 +227,9 @@ def _filesystem(place: str, stall_s: float) -> Any:
     scheme = scheme_of(place)
     if scheme not in SCHEMES:
         raise UserError(f"unknown scheme {scheme}://; known are {', '.join(SCHEMES)}, and plain paths.")
+    if scheme in EXTRAS:
+        package, extra = EXTRAS[scheme]
+        require_packages(f"{scheme}://", package, extra=extra)
     try:
         made_by = fsspec.get_filesystem_class(scheme)
     except (ImportError, ValueError) as error:

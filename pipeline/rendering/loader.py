@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 import time
 import traceback
 from collections import deque
@@ -31,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError, WorkerError
+from pipeline.processes.ordered_map import follow_parent
 from pipeline.processes.start import checked_start_method, starting
 from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.ring import Ring, Slot
@@ -41,6 +41,7 @@ Request = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 RING_BYTES = 2 << 30
 CACHE_BYTES = 192 << 20
+GRACE_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +70,22 @@ class Loader:
         self._answers: list[deque[Exception | None]] = [deque() for _ in range(workers)]
         self._renderer = _renderer(recipe, index) if workers == 0 else None
         context = multiprocessing.get_context(checked_start_method(index.urls, start_method))
-        for number in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(  # type: ignore[attr-defined]  # every concrete context has Process
-                target=_work, args=(theirs, recipe, index, self.ring), name=f"render-{number}", daemon=True
-            )
-            with starting(context.get_start_method()):
-                process.start()
-            theirs.close()
-            self._crew.append((process, ours))
+        try:
+            for number in range(workers):
+                self._start(context, number)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, context: multiprocessing.context.BaseContext, number: int) -> None:
+        ours, theirs = context.Pipe()
+        process = context.Process(  # type: ignore[attr-defined]  # every concrete context has Process
+            target=_work, args=(theirs, self.recipe, self.index, self.ring), name=f"render-{number}", daemon=True
+        )
+        with starting(context.get_start_method()):
+            process.start()
+        theirs.close()
+        self._crew.append((process, ours))
 
     def __enter__(self) -> Loader:
         return self
@@ -171,13 +179,13 @@ class Loader:
     def _take_answer(self, worker: int) -> None:
         try:
             self._answers[worker].append(self._crew[worker][1].recv())
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the end, or the end in the middle of an answer
             self._mourn(worker)
         self._unanswered[worker] -= 1
 
     def _mourn(self, worker: int) -> NoReturn:
         process = self._crew[worker][0]
-        process.join()
+        process.join(GRACE_S)  # it has let go of its pipe; if it does not end, it is ended
         self.close()
         raise WorkerError(
             f"A rendering process ended with exit code {process.exitcode} (worker {worker}). "
@@ -211,15 +219,12 @@ def _work(connection: Connection, recipe: Recipe, index: SampleIndex, ring: Ring
     import cv2
     import torch
 
-    for ignored in (signal.SIGINT, signal.SIGTERM):  # the parent decides; it may want to finish a step first
-        signal.signal(ignored, signal.SIG_IGN)
+    follow_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     renderer = _renderer(recipe, index)
     slots = [ring.slot(number) for number in range(ring.slots)]
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    while connection in wait([connection, parent.sentinel]):
+    while True:
         try:
             number, count = connection.recv()
         except (EOFError, ConnectionResetError):

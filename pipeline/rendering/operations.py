@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.views.randaugment import ARGUMENT_ONE, SUBPIXELS, Op
+from pipeline.views.operation_table import ARGUMENT_ONE, Op
+from pipeline.views.randaugment import SUBPIXELS
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -1,8 +1,9 @@
 """What is in the shards: which rows, with which key, class and bytes?
 
-`patterns` says which tars are meant, `tar` and `samples` what is in one, `files` reads a row in place. `index` is the
-table of all rows; `index_checks` proves it, `index_file` maps a large one, `sidecars` reads what `pack` wrote beside
-the tars. `key_hash` is the number that a key's random draws hang on.
+`patterns` says which tars are meant, `tar` and `samples` what is in one, `truth` which class a sample is of, `files`
+reads a row in place. `index` is the table of all rows; `index_checks` proves it, `index_file` maps a large one,
+`sidecars` reads what `pack` wrote beside the tars, `rows` the class of one row again. `key_hash` is the number that a
+key's random draws hang on.
 
 Imports `remote`, `pictures`, `processes` and `durable`.
 """

@@ -36,6 +36,7 @@ class ShardFiles:
 
     def __init__(self, urls: Sequence[str], sizes: Sequence[int] | None = None, *, limit: int = 32) -> None:
         self._open: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        self._asked = bytearray()
         assert limit > 0
         assert sizes is None or len(sizes) == len(urls)
         self.urls = tuple(urls)
@@ -57,6 +58,10 @@ class ShardFiles:
         except OSError as error:
             raise ShardError(f"{self.urls[shard]} cannot be read at byte {offset:,}: {error.strerror}.") from None
         return data
+
+    def size_of(self, shard: int) -> int:
+        """Bytes of a shard."""
+        return self._opened(shard)[1]
 
     def _short(self, shard: int, wanted: int, size: int) -> str:
         url = self.urls[shard]
@@ -92,13 +97,22 @@ class ShardFiles:
             cache().ahead(self.urls[shard + 1], sizes[shard + 1])
         return descriptor
 
+    def first_time(self, row: int) -> bool:
+        """Whether nobody has asked this about this row before."""
+        place, bit = row >> 3, 1 << (row & 7)
+        if place >= len(self._asked):
+            self._asked.extend(bytes(place + 1 - len(self._asked)))
+        first = not self._asked[place] & bit
+        self._asked[place] |= bit
+        return first
+
     def close(self) -> None:
         """Close all shards; the next read opens its own again."""
         while self._open:
             os.close(self._open.popitem()[1][0])
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_asked": bytearray()}
 
     def __enter__(self) -> ShardFiles:
         return self

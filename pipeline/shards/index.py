@@ -15,9 +15,8 @@ Shapes: S shards, R rows.
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -32,14 +31,14 @@ from pipeline.progress import Progress
 from pipeline.remote.client import is_remote
 from pipeline.remote.files import known_of
 from pipeline.shards.files import ShardFiles, local_path
-from pipeline.shards.index_checks import DTYPES, PER_ROW, Lengths, Proof, lengths_of, prove, require, size_of
+from pipeline.shards.index_checks import DTYPES, PER_ROW, Lengths, Proof, lengths_of, oddities, prove, require, size_of
 from pipeline.shards.index_file import LARGE, Blocks, Mapped, OtherContentError, Prove, mapped
-from pipeline.shards.samples import SHOWN, ShardRows, read_shard
+from pipeline.shards.rows import ChangedRowError, Place, class_at
+from pipeline.shards.samples import ShardRows, read_shard
 from pipeline.shards.sidecars import class_names_beside, digests_beside, require_class_names
+from pipeline.shards.truth import PLAIN, LabelRule, brief
 
 log = logging.getLogger(__name__)
-
-FEW_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,6 +73,8 @@ class SampleIndex:
     """[R] pixels; 0 where the header cannot be read."""
     heights: NDArray[np.int32]
     """[R] pixels; 0 where the header cannot be read."""
+    label_key: str | None = None
+    """Where the classes stand in the samples (`pipeline.shards.truth`), if not where they usually do."""
     proof: Proof | None = field(default=None, repr=False)
     """That these arrays fit together; made here, unless it is given and of these very arrays."""
 
@@ -86,7 +87,7 @@ class SampleIndex:
         _check_names(self.class_names, self._proof.facts.highest_class)
 
     def __reduce__(self) -> tuple[Callable[..., SampleIndex], tuple[Any, ...]]:
-        return _proven, (self.urls, self.class_names, self._proof)
+        return _proven, (self.urls, self.class_names, self._proof, self.label_key)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -124,7 +125,7 @@ class SampleIndex:
         return ShardFiles(self.urls, self.shard_sizes.tolist())
 
     def payload(self, files: ShardFiles, row: int) -> bytes:
-        """The bytes of a row's image, once they are what they were when it was indexed."""
+        """The bytes of a row's image, once they and, at the first time, its class are what they were when indexed."""
         shard = int(self.shard_of(row))
         data = files.read(shard, int(self.offsets[row]), int(self.lengths[row]))
         found, known = google_crc32c.value(data), int(self.payload_crc[row])
@@ -133,7 +134,31 @@ class SampleIndex:
                 f"{files.urls[shard]}: the image of row {row} ({self.key(row)!r}) has crc32c {found:08x}, and had "
                 f"{known:08x} when it was indexed: the shard was changed or damaged. Restore it."
             )
+        if files.first_time(row):
+            self.require_class(files, row)
         return data
+
+    def require_class(self, files: ShardFiles, row: int) -> None:
+        """Refuse a row whose class in its shard is no longer the one that was indexed; its image is not read."""
+        shard = int(self.shard_of(row))
+        first, last = (int(start) for start in self.shard_starts[shard : shard + 2])
+        before = 0 if row == first else int(self.offsets[row - 1] + self.lengths[row - 1])
+        after = int(self.shard_sizes[shard]) if row + 1 == last else int(self.offsets[row + 1])
+        place = Place(shard=shard, key=self.key(row), before=before, image=int(self.offsets[row]),
+                      length=int(self.lengths[row]), after=after)  # fmt: skip
+        known = int(self.classes[row])
+        found = class_at(files, place, self.label_rule, known)
+        if found != known:
+            raise ChangedRowError(
+                f"{files.urls[shard]}: row {row} ({place.key!r}) has {_class_text(found, self.class_names)}, and had "
+                f"{_class_text(known, self.class_names)} when it was indexed: the shard was changed. Restore it, or "
+                "label these shards anew under another --out."
+            )
+
+    @property
+    def label_rule(self) -> LabelRule:
+        """How the classes are found in the samples."""
+        return LabelRule(key=self.label_key, names=self.class_names)
 
     def digest(self) -> str:
         """The sha256 of everything but where the shards lie and what the classes are called."""
@@ -161,12 +186,16 @@ class SampleIndex:
 
     @classmethod
     def from_arrays(
-        cls, urls: Sequence[str], class_names: Sequence[str] | None, arrays: Mapping[str, NDArray[Any]]
+        cls,
+        urls: Sequence[str],
+        class_names: Sequence[str] | None,
+        arrays: Mapping[str, NDArray[Any]],
+        label_key: str | None = None,
     ) -> SampleIndex:
         """The index that has these arrays, once they fit together."""
         require(set(arrays) == set(DTYPES), f"it has {', '.join(sorted(arrays))}; needed are {', '.join(DTYPES)}")
         names, columns = None if class_names is None else tuple(class_names), dict[str, Any](arrays)
-        return cls(urls=tuple(urls), class_names=names, **columns)
+        return cls(urls=tuple(urls), class_names=names, label_key=label_key, **columns)
 
     @classmethod
     def from_blocks(
@@ -177,6 +206,7 @@ class SampleIndex:
         lengths: Lengths,
         blocks: Callable[[str], Iterable[NDArray[Any]]],
         *,
+        label_key: str | None = None,
         anew: bool = False,
     ) -> SampleIndex:
         """The index of this digest whose arrays come in blocks; OtherContentError where they are of another.
@@ -186,9 +216,9 @@ class SampleIndex:
         names = None if class_names is None else tuple(class_names)
         proof = None if anew else _mapped(digest, lengths, blocks, prove)
         if proof is not None:
-            return _proven(tuple(urls), names, proof)
+            return _proven(tuple(urls), names, proof, label_key)
         arrays = {name: np.concatenate([np.empty(0, dtype), *blocks(name)]) for name, dtype in DTYPES.items()}
-        index = cls.from_arrays(urls, names, arrays)
+        index = cls.from_arrays(urls, names, arrays, label_key)
         if index.digest() != digest:
             raise OtherContentError(index.digest())
         return index
@@ -201,12 +231,18 @@ class SampleIndex:
         found = _mapped(
             proof.digest, lengths_of(proof.arrays), lambda name: (proof.arrays[name],), lambda *_: proof.facts
         )
-        return self if found is None else _proven(self.urls, self.class_names, found)
+        return self if found is None else _proven(self.urls, self.class_names, found, self.label_key)
 
 
-def _proven(urls: tuple[str, ...], class_names: tuple[str, ...] | None, proof: Proof) -> SampleIndex:
+def _proven(
+    urls: tuple[str, ...], class_names: tuple[str, ...] | None, proof: Proof, label_key: str | None = None
+) -> SampleIndex:
     columns = dict[str, Any](proof.arrays)
-    return SampleIndex(urls=urls, class_names=class_names, proof=proof, **columns)
+    return SampleIndex(urls=urls, class_names=class_names, label_key=label_key, proof=proof, **columns)
+
+
+def _class_text(number: int, names: tuple[str, ...] | None) -> str:
+    return "no class" if number < 0 else f"class {number}{f' ({names[number]})' if names else ''}"
 
 
 def _mapped(digest: str, lengths: Lengths, blocks: Blocks, prove: Prove) -> Mapped | None:
@@ -238,18 +274,23 @@ def _check_names(names: tuple[str, ...] | None, highest: int) -> None:
         require(highest < len(names), f"it has class {highest} and names for {len(names)} classes")
 
 
-def scan(urls: Sequence[str], *, workers: int = 0, progress: bool = False) -> SampleIndex:
-    """Read all shards once, from end to end; `workers` processes (0: this one) change the speed only."""
-    names, digests = class_names_beside(urls), digests_beside(urls)
-    jobs = [(url, digests.get(url)) for url in urls]
+def scan(urls: Sequence[str], *, workers: int = 0, progress: bool = False, rule: LabelRule = PLAIN) -> SampleIndex:
+    """Read all shards once, from end to end; `workers` processes (0: this one) change the speed only.
+
+    `rule` says where the classes stand, and what they are called where no classes.json beside the shards does.
+    """
+    names, digests = _names_of(urls, rule), digests_beside(urls)
+    given = rule.names is not None and not rule.assumed
+    rule = replace(rule, names=names)
+    jobs = [(url, digests.get(url), rule) for url in urls]
     parts: list[ShardRows] = []
     with Progress("scan", len(urls), "shards") if progress else nullcontext() as bar:
         for part in ordered_map(_read_job, jobs, workers=min(workers, len(jobs)) if len(jobs) > 1 else 0):
             parts.append(part)
             if bar is not None:
                 bar.advance(note=f"{sum(len(part.classes) for part in parts):,} rows")
-    index = _joined(urls, names, parts)
-    for warning in _warnings(index, names, parts):
+    index = _joined(urls, rule, parts, given)
+    for warning in oddities(index, names, parts):
         log.warning("%s", warning)
     log.info(
         "%d rows in %d shards, %d classes, %d unlabelled", len(index), len(urls), index.num_classes, index.unlabelled
@@ -257,19 +298,48 @@ def scan(urls: Sequence[str], *, workers: int = 0, progress: bool = False) -> Sa
     return index.shared()
 
 
-def _read_job(job: tuple[str, str | None]) -> ShardRows:
+def _names_of(urls: Sequence[str], rule: LabelRule) -> tuple[str, ...] | None:
+    """What the classes are called; refused where the user and a classes.json beside the shards disagree."""
+    beside = class_names_beside(urls)
+    if rule.assumed:
+        return beside or rule.names
+    if rule.names is not None and beside is not None and rule.names != beside:
+        raise MismatchError(
+            f"--classes names {brief(rule.names)}, classes.json beside {urls[0]} names {brief(beside)}: class numbers "
+            "would mean two things. Leave --classes out, or correct classes.json if that is the wrong one."
+        )
+    if rule.names is not None and _are_other_numbers(rule.names):
+        log.warning(
+            "--classes calls the classes by numbers that are not theirs (class 0 is %s, …): a number in .cls or json "
+            "is that of a class, and never its name", rule.names[0],
+        )  # fmt: skip
+    return rule.names or beside
+
+
+def _are_other_numbers(names: tuple[str, ...]) -> bool:
+    return all(map(str.isdecimal, names)) and names != tuple(map(str, range(len(names))))
+
+
+def _read_job(job: tuple[str, str | None, LabelRule]) -> ShardRows:
     return read_shard(*job)
 
 
-def _joined(urls: Sequence[str], names: tuple[str, ...] | None, parts: Sequence[ShardRows]) -> SampleIndex:
-    """One index from the rows of each shard; `names` that are too few are left out."""
+def _joined(urls: Sequence[str], rule: LabelRule, parts: Sequence[ShardRows], given: bool) -> SampleIndex:
+    """One index from the rows of each shard; names beside them that are too few are left out, unless they were used."""
     columns: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in ("key_bytes", *PER_ROW)
     }
-    enough = names is not None and int(columns["classes"].max()) < len(names)
+    names, highest = rule.names, int(columns["classes"].max())
+    enough = names is not None and highest < len(names)
+    if names is not None and not enough and (given or any(part.named for part in parts)):
+        raise ShardError(
+            f"class {highest} occurs in the shards, and only {brief(names)} have names. Name all classes, by --classes "
+            "or in classes.json."
+        )
     return SampleIndex(
         urls=tuple(urls),
         class_names=names if enough else None,
+        label_key=rule.key,
         shard_sizes=np.array([part.size for part in parts], np.int64),
         shard_starts=_starts(np.array([len(part.classes) for part in parts], np.int64)),
         key_starts=_starts(np.concatenate([part.key_lengths for part in parts])),
@@ -279,33 +349,3 @@ def _joined(urls: Sequence[str], names: tuple[str, ...] | None, parts: Sequence[
 
 def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-
-
-def _warnings(index: SampleIndex, names: tuple[str, ...] | None, parts: Sequence[ShardRows]) -> Iterator[str]:
-    """What is probably not as it was meant, though it can be worked with."""
-    if (bad := sum(part.bad_images for part in parts)) > 0:
-        shown = "; ".join(list(itertools.chain.from_iterable(part.bad_examples for part in parts))[:SHOWN])
-        yield f"{bad} images have no readable header, and will be refused when they are drawn: {shown}"
-    if names is not None and index.class_names is None:
-        yield f"class {index.classes.max()} occurs, and classes.json names {len(names)}: the names are not used"
-    if (shared := len(index) - len(np.unique(index.key_hash))) > 0:
-        yield f"{shared} rows have the key of another row, and so its crops: give the rows of all shards their own keys"
-    changes, expected = class_changes(index.classes)
-    if changes < expected / 2:
-        yield (
-            f"the shards look sorted by class: it changes {changes:,} times from row to row, a shuffle gives about "
-            f"{expected:,.0f}. Mixing partners are near rows, so shuffle before packing"
-        )
-
-
-def class_changes(class_R: NDArray[np.int32]) -> tuple[int, float]:
-    """How often the class changes from one labelled row to the next, and how often it would after a shuffle.
-
-    A shuffle of n rows with shares p of the classes gives about (n - 1)(1 - Σp²). Below `FEW_ROWS` chance decides, and
-    nothing is expected.
-    """
-    labelled_R = class_R[class_R >= 0]
-    if len(labelled_R) < FEW_ROWS:
-        return 0, 0.0
-    shares = np.bincount(labelled_R) / len(labelled_R)
-    return int(np.count_nonzero(np.diff(labelled_R))), float((len(labelled_R) - 1) * (1 - np.sum(shares**2)))

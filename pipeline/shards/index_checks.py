@@ -6,7 +6,7 @@ at a time, and notes on the way what is asked for at every start (`Facts`); no p
 millions of rows for that again. `Proof` keeps the arrays and what is known of them together, so that an index that
 differs in its places only (`SampleIndex.moved_to`), or that another process has checked, is not checked once more.
 
-`content_digest` names the content.
+`content_digest` names the content. `oddities` says what can be worked with, and is probably not as it was meant.
 
 Shapes: S shards, R rows.
 """
@@ -14,10 +14,11 @@ Shapes: S shards, R rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,9 @@ from numpy.typing import NDArray
 from pipeline.errors import ShardError
 from pipeline.pictures.images import MAX_PIXELS
 from pipeline.shards.key_hash import key_hash
-from pipeline.shards.samples import MAX_CLASSES, MAX_PAYLOAD
+from pipeline.shards.samples import MAX_PAYLOAD, SHOWN, ShardRows
 from pipeline.shards.tar import MAX_NAME
+from pipeline.shards.truth import MAX_CLASSES
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "shard_sizes": np.dtype("<i8"),
@@ -44,6 +46,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 PER_ROW = ("key_hash", "classes", "offsets", "lengths", "payload_crc", "widths", "heights")
 MAX_SHARD_BYTES = 1 << 60
 HASHES_CHECKED = 1000
+FEW_ROWS = 64
 BLOCK = 1 << 20
 """Rows that are checked at once: what a check allocates does not grow with the data"""
 
@@ -211,3 +214,71 @@ def _check_classes(class_R: NDArray[np.int32]) -> Facts:
     require(class_R.min() >= -1 and highest < MAX_CLASSES, f"classes must lie in -1 to {MAX_CLASSES - 1:,}")
     unlabelled = sum(int(np.count_nonzero(class_R[first:last] < 0)) for first, last in _blocks(len(class_R)))
     return Facts(highest_class=highest, unlabelled=unlabelled)
+
+
+class Scanned(Protocol):
+    """What is asked of an index."""
+
+    @property
+    def classes(self) -> NDArray[np.int32]:
+        """[R] class number; -1 is unlabelled"""
+
+    @property
+    def key_hash(self) -> NDArray[np.uint64]:
+        """[R] what a row's draws are keyed by"""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The name of each class, where they are known"""
+
+    @property
+    def label_key(self) -> str | None:
+        """Where the user says that the classes stand"""
+
+    def __len__(self) -> int: ...
+
+
+def oddities(index: Scanned, names: tuple[str, ...] | None, parts: Sequence[ShardRows]) -> Iterator[str]:
+    """What is probably not as it was meant, though it can be worked with."""
+    if bool((index.classes < 0).all()):
+        yield _unlabelled(index, parts)
+    if (bad := sum(part.bad_images for part in parts)) > 0:
+        shown = "; ".join(list(itertools.chain.from_iterable(part.bad_examples for part in parts))[:SHOWN])
+        yield f"{bad} images have no readable header, and will be refused when they are drawn: {shown}"
+    if names is not None and index.class_names is None:
+        yield f"class {index.classes.max()} occurs, and classes.json names {len(names)}: the names are not used"
+    if (shared := len(index) - len(np.unique(index.key_hash))) > 0:
+        yield f"{shared} rows have the key of another row, and so its crops: give the rows of all shards their own keys"
+    changes, expected = class_changes(index.classes)
+    if changes < expected / 2:
+        yield (
+            f"the shards look sorted by class: it changes {changes:,} times from row to row, a shuffle gives about "
+            f"{expected:,.0f}. Mixing partners are near rows, so shuffle before packing"
+        )
+
+
+def _unlabelled(index: Scanned, parts: Sequence[ShardRows]) -> str:
+    """That no row has a class, and where it may stand instead."""
+    hints = sorted({hint for part in parts for hint in part.hints})
+    keys, fields = ([hint for hint in hints if (hint[0] == ".") is dotted] for dotted in (False, True))
+    looked = f"under {index.label_key}" if index.label_key else "in .cls, or under label in .json"
+    has = [f"json members with the keys {', '.join(keys)}"] if keys else []
+    has += [f"members {', '.join(fields)}"] if fields else []
+    others = f" The samples have {' and '.join(has)}: if the class stands there, name it by --label-key." if has else ""
+    return (
+        f"NO ROW HAS A CLASS: {len(index):,} rows, and none has one {looked}. A student would learn from the teacher "
+        f"alone, and no accuracy can be measured.{others}"
+    )
+
+
+def class_changes(class_R: NDArray[np.int32]) -> tuple[int, float]:
+    """How often the class changes from one labelled row to the next, and how often it would after a shuffle.
+
+    A shuffle of n rows with shares p of the classes gives about (n - 1)(1 - Σp²). Below `FEW_ROWS` chance decides, and
+    nothing is expected.
+    """
+    labelled_R = class_R[class_R >= 0]
+    if len(labelled_R) < FEW_ROWS:
+        return 0, 0.0
+    shares = np.bincount(labelled_R) / len(labelled_R)
+    return int(np.count_nonzero(np.diff(labelled_R))), float((len(labelled_R) - 1) * (1 - np.sum(shares**2)))

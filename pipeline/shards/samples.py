@@ -3,8 +3,8 @@
 Members are grouped as webdataset groups them: the key is the path up to the first dot of the file's name, the field is
 what follows it (``a.b/c.d.jpg`` is key ``a.b/c``, field ``d.jpg``), and the fields of one key stand next to each
 other. Names that begin with a dot, have none, or are ``__meta__`` are no samples. A row needs exactly one image field
-(jpg, jpeg, png or webp; a field of just that name goes before one that only ends so) and may have a class: ``cls``, an
-integer in ASCII, or else the integer ``label`` of ``json``. Without either it has class -1. No other field is read.
+(jpg, jpeg, png or webp; a field of just that name goes before one that only ends so) and may have a class, which
+`pipeline.shards.truth` finds in ``cls`` or ``json``. Without one it has class -1. No other field is read.
 
 The payload of a row is read once: for its crc32c and for the size in its header. Everything lands in flat arrays, so
 that a row costs bytes and not objects.
@@ -17,13 +17,12 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
 import os
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -34,17 +33,16 @@ from pipeline.pictures.images import size_of
 from pipeline.shards.files import local_path
 from pipeline.shards.key_hash import key_hashes
 from pipeline.shards.tar import TarMember, members
+from pipeline.shards.truth import PLAIN, LabelRule, json_keys, one_of
 
 IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
 MAX_PAYLOAD = 256 * 1024 * 1024
-MAX_LABEL = {"cls": 64, "json": 1024 * 1024}
-MAX_CLASSES = 1 << 20
 BUFFER = 1 << 20
 SHOWN = 5
+HINTS = 20
 
 NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 META = re.compile(r"__[^/]*__($|/)")
-INTEGER = re.compile(rb"\s*([+-]?[0-9]{1,10})\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +71,20 @@ class ShardRows:
     """Rows whose image header cannot be read."""
     bad_examples: tuple[str, ...]
     """The first few of them, with the reason."""
+    named: bool = False
+    """Whether a class goes by its name, and not by its number."""
+    hints: tuple[str, ...] = ()
+    """Where the class of rows without one may stand: keys of their json, and their other fields (with a dot)."""
 
 
-def read_shard(url: str, sha256: str | None = None) -> ShardRows:
+def read_shard(url: str, sha256: str | None = None, rule: LabelRule = PLAIN) -> ShardRows:
     """Read one shard from end to end; with `sha256`, only after the whole file has been held to it."""
     try:
         with io.BufferedReader(local_path(url).open("rb", buffering=0), BUFFER) as file:
             size = os.fstat(file.fileno()).st_size
             if sha256 is not None:
                 _require_digest(file, url, sha256)
-            rows = _Rows(url=url, file=file)
+            rows = _Rows(url=url, file=file, rule=rule)
             for sample in samples(file, url, size):
                 rows.add(sample)
             return rows.done(size)
@@ -100,6 +102,15 @@ def samples(file: BinaryIO, url: str, size: int) -> Iterator[Sample]:
                 raise ShardError(f"{url}: sample {key!r} has two members {name!r}. Pack it again with one of each.")
             fields[name] = member
         yield Sample(key=key, fields=fields)
+
+
+def samples_between(file: BinaryIO, url: str, size: int, start: int, stop: int) -> dict[str, dict[str, TarMember]]:
+    """The fields, by key, whose headers stand in a part of a shard; it must begin with a header."""
+    found: dict[str, dict[str, TarMember]] = {}
+    for item in map(_key_and_field, members(file, url, size, start, stop)):
+        if item is not None:
+            found.setdefault(item[0], {})[item[1]] = item[2]
+    return found
 
 
 def _key_and_field(member: TarMember) -> tuple[str, str, TarMember] | None:
@@ -122,18 +133,18 @@ class _Rows:
 
     url: str
     file: BinaryIO
+    rule: LabelRule
     key_bytes: bytearray = field(default_factory=bytearray)
     key_ends: array[int] = field(default_factory=lambda: array("q", (0,)))
     numbers: array[int] = field(default_factory=lambda: array("q"))
     bad_images: int = 0
     bad_examples: list[str] = field(default_factory=list)
+    named: bool = False
+    hints: set[str] = field(default_factory=set)
 
     def add(self, sample: Sample) -> None:
         """Read the payload and the class of one sample."""
-        image = self._one_of(sample, IMAGE_FIELDS)
-        if image is None:
-            found = ", ".join(sorted(sample.fields)[:10])
-            raise self._error(sample, f"has no image (only: {found}); one of {', '.join(IMAGE_FIELDS)} is needed")
+        image = self._image_of(sample)
         payload = self._read(sample, image, MAX_PAYLOAD)
         width, height = self._size(sample, payload)
         crc = google_crc32c.value(payload)
@@ -164,6 +175,8 @@ class _Rows:
             heights=heights.astype(np.int32),
             bad_images=self.bad_images,
             bad_examples=tuple(self.bad_examples),
+            named=self.named,
+            hints=tuple(sorted(self.hints)),
         )
 
     def _key(self, row: int) -> bytes:
@@ -179,14 +192,15 @@ class _Rows:
                     "the shard was joined wrongly, or its members are not next to each other. Pack it again."
                 )
 
-    def _one_of(self, sample: Sample, kinds: Sequence[str]) -> TarMember | None:
-        """The field that is one of `kinds`, or else the only one that ends so."""
-        found = [name for name in sample.fields if name in kinds]
-        found = found or [name for name in sample.fields if name.rpartition(".")[2] in kinds]
-        if len(found) > 1:
-            names = ", ".join(sorted(found))
-            raise self._error(sample, f"has {len(found)} fields where one is needed: {names}")
-        return sample.fields[found[0]] if found else None
+    def _image_of(self, sample: Sample) -> TarMember:
+        try:
+            image = one_of(sample.fields, IMAGE_FIELDS)
+        except ValueError as error:
+            raise self._error(sample, str(error)) from None
+        if image is None:
+            found = ", ".join(sorted(sample.fields)[:10])
+            raise self._error(sample, f"has no image (only: {found}); one of {', '.join(IMAGE_FIELDS)} is needed")
+        return image
 
     def _read(self, sample: Sample, member: TarMember, limit: int) -> bytes:
         if member.size > limit:
@@ -207,37 +221,19 @@ class _Rows:
             return 0, 0
 
     def _class_of(self, sample: Sample) -> int:
-        for kind, parse in (("cls", _parse_cls), ("json", _parse_json)):
-            if (member := self._one_of(sample, (kind,))) is not None:
-                try:
-                    number = parse(self._read(sample, member, MAX_LABEL[kind]))
-                except ValueError as error:
-                    raise self._error(sample, f"{member.name!r} {error}") from None
-                if not -1 <= number < MAX_CLASSES:
-                    raise self._error(sample, f"has class {number}; -1 (unlabelled) to {MAX_CLASSES - 1:,} are allowed")
-                return number
-        return -1
+        def read(member: TarMember, limit: int) -> bytes:
+            return self._read(sample, member, limit)
+
+        try:
+            said = self.rule.said(sample.fields, read)
+            number = self.rule.number_of(said)
+        except ValueError as error:
+            raise self._error(sample, str(error)) from None
+        self.named |= isinstance(said, str)
+        if number < 0 and len(self.hints) < HINTS:
+            others = {f".{name}" for name in sample.fields if name.rpartition(".")[2] not in (*IMAGE_FIELDS, "json")}
+            self.hints |= json_keys(sample.fields, read) | others
+        return number
 
     def _error(self, sample: Sample, what: str) -> ShardError:
         return ShardError(f"{self.url}: sample {sample.key!r}: {what}.")
-
-
-def _parse_cls(data: bytes) -> int:
-    match = INTEGER.fullmatch(data)
-    if match is None:
-        raise ValueError(f"holds {data[:40]!r}, which is no integer")
-    return int(match[1])
-
-
-def _parse_json(data: bytes) -> int:
-    """The integer `label` of a JSON object; an object without one (or with null) has no class."""
-    try:
-        content: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"is no JSON: {str(error)[:100]}") from None
-    label = content.get("label") if isinstance(content, dict) else None
-    if label is None:
-        return -1
-    if isinstance(label, bool) or not isinstance(label, int):
-        raise ValueError(f"has the label {str(label)[:40]!r}, which is no integer")
-    return label

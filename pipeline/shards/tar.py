@@ -96,12 +96,16 @@ class _Extended:
 NOTHING = _Extended()
 
 
-def members(file: BinaryIO, name: str, size: int) -> Iterator[TarMember]:
-    """The regular files of the archive `file` of `size` bytes, in order; `name` is for messages."""
-    position, extended = 0, NOTHING
+def members(file: BinaryIO, name: str, size: int, start: int = 0, stop: int | None = None) -> Iterator[TarMember]:
+    """The regular files of the archive `file` of `size` bytes, in order; `name` is for messages.
+
+    With `stop` those alone whose headers stand in the bytes from `start`, which must be a header's first, to `stop`.
+    """
+    position, extended = start, NOTHING
     try:
-        _require_plain_tar(file, size)
-        while (block := _read(file, position, BLOCK)) != ZEROS:
+        if stop is None:
+            _require_plain_tar(file, size)
+        while (stop is None or position < stop) and (block := _read(file, position, BLOCK)) != ZEROS:
             header = _parse(block)
             if header.kind in b"xgL":
                 data = _read_extended(file, position, header, size)
@@ -113,7 +117,8 @@ def members(file: BinaryIO, name: str, size: int) -> Iterator[TarMember]:
             if member is not None:
                 yield member
             position, extended = _next(position, length), NOTHING
-        _require_end(file, position, size, extended)
+        if stop is None:
+            _require_end(file, position, size, extended)
     except (ValueError, OSError) as error:
         raise ShardError(f"{name}: at byte {position:,}: {error}") from None
 

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.durable import canonical
-from pipeline.errors import StoreError
+from pipeline.errors import ShardError, StoreError
 from pipeline.labels.codes import class_dtype
 from pipeline.labels.keep import Form
 from pipeline.labels.keeps import ARRAYS
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_checks import DTYPES
+from pipeline.shards.truth import LabelRule
 from pipeline.store.arrays import ArraySpec
 from pipeline.store.manifest import Manifest
 
@@ -80,6 +81,8 @@ class Layout:
     """Of all keys together"""
     witnesses: int
     """Views that are kept in full"""
+    label_key: str | None = None
+    """Of the index; written only where it is not None, as stores that are older have none"""
 
     @classmethod
     def of(
@@ -94,6 +97,7 @@ class Layout:
             class_names=index.class_names,
             key_bytes=len(index.key_bytes),
             witnesses=witnesses,
+            label_key=index.label_key,
         )
 
     @property
@@ -179,7 +183,8 @@ class Layout:
         arrays = [*self.unit_arrays().values(), *self.index_arrays().values(), *self.witness_arrays().values()]
         names = None if self.class_names is None else list(self.class_names)
         nodes = {spec.path: spec.metadata() for spec in arrays}
-        nodes["index"] = _group({"urls": list(self.urls), "class_names": names})
+        told = {} if self.label_key is None else {"label_key": self.label_key}
+        nodes["index"] = _group({"urls": list(self.urls), "class_names": names, **told})
         nodes["witness"] = _group(_meaning("views as the teacher saw them: columns of `rows` and `views` say which"))
         root = _group(
             {
@@ -210,9 +215,10 @@ class Layout:
                 class_names=None if names is None else tuple(names),
                 key_bytes=_count(nodes["index/key_bytes"]["shape"][0]),
                 witnesses=_count(nodes["witness/rows"]["shape"][0]),
+                label_key=LabelRule(key=_text(index.get("label_key"))).key,
             )
             same = layout.metadata()["zarr.json"] == data
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        except (ShardError, LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise StoreError(f"zarr.json: not of a label store ({type(error).__name__}: {error})") from error
         if not same:
             raise StoreError("zarr.json: not what this program writes for the manifest that stands in it")
@@ -251,6 +257,12 @@ def format_record() -> dict[str, object]:
 def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**48:
         raise ValueError(f"{value!r:.40} is not a length")
+    return value
+
+
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is no text")
     return value
 
 

@@ -127,7 +127,9 @@ def read_index(objects: Objects, layout: Layout, base: Base, *, anew: bool = Fal
         return _read_blocks(objects, specs[name], base)
 
     try:
-        return SampleIndex.from_blocks(layout.urls, layout.class_names, wanted, lengths, blocks, anew=anew)
+        return SampleIndex.from_blocks(
+            layout.urls, layout.class_names, wanted, lengths, blocks, label_key=layout.label_key, anew=anew
+        )
     except OtherContentError as other:
         raise StoreError(
             f"{objects.name}: its index has digest {other.found[:12]}, its manifest names {wanted[:12]}. {REMEDY}"

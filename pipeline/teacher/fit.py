@@ -29,13 +29,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.errors import TeacherError
-from pipeline.models.weights import load_strictly
+from pipeline.models.weights import load_moments, load_strictly
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, Request
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.key_hash import key_hash
 from pipeline.teacher.hub import require_hub
 from pipeline.teacher.loading import HUBS, build_own, is_own, require_known
+from pipeline.teacher.model_folder import require_sound_model
 from pipeline.views.mixing import plan_mixing
 from pipeline.views.philox import Purpose, philox
 from pipeline.views.recipe import Recipe
@@ -124,8 +125,8 @@ class Fit:
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_strictly(self.model, state["model"], "the state of the fit")
+        load_moments(self.optimizer, state["optimizer"], "the state of the fit")
         self.epoch, self.history = state["epoch"], state["history"]
 
 
@@ -320,6 +321,7 @@ def build_model(
         if is_own(name):
             return _own_model(name, num_classes, pretrained=pretrained, arguments=arguments)
         require_known(name)
+        require_sound_model(name, weights=pretrained)
         if "num_classes" in arguments:
             raise TeacherError(f"--model-arg num_classes is not yours to give: the shards have {num_classes} classes.")
         if not (own_head and pretrained):

@@ -27,7 +27,7 @@ from pipeline.durable import aside
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
 from pipeline.errors import MismatchError, TeacherError
-from pipeline.models.weights import read_weights, weights_digest
+from pipeline.models.weights import load_as_data, read_weights, weights_digest
 from pipeline.teacher.fit import Fit, FitSettings, History
 from pipeline.teacher.loading import is_own
 from pipeline.views.recipe import Recipe
@@ -36,6 +36,8 @@ FORMAT = 1
 STATE, WEIGHTS, CONFIG, RECORD = "last.pt", "model.safetensors", "config.json", "fit.json"
 OWN = (STATE, WEIGHTS, CONFIG, RECORD)
 MOST_BYTES = 1 << 28
+KINDS: dict[str, type] = {"contract": dict, "epoch": int, "history": list, "model": dict, "optimizer": dict}
+"""Of the parts of a state"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +142,12 @@ class FittedFolder:
         """The state to go on from, read as data."""
         path = self.path / STATE
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            return {name: state[name] for name in ("contract", "epoch", "history", "model", "optimizer")}
+            state = load_as_data(path)
+            found = {name: state[name] for name in KINDS}
+            for name, kind in KINDS.items():
+                if not isinstance(found[name], kind) or isinstance(found[name], bool):
+                    raise TypeError(f"its {name} is {type(found[name]).__name__}, not {kind.__name__}")
+            return found
         except Exception as error:  # torch.load raises a dozen kinds for a damaged file
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise TeacherError(f"{path} cannot be read ({reason}). Remove it to begin the fit again.") from error

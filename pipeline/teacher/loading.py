@@ -21,8 +21,10 @@ from pipeline.models.device import choose_device, make_repeatable, settle_precis
 from pipeline.models.weights import load_strictly, read_weights, weights_digest
 from pipeline.store.manifest import TeacherCard
 from pipeline.teacher.class_map import require_map
+from pipeline.teacher.class_names import BY_NAME, map_by_name, names_of
 from pipeline.teacher.hub import PREFIXES, require_hub
-from pipeline.teacher.teacher import Teacher, log
+from pipeline.teacher.model_folder import require_sound_model
+from pipeline.teacher.teacher import MOST_CLASSES, Teacher, log
 from pipeline.views.imagenet import MEAN, STD
 
 HUBS = ("local-dir:", *PREFIXES)
@@ -44,15 +46,26 @@ def load_teacher(
     input_size: str = "auto",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    class_map: Sequence[int] | None = None,
+    class_map: Sequence[int] | str | None = None,
+    class_names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
     compiled: bool = False,
 ) -> Teacher:
-    """Build the teacher that the flags describe, or refuse."""
+    """Build the teacher that the flags describe, or refuse.
+
+    `names` are what the user calls its classes; a `class_map` of 'by-name' finds the data's `class_names` among them.
+    """
     where = choose_device(device)
     make_repeatable(where)
     model, config = _own_model(name, weights) if is_own(name) else _timm_model(name, weights)
     classes = int(config["num_classes"])
+    known = names_of(names, name, weights, config, of_timm=not is_own(name) and not name.startswith(HUBS))
+    if isinstance(class_map, str):
+        assert class_map == BY_NAME
+        class_map = map_by_name(class_names, known, name)
     require_map(class_map, classes, name)
+    for flag, asked in (("mean", mean), ("std", std)):
+        _say_other(flag, asked, config[flag], name)
     card = TeacherCard(
         name=name,
         weights_sha256=weights_digest(model.state_dict()),
@@ -63,7 +76,20 @@ def load_teacher(
         precision=settle_precision(precision, where),
         batch_size=batch_size,
     )
-    return Teacher(model, card, where, class_map=class_map, compiled=compiled)
+    return Teacher(model, card, where, class_map=class_map, compiled=compiled, names=known)
+
+
+def _say_other(flag: str, asked: Sequence[float] | None, own: Sequence[float], name: str) -> None:
+    """Warn of statistics that are not those that the weights were trained with."""
+    if asked is not None and any(abs(a - b) > 1e-6 for a, b in zip(asked, own, strict=False)):
+        log.warning(
+            "--%s is %s, and the configuration of %s says %s: its answers are worse where it was trained with its own. "
+            "Leave --%s out to take those", flag, _text(asked), name, _text(own), flag,
+        )  # fmt: skip
+
+
+def _text(values: Sequence[float]) -> str:
+    return ",".join(f"{float(value):g}" for value in values)
 
 
 def is_own(name: str) -> bool:
@@ -136,6 +162,7 @@ def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, A
         model = _pretrained(name)
     else:
         state = read_weights(weights)
+        require_sound_model(name, state)
         model = _shaped_like(name, state, weights)
         load_strictly(model, state, f"--weights {weights}")
     return model, dict(model.pretrained_cfg)
@@ -143,6 +170,7 @@ def _timm_model(name: str, weights: Path | None) -> tuple[nn.Module, dict[str, A
 
 def _pretrained(name: str) -> Any:
     """timm's own weights for the model (or those of a local-dir: folder), with the head that they bring."""
+    require_sound_model(name)
     try:
         _require_source(name)
         model: Any = timm.create_model(name, pretrained=True)
@@ -182,8 +210,14 @@ def _shaped_like(name: str, state: Mapping[str, Tensor], weights: Path) -> Any:
             f"{weights} has no tensor {head}.weight: a teacher without a trained head is refused. "
             f"Is it a {name} that was trained to classify?"
         )
-    if rows.shape[0] == arch.num_classes:
-        return arch
+    own = arch.state_dict()[f"{head}.weight"]
+    if rows.ndim != own.ndim or rows.shape[1:] != own.shape[1:] or rows.shape[0] == arch.num_classes:
+        return arch  # whatever does not fit is told when it is loaded
+    if not 1 <= rows.shape[0] <= MOST_CLASSES:
+        raise TeacherError(
+            f"{weights}: {head}.weight has {rows.shape[0]:,} rows, one a class; 1 to {MOST_CLASSES:,} are allowed. "
+            "Check the file."
+        )
     model: Any = timm.create_model(name, pretrained=False, num_classes=int(rows.shape[0]))
     model.pretrained_cfg = {**model.pretrained_cfg, "num_classes": int(rows.shape[0])}
     return model
@@ -216,7 +250,13 @@ def build_own(name: str) -> tuple[nn.Module, dict[str, Any]]:
     if not isinstance(model, nn.Module):
         raise TeacherError(f"--model {name} returned a {type(model).__name__}; it must return a torch.nn.Module.")
     config = dict(getattr(model, "pretrained_cfg", None) or {})
-    for field in ("num_classes", "mean", "std", "input_size"):  # what it says goes before what timm knew of it
+    for field in (
+        "num_classes",
+        "mean",
+        "std",
+        "input_size",
+        "label_names",
+    ):  # what it says goes before what timm knew of it
         said = getattr(model, field, None)
         if said is not None and not isinstance(said, Tensor):  # a tensor of that name is part of the model
             config[field] = said

@@ -31,9 +31,11 @@ from pipeline.errors import MismatchError, TeacherError
 from pipeline.models.device import PRECISIONS
 from pipeline.shards.index import SampleIndex
 from pipeline.store.manifest import TeacherCard
+from pipeline.teacher.class_names import BY_NAME, TeacherNames, listed, require_same_names
 
 log = logging.getLogger(__name__)
 
+MOST_CLASSES = 1 << 20
 COMPILED = "+compile"
 """Follows the precision of a teacher that is compiled: its kernels round otherwise, so it is another teacher"""
 
@@ -49,10 +51,11 @@ class Teacher:
         *,
         class_map: Sequence[int] | None = None,
         compiled: bool = False,
+        names: TeacherNames | None = None,
     ) -> None:
         self.precision, compiled = _parts(card.precision, compiled)
         self.card = replace(card, precision=self.precision + (COMPILED if compiled else ""))
-        self.device = device
+        self.device, self.names = device, names
         self.class_map = None if class_map is None else tuple(class_map)
         self._model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         # one graph a shape: else the graphs would depend on which shapes were seen first, and so on where a run began
@@ -67,19 +70,21 @@ class Teacher:
         return self.card.classes if self.class_map is None else len(self.class_map)
 
     def require_classes_of(self, index: SampleIndex) -> None:
-        """Refuse data whose classes are not those of the answers."""
+        """Refuse data whose classes are not those of the answers: by their number, and by their names."""
         highest = int(index.classes.max(initial=-1))
         if index.class_names is not None and len(index.class_names) != self.num_classes:
+            own = "" if self.names is None else f" ({listed(self.names.names)})"
             raise MismatchError(
-                f"The shards have {len(index.class_names)} classes ({', '.join(index.class_names[:3])} …), "
-                f"{self.card.name} answers with {self.num_classes}. Pick and order its classes with --class-map, or "
-                "fit a teacher to these shards: python -m stages.fit_teacher."
+                f"The shards have {len(index.class_names)} classes ({listed(index.class_names)}), "
+                f"{self.card.name} answers with {self.num_classes}{own}. Pick and order its classes with --class-map "
+                f"({BY_NAME}, or a file), or fit a teacher to these shards: python -m stages.fit_teacher."
             )
         if highest >= self.num_classes:
             raise MismatchError(
                 f"The shards have a row of class {highest}, {self.card.name} answers with classes 0 to "
                 f"{self.num_classes - 1}. Give --class-map, or fit a teacher to these shards."
             )
+        require_same_names(index.class_names, self.names, self.class_map, self.card.name)
 
     def __call__(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The logits of a batch of views."""

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from pipeline.shards.index import SampleIndex
 from pipeline.views.crops import GEOMETRIES, SIMPLE_PAD, between, place_boxes
 from pipeline.views.mixing import Kind, Mixing, plan_mixing
+from pipeline.views.operation_table import ARGUMENT_ONE, Op, describe
 from pipeline.views.philox import Purpose, below, philox_at, uniform
-from pipeline.views.randaugment import ARGUMENT_ONE, Op, describe
 from pipeline.views.recipe import Recipe
 
 ERASE_AREA = (0.02, 1 / 3)

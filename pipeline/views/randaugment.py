@@ -5,7 +5,7 @@ at a magnitude drawn from N(9, 0.5) and clipped to [0, 10], "increasing" meaning
 stronger change. A `Policy` is the parsed form; `Policy.draw` turns words into operations and what they take.
 
 Every argument is clip(offset ± x, low, high) with x = magnitude/10 · gain, cut to an integer where timm cuts it; a
-`_Scale` states the numbers of one operation. How far a shift goes at magnitude 10 may be told in timm's own words: as a
+`Scale` states the numbers of one operation. How far a shift goes at magnitude 10 may be told in timm's own words: as a
 share of the view's side (``translate_pct0.45``, the default) or in pixels (``translate_const117``). The result is kept
 as an integer in 1/4096 of the operation's own unit (degrees, pixels, levels, bits, a factor): then blending by a factor
 is exact in integers as well as in 32-bit floats, and a plan is the same on every machine.
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import lru_cache
 
 import numpy as np
@@ -25,51 +24,13 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RecipeError
 from pipeline.views.distributions import NORMAL_ONE, normal_table
+from pipeline.views.operation_table import ARGUMENT_ONE, ROWS, SHIFTS, TABLE, Op, Operation, Scale
 from pipeline.views.philox import below, uniform
 
-ARGUMENT_ONE = 4096
-"""What stands for 1 in an argument."""
 SUBPIXELS = 16
 """Shifts are whole multiples of 1/16 pixel: with them, cubic interpolation is exact in 32-bit floats."""
 TOP_LEVEL = 10.0
 MAX_LAYERS = 8
-
-
-class Op(IntEnum):
-    """An operation on pixels. Numbers are stored in plans of old recipes: never renumber."""
-
-    NONE = 0
-    AUTO_CONTRAST = 1
-    EQUALIZE = 2
-    INVERT = 3
-    ROTATE = 4
-    POSTERIZE = 5
-    SOLARIZE = 6
-    SOLARIZE_ADD = 7
-    COLOR = 8
-    CONTRAST = 9
-    BRIGHTNESS = 10
-    SHARPNESS = 11
-    SHEAR_X = 12
-    SHEAR_Y = 13
-    TRANSLATE_X = 14
-    TRANSLATE_Y = 15
-    BLUR = 16
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """How a level (magnitude / 10) becomes the argument of one operation."""
-
-    gain: float = 0.0
-    offset: float = 0.0
-    direction: int = 1
-    """1 adds, −1 subtracts, 0 draws the sign."""
-    whole: bool = False
-    low: float = -np.inf
-    high: float = np.inf
-    of_side: bool = False
-    """Whether the argument is a share of the view's side, to be turned into pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,60 +38,12 @@ class Choice:
     """One operation as a policy offers it."""
 
     op: Op
-    scale: _Scale
+    scale: Scale
     weight: float = 1.0
 
 
-_FACTOR = _Scale(gain=0.9, offset=1.0, direction=0, low=0.1)
-_FALLING_FACTOR = _Scale(gain=1.8, offset=0.1)
-SHARE_OF_SIDE = 0.45
-"""How far a shift goes at magnitude 10 where nothing is said."""
-_SHIFTS = (Op.TRANSLATE_X, Op.TRANSLATE_Y)
-_SIGNED = {
-    Op.ROTATE: _Scale(gain=30.0, direction=0),
-    Op.SHEAR_X: _Scale(gain=0.3, direction=0),
-    Op.SHEAR_Y: _Scale(gain=0.3, direction=0),
-    **dict.fromkeys(_SHIFTS, _Scale(gain=SHARE_OF_SIDE, direction=0, of_side=True)),
-}
-_COMMON = {
-    Op.AUTO_CONTRAST: _Scale(),
-    Op.EQUALIZE: _Scale(),
-    Op.INVERT: _Scale(),
-    Op.SOLARIZE_ADD: _Scale(gain=110.0, whole=True, high=128.0),
-    **_SIGNED,
-}
-_INCREASING = {
-    **_COMMON,
-    Op.POSTERIZE: _Scale(gain=4.0, offset=4.0, direction=-1, whole=True, low=0.0),
-    Op.SOLARIZE: _Scale(gain=256.0, offset=256.0, direction=-1, whole=True, low=0.0),
-    **dict.fromkeys((Op.COLOR, Op.CONTRAST, Op.BRIGHTNESS, Op.SHARPNESS), _FACTOR),
-}
-_FALLING = {
-    **_COMMON,
-    Op.POSTERIZE: _Scale(gain=4.0, whole=True, high=8.0),
-    Op.SOLARIZE: _Scale(gain=256.0, whole=True, high=256.0),
-    **dict.fromkeys((Op.COLOR, Op.CONTRAST, Op.BRIGHTNESS, Op.SHARPNESS), _FALLING_FACTOR),
-}
-_GREYING = Choice(Op.COLOR, _Scale(gain=0.5, offset=0.5, direction=-1, low=0.0, high=0.5))
-_BLURRING = Choice(Op.BLUR, _Scale(gain=1.9, offset=0.1, high=2.0))
-_ORDER = tuple(op for op in Op if op not in (Op.NONE, Op.BLUR))
-_WEIGHTS = {
-    Op.ROTATE: 3,
-    Op.SHEAR_X: 2,
-    Op.SHEAR_Y: 2,
-    Op.TRANSLATE_X: 1,
-    Op.TRANSLATE_Y: 1,
-    Op.COLOR: 0.25,
-    Op.SHARPNESS: 0.25,
-    Op.AUTO_CONTRAST: 0.25,
-    Op.SOLARIZE: 0.05,
-    Op.SOLARIZE_ADD: 0.05,
-    Op.CONTRAST: 0.05,
-    Op.BRIGHTNESS: 0.05,
-    Op.EQUALIZE: 0.05,
-    Op.POSTERIZE: 0.05,
-    Op.INVERT: 0.05,
-}
+_GREYING = Choice(Op.COLOR, Scale(gain=0.5, offset=0.5, direction=-1, low=0.0, high=0.5))
+_SHADED = Choice(Op.SOLARIZE, ROWS[Op.SOLARIZE].increasing), _GREYING, Choice(Op.BLUR, ROWS[Op.BLUR].increasing)
 SETS = ("", "weights", "3a")
 _PARTS = {
     "m": r"\d+",
@@ -221,19 +134,20 @@ class Policy:
     def choices(self) -> tuple[Choice, ...]:
         """The operations to choose from, in the order that draws refer to."""
         if self.chosen == "3a":
-            return Choice(Op.SOLARIZE, _INCREASING[Op.SOLARIZE]), _GREYING, _BLURRING
-        scales = {**(_INCREASING if self.increasing or self.chosen else _FALLING), **self._shifts()}
+            return _SHADED
+        rising = self.increasing or bool(self.chosen)
+        rows = [row for row in TABLE if row.weight]
         if self.chosen == "weights":
-            return tuple(Choice(op, scales[op], weight) for op, weight in _WEIGHTS.items())
-        return tuple(Choice(op, scales[op]) for op in _ORDER)
+            return tuple(Choice(row.op, self._scale(row, rising), row.weight) for row in rows)
+        return tuple(Choice(row.op, self._scale(row, rising)) for row in sorted(rows, key=lambda row: row.op))
 
-    def _shifts(self) -> dict[Op, _Scale]:
-        """The scale of both shifts, where the notation says how far they go."""
-        if self.translate_const is not None:
-            return dict.fromkeys(_SHIFTS, _Scale(gain=self.translate_const, direction=0))
-        if self.translate_pct is not None:
-            return dict.fromkeys(_SHIFTS, _Scale(gain=self.translate_pct, direction=0, of_side=True))
-        return {}
+    def _scale(self, row: Operation, rising: bool) -> Scale:
+        """The scale of an operation; that of a shift where the notation says how far it goes."""
+        if row.op in SHIFTS and self.translate_const is not None:
+            return Scale(gain=self.translate_const, direction=0)
+        if row.op in SHIFTS and self.translate_pct is not None:
+            return Scale(gain=self.translate_pct, direction=0, of_side=True)
+        return row.increasing if rising or row.falling is None else row.falling
 
     def draw(
         self, words_BL4: NDArray[np.uint32], side: int
@@ -290,7 +204,7 @@ def _arguments(
 @lru_cache(maxsize=16)
 def _table(choices: tuple[Choice, ...]) -> NDArray[np.float64]:
     """The numbers of each choice's scale, and whether it shifts; one row a number."""
-    scales = [(choice.scale, choice.op in _SHIFTS) for choice in choices]
+    scales = [(choice.scale, choice.op in SHIFTS) for choice in choices]
     return np.array(
         [(s.gain, s.offset, s.direction, s.whole, s.low, s.high, moves, s.of_side) for s, moves in scales]
     ).T
@@ -300,12 +214,3 @@ def _table(choices: tuple[Choice, ...]) -> NDArray[np.float64]:
 def parse(text: str) -> Policy:
     """`Policy.parse`, remembered."""
     return Policy.parse(text)
-
-
-def describe(op: int, argument: int) -> str:
-    """An operation with its argument, for people."""
-    name = Op(op).name.lower().replace("_", "-")
-    if op in (Op.AUTO_CONTRAST, Op.EQUALIZE, Op.INVERT):
-        return name
-    unit = {Op.ROTATE: "°", Op.TRANSLATE_X: "px", Op.TRANSLATE_Y: "px", Op.BLUR: "px"}.get(Op(op), "")
-    return f"{name} {argument / ARGUMENT_ONE:.3g}{unit}"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -131,4 +130,6 @@ def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], caption: Caption, w
 @lru_cache(maxsize=4)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """The font that comes with matplotlib: it has most alphabets, for the names of classes."""
+    import matplotlib as mpl  # only now: it is an extra
+
     return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

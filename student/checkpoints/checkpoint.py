@@ -21,7 +21,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import pickle
 import shutil
 import struct
 from collections.abc import Iterator
@@ -33,12 +32,12 @@ import torch
 from pipeline.durable import aside
 from pipeline.durable.file import telling
 from pipeline.errors import StudentError, WeightsError
-from pipeline.models.weights import require_uncompressed
+from pipeline.models.weights import load_as_data
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 RECORD, LOCK = "metrics.jsonl", ".lock"
 OWN = (*(f"{which}.pt" for which in (LAST, PREVIOUS, BEST)), "last.damaged", "last.tmp", "best.tmp", RECORD)
-OWN_FOLDERS = ("dvclive", "tensorboard")
+OWN_FOLDERS = ("dvclive", "mlflow", "tensorboard", "wandb")
 OTHERS = {"zarr.json": "a Zarr store", "fit.json": "a fitted teacher", "pack.json": "a folder of shards"}
 """What lies in folders that no run belongs in"""
 
@@ -129,7 +128,7 @@ def _remove(run: Path) -> None:
     """What a run has written; other people's files stay, and the folder with them."""
     for name in OWN_FOLDERS:
         shutil.rmtree(run / name, ignore_errors=True)
-    aside.remove_files(run, (*OWN, "not_finite.txt", LOCK))
+    aside.remove_files(run, (*OWN, "not_finite.txt", "mlflow.db", LOCK))
 
 
 def save(run: Path, state: State) -> Path:
@@ -228,10 +227,11 @@ def _save(state: State, file: BinaryIO) -> None:
 def _read(path: Path) -> State:
     _require_digest(path)
     try:
-        require_uncompressed(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, WeightsError) as error:
-        raise StudentError(f"{path} cannot be read: {error}") from error
+        state = load_as_data(path)
+    except WeightsError as error:
+        raise StudentError(str(error)) from error
+    except Exception as error:  # torch.load raises a dozen kinds for what was not written by torch.save
+        raise StudentError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
     found = state.get("format") if isinstance(state, dict) else type(state).__name__
     if found != FORMAT:
         raise StudentError(

@@ -22,7 +22,8 @@ from torch import Tensor
 from pipeline.errors import StudentError
 from pipeline.models.weights import read_weights
 from student.checkpoints import checkpoint
-from student.network.model import Student
+from student.checkpoints.contents import require_weights
+from student.network.model import LARGEST, Student
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ def read_initial(path: Path, *, which: str = checkpoint.LAST, ema: bool = False)
             )
         return Initial(file=file, state=read_weights(file))
     found = checkpoint.load(path, which)
+    require_weights(found, file)
     if ema and found["ema"] is None:
         raise StudentError(
             f"--init-ema: {file} holds no moving average of the weights. "
@@ -138,7 +140,12 @@ def _require_answers(student: Student, given: Mapping[str, Tensor], where: str) 
 
 
 def _other_classes(own: Tensor, given: Tensor | None) -> bool:
-    return given is not None and own.shape[1:] == given.shape[1:] and own.shape[0] != given.shape[0]
+    return (
+        given is not None
+        and given.ndim == own.ndim
+        and own.shape[1:] == given.shape[1:]
+        and own.shape[0] != given.shape[0]
+    )
 
 
 def _is_of_another_grid(student: Student, given: Tensor | None) -> bool:
@@ -152,7 +159,8 @@ def _resample(student: Student, given: Tensor, where: str) -> Tensor:
     net = cast(Any, student.net)
     tokens = 0 if getattr(net, "no_embed_class", False) else net.num_prefix_tokens
     side = math.isqrt(max(given.shape[1] - tokens, 0)) if given.ndim == 3 else 0
-    if side == 0 or side * side != given.shape[1] - tokens or given.shape[2] != net.embed_dim:
+    fits = given.ndim == 3 and given.shape[0] == 1 and given.shape[2] == net.embed_dim and side <= LARGEST["image_size"]
+    if not fits or side == 0 or side * side != given.shape[1] - tokens:
         raise StudentError(
             f"{where}: pos_embed of shape {tuple(given.shape)} is no square grid of patches with {tokens} tokens "
             f"of width {net.embed_dim}, as {student.spec.model} needs. {_REMEDY}"
@@ -182,3 +190,5 @@ def _require_shape(student: Student, name: str, given: Tensor, own: Tensor, wher
             f"{where} does not fit {student.spec.model}: {name} is {tuple(given.shape)} there, "
             f"{tuple(own.shape)} here. {_REMEDY}"
         )
+    if given.is_floating_point() != own.is_floating_point():
+        raise StudentError(f"{where}: {name} is of the type {given.dtype}, and should be {own.dtype}. {_REMEDY}")

@@ -10,11 +10,14 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pipeline.errors import StudentError
+from pipeline.models.outline import outlined
 from pipeline.views.imagenet import MEAN, STD
 from student.checkpoints import checkpoint
+from student.checkpoints.contents import require_student
 from student.network.model import Student, StudentSpec, build
 
 
@@ -47,6 +50,7 @@ class Saved:
 def open_saved(path: Path, which: str = "last") -> Saved:
     """The student in a run directory or checkpoint file."""
     found = checkpoint.load(path, which)
+    require_student(found, path)
     spec = StudentSpec.from_json(found["spec"])
     meta = found["meta"]
     names = meta.get("class_names")
@@ -64,12 +68,31 @@ def open_saved(path: Path, which: str = "last") -> Saved:
 
 
 def _restored(spec: StudentSpec, state: Mapping[str, Tensor], path: Path) -> Student:
+    require_described(spec, state, str(path))
     student = build(spec, seed=0)
     try:
         student.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise StudentError(
-            f"The weights in {path} are not those of the student that it describes ({spec.model}): "
-            f"{str(error).splitlines()[1].strip()} Was it written with another timm?"
-        ) from error
+        raise StudentError(_not_its(spec, path, str(error).splitlines()[1].strip())) from error
+    for name, tensor in student.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise StudentError(f"{path}: {name} holds values that are not finite. Take an earlier checkpoint.")
     return student.eval()
+
+
+def require_described(spec: StudentSpec, state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights of other names or shapes than the description asks for, before a network is made of it."""
+    with outlined(state.values(), where):
+        own = {name: tuple(tensor.shape) for name, tensor in build(spec, seed=0).state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(own.keys() | given.keys()):
+        if own.get(name) != given.get(name):
+            there, needed = (str(shapes.get(name, "not there")) for shapes in (given, own))
+            raise StudentError(_not_its(spec, where, f"{name} is {there}, and should be {needed}."))
+
+
+def _not_its(spec: StudentSpec, where: object, difference: str) -> str:
+    return (
+        f"The weights in {where} are not those of the student that it describes ({spec.model}): {difference} "
+        "Was it written with another timm?"
+    )

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -79,6 +78,8 @@ def write_onnx(student: Student, folder: Path, prepared: dict[str, object], head
 
 
 def _checked(path: Path, graph: Graph, images: Tensor) -> float:
+    import onnxruntime  # only now: it is an extra
+
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = []
     for count in (1, len(images)):

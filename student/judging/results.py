@@ -15,7 +15,6 @@ from pathlib import Path
 from pipeline.durable.file import write_json, write_text
 from pipeline.views.recipe import Recipe
 from student.checkpoints.trained import Saved
-from student.judging import plots
 from student.judging.metrics import ClassRow, Scores, class_rows
 
 
@@ -79,6 +78,8 @@ def write_classes(path: Path, score: Scores, names: tuple[str, ...] | None) -> P
 
 def draw(scores: Mapping[str, Scores], folder: Path, names: tuple[str, ...] | None) -> list[Path]:
     """Figures of the answer that a user would take: both heads fused, or the only one."""
+    from student.judging import plots  # only now: it brings matplotlib, which is an extra
+
     drawn: list[Path] = []
     for student, score in scores.items():
         answer = "fused_logits" if "fused_logits" in score.tallies else "class"

@@ -22,12 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import MismatchError, ViewError
+from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, requests_of
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.truth import PLAIN, LabelRule
 from pipeline.store.label_store import LabelStore
 from pipeline.views.recipe import Recipe
 from student.checkpoints.trained import Saved
@@ -121,14 +122,21 @@ def open_evaluation_set(
     on_bad_image: str = "refuse",
     logits: str | Path | None = None,
     workers: int = 0,
+    rule: LabelRule = PLAIN,
 ) -> EvaluationSet:
     """The shards as this student is judged on them; refused where classes or the store do not fit it."""
     recipe = evaluation_recipe(saved.spec.image_size, crop_pct, on_bad_image)
     learned: Any = {"known": saved.spec.num_classes, "known_names": saved.class_names}
     if logits is None:
-        index = indexed(shards, ranks, workers=workers)
+        if rule.names is None:
+            rule = LabelRule(key=rule.key, names=saved.class_names, assumed=True)
+        index = indexed(shards, ranks, workers=workers, rule=rule)
         require_classes(index.num_classes, index.class_names, **learned, what="The shards")
         return EvaluationSet(index=index, recipe=recipe)
+    if rule != PLAIN:
+        raise MismatchError(
+            f"--label-key and --classes do not go with --logits: {logits} knows the classes of its rows."
+        )
     store = LabelStore.open_finished(logits, look=ranks.main)
     require_classes(store.manifest.num_classes, store.manifest.class_names, **learned, what=str(logits))
     return EvaluationSet(
@@ -218,7 +226,7 @@ class Judge:
         for name, student in self.students.items():
             with torch.inference_mode(), self.autocast():
                 heads: Heads = student(x_BCHW)
-            found[name] = heads_on_cpu(heads)
+            found[name] = _finite(heads_on_cpu(heads), name, self.precision)
             self._answered += len(x_BCHW)
         self._forward_seconds += time.perf_counter() - begun
         return found
@@ -230,3 +238,11 @@ class Judge:
     def autocast(self) -> torch.autocast:
         """A context for forward passes in the chosen precision."""
         return torch.autocast(self.ranks.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
+
+
+def _finite(heads: Heads, name: str, precision: str) -> Heads:
+    if not all(bool(torch.isfinite(logits).all()) for logits in heads if logits is not None):
+        raise StudentError(
+            f"The answers of {name} are not finite numbers in {precision}. Use --precision fp32, or another checkpoint."
+        )
+    return heads

@@ -2,9 +2,9 @@
 
 Forward and backward in micro-batches, each weighted by its share of the *global* batch, so that any number of
 micro-batches and ranks computes the same gradient; then clipping, the optimiser at this update's learning rate, and the
-moving average. Everything random in it is a function of (seed, update): drop path moves with the item
-(`student.network.drop_path`), and torch's generator, which dropout draws from, is set anew each step. So the state is
-weights, optimiser, scaler and average, and nothing else.
+moving average. Everything random in it is a function of (seed, update): drop path and dropout move with the item
+(`student.network.drop_path`, `student.network.dropout`), and torch's generator, which some architectures draw from by
+themselves, is set anew each step. So the state is weights, optimiser, scaler and average, and nothing else.
 
 Shapes: B views, H W C picture.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 from typing import Any, cast
 
@@ -20,13 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.errors import StudentError
+from pipeline.models.weights import load_moments, load_strictly
 from student.feed.feed import Step
 from student.feed.tensors import across, normalise, part_of, sum_dtype
 from student.learning.optimizer import Schedule, create_ema
 from student.learning.settings import Settings
 from student.network.drop_path import ItemDropPath
+from student.network.dropout import ItemDropout, drops_by_itself
 from student.network.model import Heads, Student
 from student.ranks.ranks import Ranks
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,6 +56,12 @@ class Engine:
             torch.use_deterministic_algorithms(True)
         choose_attention(student, settings, ranks.device)
         self.masks = ItemDropPath.install(student, settings.seed)
+        self.drops = ItemDropout.install(student, settings.seed)
+        if drops_by_itself(student, settings.drop, self.drops):
+            log.warning(
+                "%s draws its dropout by itself: with another --accumulate or number of processes than now, --drop %g "
+                "makes another, equally good training.", settings.model, settings.drop,
+            )  # fmt: skip
         self.student = student.to(ranks.device).to(memory_format=torch.channels_last)
         self.ema = (
             create_ema(self.student, decay=settings.ema_decay, warmup=settings.ema_warmup) if settings.ema else None
@@ -68,12 +80,16 @@ class Engine:
         self.student.train()
         self.schedule.apply(self.optimizer, update)
         torch.manual_seed(_seed(self.settings.seed, update, self.ranks.rank))
-        scale_LB = across(self.masks.draw(step.epoch, step.batch.row_B, step.batch.view_B), self.ranks.device)
+        items = step.epoch, step.batch.row_B, step.batch.view_B
+        scale_LB = across(self.masks.draw(*items), self.ranks.device)
+        key_2B = across(self.drops.draw(*items), self.ranks.device) if self.drops.modules else None
         sums = torch.zeros(3, dtype=sum_dtype(self.ranks.device.type), device=self.ranks.device)
         parts = step.parts(self.settings.accumulate)
         for part in parts:
             with self._without_exchange(part is not parts[-1]):
                 self.masks.use(scale_LB[:, part])
+                if key_2B is not None:
+                    self.drops.use(key_2B[:, part])
                 sums += self._learn_part(step, part)
         self._move(update)
         return sums
@@ -139,10 +155,14 @@ class Engine:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
-        self.student.load_state_dict(state["model"])
+        load_strictly(self.student, state["model"], "the checkpoint's student")
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            load_strictly(self.ema.module, state["ema"] or {}, "the checkpoint's moving average")
+        load_moments(self.optimizer, state["optimizer"], "the checkpoint")
+        if set(state["scaler"]) != set(self.scaler.state_dict()):
+            raise StudentError(
+                "The checkpoint holds no state of the gradient's scale. Take one that student.train wrote."
+            )
         self.scaler.load_state_dict(state["scaler"])
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from pipeline.errors import StudentError
 from student.learning.loss import DistillationLoss
-from student.learning.optimizer import LARGEST, OptimizerSpec, Schedule, scaled_lr
+from student.learning.optimizer import LARGEST, REFERENCE_BATCH, OptimizerSpec, Schedule, scaled_lr
 from student.network.model import StudentSpec
 
 Value = str | int | float | bool | None
@@ -57,6 +57,7 @@ class Settings:
     epochs: int = 300
     batch: int = 1024
     lr: float = 5e-4
+    lr_absolute: bool = False
     schedule: str = "cosine"
     min_lr: float = 1e-5
     warmup_lr: float = 1e-6
@@ -138,10 +139,24 @@ class Settings:
         names = ("weight_decay", "dist_token_decay", "layer_decay", "layer_decay_tokens")
         return OptimizerSpec(name=self.opt, **{name: getattr(self, name) for name in names})
 
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate of the run."""
+        return self.lr if self.lr_absolute else scaled_lr(self.batch, self.lr)
+
+    def lr_text(self) -> str:
+        """How the peak comes about, for the log."""
+        if self.lr_absolute:
+            return f"peak learning rate {self.peak_lr:g}, as --lr says (--lr-absolute)"
+        return (
+            f"peak learning rate {self.peak_lr:g} = --lr {self.lr:g} × --batch {self.batch} / {REFERENCE_BATCH} "
+            "(--lr-absolute takes --lr as it is)"
+        )
+
     def schedule_of(self, steps: int) -> Schedule:
         """The learning rates of a run with this many steps an epoch."""
         return Schedule(
-            lr=scaled_lr(self.batch, self.lr),
+            lr=self.peak_lr,
             epochs=self.epochs,
             updates_per_epoch=steps,
             name=self.schedule,

@@ -13,7 +13,6 @@ Shapes: B items, L layers that drop.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
@@ -24,42 +23,47 @@ BLOCK = Purpose.ORDER.block(256)  # apart from the blocks that the order of rows
 VIEW_BITS = 24  # of the key; 2^40 rows are left
 
 
+def key_of(row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The 64 bits that an item's draws are keyed by."""
+    return (row_B << VIEW_BITS | view_B).astype(np.uint64)
+
+
 class Masks:
     """The factors of the items that are going through the network."""
 
-    def __init__(self, rate_L: tuple[float, ...], seed: int) -> None:
-        self.rate_L, self.seed = rate_L, seed
-        self.scale_LB = torch.ones(len(rate_L), 0)
+    def __init__(self, modules: list[ItemDropPath], rate_L: tuple[float, ...], seed: int) -> None:
+        self.modules, self.rate_L, self.seed = modules, rate_L, seed
 
     def draw(self, epoch: int, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> NDArray[np.float32]:
         """0 where a branch is skipped, else 1 / (1 - rate): float32 [L, B]."""
         layers = len(self.rate_L)
         if not layers:
             return np.ones((0, len(row_B)), np.float32)
-        key_B = (row_B << VIEW_BITS | view_B).astype(np.uint64)
-        words = philox(key_B, np.full(len(key_B), epoch, np.uint32), self.seed, BLOCK, -(-layers // 4))
+        words = philox(key_of(row_B, view_B), np.full(len(row_B), epoch, np.uint32), self.seed, BLOCK, -(-layers // 4))
         rate_L1 = np.array(self.rate_L)[:, None]
         kept_LB = rate_L1 <= uniform(words[:, :layers]).T
         scale_LB: NDArray[np.float32] = (kept_LB / (1 - rate_L1)).astype(np.float32)
         return scale_LB
 
     def use(self, scale_LB: Tensor) -> None:
-        """The factors for the forward pass that comes next."""
-        self.scale_LB = scale_LB
+        """The factors for the forward pass that comes next.
+
+        Each module has its own: a number of its layer would make it another program to torch.compile.
+        """
+        for module, scale_B in zip(self.modules, scale_LB, strict=True):
+            module.scale_B = scale_B
 
 
 class ItemDropPath(nn.Module):
     """Scales each item of a residual branch by its factor; the identity in evaluation."""
 
-    def __init__(self, masks: Masks, layer: int) -> None:
-        super().__init__()
-        self.masks, self.layer = masks, layer
+    scale_B: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch of items [B, …], scaled."""
         if not self.training:
             return x
-        scale_B = self.masks.scale_LB[self.layer].to(x.dtype)
+        scale_B = self.scale_B.to(x.dtype)
         if len(x) != len(scale_B):  # the item's patches or windows stand in the batch dimension (TNT, for one)
             scale_B = scale_B.repeat_interleave(len(x) // len(scale_B))
         return x * scale_B.view(-1, *[1] * (x.ndim - 1))
@@ -73,7 +77,7 @@ class ItemDropPath(nn.Module):
             for name, child in parent.named_children()
             if isinstance(child, DropPath)
         ]
-        masks = Masks(tuple(child.drop_prob for _, _, child in places), seed)
-        for layer, (parent, name, _) in enumerate(places):
-            setattr(parent, name, ItemDropPath(masks, layer))
-        return masks
+        modules = [ItemDropPath() for _ in places]
+        for (parent, name, _), module in zip(places, modules, strict=True):
+            setattr(parent, name, module)
+        return Masks(modules, tuple(child.drop_prob for _, _, child in places), seed)

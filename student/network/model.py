@@ -30,8 +30,15 @@ from pipeline.errors import StudentError
 HEAD_WIDTH = 64
 """Width of one attention head in every DeiT: a new width that is a multiple of it gets so many heads."""
 
-LARGEST_SIZE = 1 << 16
-"""Of any number that describes a student."""
+LARGEST = {
+    "num_classes": 1 << 16,
+    "image_size": 1 << 12,
+    "patch_size": 1 << 12,
+    "width": 1 << 14,
+    "depth": 1 << 10,
+    "heads": 1 << 10,
+}
+"""Of the numbers that describe a student."""
 EXAMPLE = "deit_tiny_distilled_patch16_224"
 
 
@@ -56,13 +63,18 @@ class StudentSpec:
     """Dropout before the heads."""
 
     def __post_init__(self) -> None:
-        for name in ("num_classes", "image_size", "patch_size", "width", "depth", "heads"):
+        if not isinstance(self.model, str):
+            raise StudentError(f"model is {self.model!r:.60}; the name of a timm model is needed.")
+        for name, largest in LARGEST.items():
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= LARGEST_SIZE:
-                raise StudentError(f"{name} is {value}; it must be from 1 to {LARGEST_SIZE}.")
+            if value is None and name not in ("num_classes", "image_size"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+                raise StudentError(f"{name} is {value!r:.60}; it must be from 1 to {largest}.")
         for name in ("drop_path", "drop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise StudentError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
+                raise StudentError(f"{name} is {value!r:.60}; it must be at least 0 and below 1.")
         if self.patch_size and self.image_size % self.patch_size:
             raise StudentError(
                 f"An image of {self.image_size} pixels is no whole number of patches of {self.patch_size}. "
@@ -180,7 +192,7 @@ def _create(spec: StudentSpec) -> nn.Module:
     )
     try:
         return timm.create_model(**arguments, num_classes=spec.num_classes)
-    except (TypeError, AssertionError, ValueError, AttributeError) as error:
+    except (TypeError, AssertionError, ValueError, AttributeError, RuntimeError, LookupError, ArithmeticError) as error:
         raise StudentError(_not_built(spec, error)) from error
 
 

@@ -26,21 +26,23 @@ from pipeline.processes.world import Place
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.index_checks import DTYPES, lengths_of
 from pipeline.shards.patterns import expand
+from pipeline.shards.truth import PLAIN, LabelRule
 from student.ranks.ranks import Ranks, local_world
 
 PIECE = 1 << 20
 """Bytes of an array that are published at once; a value in torch's store may not be much larger"""
 
 
-def indexed(patterns: Sequence[str], ranks: Ranks, *, workers: int) -> SampleIndex:
+def indexed(patterns: Sequence[str], ranks: Ranks, *, workers: int, rule: LabelRule = PLAIN) -> SampleIndex:
     """The index of the shards that the patterns mean, the same one on every rank; scanned once."""
     if ranks.world == 1:
-        return scan(expand(patterns), workers=workers)
+        return scan(expand(patterns), workers=workers, rule=rule)
     with met(_place(ranks), ranks.timeout_s) as meeting:
         if not ranks.main:
             return _received(meeting)
         try:
-            index = scan(expand(patterns), workers=workers * local_world())  # those of this node's others are idle
+            everyone = workers * local_world()  # those of this node's others are idle
+            index = scan(expand(patterns), workers=everyone, rule=rule)
         except Exception as error:
             _tell(meeting, error)
             raise
@@ -61,7 +63,8 @@ def _hand_round(meeting: Meeting, index: SampleIndex) -> None:
         for number, piece in enumerate(_pieces(array)):
             names.append(f"{name}/{number}")
             meeting.put(names[-1], base64.b64encode(zlib.compress(piece.tobytes(), 1)).decode())
-    head = {"urls": index.urls, "class_names": index.class_names, "digest": index.digest()}
+    head: dict[str, Any] = {"urls": index.urls, "class_names": index.class_names, "label_key": index.label_key}
+    head["digest"] = index.digest()
     meeting.put("index", json.dumps({**head, "lengths": lengths_of(index.arrays())}))
     lost = meeting.wait_for_others()  # one that is lost is missed in the first collective
     for name in () if lost else names:
@@ -78,7 +81,9 @@ def _received(meeting: Meeting) -> SampleIndex:
             piece = zlib.decompress(base64.b64decode(meeting.wait_for(f"{name}/{number}")))
             yield np.frombuffer(piece, dtype)
 
-    return SampleIndex.from_blocks(head["urls"], head["class_names"], head["digest"], lengths, blocks)
+    return SampleIndex.from_blocks(
+        head["urls"], head["class_names"], head["digest"], lengths, blocks, label_key=head["label_key"]
+    )
 
 
 def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:

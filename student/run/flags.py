@@ -12,6 +12,7 @@ from pipeline.commands.command import Finite, options
 from student.learning.loss import KINDS, REDUCTIONS
 from student.learning.optimizer import SCHEDULES
 from student.learning.settings import ATTENTIONS, PRECISIONS, Settings
+from student.run.loggers import EXTRAS
 
 DEFAULTS = Settings()
 
@@ -39,6 +40,12 @@ places_options = options(
         multiple=True,
         metavar="PATTERN",
         help="Shards to score the student on; without them no checkpoint is called the best.",
+    ),
+    click.option(
+        "--label-key",
+        metavar="KEY",
+        help="Where the classes of --val-shards stand: a key of the json, or .FIELD.  [default: where they stand in "
+        "the store's shards]",
     ),
     click.option(
         "--out",
@@ -99,6 +106,7 @@ recipe_options = options(
     _flag("views", "Use the first so many views of the store.  [default: all]", COUNT),
     _flag("opt", "One of timm's optimisers.", str),
     _flag("lr", "Peak learning rate for a batch of 512; it grows with --batch.", float),
+    _flag("lr-absolute", "Take --lr as it is, whatever the batch."),
     _flag("schedule", "How the learning rate falls.", click.Choice(SCHEDULES)),
     _flag("min-lr", "Learning rate at the end.", float),
     _flag("warmup-lr", "Learning rate at the beginning.", float),
@@ -116,7 +124,11 @@ recipe_options = options(
 )
 
 running_options = options(
-    _flag("accumulate", "Micro-batches of one step on each process: less memory, the same gradient.", COUNT),
+    _flag(
+        "accumulate",
+        "Micro-batches of one step on each process: less memory, the same gradient (but for batch norm).",
+        COUNT,
+    ),
     _flag("attention", "Attention kernel; auto takes the plain one on CPU in bf16.", click.Choice(ATTENTIONS)),
     _flag("compile", "Compile the student (torch.compile)."),
     _flag("deterministic", "Only kernels that give the same bits every time. On CPU they do so anyway."),
@@ -128,7 +140,16 @@ running_options = options(
     ),
     _flag("checkpoint-minutes", "Minutes from one checkpoint to the next. Each epoch ends in one, too.", float),
     _flag("max-steps", "Stop after so many steps of the run, with a checkpoint; the schedule stays.", COUNT),
-    click.option("--dvclive/--no-dvclive", default=True, show_default=True, help="Write OUT/dvclive."),
+    click.option(
+        "--logger",
+        "loggers",
+        type=click.Choice(sorted(EXTRAS)),
+        multiple=True,
+        help="Tell a tracker, too, through its own client and as its own variables say. May be given several times.",
+    ),
+    click.option(
+        "--dvclive/--no-dvclive", default=None, show_default="where it is installed", help="Write OUT/dvclive."
+    ),
     click.option("--tensorboard/--no-tensorboard", default=False, show_default=True, help="Write OUT/tensorboard."),
     click.option(
         "--timeout",

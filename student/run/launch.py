@@ -20,7 +20,9 @@ from typing import Any
 from pipeline.errors import MismatchError
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.truth import LabelRule
 from pipeline.store.label_store import LabelStore
+from pipeline.store.unchanged import require_unchanged
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
 from student.dataset import StoredViews, require_usable
@@ -31,6 +33,8 @@ from student.learning.settings import Settings
 from student.network.model import Student, StudentSpec, build, sketch
 from student.ranks.ranks import Ranks, Stop
 from student.ranks.shared_index import indexed
+from student.run import threads
+from student.run.loggers import chosen
 from student.run.loop import Run, restore
 from student.run.resume import Beginning, Places, beginning_of, goes_on_from
 from student.run.run_log import RunLog
@@ -42,6 +46,7 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> Iterator[Run | None]:
     """The run, ready to `fit`; None where it is finished already."""
+    loggers = chosen(places.loggers, dvclive=places.dvclive, tensorboard=places.tensorboard)
     with contextlib.ExitStack() as stack:
         if ranks.main:
             stack.enter_context(checkpoint.only_writer(places.out))
@@ -49,14 +54,21 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
         drawn = _sketch(store, settings)
+        if ranks.main:
+            require_unchanged(index)
+            if index.unlabelled == len(index):
+                log.warning(
+                    "NO ROW HAS A CLASS: of %s rows none. The student learns from the teacher alone", len(index)
+                )
         beginning = beginning_of(places, settings, store, ranks)
         if beginning.is_the_end:
             yield None
             return
         initial = _initial(beginning, drawn)
         run = _run(beginning, initial, places, store, index, ranks, stop, stack)
+        ranks.require_same(0, "the start")  # the others have read --init, which may lie in what is set aside
         if ranks.main:
-            run.log = _log(beginning, places, run)
+            run.log = _log(beginning, places, run, loggers)
             stack.callback(run.log.close)
         yield run
 
@@ -67,8 +79,10 @@ def _run(
 ) -> Run:  # fmt: skip
     """All parts of the run, where it stands; `stack` ends what must be ended."""
     settings = beginning.settings
+    computed = threads.settle(None if beginning.state is None else beginning.state["meta"], ranks)
     views = views_of(store, settings, index=index, ranks=ranks, places=places)
     log.info("%s; %s", views.order, settings.schedule_of(views.order.steps))
+    log.info("%s", settings.lr_text())
     feed = views.start()
     stack.callback(views.close)
     validate = _validation(store, places, ranks, stack)
@@ -81,7 +95,7 @@ def _run(
         feed=feed,
         stop=stop,
         validate=validate,
-        meta=meta_of(store, settings, engine.statistics),
+        meta=meta_of(store, settings, engine.statistics) | computed,
     )
     if beginning.state is not None:
         restore(run, beginning.state)
@@ -151,7 +165,9 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
     if not places.val_shards:
         return None
     manifest = store.manifest
-    index = indexed(places.val_shards, ranks, workers=places.workers)
+    key = places.label_key or store.index.label_key
+    rule = LabelRule(key=key, names=manifest.class_names, assumed=True)
+    index = indexed(places.val_shards, ranks, workers=places.workers, rule=rule)
     require_classes(
         index.num_classes, index.class_names, known=manifest.num_classes, known_names=manifest.class_names,
         what="--val-shards",
@@ -221,7 +237,7 @@ def _compare_classes(initial: Initial, names: tuple[str, ...] | None) -> None:
             return
 
 
-def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
+def _log(beginning: Beginning, places: Places, run: Run, loggers: tuple[str, ...]) -> RunLog:
     if beginning.makes_room:  # only now: nothing can be refused any more
         source = goes_on_from(places)
         rewinds = source is not None and source.parent == places.out.resolve()
@@ -231,6 +247,6 @@ def _log(beginning: Beginning, places: Places, run: Run) -> RunLog:
         epoch=run.epoch,
         update=run.update,
         total=run.total,
-        dvclive=places.dvclive,
-        tensorboard=places.tensorboard,
+        loggers=loggers,
+        config=run.settings.to_json(),
     )

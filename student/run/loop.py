@@ -202,6 +202,10 @@ def state_of(run: Run) -> checkpoint.State:
 
 def restore(run: Run, state: checkpoint.State) -> None:
     """Go on from a checkpoint."""
+    if state["step"] > run.steps:
+        raise StudentError(
+            f"The checkpoint stands at step {state['step']:,} of an epoch of {run.steps:,} steps: it is of another run."
+        )
     run.engine.restore(state)
     run.means.restore(state["means"])
     run.epoch, run.step, run.best = state["epoch"], state["step"], state["best"]

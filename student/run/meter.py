@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-NAMES = ("loss", "loss_class", "loss_distillation")
+from student.checkpoints.contents import NAMES
 
 
 class Means:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.errors import MismatchError, StudentError
 from pipeline.store.label_store import LabelStore
 from student.checkpoints import checkpoint
+from student.checkpoints.contents import require_training
 from student.learning.settings import Settings
 from student.ranks.ranks import Ranks
 
@@ -28,12 +29,17 @@ class Places:
     shards: tuple[str, ...] = ()
     """Where the labelled shards lie now; empty for where they lay."""
     val_shards: tuple[str, ...] = ()
+    label_key: str | None = None
+    """Where the classes stand in `val_shards`; None for where they stand in the store's"""
     resume: str = "auto"
     if_changed: str = "refuse"
     """What becomes of a run that was begun otherwise: refuse keeps it, restart sets it aside and begins again."""
     workers: int = 0
     start_method: str | None = None
-    dvclive: bool = True
+    loggers: tuple[str, ...] = ()
+    """Who is told how it goes, besides those of the next two."""
+    dvclive: bool | None = None
+    """None for where it is installed."""
     tensorboard: bool = False
 
 
@@ -103,14 +109,22 @@ def earlier_state(places: Places, ranks: Ranks) -> checkpoint.State | None:
         checkpoint.put_aside_damaged(run)
     ranks.require_same(0, "the start")  # the others look only now
     state = checkpoint.newest(run) if places.resume == "auto" else checkpoint.load(places.resume)
-    position = -1 if state is None else state["epoch"] << 32 | state["step"]
+    position = -1 if state is None else _position(state)
     ranks.require_same(position, f"the newest checkpoint in {run}")
     if state is not None and "optimizer" not in state:
         raise StudentError(
             f"--resume {places.resume} is a checkpoint of weights alone, which cannot go on. "
             f"Give a last.pt, or --init {places.resume} to start another run from these weights."
         )
+    if state is not None:
+        require_training(state, run if places.resume == "auto" else places.resume)
     return state
+
+
+def _position(state: checkpoint.State) -> int:
+    """One number for where a state stands; what is no such number is refused later, and by name."""
+    epoch, step = (value if isinstance(value := state.get(name), int) else -1 for name in ("epoch", "step"))
+    return epoch << 32 | step
 
 
 def same_run(settings: Settings, store: LabelStore, state: checkpoint.State | None, run: Path) -> Settings:

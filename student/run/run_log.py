@@ -2,8 +2,7 @@
 
 ``metrics.jsonl`` is the one record: a line an interval (``kind`` = steps) and a line an epoch (``kind`` = epoch). A run
 that goes on from a checkpoint first drops the lines that lie beyond it, so no step is there twice and none is missing.
-The other two are derived from it: DVCLive's folder is written anew from the epochs of the record and then continued,
-TensorBoard's is purged from the checkpoint on.
+What others are told (`student.run.loggers`) is derived from it.
 
 Only rank 0 logs.
 """
@@ -13,13 +12,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.durable.file import write_text
 from pipeline.progress import LiveLine, duration
-
-Line = dict[str, Any]
+from student.run.loggers import Line, Loggers, numbers
 
 LASTING = {"ema_top1": 1, "top1": 2}
 """The scores that a narrow terminal shows longest."""
@@ -37,8 +36,8 @@ class RunLog:
         epoch: int,
         update: int,
         total: int,
-        dvclive: bool = False,
-        tensorboard: bool = False,
+        loggers: tuple[str, ...] = (),
+        config: Mapping[str, Any] | None = None,
         stream: TextIO | None = None,
     ) -> None:
         self._path = run / "metrics.jsonl"
@@ -47,8 +46,7 @@ class RunLog:
         self._file = self._path.open("a", encoding="utf-8")
         self._total = total
         self._line = LiveLine(stream)
-        self._live = _dvclive(run, kept) if dvclive else None
-        self._board = _tensorboard(run, update) if tensorboard else None
+        self._loggers = Loggers(loggers, run, kept=kept, update=update, config=config or {})
 
     def steps(self, line: Line, *, rate: float, wait: float, left: float, recorded: bool = True) -> None:
         """Record an interval, and show it."""
@@ -69,9 +67,7 @@ class RunLog:
         """Record an epoch, and show it."""
         line = {"kind": "epoch", **line}
         self._write(line)
-        if self._live is not None:
-            _log_epoch(self._live, line)
-        names = [name for name in sorted(_numbers(line)) if "top1" in name]
+        names = [name for name in sorted(numbers(line)) if "top1" in name]
         parts = [f"epoch {line['epoch'] + 1}", f"loss {line['loss']:.4f}"]
         parts += [f"{name} {line[name]:.4f}" for name in names]
         first_to_go = sorted(range(len(names)), key=lambda at: (LASTING.get(names[at], 0), -at))
@@ -87,28 +83,17 @@ class RunLog:
         self._line.end()
         self.flush()
         self._file.close()
-        if self._live is not None:
-            self._live.end()
-        if self._board is not None:
-            self._board.close()
+        self._loggers.close()
 
     def _write(self, line: Line) -> None:
         self._file.write(json.dumps(line, sort_keys=True) + "\n")
         self._file.flush()
-        if self._board is not None:
-            for name, value in _numbers(line).items():
-                self._board.add_scalar(f"{line['kind']}/{name}", value, line["update"])
+        self._loggers.tell(line)
 
     def _show(self, update: int, loss: float, rate: float, wait: float, left: float) -> None:
         step = f"step {update:0{len(str(self._total))}d}/{self._total}"
         parts = [step, f"loss {loss:.4f}", f"{rate:,.0f} img/s", f"wait {100 * wait:.0f}%", f"eta {duration(left)}"]
         self._line.show(parts, expendable=(3, 2, 1))
-
-
-def _numbers(line: Line) -> dict[str, float]:
-    """What can be plotted; not the position, which is the axis."""
-    position = ("epoch", "step", "update")
-    return {name: value for name, value in line.items() if isinstance(value, int | float) and name not in position}
 
 
 def _before(line: Line, epoch: int, update: int) -> bool:
@@ -132,26 +117,3 @@ def _read(path: Path) -> list[Line]:
 
 def _rewrite(path: Path, lines: list[Line]) -> None:
     write_text(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
-
-
-def _dvclive(run: Path, kept: list[Line]) -> Any:
-    from dvclive.live import Live
-
-    live = Live(dir=str(run / "dvclive"), dvcyaml=None, save_dvc_exp=False, report=None)
-    for line in kept:
-        if line["kind"] == "epoch":
-            _log_epoch(live, line)
-    return live
-
-
-def _log_epoch(live: Any, line: Line) -> None:
-    live.step = line["epoch"]
-    for name, value in _numbers(line).items():
-        live.log_metric(name, value)
-    live.make_summary()
-
-
-def _tensorboard(run: Path, update: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run / "tensorboard"), purge_step=update + 1)

@@ -24,11 +24,11 @@ from pipeline.rendering.noise import levels
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.views.mixing import Kind
+from pipeline.views.operation_table import Op
 from pipeline.views.plan import ViewPlan, plan_views
-from pipeline.views.randaugment import Op
 from pipeline.views.recipe import Recipe
+from tests.operation_cases import ARGUMENTS, cases, ours, pictures
 from tests.pictures import jpeg, sample, write_tar
-from tests.pipeline.rendering.test_operations import ARGUMENTS, cases, ours, pictures
 
 SIZES = ((160, 120), (120, 160), (97, 211), (640, 480), (70, 64), (300, 90))
 ROWS, VIEWS, SIDE = 24, 3, 64

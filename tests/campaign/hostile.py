@@ -45,12 +45,13 @@ from stages.verify_logits import main as verify_logits
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import read_initial
 from tests import pictures
+from tests.campaign import shapes
 from tests.campaign.tally import Scale, Tally
 from tests.faults import in_child, wait_for
 from tests.pictures import encoded, raw_png, sample, scene, write_tar
-from tests.pipeline.shards.test_tar import END, header, pax, record
 from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, read_everything, replace_object, reseal
 from tests.stores import finished
+from tests.tar_headers import END, header, pax, record
 
 TITLE = "hostile input: pickles, pipe: URLs, path tricks, links, bombs, rewritten metadata, disguises"
 PROGRAM = 512 << 20
@@ -163,6 +164,7 @@ def cases() -> Iterator[Case]:
     yield from _images()
     yield from _stores()
     yield from _texts()
+    yield from (Case(name, attack) for name, attack in shapes.cases())
 
 
 def _pickles() -> Iterator[Case]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from pipeline.labelling import cost
 from pipeline.rendering.renderer import GREY
@@ -20,18 +19,11 @@ from stages.reporting.gallery import view_shelves
 from stages.reporting.page import STYLE
 from stages.reporting.results import Spread, read_results
 from stages.teacher_logits import main as teacher_logits
+from tests.command_line import run
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
 
 ROWS, CLASSES = 40, 3
 TOP1 = {"none": 0.50, "hard": 0.55, "soft": 0.62}
-
-
-def run(command, *args, expect=0):
-    result = CliRunner().invoke(command, [str(a) for a in (*args, "--log-level", "error")])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == expect, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")

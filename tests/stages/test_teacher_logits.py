@@ -25,10 +25,13 @@ from pipeline.labelling.writers import open_to_label
 from pipeline.rendering.renderer import Renderer
 from pipeline.store.label_store import LabelStore
 from pipeline.teacher.loading import load_teacher
+from stages.fit_teacher import main as fit_teacher
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
+from student.evaluate import main as evaluate
+from student.train import main as train
 from tests.faults import apart
-from tests.pictures import tiny_shards
+from tests.pictures import in_place, jpeg, tiny_shards, write_tar
 
 NET, ROWS = "test_resnet", 90
 
@@ -424,3 +427,117 @@ def test_temperatures_are_refused_whatever_is_kept(shards, weights, tmp_path):
         output = label(shards, weights, tmp_path / "s.zarr", "--workers", 0, "--temperatures", given, expect=1)
         assert f"temperatures '{given}': " in output and "is not a list of distinct numbers from" in output
     assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize("kind", ["cls", "json"])
+def test_a_class_corrected_inside_a_shard_is_refused_by_all_who_read_it(weights, tmp_path, kind):
+    """The same size, the same time of change: a second labelling, of as many or more views, and a student refuse."""
+    labels = {"cls": lambda row: b"%d" % (row % 3), "json": lambda row: json.dumps({"label": row % 3}).encode()}[kind]
+    members = [m for row in range(24) for m in ((f"{row:02d}.jpg", jpeg(row)), (f"{row:02d}.{kind}", labels(row)))]
+    tar, out = write_tar(tmp_path / "0.tar", members), tmp_path / "store.zarr"
+    label(tar, weights, out, "--workers", 0)
+    stamp = tar.stat()
+    in_place(tar, f"07.{kind}", labels(2))
+    os.utime(tar, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    told = "row 7 ('07') has class 2, and had class 1 when it was indexed: the shard was changed."
+    before = tree(out)
+    assert told in label(tar, weights, out, "--workers", 0, expect=1)
+    assert told in label(tar, weights, out, "--workers", 0, "--views", 4, expect=1)
+    assert told in label(tar, weights, out, "--workers", 0, "--if-changed", "refuse", expect=1)
+    student = CliRunner().invoke(train, ["--logits", str(out), "--out", str(tmp_path / "run"), "--workers", "0"])
+    assert student.exit_code == 1 and told in student.output
+    verified = CliRunner().invoke(verify_logits, ["--logits", str(out), "--workers", "0"])
+    assert verified.exit_code == 1 and told in verified.output
+    assert tree(out) == before
+
+
+def test_classes_by_name_under_another_key_need_flags_once(weights, tmp_path):
+    """The store keeps the key and the names: whoever reads it, and a second labelling, need no flag."""
+    names = ["ant", "bee", "cat"]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    text = [json.dumps({"class": names[row % 3], "id": row}).encode() for row in range(24)]
+    members = [m for row in range(24) for m in ((f"{row:02d}.jpg", jpeg(row)), (f"{row:02d}.json", text[row]))]
+    tar, out = write_tar(tmp_path / "0.tar", members), tmp_path / "store.zarr"
+    found = ("--label-key", "class", "--classes", tmp_path / "names.txt")
+    label(tar, weights, out, "--workers", 0, *found)
+    before = tree(out)
+    label(tar, weights, out, "--workers", 0)
+    label(tar, weights, out, "--workers", 0, *found)
+    label(tar, weights, out, "--workers", 0, "--label-key", "id", expect=1)
+    assert tree(out) == before
+    store = LabelStore.open_finished(out)
+    assert (store.index.label_key, store.index.class_names) == ("class", tuple(names))
+    assert store.index.classes.tolist() == [row % 3 for row in range(24)]
+    net = ("--width", 32, "--depth", 1, "--heads", 2, "--patch-size", 16, "--epochs", 1, "--batch", 24, "--no-dvclive")
+    words = ("--logits", out, "--out", tmp_path / "run", "--workers", 0, "--device", "cpu", "--val-shards", tar, *net)
+    student = CliRunner().invoke(train, [str(word) for word in words])
+    assert student.exit_code == 0, student.output
+    judged = tmp_path / "metrics.json"
+    words = ("--checkpoint", tmp_path / "run", "--shards", tar, "--workers", 0, "--device", "cpu", "--out", judged)
+    result = CliRunner().invoke(evaluate, [str(word) for word in (*words, "--label-key", "class")])
+    assert result.exit_code == 0, result.output
+    assert json.loads(judged.read_text())["student"]["fused_logits"]["top1"] is not None
+
+
+@pytest.fixture(scope="module")
+def named(shards, weights, tmp_path_factory):
+    """The teacher's weights in a folder that names their classes: ant, bee, cat."""
+    out = tmp_path_factory.mktemp("named") / "teacher"
+    words = ["--shards", shards, "--out", out, "--model", NET, "--weights", weights, "--epochs", 0, "--workers", 0]
+    words += ["--image-size", 32, "--device", "cpu", "--log-level", "error"]
+    result = CliRunner().invoke(fit_teacher, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def logits_of(out):
+    return zarr.open_group(out, mode="r")["logits"][:]
+
+
+def asked(shards, out, model, *more, expect=0):
+    """As `label`, with a model that has its weights in it."""
+    words = arguments(shards, "", out, "--workers", 0, "--log-level", "info", *more)
+    at = words.index("--weights")
+    del words[at : at + 2]
+    words[words.index("--model") + 1] = str(model)
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == expect, result.output
+    return result.output
+
+
+def test_a_teacher_of_the_same_classes_in_another_order(weights, named, reference, tmp_path):
+    """Refused by name; put in order by name, it says what it says to shards in its own order."""
+    tiny_shards(tmp_path / "turned", rows=ROWS, shards=2, classes=3, class_names=["cat", "bee", "ant"])
+    out, turned, model = tmp_path / "store.zarr", f"{tmp_path}/turned/*.tar", f"local-dir:{named}"
+    told = f"The shards' classes are cat, bee, ant; those of {model} are ant, bee, cat: class 0 is 'cat' here and 'ant'"
+    for more in ((), ("--dry-run",)):
+        output = asked(turned, out, model, *more, expect=1)
+        assert told in output and "--class-map by-name puts the teacher's in the order" in output and not out.exists()
+    beside = label(turned, named / "model.safetensors", out, "--workers", 0, expect=1)
+    assert "the same classes in another order" in beside and f"the config.json beside {named}" in beside
+    assert "have the names of the data's" in asked(turned, out, model, "--class-map", "by-name")
+    store = LabelStore.open_finished(out)
+    assert (store.manifest.class_map, store.manifest.class_names) == ((2, 1, 0), ("cat", "bee", "ant"))
+    assert np.array_equal(logits_of(out), logits_of(reference)[..., ::-1])
+    again = tmp_path / "fit"
+    words = ["--shards", turned, "--out", again, "--model", NET, "--weights", named / "model.safetensors"]
+    words += ["--epochs", 0, "--workers", 0, "--image-size", 32, "--device", "cpu"]
+    result = CliRunner().invoke(fit_teacher, [str(word) for word in words])
+    assert result.exit_code == 1 and "the same classes in another order" in result.output
+
+
+def test_a_teacher_of_other_classes_or_of_none(shards, weights, named, tmp_path):
+    tiny_shards(tmp_path / "other", rows=ROWS, shards=2, classes=3, class_names=["ant", "bee", "zebra"])
+    other, model = f"{tmp_path}/other/*.tar", f"local-dir:{named}"
+    output = asked(other, tmp_path / "o.zarr", model, expect=1)
+    assert "class 2 is 'zebra' here and 'cat' there. These are other classes." in output
+    (tmp_path / "names.txt").write_text("ant\nbee\nzebra\n")
+    asked(other, tmp_path / "o.zarr", model, "--teacher-classes", tmp_path / "names.txt")
+    (tmp_path / "map.json").write_text("[0, 1, 2]")
+    asked(other, tmp_path / "p.zarr", model, "--class-map", tmp_path / "map.json")
+    tiny_shards(tmp_path / "plain", rows=ROWS, shards=1, classes=3)
+    assert "the shards name no classes" in asked(f"{tmp_path}/plain/*.tar", tmp_path / "q.zarr", model)
+    said = label(shards, weights, tmp_path / "r.zarr", "--workers", 0, "--log-level", "info", "--mean", "0.4,0.5,0.6")
+    assert f"the teacher {NET} has no names for its classes (--teacher-classes FILE gives them)" in said
+    own = ",".join(f"{value:g}" for value in timm.create_model(NET).pretrained_cfg["mean"])
+    assert f"--mean is 0.4,0.5,0.6, and the configuration of {NET} says {own}: its answers are worse" in said

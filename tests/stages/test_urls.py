@@ -16,11 +16,11 @@ import pytest
 from pipeline.inspection.audit import audit
 from pipeline.store.label_store import LabelStore
 from stages import compact_logits, inspect_views, report, verify_logits
+from tests.class_stores import NAMES, store_of
+from tests.command_line import run as run_here
 from tests.many_ranks import start
 from tests.pictures import tiny_shards
 from tests.servers.s3 import forget, point_at, s3_server
-from tests.stages.test_inspect_views import NAMES, store_of
-from tests.stages.test_report import run as run_here
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pipeline.store.label_store import LabelStore
 from pipeline.store.unit_labels import UnitLabels
 from stages import compact_logits, teacher_logits
 from stages.verify_logits import main
-from tests.pictures import tiny_shards
+from tests.pictures import in_place, tiny_shards
 
 NET, ROWS, VIEWS = "test_resnet", 70, 2
 
@@ -205,3 +205,17 @@ def test_a_store_that_is_not_there_or_not_finished(tmp_path: Path, store: Path) 
     result, report = verify(store, expect=1)
     assert "is not finished: 6 of 6 units are there" in result.stdout
     assert len(report["findings"]) == 1
+
+
+def test_a_class_that_was_corrected_inside_a_shard(store: Path, world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "shards", tmp_path / "shards")
+    where = ("--shards", f"{tmp_path}/shards/*.tar")
+    verify(store, *where, "--sample", 0)
+    in_place(tmp_path / "shards" / "000001.tar", "s0/000040.cls", b"2")
+    in_place(tmp_path / "shards" / "000001.tar", "s0/000041.cls", b"0")
+    result, record = verify(store, *where, "--sample", 0, expect=1)
+    assert "classes    2 rows have another than they had when they were indexed" in result.output
+    assert (
+        "row 40 ('s0/000040') has class 2, and had class 1 when it was indexed: the shard was changed" in result.output
+    )
+    assert len([finding for finding in record["findings"] if finding["where"] == "shards"]) == 2

@@ -152,3 +152,19 @@ def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_no_checkpoint(tmp_path: Path) -> None:
     result = _export(tmp_path)
     assert result.exit_code == 1 and result.stderr.startswith(f"error: {tmp_path / 'run'}")
+
+
+def test_names_of_classes_for_a_student_without(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", names=None)
+    plain = _export(tmp_path)
+    assert "learned from shards that name no classes: class_names is null" in plain.output
+    (tmp_path / "three.txt").write_text("a\nb\nc\n")
+    (tmp_path / "four.txt").write_text("a\nb\nc\nd\n")
+    short = _export(tmp_path, "--classes", str(tmp_path / "three.txt"))
+    assert short.exit_code == 1 and "names 3 classes (a, b, c), the student has 4 classes" in short.output
+    assert _export(tmp_path, "--classes", str(tmp_path / "four.txt")).exit_code == 0
+    assert json.loads((tmp_path / "export" / "config.json").read_text())["label_names"] == ["a", "b", "c", "d"]
+    (tmp_path / "named").mkdir()
+    save_run(tmp_path / "named" / "run")
+    other = _export(tmp_path / "named", "--classes", str(tmp_path / "four.txt"))
+    assert other.exit_code == 1 and "names 4 classes (a, b, c, d), the student learned 4 classes (" in other.output

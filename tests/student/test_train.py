@@ -163,6 +163,16 @@ def test_workers_change_nothing(whole: Path, store: Path, folder: Path, workers:
     assert same(weights(out), weights(whole)) and record(out) == record(whole)
 
 
+def test_ranks_begin_again_from_the_run_that_is_set_aside(folder: Path, store: Path) -> None:
+    out = folder / "from-itself"
+    assert train(line(store, out, "--max-steps", "1"), folder / "first.txt")[0] == 0
+    first = weights(out)
+    more = ("--resume", "none", "--init", str(out / "last.pt"))
+    code, said = train(line(store, out, *more), folder / "second.txt", ranks=2)
+    assert code == 0, said
+    assert same(weights(folder / "from-itself.previous"), first) and f"{out} is set aside, not removed" in said
+
+
 def await_file(path: Path) -> None:
     """Until the file is there."""
     deadline = time.monotonic() + 60

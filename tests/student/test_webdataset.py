@@ -128,6 +128,9 @@ def test_other_shards_are_refused(store: Path, urls: tuple[str, ...], tmp_path: 
     tar.write_bytes(bytes(data))
     with pytest.raises(ShardError, match="the shard was changed or damaged"):
         list(pipeline(moved, stage))
+    relabelled = wds.WebDataset(list(urls), shardshuffle=False).map(lambda sample: {**sample, "cls": b"4"})
+    with pytest.raises(ShardError, match=r"row 0 .* has class 4, and had 0 when it was indexed"):
+        list(relabelled.compose(soft(store)))
     Path(moved[1]).write_bytes(Path(urls[2]).read_bytes())  # as large, with other samples
     with pytest.raises((MismatchError, ShardError)):
         list(pipeline(moved[1:2], stage))

@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.errors import WeightsError
 from pipeline.models.weights import load_strictly, read_weights, weights_digest
+from tests.campaign.shapes import oddities
 
 
 class Trap:
@@ -71,6 +72,41 @@ def test_a_checkpoint_that_inflates_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10_000))
     with pytest.raises(WeightsError, match=r"'archive/data.pkl' is compressed, from 10,000 bytes to \d+, and torch"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("expanded", "is expanded"),
+        ("sparse", "is sparse"),
+        ("in compressed rows", "is sparse"),
+        ("quantised", "is quantised"),
+        ("meta", "is on the meta device"),
+        ("complex", "is complex"),
+        ("overlapping", "is expanded"),
+    ],
+)
+def test_a_tensor_that_is_not_its_numbers_is_refused_by_name(tmp_path, name, words):
+    torch.save({"state_dict": {"a": torch.ones(2), "b.weight": oddities()[name]}}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=rf"tensor 'state_dict\.b\.weight' {words}"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_transposed_shared_and_sliced_tensors_are_plain(tmp_path):
+    whole = torch.arange(60.0).reshape(3, 4, 5)
+    state = {"a": whole, "b": whole.permute(2, 0, 1), "c": whole[1, :, 2:], "d": nn.Parameter(whole[0])}
+    torch.save(state, tmp_path / "w.pth")
+    found = read_weights(tmp_path / "w.pth")
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
+def test_what_is_nested_in_itself_is_looked_at_once(tmp_path):
+    deep: list[object] = [torch.ones(1)]
+    for _ in range(40):  # looked at one by one, these were 2^40
+        deep = [deep, deep]
+    torch.save({"a": torch.ones(1), "b": deep}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="holds no state dict"):
         read_weights(tmp_path / "w.pth")
 
 

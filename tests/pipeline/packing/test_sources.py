@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.class_flags import read_class_list
 from pipeline.errors import UserError
-from pipeline.packing.sources import Sources, from_folders, from_table, read_class_list
+from pipeline.packing.sources import Sources, from_folders, from_table
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -201,3 +202,26 @@ def test_a_lost_link_is_not_passed_over(tmp_path: Path) -> None:
     (root / "cat" / "lost.jpg").symlink_to(tmp_path / "nowhere")
     names = [source.name for source in from_folders(root, (), None).images]
     assert names == ["cat/1.jpg", "cat/2.JPG", "cat/lost.jpg"]  # the check will say that it is lost
+
+
+@pytest.mark.parametrize("above", ["", "data/"])
+def test_the_folder_above_train_and_val_is_no_folder_of_classes(tmp_path: Path, above: str) -> None:
+    root = touch(tmp_path, *(f"{above}{place}.jpg" for place in ("train/cat/1", "train/dog/2", "Val/cat/3", "test/4")))
+    with pytest.raises(UserError) as refused:
+        from_folders(root, (), None)
+    assert str(refused.value) == (
+        f"{root / above} holds Val, test, train, which divide data and are no classes; the classes seem to be the "
+        f"folders in them (train has 2 folders: cat, dog). Pack each on its own: --images {root / above / 'train'}, "
+        "then the others with --classes CLASSES, the classes.json that the first one wrote. If these are classes after "
+        "all, name them by --classes."
+    )
+    if not above:
+        assert len(from_folders(root, (), ("Val", "test", "train")).images) == 4
+    assert len(from_folders(root / above / "train", (), None).images) == 2
+
+
+def test_folders_that_are_only_called_like_splits(tmp_path: Path) -> None:
+    """A train is a class beside a plane, and so it is where nothing lies in folders."""
+    root = touch(tmp_path, "a/train/x/1.jpg", "a/plane/2.jpg", "b/train/1.jpg", "b/test/2.jpg")
+    assert from_folders(root / "a", (), None).class_names == ("plane", "train")
+    assert from_folders(root / "b", (), None).class_names == ("test", "train")

@@ -1,7 +1,9 @@
 """Order and content are those that were asked for, whoever renders them; failures arrive as themselves."""
 
+import multiprocessing
 import os
 import signal
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,33 @@ def test_a_killed_worker_is_noticed_and_named(index, recipe):
         os.kill(loader._crew[1][0].pid, signal.SIGKILL)
         with pytest.raises(WorkerError, match=r"exit code -9 \(worker 1\)"):
             list(run)
+
+
+def test_a_worker_that_dies_in_the_middle_of_its_answer_is_noticed(index, recipe):
+    with Loader(recipe, index, batch=8, workers=1) as loader:
+        process, _ = loader._crew[0]
+        ours, theirs = multiprocessing.Pipe()
+        loader._crew[0] = process, ours
+        os.write(theirs.fileno(), (1000).to_bytes(4, "big") + b"the first of them")
+        theirs.close()
+        process.kill()
+        with pytest.raises(WorkerError, match=r"exit code -9 \(worker 0\)"):
+            list(loader.render(requests_of(np.arange(8), 0, 8)))
+
+
+def test_workers_do_not_outlive_a_loader_that_could_not_start(index, recipe, monkeypatch):
+    started, start = [], BaseProcess.start
+
+    def second_fails(process):
+        if started:
+            raise OSError("no more processes")
+        start(process)
+        started.append(process)
+
+    monkeypatch.setattr(BaseProcess, "start", second_fails)
+    with pytest.raises(OSError, match="no more processes"):
+        Loader(recipe, index, batch=8, workers=2)
+    assert started[0].exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import MismatchError, ShardError
 from pipeline.shards import index_checks as columns
-from pipeline.shards.index import SampleIndex, class_changes, scan
-from pipeline.shards.index_checks import DTYPES
+from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.index_checks import DTYPES, class_changes
 from pipeline.shards.key_hash import key_hashes
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
 

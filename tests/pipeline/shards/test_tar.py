@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pipeline.errors import ShardError
 from pipeline.shards.tar import BLOCK, TarMember, members
 from tests.pictures import write_tar
+from tests.tar_headers import END, header, padded, pax, record
 
-END = bytes(2 * BLOCK)
 CONTENT = [("a/000.jpg", b"x" * 700), ("a/000.cls", b"3"), ("a/001.jpg", b""), ("a/001.cls", b"4" * 512)]
 
 
@@ -28,31 +28,6 @@ def read(data: bytes, name: str = "x.tar") -> list[TarMember]:
 
 def content(data: bytes) -> list[tuple[str, bytes]]:
     return [(member.name, data[member.offset : member.offset + member.size]) for member in read(data)]
-
-
-def header(name: bytes = b"a.jpg", size: int | bytes = 0, kind: bytes = b"0") -> bytes:
-    """One ustar header with a right checksum; a size in bytes is the field itself."""
-    field = b"%011o\0" % size if isinstance(size, int) else size
-    numbers = b"0000644\0" + b"0000000\0" * 2 + field + b"00000000000\0"
-    block = name.ljust(100, b"\0") + numbers + b" " * 8 + kind + bytes(100) + b"ustar\x0000" + bytes(247)
-    assert len(block) == BLOCK
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
-
-
-def padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % BLOCK)
-
-
-def pax(*records: bytes, kind: bytes = b"x") -> bytes:
-    data = b"".join(records)
-    return header(b"PaxHeader", len(data), kind) + padded(data)
-
-
-def record(key: bytes, value: bytes) -> bytes:
-    length = len(key) + len(value) + 3
-    while len(b"%d" % length) + len(key) + len(value) + 3 != length:
-        length = len(b"%d" % length) + len(key) + len(value) + 3
-    return b"%d %s=%s\n" % (length, key, value)
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

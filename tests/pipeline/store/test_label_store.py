@@ -464,7 +464,7 @@ ARGMAX = [4, 10, 6, 2, 8, 10, 3, 10, 8, 0, 4, 9, 11, 10, 11, 3]
 CODES = [[33463, 33399], [33762, 33541], [34395, 34337]]
 LSE = [3.9848301, 2.8504617]
 CRC = ["00a4da2d", "6e4a3872", "b8d80405", "bce28d9f"]
-GOLDEN = Path(__file__).parents[2] / "golden" / "store_v1.tar.gz"
+GOLDEN = Path(__file__).parents[2] / "golden" / "store-v1" / "made_up.tar.gz"
 
 
 def test_an_old_store_is_read(tmp_path: Path) -> None:

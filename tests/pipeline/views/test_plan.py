@@ -15,8 +15,8 @@ from timm.data import transforms as timm_transforms
 from torchvision import transforms
 
 from pipeline.shards.key_hash import key_hashes
+from pipeline.views.operation_table import ARGUMENT_ONE, Op
 from pipeline.views.plan import plan_views
-from pipeline.views.randaugment import ARGUMENT_ONE, Op
 from pipeline.views.recipe import Recipe
 
 VIEWS = 4000

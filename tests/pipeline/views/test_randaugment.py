@@ -11,8 +11,9 @@ from timm.data import auto_augment as timm_augment
 
 from pipeline.errors import RecipeError
 from pipeline.views import randaugment
+from pipeline.views.operation_table import ARGUMENT_ONE, Op
 from pipeline.views.philox import philox
-from pipeline.views.randaugment import ARGUMENT_ONE, SUBPIXELS, Op, Policy
+from pipeline.views.randaugment import SUBPIXELS, Policy
 
 SIDE = 224
 HPARAMS = {"translate_const": 100, "img_mean": (124, 116, 104)}

@@ -53,3 +53,16 @@ def test_sizes_rates_optimisers_and_devices() -> None:
             OptimizerSpec(name="fusedadam")
     with pytest.raises(StudentError, match="--device meta holds no numbers"):
         choose_device("meta")
+
+
+def test_the_peak_learning_rate_and_how_it_is_told() -> None:
+    scaled, absolute = Settings(lr=5e-4, batch=64), Settings(lr=5e-4, batch=64, lr_absolute=True)
+    assert (scaled.schedule_of(10).lr, absolute.schedule_of(10).lr) == (6.25e-5, 5e-4)
+    assert scaled.lr_text() == (
+        "peak learning rate 6.25e-05 = --lr 0.0005 × --batch 64 / 512 (--lr-absolute takes --lr as it is)"
+    )
+    assert absolute.lr_text() == "peak learning rate 0.0005, as --lr says (--lr-absolute)"
+    with pytest.raises(StudentError, match="--lr-absolute False then, True now"):
+        absolute.require_same(scaled.to_json(), "runs/student")
+    older = {name: value for name, value in scaled.to_json().items() if name != "lr_absolute"}
+    scaled.require_same(older, "runs/student")

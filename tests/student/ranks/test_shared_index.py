@@ -27,10 +27,10 @@ from student.ranks.ranks import joined
 from student.ranks.shared_index import indexed
 from student.train import main as train
 from tests.many_ranks import Rank, eventually, meeting, run_here, start
+from tests.patience import FORKED_S, LATE_S
 from tests.pictures import tiny_shards
 from tests.saved_runs import save_run
 from tests.small_students import CLASSES, arguments, make_store
-from tests.student.ranks.test_torchrun import FORKED_S, LATE_S
 
 ROWS, NAMES = 50, ("ant", "bee", "cat")
 

@@ -12,11 +12,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from student.train import main
 from tests.many_ranks import LAUNCHER, run_here
+from tests.patience import FORKED_S, LATE_S
 from tests.small_students import arguments, make_store, same, weights
-
-FORKED_S, LATE_S = 0.5, 2.0
-"""Nobody speaks to the launcher's store before all are forked from it: a fork while its thread works may hang. Rank 1
-comes later the second time: what it left in the store is there to be taken for its own"""
 
 
 def attempt(line: list[str], logs: str, dies: bool) -> None:

@@ -12,25 +12,12 @@ import pytest
 
 from student.run.meter import Means
 from student.run.run_log import RunLog
+from tests.records import write
 from tests.terminal import screen, terminal
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def write(run: Path, updates: range, *, epoch: int = 0, update: int = 0, **options: Any) -> str:
-    """Ten steps an epoch, a line every five."""
-    stream = io.StringIO()
-    log = RunLog(run, epoch=epoch, update=update, total=40, stream=stream, **options)
-    for number in updates:
-        if number % 5 == 0:
-            line = {"epoch": (number - 1) // 10, "step": (number - 1) % 10 + 1, "update": number, "loss": 1 / number}
-            log.steps(line, rate=3812.4, wait=0.012, left=720)
-        if number % 10 == 0:
-            log.epoch({"epoch": number // 10 - 1, "update": number, "loss": 1 / number, "top1": number / 100})
-    log.close()
-    return stream.getvalue()
 
 
 def positions(run: Path) -> list[tuple[str, int]]:
@@ -95,15 +82,15 @@ def test_a_line_that_was_being_written_is_dropped(tmp_path: Path) -> None:
 
 
 def test_dvclive_shows_the_epochs_of_the_record(tmp_path: Path) -> None:
-    write(tmp_path, range(1, 21), dvclive=True)
-    write(tmp_path, range(11, 31), epoch=1, update=10, dvclive=True)
+    write(tmp_path, range(1, 21), loggers=("dvclive",))
+    write(tmp_path, range(11, 31), epoch=1, update=10, loggers=("dvclive",))
     table = (tmp_path / "dvclive/plots/metrics/top1.tsv").read_text().splitlines()
     assert table == ["step\ttop1", "0\t0.1", "1\t0.2", "2\t0.3"]
     assert json.loads((tmp_path / "dvclive/metrics.json").read_text())["top1"] == 0.3
 
 
 def test_tensorboard_by_flag(tmp_path: Path) -> None:
-    write(tmp_path, range(1, 11), tensorboard=True)
+    write(tmp_path, range(1, 11), loggers=("tensorboard",))
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
