@@ -39,9 +39,9 @@ from pipeline.shards.patterns import expand
 from pipeline.store.label_store import LabelStore
 from pipeline.views.imagenet import MEAN, STD
 from student.feed.feed import Feed, Step, piece_capacity, pieces_together
-from student.feed.order import Order
 from student.feed.position import Position
 from student.feed.stored_answers import StoredAnswers, needed
+from student.feed.usable import order_of, require_usable
 from student.feed.view_batch import Channels, NarrowedAnswers, Pixels, Shape, ViewBatch
 from student.ranks.ranks import Ranks
 
@@ -121,7 +121,7 @@ class StoredViews(IterableDataset[ViewBatch]):
             rank=here if rank is None else rank, world=of if world is None else world, device=torch.device(device)
         )
         self.workers, self.start_method, self.accept_drift = workers, start_method, accept_drift
-        self.order = _order(
+        self.order = order_of(
             self.store, self.index, batch=batch, seed=seed, views=views, repeats=repeats, labelled_only=labelled_only
         )
         self.order.require_shares(self.ranks.world)
@@ -281,47 +281,6 @@ class StoredViews(IterableDataset[ViewBatch]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None, "_given": None}
-
-
-def require_usable(store: LabelStore, index: SampleIndex, *, accept_drift: bool) -> None:
-    """Refuse shards and drift that this store cannot serve."""
-    manifest = store.manifest
-    if index.num_classes > manifest.num_classes:
-        raise MismatchError(
-            f"The shards have {index.num_classes} classes, the stored answers {manifest.num_classes}. "
-            "Label again with a teacher of all classes, or with a class map."
-        )
-    if accept_drift and not manifest.luma:
-        raise MismatchError(
-            "--accept-drift holds every view to its thumbnail, and this store has none. "
-            "Label again with thumbnails, or on this machine."
-        )
-
-
-def _order(
-    store: LabelStore, index: SampleIndex, *, batch: int, seed: int, views: int | None, repeats: int,
-    labelled_only: bool,
-) -> Order:  # fmt: skip
-    """The sequence of steps: of all rows, or of those that have a true label."""
-    manifest = store.manifest
-    used = store.views if views is None else views
-    if not 1 <= used <= store.views:
-        raise MismatchError(f"views is {used}, and {store.name} has {store.views}. Ask for 1 to {store.views}.")
-    if labelled_only and index.unlabelled == len(index):
-        raise StudentError(
-            f"None of the {len(index):,} rows has a true label, and --distill none learns from those alone. "
-            "Use --distill hard or soft."
-        )
-    return Order(
-        manifest.recipe,
-        rows=manifest.rows,
-        views=tuple(range(used)),
-        run_rows=manifest.unit_rows,
-        batch=batch,
-        seed=seed,
-        repeats=repeats,
-        classes=index.classes if labelled_only and index.unlabelled > 0 else None,
-    )
 
 
 def _place() -> tuple[int, int]:

@@ -41,12 +41,12 @@ from pipeline.shards.tar import TarMember
 from pipeline.store.label_store import LabelStore
 from pipeline.views.imagenet import MEAN, STD
 from pipeline.views.mixing import plan_mixing
-from student.dataset import require_usable
 from student.feed.feed import PIECE, Step, require_seen
 from student.feed.order import Batch
 from student.feed.position import Position
 from student.feed.stored_answers import StoredAnswers, needed
 from student.feed.tensors import teacher_labels, truth_of
+from student.feed.usable import require_usable
 from student.feed.view_batch import Channels, Pixels, Shape
 
 KEEP_UNITS = 16

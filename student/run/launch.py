@@ -25,8 +25,9 @@ from pipeline.store.label_store import LabelStore
 from pipeline.store.unchanged import require_unchanged
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
-from student.dataset import StoredViews, require_usable
+from student.dataset import StoredViews
 from student.feed.order import Order
+from student.feed.usable import require_usable
 from student.judging.classes import require_classes
 from student.learning.engine import Engine
 from student.learning.settings import Settings

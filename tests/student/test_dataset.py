@@ -164,6 +164,22 @@ def test_workers_of_a_dataloader_keep_the_order(worlds: dict[str, Path], workers
     assert identity(list(loader)) == want[7:], "an epoch that is at its end is followed by the next"
 
 
+def test_workers_that_are_spawned_and_persist_hear_of_the_epoch(worlds: dict[str, Path]) -> None:
+    with StoredViews(worlds["argmax"], batch=40) as views:
+        views.set_epoch(2)
+        want = identity(list(views))
+    views = StoredViews(worlds["argmax"], batch=40)
+    loader: Any = DataLoader(
+        views, batch_size=None, num_workers=1, persistent_workers=True, multiprocessing_context="spawn"
+    )
+    assert [batch.epoch for batch in loader] == [0, 0, 0]
+    views.set_epoch(2)
+    assert identity(list(loader)) == want
+    copied = copy.deepcopy(views)
+    views.set_epoch(5)
+    assert (copied.epoch, views.epoch) == (2, 5)
+
+
 def test_a_loop_that_is_left_goes_on_at_the_next_step(worlds: dict[str, Path]) -> None:
     asked: dict[str, Any] = {"batch": 16, "answer": "dense"}
     with StoredViews(worlds["dense"], **asked) as views:
