@@ -25,6 +25,7 @@ from pipeline.commands.command import command
 from pipeline.commands.speed_flags import default_workers
 from pipeline.durable import aside
 from pipeline.durable.local import LocalObjects
+from pipeline.durable.objects import is_temporary
 from pipeline.errors import UserError, require_packages
 from pipeline.progress import Progress
 from pipeline.shards.key_hash import key_hash
@@ -109,8 +110,11 @@ def _is_made(out: Path, options: dict[str, int]) -> bool:
     record = out / RECORD
     if record.exists():
         return record.read_bytes() == _text(options)
-    if out.is_dir() and any(out.iterdir()):
+    found = list(out.iterdir()) if out.is_dir() else []
+    if not all(is_temporary(path.name) for path in found):
         raise DemoError(f"{out} holds files that were not made here. Name a new or empty folder by --out.")
+    for path in found:  # of a run that was killed before its record stood
+        path.unlink()
     return False
 
 

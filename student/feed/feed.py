@@ -74,7 +74,7 @@ class Feed:
         self.waited = 0.0
         """Seconds that training stood still for data."""
         self._asked: deque[tuple[int, int, Batch, Batch, list[int]]] = deque()
-        self._assemble = Assembler(ranks.device, _largest_share(order, ranks.world), order.recipe.image_size)
+        self._assemble = Assembler(ranks.device, largest_share(order, ranks.world), order.recipe.image_size)
 
     def steps(self, epoch: int, step: int, epochs: int, *, every: int = 1) -> Iterator[Step]:
         """Every step from (epoch, step) to the end of the last epoch, or one in `every`."""
@@ -172,7 +172,8 @@ def _last(edges: NDArray[np.int64], limit: int) -> int:
     return int(edges[np.searchsorted(edges, limit, side="right") - 1])
 
 
-def _largest_share(order: Order, world: int) -> int:
+def largest_share(order: Order, world: int) -> int:
+    """No process gets more views than this in one step."""
     return -(-order.largest // world) + 1
 
 

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import time
 from typing import Any, cast
 
 import torch
@@ -25,6 +26,7 @@ from pipeline.errors import StudentError
 from pipeline.models.weights import load_moments, load_strictly
 from student.feed.feed import Step
 from student.feed.tensors import across, normalise, part_of, sum_dtype
+from student.learning.compiling import compile_student, filled, sees_its_batch
 from student.learning.optimizer import Schedule, create_ema
 from student.learning.settings import Settings
 from student.network.drop_path import ItemDropPath
@@ -49,13 +51,15 @@ class Engine:
         *,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        largest: int | None = None,
     ) -> None:
+        """`largest` is the most views that this process gets in one step; compiled, all have its shape."""
         self.settings, self.schedule, self.ranks = settings, schedule, ranks
         if settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         choose_attention(student, settings, ranks.device)
-        self.masks = ItemDropPath.install(student, settings.seed)
+        self.masks = ItemDropPath.install(student, settings.seed, alike=settings.compile)
         self.drops = ItemDropout.install(student, settings.seed)
         if drops_by_itself(student, settings.drop, self.drops):
             log.warning(
@@ -73,10 +77,14 @@ class Engine:
         self.mean, self.std = (torch.tensor(values, device=ranks.device) for values in (mean, std))
         self._ddp = _distributed(self.student, ranks)
         forward = self.student if self._ddp is None else self._ddp
-        self._forward = cast(nn.Module, torch.compile(forward)) if settings.compile else forward
+        self._forward = compile_student(self.student, forward) if settings.compile else forward
+        self._compiles = settings.compile
+        fills = settings.compile and largest is not None and not sees_its_batch(self.student)
+        self._size = -(-(largest or 0) // settings.accumulate) if fills else None
 
     def learn(self, step: Step, update: int) -> Tensor:
         """Train on one step; this rank's part of the loss and its two terms [3], in `sum_dtype`."""
+        begun = time.perf_counter()
         self.student.train()
         self.schedule.apply(self.optimizer, update)
         torch.manual_seed(_seed(self.settings.seed, update, self.ranks.rank))
@@ -87,11 +95,16 @@ class Engine:
         parts = step.parts(self.settings.accumulate)
         for part in parts:
             with self._without_exchange(part is not parts[-1]):
-                self.masks.use(scale_LB[:, part])
+                size = self._size or part.stop - part.start
+                self.masks.use(filled(scale_LB[:, part], size, 1))
                 if key_2B is not None:
-                    self.drops.use(key_2B[:, part])
+                    self.drops.use(filled(key_2B[:, part], size, 1))
                 sums += self._learn_part(step, part)
         self._move(update)
+        if self._compiles:
+            self._compiles = False
+            if self.ranks.main:
+                log.info("--compile: the first step took %.1f s, compilation included", time.perf_counter() - begun)
         return sums
 
     def forward(self, pixels_BHWC: Tensor) -> Heads:
@@ -101,8 +114,8 @@ class Engine:
 
     @torch.inference_mode()
     def answer(self, student: Student, pixels_BHWC: Tensor) -> Heads:
-        """What a student in evaluation says about views, at the run's precision."""
-        with self._precision():
+        """What a student in evaluation says about views, at the run's precision; not compiled for it."""
+        with self._precision(), torch.compiler.set_stance("force_eager" if self.settings.compile else "default"):
             return cast(Heads, student(normalise(pixels_BHWC, self.mean, self.std)))
 
     def averaged(self) -> Student:
@@ -115,8 +128,12 @@ class Engine:
         return torch.autocast(self.ranks.device.type, DTYPES[precision], enabled=precision != "fp32")
 
     def _learn_part(self, step: Step, part: slice) -> Tensor:
+        count = part.stop - part.start
+        heads = self.forward(filled(step.pixels_BHWC[part], self._size or count))
+        cls, dist = (None if logits is None else logits[:count] for logits in heads)
+        assert cls is not None
         parts = self.loss(
-            self.forward(step.pixels_BHWC[part]),
+            Heads(cls, dist),
             part_of(step.truth, part),
             part_of(step.teacher, part),
             count=step.count,

@@ -33,6 +33,8 @@ class Masks:
 
     def __init__(self, modules: list[ItemDropPath], rate_L: tuple[float, ...], seed: int) -> None:
         self.modules, self.rate_L, self.seed = modules, rate_L, seed
+        self.idle: list[ItemDropPath] = []
+        """Those of the first block, which never drops"""
 
     def draw(self, epoch: int, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> NDArray[np.float32]:
         """0 where a branch is skipped, else 1 / (1 - rate): float32 [L, B]."""
@@ -50,8 +52,10 @@ class Masks:
 
         Each module has its own: a number of its layer would make it another program to torch.compile.
         """
-        for module, scale_B in zip(self.modules, scale_LB, strict=True):
+        for module, scale_B in zip(self.modules, scale_LB.contiguous(), strict=True):
             module.scale_B = scale_B
+        for module in self.idle:
+            module.scale_B = scale_LB.new_ones(scale_LB.shape[1])
 
 
 class ItemDropPath(nn.Module):
@@ -69,15 +73,21 @@ class ItemDropPath(nn.Module):
         return x * scale_B.view(-1, *[1] * (x.ndim - 1))
 
     @staticmethod
-    def install(student: nn.Module, seed: int) -> Masks:
-        """Replace every timm DropPath of the student."""
-        places = [
-            (parent, name, child)
-            for parent in student.modules()
-            for name, child in parent.named_children()
-            if isinstance(child, DropPath)
-        ]
+    def install(student: nn.Module, seed: int, *, alike: bool = False) -> Masks:
+        """Replace every timm DropPath of the student.
+
+        `alike` also puts one that never drops where a block has none and its like have: timm's first block, which is
+        then the same program as the others.
+        """
+        every = [(parent, *named) for parent in student.modules() for named in parent.named_children()]
+        places = [(parent, name, child) for parent, name, child in every if isinstance(child, DropPath)]
+        like = {(type(parent), name) for parent, name, _ in places} if alike else set()
+        empty = [(p, name) for p, name, child in every if type(child) is nn.Identity and (type(p), name) in like]
         modules = [ItemDropPath() for _ in places]
         for (parent, name, _), module in zip(places, modules, strict=True):
             setattr(parent, name, module)
-        return Masks(modules, tuple(child.drop_prob for _, _, child in places), seed)
+        masks = Masks(modules, tuple(child.drop_prob for _, _, child in places), seed)
+        for parent, name in empty:
+            masks.idle.append(ItemDropPath())
+            setattr(parent, name, masks.idle[-1])
+        return masks

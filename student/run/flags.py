@@ -130,7 +130,7 @@ running_options = options(
         COUNT,
     ),
     _flag("attention", "Attention kernel; auto takes the plain one on CPU in bf16.", click.Choice(ATTENTIONS)),
-    _flag("compile", "Compile the student (torch.compile)."),
+    _flag("compile", "Compile the student's blocks (torch.compile), once."),
     _flag("deterministic", "Only kernels that give the same bits every time. On CPU they do so anyway."),
     _flag("accept-drift", "Train although this machine draws the views slightly differently."),
     _flag("val-every", "Epochs from one validation to the next.", COUNT),

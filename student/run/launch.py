@@ -26,6 +26,7 @@ from pipeline.store.unchanged import require_unchanged
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
 from student.dataset import StoredViews
+from student.feed.feed import largest_share
 from student.feed.order import Order
 from student.feed.usable import require_usable
 from student.judging.classes import require_classes
@@ -189,7 +190,8 @@ def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, i
     student = _student(store, settings, initial)
     seen: Any = student.net.pretrained_cfg
     mean, std = (tuple(map(float, seen[name])) for name in ("mean", "std"))
-    return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std)
+    largest = largest_share(order, ranks.world)
+    return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std, largest=largest)
 
 
 def _spec(store: LabelStore, settings: Settings) -> StudentSpec:

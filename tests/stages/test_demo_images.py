@@ -80,6 +80,13 @@ def test_an_interrupted_run_is_made_whole_by_the_next(made, tmp_path):
     assert tree(tmp_path / "images") == tree(made)
 
 
+def test_a_run_that_was_killed_before_its_record_stood_is_no_one_elses(made, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / ".tmp-0123456789abcdef").write_bytes(b'{"unf')
+    make(tmp_path / "images")
+    assert tree(tmp_path / "images") == tree(made)
+
+
 def test_a_folder_of_someone_else_is_refused_and_left_alone(tmp_path):
     photos = tmp_path / "photos"
     (photos / "train").mkdir(parents=True)

@@ -202,6 +202,7 @@ def test_the_fixed_flags_of_a_command_exist(name):
 def test_the_files_of_parameters_have_the_same_groups(file):
     params, default = (yaml.safe_load((ROOT / f).read_text(encoding="utf-8")) for f in (file, "params.yaml"))
     assert params.keys() == default.keys()
+    assert "lr" in params["train"], "which the pages recommend to change (dvc exp run -S changes what is there)"
     assert params["demo_images"] == {} or file == "params.yaml", "only the default paints pictures"
     assert all(params[group].keys() <= default[group].keys() for group in ("shards", *PARTS))
 

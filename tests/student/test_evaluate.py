@@ -136,7 +136,7 @@ def test_two_ranks_judge_every_picture_once(tmp_path: Path) -> None:
     status, output = run_on_ranks(evaluate.main, line, tmp_path / "output", ranks=2)
     assert status == 0, output
     assert json.loads((tmp_path / "ranks.json").read_text()) == whole
-    assert f"{ROWS + 1}/" not in output and whole["student"]["images"] == ROWS + 1
+    assert f"{ROWS + 1}/{ROWS + 1}" not in output and whole["student"]["images"] == ROWS + 1
 
 
 def test_agreement_with_the_teacher_of_the_same_views(tmp_path: Path) -> None:
