@@ -20,7 +20,7 @@ from benchmarks.report import Table, grid
 from pipeline.rendering.checksums import checksum, samples, thumbnails
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe
 from student.feed.order import Order
 from student.feed.stored_answers import StoredAnswers, needed
@@ -81,7 +81,7 @@ def _drawn(index: SampleIndex) -> np.ndarray:
     return pixels_BHWC
 
 
-def epochs_of_labels(store: LabelStore, distill: str, batch: int) -> Contestant:
+def epochs_of_labels(store: StoreReader, distill: str, batch: int) -> Contestant:
     """An epoch of looking labels up, as `student.feed.feed.Feed` does it."""
     manifest = store.manifest
     order = Order(manifest.recipe, rows=manifest.rows, views=(0,), run_rows=manifest.unit_rows, batch=batch)

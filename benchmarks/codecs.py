@@ -52,7 +52,7 @@ from pipeline.labels.codes import logits_of
 from pipeline.labels.dense import Dense
 from pipeline.labels.soft_labels import encode as encode_labels
 from pipeline.labels.topk import TopK
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 
 KEPT = (5, 10, 20)
 LOWRANK = ((3, 6), (4, 16), (5, 24), (5, 38), (8, 64), (8, 92), (12, 128))
@@ -152,14 +152,15 @@ def _read(path: Path) -> tuple[NDArray[np.float32], int]:
     """Logits [views, rows, classes], and how many rows are mixed with each other."""
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False).astype(np.float32)[None], 1
-    with LabelStore.open_finished(path) as store:
-        if store.manifest.keep.kind != "dense":
-            raise UserError(f"{path} keeps {store.manifest.keep}: a race needs dense logits. Label with --keep dense.")
-        views = [np.concatenate([_dense(store, view, run) for run in range(store.runs)]) for view in range(store.views)]
-        return np.stack(views), store.manifest.recipe.mix_window
+    store = StoreReader.open(path)
+    if store.manifest.keep.kind != "dense":
+        raise UserError(f"{path} keeps {store.manifest.keep}: a race needs dense logits. Label with --keep dense.")
+    runs, views = range(store.layout.runs), range(store.layout.views)
+    found = [np.concatenate([_dense(store, view, run) for run in runs]) for view in views]
+    return np.stack(found), store.manifest.recipe.mix_window
 
 
-def _dense(store: LabelStore, view: int, run: int) -> NDArray[np.float32]:
+def _dense(store: StoreReader, view: int, run: int) -> NDArray[np.float32]:
     return logits_of(store.read(view, run, luma=False).labels.parts["logits"])
 
 

@@ -44,7 +44,7 @@ from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.plan import ViewPlan, plan_views
 from pipeline.views.recipe import Recipe
@@ -138,7 +138,7 @@ def student_rows(bench: Bench, index: SampleIndex, teacher: Teacher) -> list[tup
     return rows
 
 
-def waiting(bench: Bench, student: str, store: LabelStore) -> float:
+def waiting(bench: Bench, student: str, store: StoreReader) -> float:
     """The share of an uninterrupted offline run that stands still for data."""
     settings = settings_of(student, bench.batch, distill="hard", precision="bf16")
     ranks = Ranks(device=choose_device("cuda"))

@@ -16,7 +16,7 @@ from benchmarks.bench import Bench
 from benchmarks.commands import IMAGE_SIDE, small_shards, teacher_logits, watch
 from benchmarks.report import Table, grid
 from pipeline.inspection.audit import audit
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 
 ROWS, TIMES = 1024, (1, 4, 16)
 
@@ -67,7 +67,7 @@ def _measure(bench: Bench, rows: int) -> Size:
     shards, path = small_shards(bench.photographs, folder / "data", rows), folder / "store.zarr"
     usage = watch(teacher_logits(shards, path), forked=bench.tiny)
     begun = time.perf_counter()
-    assert len(LabelStore.open_finished(path).index) == rows
+    assert len(StoreReader.open(path).index) == rows
     opened = time.perf_counter()
     assert not audit(path)
     return Size(

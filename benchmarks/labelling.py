@@ -34,8 +34,8 @@ from pipeline.labelling.environment import describe_environment
 from pipeline.labelling.fill import label_missing
 from pipeline.models.device import PRECISIONS
 from pipeline.rendering.drift import draw_witnesses
-from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import TeacherCard
+from pipeline.store.writer import StoreWriter
 from pipeline.teacher.teacher import Teacher
 
 BARE = "bare forward loop, tensors in memory"
@@ -110,7 +110,7 @@ def run(bench: Bench, teacher: TakingTurns, rows: int, views: int) -> float:
     index = bench.photographs.indexed(folder / "data", rows)
     manifest = manifest_of(index, "dense", unit_rows=rows, card=teacher.card)
     witness = draw_witnesses(manifest.recipe, index)
-    with LabelStore.open_writing(
+    with StoreWriter.open(
         folder / "s.zarr", manifest, index, views, witness=lambda: witness, environment=describe_environment
     ) as store:
         begun = time.perf_counter()

@@ -23,8 +23,8 @@ from pipeline.labels.soft_labels import encode
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest, TeacherCard
+from pipeline.store.reader import StoreReader
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
@@ -68,19 +68,19 @@ def noise(row_B: NDArray[np.int64], _pixels: NDArray[np.uint8]) -> NDArray[np.fl
 
 def made_up_store(
     path: Path, index: SampleIndex, keep: str, *, unit_rows: int, logits: Logits = noise, recipe: Recipe | None = None
-) -> LabelStore:
+) -> StoreReader:
     """One view of every row, with true checksums."""
     manifest = manifest_of(index, keep, unit_rows=unit_rows, recipe=recipe)
     renderer, side = Renderer(manifest.recipe, index, index.files()), manifest.recipe.image_size
     with open_to_label(path, manifest, index, 1) as store:
         for unit in store.missing():
-            row_B = np.arange(*store.rows_of(unit))
+            row_B = np.arange(*store.layout.rows_of(unit))
             pixels = np.empty((len(row_B), side, side, 3), np.uint8)
             drawn = renderer.render(row_B, np.full(len(row_B), unit.view), pixels)
             labels = encode(logits(row_B, pixels), manifest.keep, manifest.temperatures)
             store.write(unit, UnitLabels(labels=labels, crc_B=drawn.crc_B, luma_B16=drawn.luma_B16))
         store.finish()
-    return LabelStore.open_finished(path)
+    return StoreReader.open(path)
 
 
 def random_teacher(name: str, *, precision: str, batch: int, device: str = "cpu", compiled: bool = False) -> Teacher:
@@ -108,7 +108,7 @@ def engine_of(settings: Settings, steps: int, ranks: Ranks) -> Engine:
 
 @contextmanager
 def training(
-    store: LabelStore, settings: Settings, *, workers: int, ranks: Ranks, answers: AnswerSource | None = None
+    store: StoreReader, settings: Settings, *, workers: int, ranks: Ranks, answers: AnswerSource | None = None
 ) -> Iterator[tuple[Feed, Engine]]:
     """A run as `student.run.launch` puts it together, without its files."""
     order = views_of(store, settings).order

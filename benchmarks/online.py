@@ -27,7 +27,7 @@ from benchmarks.student_step import steps
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
 from pipeline.rendering.loader import CACHE_BYTES
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.teacher.teacher import Teacher
 from student.feed.feed import Feed
 from student.feed.tensors import teacher_labels
@@ -74,7 +74,7 @@ def measure(bench: Bench) -> Table:
     )
 
 
-def race_of(bench: Bench, student: str, store: LabelStore, teacher: Teacher, *, workers: int = 0) -> Race:
+def race_of(bench: Bench, student: str, store: StoreReader, teacher: Teacher, *, workers: int = 0) -> Race:
     """One student's four contestants, and rendering alone."""
     ranks = Ranks(device=choose_device(str(teacher.device)))
     pixels = np.random.default_rng(0).integers(0, 256, (bench.batch, 224, 224, 3)).astype(np.uint8)

@@ -29,8 +29,8 @@ from pipeline.rendering import renderer as render
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.rendering.loader import CACHE_BYTES
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
 from pipeline.store.unit_labels import UnitLabels
+from pipeline.store.writer import StoreWriter
 
 PLOT = Path(__file__).parents[1] / "docs/speed_profile.png"
 STAGES: Mapping[str, tuple[tuple[object, str], ...]] = {
@@ -153,7 +153,7 @@ def write_cost(bench: Bench, index: SampleIndex) -> float:
     logits_BC, folder = noise(row_B, np.empty(0, np.uint8)), bench.scratch("profile-stores")
     crc_B, luma_B16 = np.zeros(len(row_B), np.uint32), np.zeros((len(row_B), 16), np.uint8)
     views = 64
-    with LabelStore.open_writing(
+    with StoreWriter.open(
         folder / "s.zarr", manifest, index, views, witness=lambda: witness, environment=describe_environment
     ) as store:
         units = iter(store.missing())

@@ -33,14 +33,13 @@ from pipeline.remote.cache_settings import DIR_VARIABLE
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_file import LARGE
 from pipeline.shards.key_hash import key_hashes
-from pipeline.store.layout import Layout
+from pipeline.store.layout import Layout, Unit
 from pipeline.store.manifest import Manifest, TeacherCard, unit_rows_for
-from pipeline.store.reading import read_index
+from pipeline.store.reader import read_index
 from pipeline.store.receipts import (
     Base,
     Contract,
     Digest,
-    Unit,
     UnitTable,
     complete,
     read_complete,

@@ -21,8 +21,8 @@ from pipeline.labels.soft_labels import encode
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.rendering.renderer import Rendered, Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
 from pipeline.store.unit_labels import UnitLabels
+from pipeline.store.writer import StoreWriter
 from pipeline.teacher.loading import load_teacher
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
@@ -43,15 +43,14 @@ def measure(bench: Bench) -> Table:
     for keep, (what, theirs) in KEEPS.items():
         manifest = manifest_of(index, keep, unit_rows=min(RUN_ROWS, len(index)), card=teacher.card)
         path = bench.scratch(f"sizes-{keep[:4]}") / "store.zarr"
-        with LabelStore.open_writing(
+        with StoreWriter.open(
             path, manifest, index, 1, witness=lambda: witness, environment=describe_environment
         ) as store:
             for unit in store.missing():
-                part = slice(*store.rows_of(unit))
+                part = slice(*store.layout.rows_of(unit))
                 labels = encode(logits_BC[part], manifest.keep, manifest.temperatures)
                 store.write(unit, UnitLabels(labels=labels, crc_B=answers.crc_B[part], luma_B16=answers.luma_B16[part]))
-            store.finish()
-            sizes = store.bytes_per_view()
+            sizes = store.finish().bytes_per_view()
         own = sum(size for name, size in sizes.items() if name not in PROOF)
         proof = sum(sizes[name] for name in PROOF)
         parts = ", ".join(f"{name} {size:.2f}" for name, size in sizes.items() if name not in PROOF)

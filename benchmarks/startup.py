@@ -29,8 +29,8 @@ from pipeline.shards.index import SampleIndex
 from pipeline.shards.key_hash import key_hashes
 from pipeline.store.manifest import unit_rows_for
 from pipeline.store.unit_labels import UnitLabels
+from student.feed.usable import order_of
 from student.learning.settings import Settings
-from student.run.launch import views_of
 
 ROWS, PER_SHARD, BATCH = 1_300_000, 1000, 256
 
@@ -109,13 +109,14 @@ def make_store(path: Path, index: SampleIndex, batch: int) -> None:
     """A complete store whose checksums are true in the first batch."""
     manifest = manifest_of(index, "argmax", unit_rows=unit_rows_for(len(index), 64))
     with open_to_label(path, manifest, index, 1) as store:
-        first = views_of(store, settings_for(batch)).order.batch(0, 0)
+        order = order_of(store, index, batch=batch, seed=0, views=1, repeats=1, labelled_only=False)
+        first = order.batch(0, 0)
         pixels_BHWC = np.empty((len(first), 224, 224, 3), np.uint8)
         drawn = Renderer(manifest.recipe, index, index.files()).render(first.row_B, first.view_B, pixels_BHWC)
         crc_R = np.zeros(len(index), np.uint32)
         crc_R[first.row_B] = drawn.crc_B
         for unit in store.missing():
-            start, stop = store.rows_of(unit)
+            start, stop = store.layout.rows_of(unit)
             logits = np.zeros((stop - start, CLASSES), np.float32)
             labels = encode(logits, manifest.keep, manifest.temperatures)
             luma = np.zeros((stop - start, 16), np.uint8)

@@ -21,10 +21,11 @@ from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import narrow
 from pipeline.progress import Progress
-from pipeline.store.label_store import LabelStore
+from pipeline.store.layout import Unit
 from pipeline.store.manifest import Manifest
-from pipeline.store.receipts import Unit
+from pipeline.store.reader import StoreReader
 from pipeline.store.unit_labels import UnitLabels
+from pipeline.store.writer import StoreWriter
 
 
 @command()
@@ -52,31 +53,30 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
         raise MismatchError(f"--out {out} is the store that is read. Name another: nothing is compacted in place.")
     report = report or beside(out, ".fidelity.json")
     require_writable(report, "--report")
-    source = LabelStore.open_finished(logits)
+    source = StoreReader.open(logits)
     manifest = _manifest(source, parse_keep(keep), None if temperatures is None else parse_temperatures(temperatures))
-    with LabelStore.open_writing(
+    with StoreWriter.open(
         out,
         manifest,
         source.index,
-        source.views,
+        source.layout.views,
         witness=source.witness,
-        environment=lambda: source.environment,
+        environment=lambda: source.layout.environment,
         recheck=recheck,
     ) as smaller:
-        if smaller.views > source.views:
+        have, most = smaller.layout.views, source.layout.views
+        if have > most:
             raise MismatchError(
-                f"{out} has {smaller.views} views, {source.name} has {source.views}: a store does not shrink. Name "
-                "another --out."
+                f"{out} has {have} views, {source.name} has {most}: a store does not shrink. Name another --out."
             )
         _convert(source, smaller)
-        smaller.finish()
-        figures = compare(source, smaller)
+        figures = compare(source, smaller.finish())
     write_json(report, figures)
     click.echo(table(figures))
-    click.echo(f"store: {out} ({source.views} views × {source.rows} rows); fidelity: {report}")
+    click.echo(f"store: {out} ({source.layout.views} views × {source.manifest.rows} rows); fidelity: {report}")
 
 
-def _manifest(source: LabelStore, keep: Keep, temperatures: tuple[float, ...] | None) -> Manifest:
+def _manifest(source: StoreReader, keep: Keep, temperatures: tuple[float, ...] | None) -> Manifest:
     """The contract of the smaller store: that of the source, but for what is kept."""
     have = source.manifest
     if temperatures is None:
@@ -90,17 +90,17 @@ def _manifest(source: LabelStore, keep: Keep, temperatures: tuple[float, ...] | 
     return wanted
 
 
-def _convert(source: LabelStore, smaller: LabelStore) -> None:
+def _convert(source: StoreReader, smaller: StoreWriter) -> None:
     missing = smaller.missing()
     manifest = smaller.manifest
-    total = len(smaller.units())
+    total = len(smaller.layout.units())
     with Progress("compact", total, "units", done=total - len(missing)) as progress:
         for unit in missing:
             smaller.write(unit, _narrowed(source, unit, manifest))
             progress.advance()
 
 
-def _narrowed(source: LabelStore, unit: Unit, manifest: Manifest) -> UnitLabels:
+def _narrowed(source: StoreReader, unit: Unit, manifest: Manifest) -> UnitLabels:
     whole = source.read(unit.view, unit.run)
     have = source.manifest
     labels = narrow(whole.labels, have.keep, manifest.keep, manifest.temperatures, stored=have.temperatures)

@@ -33,8 +33,8 @@ from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest
+from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind
 from pipeline.views.plan import ViewPlan, aligned, plan_views
 from pipeline.views.recipe import Recipe
@@ -54,7 +54,7 @@ class Subject:
 
     recipe: Recipe
     index: SampleIndex
-    store: LabelStore | None
+    store: StoreReader | None
     plan: ViewPlan
     views: int
     """Of each row."""
@@ -113,8 +113,8 @@ def _subject(
         store, index = None, scan(expand(shards), rule=rule)
     else:
         _require_no_recipe(context)
-        store = LabelStore.open_finished(logits)
-        recipe, views = store.manifest.recipe, min(views, store.views)
+        store = StoreReader.open(logits)
+        recipe, views = store.manifest.recipe, min(views, store.layout.views)
         index = store.index.moved_to(expand(shards)) if shards else store.index
     if context.get_parameter_source("rows") is ParameterSource.DEFAULT:
         rows = f"0:{min(8, len(index))}"

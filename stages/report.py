@@ -25,7 +25,7 @@ from pipeline.inspection.view_quality import accuracy_per_view
 from pipeline.labelling.cost import Cost, estimate
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
 from stages.reporting import background, sections
 from stages.reporting.gallery import Shelf, held_out_shelves, view_shelves
@@ -82,7 +82,7 @@ def main(
     """
     require_packages("the report", "matplotlib", extra="report")
     found = read_results(results, runs)
-    store = LabelStore.open_finished(logits)
+    store = StoreReader.open(logits)
     index = store.index.moved_to(expand(shards)) if shards else store.index
     story = Story(
         results=found,
@@ -105,7 +105,7 @@ def main(
 def _held_out(results: Results, val_logits: str | None, val_shards: tuple[str, ...], examples: int) -> list[Shelf]:
     if val_logits is None or not examples:
         return []
-    store = LabelStore.open_finished(val_logits)
+    store = StoreReader.open(val_logits)
     index = store.index.moved_to(expand(val_shards)) if val_shards else store.index
     return held_out_shelves(results, store, index, most=examples)
 
@@ -122,12 +122,14 @@ def _architecture(name: str) -> str | None:
 
 
 def _cost(
-    store: LabelStore, index: SampleIndex, weights: Path | None, device: str, workers: int, start_method: str | None
+    store: StoreReader, index: SampleIndex, weights: Path | None, device: str, workers: int, start_method: str | None
 ) -> Cost | None:
     """The teacher's speed, measured now; left out where the teacher is not at hand any more."""
     try:
         teacher = load_stored_teacher(store, weights=weights, device=device)
-        return estimate(store.manifest, index, teacher, views=store.views, workers=workers, start_method=start_method)
+        return estimate(
+            store.manifest, index, teacher, views=store.layout.views, workers=workers, start_method=start_method
+        )
     except UserError as error:
         log.warning("costs are told without the teacher's speed: %s", error)
         return None

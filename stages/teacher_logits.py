@@ -24,13 +24,14 @@ from pipeline.commands.command import Finite, command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.durable.objects import open_objects
 from pipeline.errors import ContractError, MismatchError
 from pipeline.inspection.quality import summarise, summary_text
 from pipeline.labelling import generations
 from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
-from pipeline.labelling.writers import followed, index_at, leading_seat, led, open_to_label
+from pipeline.labelling.writers import following_writer, index_at, leading_seat, leading_writer, open_to_label
 from pipeline.labels.keep import parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.models.out_of_memory import within_memory
@@ -39,9 +40,10 @@ from pipeline.processes.world import Place
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
-from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest, unit_rows_for
+from pipeline.store.reader import StoreReader, stored_index
 from pipeline.store.unchanged import require_unchanged
+from pipeline.store.writer import StoreWriter
 from pipeline.teacher.class_map import read_class_map
 from pipeline.teacher.class_names import BY_NAME
 from pipeline.teacher.fitted_recipe import other_views
@@ -155,12 +157,13 @@ def _estimate(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[s
 
 def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
     """Open the store, hand out what is missing of this slice, take part, and finish."""
-    with leading_seat(flags["out"], place, flags["timeout"]) as seat:
+    objects = open_objects(flags["out"])
+    with leading_seat(objects, place, flags["timeout"]) as seat:
         index = _index(flags, urls)
         teacher = _teacher(flags, place, recipe, index)
         _warn_of_other_views(flags, recipe)
         manifest = _manifest(flags, recipe, index, index.digest(), teacher)
-        with led(flags["out"], place, seat, partial(_open, flags, manifest, index)) as store:
+        with leading_writer(objects, place, seat, partial(_open, flags, manifest, index)) as store:
             _require_same(store, manifest, flags["views"])
             tasks = _missing(store, place, flags)
             todo = handout.announce(tasks)
@@ -176,34 +179,34 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
                     f"slice {place.slice + 1} of {place.slices} is done; {left} units of other slices are missing"
                 )
                 return
-            store.finish()
+            labels = store.finish()
             generations.keep_one(flags["out"])
-            _report(store, flags)
+            _report(labels, flags)
 
 
 def _follow(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
     """Do what is handed out."""
     todo = handout.listen()
-    with followed(flags["out"], flags["timeout"]) as store:
+    with following_writer(open_objects(flags["out"]), flags["timeout"]) as store:
         index = index_at(store.index, urls)
         teacher = _teacher(flags, place, recipe, index)
         _require_same(store, _manifest(flags, recipe, index, store.manifest.index_digest, teacher), flags["views"])
         _label(store, teacher, todo, index, flags, handout, shown=False)
 
 
-def _refresh(store: LabelStore, place: Place) -> None:
+def _refresh(store: StoreWriter, place: Place) -> None:
     if not place.alone:
         store.refresh()
 
 
-def _missing(store: LabelStore, place: Place, flags: dict[str, Any]) -> list[Task]:
+def _missing(store: StoreWriter, place: Place, flags: dict[str, Any]) -> list[Task]:
     """The tasks of this slice that are left."""
     together = flags["views_together"]
     return tasks_of(slice_of(store.missing(), together, place), together)
 
 
 def _label(
-    store: LabelStore,
+    store: StoreWriter,
     teacher: Teacher,
     tasks: Iterable[Task],
     index: SampleIndex,
@@ -225,27 +228,27 @@ def _label(
         )
 
 
-def _require_same(store: LabelStore, manifest: Manifest, views: int) -> None:
+def _require_same(store: StoreWriter, manifest: Manifest, views: int) -> None:
     """All processes must label alike."""
     store.manifest.require_same(manifest, where=store.name)
-    if store.views < views:
+    if store.layout.views < views:
         raise MismatchError(
-            f"{store.name} is opened with {store.views} views, this process asks for {views}. Give one number."
+            f"{store.name} is opened with {store.layout.views} views, this process asks for {views}. Give one number."
         )
 
 
-def _report(store: LabelStore, flags: dict[str, Any]) -> None:
+def _report(store: StoreReader, flags: dict[str, Any]) -> None:
     """Write and show the summary."""
     summary = summarise(store)
     out, path = flags["out"], flags["summary"]
     write_json(path, summary)
     click.echo(summary_text(summary))
-    click.echo(f"store: {out} ({store.views} views × {store.rows} rows); summary: {path}")
+    click.echo(f"store: {out} ({store.layout.views} views × {store.manifest.rows} rows); summary: {path}")
 
 
 def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
     """The store's own index where it has one (images are held to it as they are read), else one scan."""
-    stored = LabelStore.stored_index(flags["out"]) if flags["if_changed"] == "refuse" else None
+    stored = stored_index(flags["out"]) if flags["if_changed"] == "refuse" else None
     rule: LabelRule = flags["rule"]
     if stored is None or rule.key not in (None, stored.label_key) or rule.names not in (None, stored.class_names):
         return scan(urls, workers=flags["workers"], progress=True, rule=rule)
@@ -254,7 +257,7 @@ def _index(flags: dict[str, Any], urls: tuple[str, ...]) -> SampleIndex:
     return index
 
 
-def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> LabelStore:
+def _open(flags: dict[str, Any], manifest: Manifest, index: SampleIndex) -> StoreWriter:
     """The store to fill; one that was made otherwise is refused, or set aside where --if-changed allows it."""
     rebuild = flags["if_changed"] == "rebuild"
     open_it = partial(open_to_label, flags["out"], manifest, index, flags["views"], recheck=flags["recheck"])

@@ -28,7 +28,7 @@ from pipeline.rendering.drift import Drift, check_witnesses
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.store.unchanged import changed_rows, require_names
 from pipeline.teacher.stored import load_stored_teacher
 
@@ -68,7 +68,7 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
     findings = _check_bytes(logits)
     result: dict[str, Any] = {"store": logits, "witness": None, "sample": None}
     try:
-        store = LabelStore.open_finished(logits)
+        store = StoreReader.open(logits)
         if not flags["digests_only"]:
             index = store.index.moved_to(expand(flags["shards"])) if flags["shards"] else store.index
             findings += _check_classes(index)
@@ -115,16 +115,16 @@ def _check_classes(index: SampleIndex) -> list[Finding]:
     return findings
 
 
-def _check_witness(store: LabelStore, index: SampleIndex, accept_drift: bool) -> tuple[list[Finding], Drift]:
+def _check_witness(store: StoreReader, index: SampleIndex, accept_drift: bool) -> tuple[list[Finding], Drift]:
     drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))
     click.echo(f"witnesses  {drift}")
     if drift.kind == "identical" or (drift.kind == "drifted" and accept_drift):
         return [], drift
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(store.environment.items()))
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(store.layout.environment.items()))
     return [Finding(f"{store.name}/witness", f"{drift} (drawn under {versions})")], drift
 
 
-def _check_sample(store: LabelStore, index: SampleIndex, flags: dict[str, Any]) -> Recheck:
+def _check_sample(store: StoreReader, index: SampleIndex, flags: dict[str, Any]) -> Recheck:
     teacher = None
     if flags["teacher"]:
         chosen = {name: flags[name] for name in ("weights", "device")}
@@ -152,7 +152,7 @@ def _check_sample(store: LabelStore, index: SampleIndex, flags: dict[str, Any]) 
     return again
 
 
-def _too_far(store: LabelStore, again: Recheck, tolerance: float) -> Finding:
+def _too_far(store: StoreReader, again: Recheck, tolerance: float) -> Finding:
     furthest = max(again.largest_deviation, again.largest_lse_deviation)
     return Finding(
         f"{store.name}: teacher {store.manifest.teacher.name}",

@@ -36,7 +36,7 @@ from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.views.imagenet import MEAN, STD
 from student.feed.feed import Feed, Step, piece_capacity, pieces_together
 from student.feed.position import Position
@@ -86,7 +86,7 @@ class StoredViews(IterableDataset[ViewBatch]):
 
     def __init__(
         self,
-        store: str | Path | LabelStore,
+        store: str | Path | StoreReader,
         *,
         shards: Sequence[str] = (),
         index: SampleIndex | None = None,
@@ -108,7 +108,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         accept_drift: bool = False,
         labelled_only: bool = False,
     ) -> None:
-        self.store = store if isinstance(store, LabelStore) else LabelStore.open_finished(store)
+        self.store = store if isinstance(store, StoreReader) else StoreReader.open(store)
         own = index or self.store.index
         self.index = own.moved_to(expand(shards)) if shards else own
         require_usable(self.store, self.index, accept_drift=accept_drift)

@@ -38,7 +38,7 @@ from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.samples import IMAGE_FIELDS
 from pipeline.shards.tar import TarMember
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.views.imagenet import MEAN, STD
 from pipeline.views.mixing import plan_mixing
 from student.feed.feed import PIECE, Step, require_seen
@@ -66,7 +66,7 @@ class Taught(NamedTuple):
 
 
 def with_teacher(
-    store: str | Path | LabelStore,
+    store: str | Path | StoreReader,
     *,
     shards: Sequence[str] = (),
     views: int | None = None,
@@ -82,7 +82,7 @@ def with_teacher(
     `shards` (patterns) are needed where the shards have other names than when they were labelled. In epoch e the views
     numbered e mod `views` are given: ``set_epoch`` of the stage says so to its workers too.
     """
-    opened = store if isinstance(store, LabelStore) else LabelStore.open_finished(store)
+    opened = store if isinstance(store, StoreReader) else StoreReader.open(store)
     index = opened.index.moved_to(expand(shards)) if shards else opened.index
     require_usable(opened, index, accept_drift=False)
     shape = Shape(
@@ -91,15 +91,17 @@ def with_teacher(
     )  # fmt: skip
     if answer.startswith("topk"):
         raise StudentError(f"answer {answer} is no single tensor. Ask for argmax, soft or dense.")
-    return TeacherStage(opened, index, shape, opened.views if views is None else views)
+    return TeacherStage(opened, index, shape, opened.layout.views if views is None else views)
 
 
 class TeacherStage:
     """Turns raw samples into `Taught` ones; may be pickled, and used in a worker."""
 
-    def __init__(self, store: LabelStore, index: SampleIndex, shape: Shape, views: int) -> None:
-        if not 1 <= views <= store.views:
-            raise MismatchError(f"views is {views}, and {store.name} has {store.views}. Ask for 1 to {store.views}.")
+    def __init__(self, store: StoreReader, index: SampleIndex, shape: Shape, views: int) -> None:
+        if not 1 <= views <= store.layout.views:
+            raise MismatchError(
+                f"views is {views}, and {store.name} has {store.layout.views}. Ask for 1 to {store.layout.views}."
+            )
         self.store, self.index, self.shape, self.views = store, index, shape, views
         self._position = Position()
         self._shards = {url: number for number, url in enumerate(index.urls)}

@@ -27,7 +27,7 @@ def store_of(path, urls, keep, *, wrong=()):
     renderer = Renderer(RECIPE, index, index.files())
     with open_to_label(path, manifest, index, VIEWS) as store:
         for unit in store.missing():
-            rows = np.arange(*store.rows_of(unit))
+            rows = np.arange(*store.layout.rows_of(unit))
             out = np.empty((len(rows), SIDE, SIDE, 3), np.uint8)
             drawn = renderer.render(rows, np.full(len(rows), unit.view), out)
             shares = np.array([[0.9, 0.07, 0.03]])

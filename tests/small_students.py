@@ -29,9 +29,9 @@ from pipeline.rendering.checksums import checksum, luma
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.rendering.renderer import Rendered, Renderer
 from pipeline.shards.index import scan
-from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest, TeacherCard
 from pipeline.store.unit_labels import UnitLabels
+from pipeline.store.writer import StoreWriter
 from pipeline.views.recipe import Recipe
 from student import train as command
 from tests.pictures import tiny_shards
@@ -75,11 +75,11 @@ def make_store(
     witness = draw_witnesses(recipe, index)
     witness = dataclasses.replace(witness, pixels_WHWC=_brighter(witness.pixels_WHWC, brighten))
     path = folder / "store.zarr"
-    with LabelStore.open_writing(
+    with StoreWriter.open(
         path, manifest, index, views, witness=lambda: witness, environment=describe_environment
     ) as store:
         for unit in store.missing()[: None if finish else -1]:
-            row_B = np.arange(*store.rows_of(unit))
+            row_B = np.arange(*store.layout.rows_of(unit))
             view_B = np.full(len(row_B), unit.view)
             pixels = np.empty((len(row_B), recipe.image_size, recipe.image_size, 3), np.uint8)
             drawn = renderer.render(row_B, view_B, pixels)

@@ -16,11 +16,12 @@ from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.key_hash import key_hashes
-from pipeline.store.label_store import LabelStore
+from pipeline.store.layout import Unit
 from pipeline.store.manifest import Manifest, TeacherCard
-from pipeline.store.receipts import Unit
+from pipeline.store.reader import StoreReader
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.witness import Witness, witness_rows
+from pipeline.store.writer import StoreWriter
 from pipeline.views.recipe import Recipe
 
 SIDE = 8
@@ -108,9 +109,9 @@ def witness_of(manifest: Manifest) -> Witness:
 
 def open_writing(
     path: Path, manifest: Manifest, index: SampleIndex, views: int, *, recheck: bool = False
-) -> LabelStore:
+) -> StoreWriter:
     """Without pictures to draw witnesses from."""
-    return LabelStore.open_writing(
+    return StoreWriter.open(
         path,
         manifest,
         index,
@@ -121,18 +122,18 @@ def open_writing(
     )
 
 
-def fill(store: LabelStore, units: Iterable[Unit] | None = None) -> None:
+def fill(store: StoreWriter, units: Iterable[Unit] | None = None) -> None:
     """Write what is missing, or these units."""
     for unit in store.missing() if units is None else units:
         store.write(unit, labels_of(store.manifest, unit))
 
 
-def finished(path: Path, manifest: Manifest, index: SampleIndex, views: int = 2) -> LabelStore:
+def finished(path: Path, manifest: Manifest, index: SampleIndex, views: int = 2) -> StoreReader:
     """A finished store, opened for reading."""
     with open_writing(path, manifest, index, views) as store:
         fill(store)
         store.finish()
-    return LabelStore.open_finished(path)
+    return StoreReader.open(path)
 
 
 def tree(path: Path) -> dict[str, bytes]:

@@ -24,7 +24,7 @@ from pipeline.commands.speed_flags import speed_options
 from pipeline.errors import UserError
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
 from pipeline.teacher.teacher import Teacher
 from student.checkpoints import checkpoint
@@ -61,7 +61,7 @@ def main(
     with joined(device, timeout) as ranks, Stop().listening() as stop, launched(places, settings, ranks, stop) as run:
         if run is not None:
             live = load_stored_teacher(
-                LabelStore.open_finished(places.logits), name=teacher, weights=teacher_weights, device=device,
+                StoreReader.open(places.logits), name=teacher, weights=teacher_weights, device=device,
                 precision=teacher_precision,
             )  # fmt: skip
             run.feed = Answered(run.feed, live)

@@ -14,8 +14,8 @@ from benchmarks.evidence.steps import Step, in_order
 from benchmarks.report import Table, grid
 from pipeline.shards.index import scan
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
-from pipeline.store.receipts import Unit
+from pipeline.store.layout import Unit
+from pipeline.store.reader import StoreReader
 
 
 def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]) -> Table:
@@ -103,18 +103,18 @@ def _teacher(row: Row, work: Path) -> list[str]:
     """How good the teacher is on the pictures that judge the students."""
     if not row.about:
         return [""]
-    store = LabelStore.open_finished(str(work / row.about[0].path))
+    store = StoreReader.open(str(work / row.about[0].path))
     right = 0
-    for run in range(store.runs):
-        start, stop = store.rows_of(Unit(0, run))
+    for run in range(store.layout.runs):
+        start, stop = store.layout.rows_of(Unit(0, run))
         chosen_B = store.read_arrays(0, run, ["argmax"])["argmax"][: stop - start]
         right += int((chosen_B == store.index.classes[start:stop]).sum())
-    return [f"{100 * right / store.rows:.1f}"]
+    return [f"{100 * right / store.manifest.rows:.1f}"]
 
 
 def _bytes(row: Row, work: Path) -> list[str]:
     """What a view of this store takes, proofs apart."""
-    sizes = LabelStore.open_finished(str(work / row.about[0].path)).bytes_per_view()
+    sizes = StoreReader.open(str(work / row.about[0].path)).bytes_per_view()
     return [f"{sum(size for name, size in sizes.items() if name not in ('crc', 'luma')):.2f}"]
 
 

@@ -14,17 +14,13 @@ import fcntl
 import os
 import secrets
 import shutil
-import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pipeline.durable.local_lock import Flock, LocalSeat, lock_path
+from pipeline.durable.writer_lock import this_process
 from pipeline.errors import StoreError
-
-
-def lock_path(root: Path, suffix: str) -> Path:
-    """The file of that suffix beside a directory, the same one through whichever link the directory is named."""
-    return Path(f"{os.path.realpath(root)}{suffix}")
 
 
 class LocalObjects:
@@ -39,6 +35,11 @@ class LocalObjects:
     def name(self) -> str:
         """The directory."""
         return str(self.root)
+
+    @property
+    def folder(self) -> Path:
+        """The same, as a path."""
+        return self.root
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Of every file below `prefix`."""
@@ -77,6 +78,15 @@ class LocalObjects:
                 return file.read(min(limit, status.st_size) + 1)  # so much memory is taken, whatever is read
             except OSError as error:
                 raise failure("read", path, error) from error
+
+    def get_many(self, keys: Iterable[str], limit: int) -> Iterator[tuple[str, bytes | None]]:
+        """One file after the other, each read when it is asked for."""
+        for key in keys:
+            try:
+                data = self.get(key, limit)
+            except KeyError:
+                data = None
+            yield key, data
 
     def put(self, key: str, data: bytes) -> None:
         """Write, flush, rename, flush the directory."""
@@ -119,20 +129,26 @@ class LocalObjects:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold an flock on ``<root>.lock``; the system lets go of it however this process ends."""
-        path = lock_path(self.root, ".lock")
+        lock = Flock(lock_path(self.root, ".lock"))
         try:
-            self._make_directory(path.parent)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise failure("lock", path, error) from error
-        _HELD.add(descriptor)
-        try:
-            _take(descriptor, path, self.name)
+            try:
+                self._make_directory(lock.path.parent)
+                holder = None if lock.take(fcntl.LOCK_EX) else lock.said() or "another process"
+            except OSError as error:
+                raise failure("lock", lock.path, error) from error
+            if holder is not None:
+                raise StoreError(
+                    f"{self.name} is being written by {holder}; this is {this_process()}. Wait until it ends, or end "
+                    "it; then run this again."
+                )
+            lock.say()
             yield
         finally:
-            if descriptor in _HELD:  # not in a forked child, where the number may be another file's by now
-                _HELD.discard(descriptor)
-                os.close(descriptor)
+            lock.leave()
+
+    def seat(self) -> LocalSeat:
+        """A seat as an flock on ``<root>.writers.lock``."""
+        return LocalSeat(self.root)
 
     @contextlib.contextmanager
     def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
@@ -161,37 +177,6 @@ class LocalObjects:
 
 
 _RESTORE = "Restore it from a copy, or run the teacher's stage again: it computes what is damaged."
-
-
-_HELD: set[int] = set()
-"""Descriptors of the locks that this process holds."""
-
-
-def _let_go_in_child() -> None:
-    # a forked child shares the lock: without this, a worker that outlives a killed parent keeps the next run out
-    for descriptor in _HELD:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-    _HELD.clear()
-
-
-os.register_at_fork(after_in_child=_let_go_in_child)
-
-
-def _take(descriptor: int, path: Path, name: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
-        raise StoreError(
-            f"{name} is being written by {holder}; this is process {os.getpid()} on "
-            f"{socket.gethostname()}. Wait until it ends, or end it; then run this again."
-        ) from None
-    except OSError as error:
-        raise failure("lock", path, error) from error
-    with contextlib.suppress(OSError):  # who holds it is a courtesy: a full disk must not keep a store from resuming
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
 def _write_file(path: Path, data: bytes) -> None:

@@ -1,22 +1,23 @@
 """How do bytes get under a name so that they are either there, whole and for good, or not there at all?
 
-`put` writes to a temporary name in the same directory, flushes the file to the disk, renames it, and flushes the
-directory; directories that it makes are flushed into their parents first. Whatever instant it is killed at, the name
-holds the old bytes, the new bytes, or nothing; a temporary name that stays behind can be told by its form, and is swept
-by the store. Nothing is ever written in place, so a name that is a hard or symbolic link into a cache is replaced and
-the cache is not touched.
+Whatever instant a `put` is killed at, the name holds the old bytes, the new bytes, or nothing; a temporary name that
+stays behind can be told by its form, and is swept by the store. `pipeline.durable.local` does that with the files of a
+directory, `pipeline.durable.s3` with the objects of a bucket.
 
-`Objects` is all that a store asks of its medium, so that an object store can take the place of the file system.
+`Objects` is all that a store asks of its medium. A medium that keeps these promises takes one line in `open_objects`;
+tests/pipeline/durable/test_conformance.py holds each medium to them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.durable.local import LocalObjects
+from pipeline.durable.writer_lock import Seat
 from pipeline.errors import StoreError
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}")
@@ -30,12 +31,24 @@ class Objects(Protocol):
         """The root, as a user knows it."""
         ...
 
+    @property
+    def folder(self) -> Path | None:
+        """The directory that one rename moves with all objects; None on a medium that cannot rename."""
+        ...
+
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Bytes of every object whose key starts with `prefix` (a directory, or nothing), in the order of the keys."""
         ...
 
     def get(self, key: str, limit: int) -> bytes:
         """The bytes of an object; KeyError where there is none; StoreError where it holds more than `limit`."""
+        ...
+
+    def get_many(self, keys: Iterable[str], limit: int) -> Iterator[tuple[str, bytes | None]]:
+        """Each key with its bytes, in the order of `keys`; None where there is none, StoreError as in `get`.
+
+        For many small objects: where each takes a journey, several are read at once and ahead of what is asked for.
+        """
         ...
 
     def put(self, key: str, data: bytes) -> None:
@@ -51,7 +64,11 @@ class Objects(Protocol):
         ...
 
     def lock(self) -> AbstractContextManager[None]:
-        """Be the one writer, or a StoreError at once."""
+        """Be the one writer, or a StoreError as soon as it is sure that another is."""
+        ...
+
+    def seat(self) -> Seat:
+        """A seat among several writers, not taken yet."""
         ...
 
 

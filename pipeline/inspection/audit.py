@@ -23,14 +23,13 @@ from numpy.typing import NDArray
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import UserError
 from pipeline.store.arrays import ArraySpec
-from pipeline.store.layout import Layout
-from pipeline.store.reading import decode, find_complete, read_index, read_whole, require_agreement, root_layout
+from pipeline.store.layout import Layout, Unit
+from pipeline.store.reader import decode, find_complete, read_index, read_whole, require_agreement, root_layout
 from pipeline.store.receipts import (
     BASE_KEY,
     COMPLETE_KEY,
     Base,
     Digest,
-    Unit,
     UnitTable,
     fetch,
     get_record,
@@ -149,9 +148,10 @@ def _check_witness(
 def _checksums(objects: Objects, layout: Layout, table: UnitTable, unit: Unit) -> NDArray[Any] | None:
     spec = layout.unit_arrays()["crc"]
     key = spec.key(unit.view, unit.run)
+    start, stop = layout.rows_of(unit)
     try:
         data = fetch(objects, key, table[unit]["crc"])
-        crc_B: NDArray[Any] = decode(objects, spec, key, data, layout.rows_of(unit.run))[0]
+        crc_B: NDArray[Any] = decode(objects, spec, key, data, stop - start)[0]
     except UserError:
         return None  # told with its unit
     return crc_B
@@ -162,24 +162,23 @@ def _check_units(objects: Objects, layout: Layout, base: Base, table: UnitTable,
 
     def check(unit: Unit) -> list[Finding]:
         findings, found = [], {}
-        digests = table[unit]
+        digests, (start, stop) = table[unit], layout.rows_of(unit)
         for (name, spec), key in zip(arrays.items(), unit_keys(arrays, unit), strict=True):
             try:
                 data = fetch(objects, key, digests[name], str(unit))
-                found[name] = decode(objects, spec, key, data, layout.rows_of(unit.run))[0]
+                found[name] = decode(objects, spec, key, data, stop - start)[0]
             except UserError as error:
                 findings.append(_finding(objects, key, error))
         receipt = unit_receipt(unit, base.contract, dict(zip(unit_keys(arrays, unit), digests.values(), strict=True)))
         if get_record(objects, unit.receipt_key) != receipt:
             findings.append(Finding(f"{objects.name}/{unit.receipt_key}", "is not what COMPLETE says of it"))
         if not findings:
-            first = unit.run * layout.manifest.unit_rows
-            findings += [Finding(f"{objects.name} ({unit})", what) for what in _meaningless(layout, found, first)]
+            findings += [Finding(f"{objects.name} ({unit})", what) for what in _meaningless(layout, found, start)]
         return findings
 
     findings: list[Finding] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for number, part in enumerate(pool.map(check, table.units()), start=1):
+        for number, part in enumerate(pool.map(check, layout.units()), start=1):
             findings += part
             progress(number, table.views * table.runs)
     return findings
@@ -203,7 +202,7 @@ def _check_extra(objects: Objects, layout: Layout, table: UnitTable) -> list[Fin
     arrays = layout.unit_arrays()
     known = {BASE_KEY, COMPLETE_KEY} | layout.metadata().keys()
     known |= object_keys(layout.index_arrays()) | object_keys(layout.witness_arrays())
-    for unit in table.units():
+    for unit in layout.units():
         known |= {unit.receipt_key, *unit_keys(arrays, unit)}
     return [
         Finding(

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from pipeline.labels.keep import Keep
 from pipeline.labels.soft_labels import SoftLabels
-from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest
+from pipeline.store.reader import StoreReader
 
 LIMIT = 20_000
 """Views that are compared, at most about"""
@@ -27,10 +27,10 @@ LIMIT = 20_000
 _AT_ONCE = 512
 
 
-def compare(before: LabelStore, after: LabelStore) -> dict[str, Any]:
+def compare(before: StoreReader, after: StoreReader) -> dict[str, Any]:
     """The figures, as plain values."""
-    unit_rows = min(before.manifest.unit_rows, before.rows)
-    units = before.units()
+    unit_rows = min(before.manifest.unit_rows, before.manifest.rows)
+    units = before.layout.units()
     chosen = units[:: max(1, len(units) * unit_rows // LIMIT)]
     parts = [_parts(before, after, unit.view, unit.run) for unit in chosen]
     figures: dict[str, Any] = {
@@ -80,14 +80,14 @@ def _mean(parts: Sequence[NDArray[Any] | None]) -> float | None:
     return float(np.concatenate(present).mean()) if present else None
 
 
-def _temperatures(before: LabelStore, after: LabelStore) -> tuple[float, ...]:
+def _temperatures(before: StoreReader, after: StoreReader) -> tuple[float, ...]:
     """Those at which both can be made into distributions."""
     if after.manifest.keep.kind == "argmax" or before.manifest.keep.kind == "argmax":
         return ()
     return after.manifest.temperatures
 
 
-def _parts(before: LabelStore, after: LabelStore, view: int, run: int) -> dict[str, Any]:
+def _parts(before: StoreReader, after: StoreReader, view: int, run: int) -> dict[str, Any]:
     old, new = (store.read(view, run, luma=False).labels for store in (before, after))
     found: dict[str, Any] = {"same": old.argmax_B == new.argmax_B, "top": _top(after.manifest.keep, new)}
     for temperature in _temperatures(before, after):

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import SoftLabels
-from pipeline.store.label_store import LabelStore
-from pipeline.store.receipts import Unit
+from pipeline.store.layout import Unit
+from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import plan_mixing
 
 LIMIT = 200_000
@@ -27,7 +27,7 @@ ENOUGH = 100
 LAMBDA_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-def summarise(store: LabelStore) -> dict[str, Any]:
+def summarise(store: StoreReader) -> dict[str, Any]:
     """The figures, as plain values."""
     units = _spread(store)
     tallies = [_tally(store, unit) for unit in units]
@@ -39,7 +39,7 @@ def summarise(store: LabelStore) -> dict[str, Any]:
     return {
         "teacher": store.manifest.teacher.name,
         "keep": str(store.manifest.keep),
-        "views": store.views,
+        "views": store.layout.views,
         "rows": len(store.index),
         "measured_views": int(sum(len(t["top1"]) for t in tallies)),
         "labelled_views": int(labelled.sum()),
@@ -83,19 +83,19 @@ def summary_text(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _spread(store: LabelStore) -> list[Unit]:
+def _spread(store: StoreReader) -> list[Unit]:
     """Whole runs (all of their views), evenly spread, within the limit; at least one run."""
-    runs = sorted({unit.run for unit in store.units()})
-    start, stop = store.rows_of(Unit(0, 0))
-    most = max(1, LIMIT // max(1, (stop - start) * store.views))
+    runs = sorted({unit.run for unit in store.layout.units()})
+    start, stop = store.layout.rows_of(Unit(0, 0))
+    most = max(1, LIMIT // max(1, (stop - start) * store.layout.views))
     chosen = [runs[i] for i in np.unique(np.linspace(0, len(runs) - 1, min(most, len(runs))).astype(int))]
-    views = range(min(store.views, max(1, LIMIT // (stop - start))))
+    views = range(min(store.layout.views, max(1, LIMIT // (stop - start))))
     return [Unit(view, run) for run in chosen for view in views]
 
 
-def _tally(store: LabelStore, unit: Unit) -> dict[str, NDArray[Any]]:
+def _tally(store: StoreReader, unit: Unit) -> dict[str, NDArray[Any]]:
     """Per view of a unit: was the answer right (top-1, top-5), with which share of the picture, how unsure."""
-    start, stop = store.rows_of(unit)
+    start, stop = store.layout.rows_of(unit)
     row_B = np.arange(start, stop)
     classes = store.index.classes
     mixing = plan_mixing(store.manifest.recipe, len(store.index), row_B, np.full(stop - start, unit.view))
@@ -112,7 +112,7 @@ def _tally(store: LabelStore, unit: Unit) -> dict[str, NDArray[Any]]:
     }
 
 
-def _entropy(store: LabelStore, labels: SoftLabels) -> NDArray[np.float64]:
+def _entropy(store: StoreReader, labels: SoftLabels) -> NDArray[np.float64]:
     """Entropy at temperature 1; of the kept classes and the rest as one, where only some were kept."""
     keep, temperatures = store.manifest.keep, store.manifest.temperatures
     if keep.lacks(1.0, temperatures) is not None:
@@ -126,7 +126,7 @@ def _plogp(p_BC: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _agreement(store: LabelStore, units: list[Unit]) -> float | None:
+def _agreement(store: StoreReader, units: list[Unit]) -> float | None:
     """How often a row's next view gets the same answer."""
     same = pairs = 0.0
     for _, group in itertools.groupby(units, key=lambda unit: unit.run):

@@ -24,8 +24,8 @@ from pipeline.rendering.drift import TOLERANCE
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
-from pipeline.store.receipts import Unit
+from pipeline.store.layout import Unit
+from pipeline.store.reader import StoreReader
 from pipeline.store.unit_labels import UnitLabels
 
 Ask = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -67,24 +67,24 @@ class Recheck:
         return {name: value for name, value in asdict(self).items() if name != "findings"}
 
 
-def spread(store: LabelStore, count: int) -> list[Request]:
+def spread(store: StoreReader, count: int) -> list[Request]:
     """`count` views (or all there are) in requests of one unit each, evenly over units and over the rows in them."""
-    units = _evenly(store.units(), max(1, count // _A_UNIT))
-    starts = np.cumsum([0, *(stop - start for start, stop in map(store.rows_of, units))])
+    units = _evenly(store.layout.units(), max(1, count // _A_UNIT))
+    starts = np.cumsum([0, *(stop - start for start, stop in map(store.layout.rows_of, units))])
     places = np.array(_evenly(range(int(starts[-1])), count), np.int64)
     requests = []
     for unit, first, end in zip(units, starts[:-1], starts[1:], strict=True):
-        row_B = places[(places >= first) & (places < end)] - first + store.rows_of(unit)[0]
+        row_B = places[(places >= first) & (places < end)] - first + store.layout.rows_of(unit)[0]
         requests += [Request(unit, row_B[at : at + _A_REQUEST]) for at in range(0, len(row_B), _A_REQUEST)]
     return requests
 
 
-def spread_batches(store: LabelStore, count: int) -> list[Request]:
+def spread_batches(store: StoreReader, count: int) -> list[Request]:
     """At least `count` views (or all there are) in whole batches of the teacher's run, evenly over the store."""
     size = store.manifest.teacher.batch_size
-    places = [(unit, first) for unit in store.units() for first in range(*store.rows_of(unit), size)]
+    places = [(unit, first) for unit in store.layout.units() for first in range(*store.layout.rows_of(unit), size)]
     chosen = _evenly(places, -(-count // size))
-    return [Request(unit, np.arange(first, min(first + size, store.rows_of(unit)[1]))) for unit, first in chosen]
+    return [Request(unit, np.arange(first, min(first + size, store.layout.rows_of(unit)[1]))) for unit, first in chosen]
 
 
 def _evenly(things: Sequence[T], count: int) -> list[T]:
@@ -94,7 +94,7 @@ def _evenly(things: Sequence[T], count: int) -> list[T]:
 
 
 def recheck(
-    store: LabelStore,
+    store: StoreReader,
     index: SampleIndex,
     requests: Sequence[Request],
     *,
@@ -119,20 +119,20 @@ def recheck(
     return result
 
 
-def _stored(store: LabelStore, requests: Sequence[Request]) -> Iterator[UnitLabels]:
+def _stored(store: StoreReader, requests: Sequence[Request]) -> Iterator[UnitLabels]:
     """What the store says about the rows of each request; a unit is read once for requests that follow each other."""
     unit, whole = None, None
     for request in requests:
         if request.unit != unit or whole is None:
             unit, whole = request.unit, store.read(request.unit.view, request.unit.run)
-        place_B = request.row_B - store.rows_of(unit)[0]
+        place_B = request.row_B - store.layout.rows_of(unit)[0]
         luma_B16 = None if whole.luma_B16 is None else whole.luma_B16[place_B]
         yield UnitLabels(labels=whole.labels.take(place_B), crc_B=whole.crc_B[place_B], luma_B16=luma_B16)
 
 
 def _compare_pixels(
     result: Recheck,
-    store: LabelStore,
+    store: StoreReader,
     index: SampleIndex,
     request: Request,
     slot: Slot,
@@ -158,7 +158,7 @@ def _compare_pixels(
         )
 
 
-def _compare_answers(result: Recheck, store: LabelStore, logits_BC: NDArray[np.float32], stored: SoftLabels) -> None:
+def _compare_answers(result: Recheck, store: StoreReader, logits_BC: NDArray[np.float32], stored: SoftLabels) -> None:
     manifest = store.manifest
     result.asked += len(stored)
     result.argmax_changes += int((logits_BC.argmax(axis=1) != stored.argmax_B).sum())

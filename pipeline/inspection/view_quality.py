@@ -11,18 +11,18 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
-from pipeline.store.receipts import Unit
+from pipeline.store.layout import Unit
+from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import plan_mixing
 
 MOST_ROWS = 50_000
 MOST_VIEWS = 64
 
 
-def accuracy_per_view(store: LabelStore, index: SampleIndex) -> list[tuple[int, float]]:
+def accuracy_per_view(store: StoreReader, index: SampleIndex) -> list[tuple[int, float]]:
     """(view, top-1) of up to so many views, spread over all of them; empty without labels."""
-    runs = _spread(store.runs, max(1, MOST_ROWS // store.manifest.unit_rows))
-    found = [(view, _accuracy(store, index, view, runs)) for view in _spread(store.views, MOST_VIEWS)]
+    runs = _spread(store.layout.runs, max(1, MOST_ROWS // store.manifest.unit_rows))
+    found = [(view, _accuracy(store, index, view, runs)) for view in _spread(store.layout.views, MOST_VIEWS)]
     return [(view, value) for view, value in found if value is not None]
 
 
@@ -30,10 +30,10 @@ def _spread(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()  # type: ignore[no-any-return]
 
 
-def _accuracy(store: LabelStore, index: SampleIndex, view: int, runs: list[int]) -> float | None:
+def _accuracy(store: StoreReader, index: SampleIndex, view: int, runs: list[int]) -> float | None:
     right = labelled = 0
     for run in runs:
-        row_B = np.arange(*store.rows_of(Unit(view, run)))
+        row_B = np.arange(*store.layout.rows_of(Unit(view, run)))
         mixing = plan_mixing(store.manifest.recipe, len(index), row_B, np.full(len(row_B), view))
         truth_B = index.classes[np.where(mixing.lam_B >= 0.5, row_B, mixing.partner_B)]
         argmax_B = store.read_arrays(view, run, ["argmax"])["argmax"][: len(row_B)]

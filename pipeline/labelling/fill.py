@@ -30,16 +30,16 @@ from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, Request
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
-from pipeline.store.receipts import Unit
+from pipeline.store.layout import Unit
 from pipeline.store.unit_labels import UnitLabels
+from pipeline.store.writer import StoreWriter
 from pipeline.teacher.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
 
 def label_missing(
-    store: LabelStore,
+    store: StoreWriter,
     teacher: Teacher,
     *,
     workers: int,
@@ -77,19 +77,19 @@ def label_missing(
         return handout.settle(progress.advance)
 
 
-def _progress(store: LabelStore, shown: bool) -> Progress:
+def _progress(store: StoreWriter, shown: bool) -> Progress:
     """Over the whole store."""
     if not shown:
         return Progress("teacher", 0, "views", interval=math.inf, stream=io.StringIO())
-    views = store.rows * store.views
-    missing = sum(stop - start for start, stop in map(store.rows_of, store.missing()))
+    views = store.manifest.rows * store.layout.views
+    missing = sum(stop - start for start, stop in map(store.layout.rows_of, store.missing()))
     return Progress("teacher", views, "views", done=views - missing)
 
 
-def _requests(store: LabelStore, tasks: Iterable[Task], batch: int) -> Iterator[Request]:
+def _requests(store: StoreWriter, tasks: Iterable[Task], batch: int) -> Iterator[Request]:
     """The batches of each task: for each stretch of rows, one batch a view."""
     for task in tasks:
-        start, stop = store.rows_of(Unit(task.views[0], task.run))
+        start, stop = store.layout.rows_of(Unit(task.views[0], task.run))
         for first in range(start, stop, batch):
             row_B = np.arange(first, min(first + batch, stop))
             for view in task.views:
@@ -130,7 +130,7 @@ class Gathering:
 class Commits:
     """Encodes, gathers and commits in one thread of its own; an error there stops the run at the next batch."""
 
-    def __init__(self, store: LabelStore, ahead: int = 4) -> None:
+    def __init__(self, store: StoreWriter, ahead: int = 4) -> None:
         self.store, self.ahead = store, ahead
         self._open: dict[Unit, Gathering] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
@@ -173,6 +173,6 @@ class Commits:
         gathering.crcs.append(slot.crc_B)
         gathering.lumas.append(slot.luma_B16)
         gathering.rows += len(slot.row_B)
-        start, stop = self.store.rows_of(unit)
+        start, stop = self.store.layout.rows_of(unit)
         if gathering.rows == stop - start:
             self.store.write(unit, self._open.pop(unit).whole(manifest.luma))

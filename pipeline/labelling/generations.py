@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.durable import aside
-from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import Objects, open_objects
 from pipeline.errors import StoreError
 from pipeline.store.manifest import Manifest
@@ -25,8 +24,8 @@ def set_aside(path: str | Path, why: str) -> None:
         require_ours(objects, sizes)
         if COMPLETE_KEY not in sizes and not units_in(sizes):  # no label was ever finished in it
             _delete(objects)
-        elif isinstance(objects, LocalObjects):
-            aside.put_aside(objects.root, why)
+        elif objects.folder is not None:
+            aside.put_aside(objects.folder, why)
         else:
             raise StoreError(
                 f"{why} At a URL it cannot be set aside, since a bucket has no rename, and labels are not removed "
@@ -37,21 +36,21 @@ def set_aside(path: str | Path, why: str) -> None:
 def bring_back(path: str | Path, manifest: Manifest) -> None:
     """Where there is no store, move back one that was set aside and is of this very contract."""
     objects = open_objects(path)
-    if not isinstance(objects, LocalObjects) or not (earlier := aside.asides(objects.root)):
+    folder = objects.folder
+    if folder is None or not (earlier := aside.asides(folder)):
         return
     wanted = Contract(manifest=manifest.fingerprint(), index=manifest.index_digest)
     with objects.lock():
         found = () if objects.sizes() else filter(lambda at: _contract_of(at) == wanted, earlier)
         for place in found:
-            aside.bring_back(objects.root, place)
+            aside.bring_back(folder, place)
             return
 
 
 def keep_one(path: str | Path) -> None:
     """Now that this store is finished, remove what was set aside of it, but for one."""
-    objects = open_objects(path)
-    if isinstance(objects, LocalObjects):
-        aside.keep_one(objects.root, finished=lambda place: (place / COMPLETE_KEY).exists(), remove=_discard)
+    if (folder := open_objects(path).folder) is not None:
+        aside.keep_one(folder, finished=lambda place: (place / COMPLETE_KEY).exists(), remove=_discard)
 
 
 def _contract_of(path: Path) -> Contract | None:
@@ -61,7 +60,7 @@ def _contract_of(path: Path) -> Contract | None:
 
 def _discard(path: Path) -> None:
     """Remove the objects of a store; other people's files stay, and the folder with them."""
-    objects = LocalObjects(path)
+    objects = open_objects(path)
     with objects.lock():
         require_ours(objects, objects.sizes())
         _delete(objects)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from pipeline.processes.rendezvous import LostError, Meeting, met
 from pipeline.processes.world import Place
-from pipeline.store.receipts import Unit
+from pipeline.store.layout import Unit
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
     first, alone, one slice     opens the store for writing and keeps it; lets ranks in once it is swept
     first of several slices     opens it, so that it is swept, lets the others in, and then attaches like them
     later slices                attach: they know what is missing, and any of them may finish the store
-    ranks that follow           attach without asking what is missing: they do what they are handed
+    ranks that follow           follow: they do what they are handed, and do not ask what is missing
 
 Finishing is safe for any writer: COMPLETE is a function of the receipts, it is put whole, and while a writer has its
 seat (`pipeline.durable.writer_lock`) nobody sweeps.
@@ -17,29 +17,28 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.durable.objects import open_objects
+from pipeline.durable.objects import Objects
 from pipeline.durable.writer_lock import Seat, seated
-from pipeline.errors import StoreError
 from pipeline.labelling.environment import describe_environment
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest
-from pipeline.store.receipts import UnitTable
-from pipeline.store.recovery import read_base, stored_layout
+from pipeline.store.writer import StoreWriter
 
 
 @contextlib.contextmanager
-def leading_seat(out: str | Path, place: Place, wait_s: float) -> Iterator[Seat]:
+def leading_seat(objects: Objects, place: Place, wait_s: float) -> Iterator[Seat]:
     """The seat of a process that leads: alone, or the next of several slices."""
-    with seated(open_objects(out), alone=place.slices == 1, follows=False, wait_s=wait_s) as seat:
+    with seated(objects.seat(), alone=place.slices == 1, follows=False, wait_s=wait_s) as seat:
         yield seat
 
 
 @contextlib.contextmanager
-def led(out: str | Path, place: Place, seat: Seat, open_writing: Callable[[], LabelStore]) -> Iterator[LabelStore]:
-    """The store of a process that leads; `open_writing` is called if this is the first."""
+def leading_writer(
+    objects: Objects, place: Place, seat: Seat, open_writing: Callable[[], StoreWriter]
+) -> Iterator[StoreWriter]:
+    """The store of a process that leads and has its seat; `open_writing` is called if this is the first."""
     if seat.first and place.slices == 1:
         with open_writing() as store:
             if place.world > 1:
@@ -49,30 +48,25 @@ def led(out: str | Path, place: Place, seat: Seat, open_writing: Callable[[], La
     if seat.first:
         open_writing().close()
         seat.share()
-    with LabelStore.attach(out) as store:
+    with StoreWriter.attach(objects) as store:
         yield store
 
 
 @contextlib.contextmanager
-def followed(out: str | Path, wait_s: float) -> Iterator[LabelStore]:
+def following_writer(objects: Objects, wait_s: float) -> Iterator[StoreWriter]:
     """The store of a rank that follows; what is missing is not known to it, and need not be."""
-    objects = open_objects(out)
-    with seated(objects, alone=False, follows=True, wait_s=wait_s):
-        base = read_base(objects)
-        layout = stored_layout(objects, base)
-        if base is None or layout is None:
-            raise StoreError(f"{objects.name} has no base that can be read here. --out must be where all ranks see it.")
-        table = UnitTable(layout.views, layout.runs, list(layout.unit_arrays()))
-        with LabelStore(objects, layout, base, table) as store:
-            store.writable = True
-            yield store
+    with (
+        seated(objects.seat(), alone=False, follows=True, wait_s=wait_s),
+        StoreWriter.follow(objects) as store,
+    ):
+        yield store
 
 
 def open_to_label(
     out: str | Path, manifest: Manifest, index: SampleIndex, views: int, *, recheck: bool = False
-) -> LabelStore:
+) -> StoreWriter:
     """The store, open for the one writer, with witnesses that are drawn here where it has none."""
-    return LabelStore.open_writing(
+    return StoreWriter.open(
         out,
         manifest,
         index,

@@ -1,9 +1,10 @@
 """What is a label store, how is it written, and when may it be believed?
 
-`label_store` opens, reads and writes it. `manifest` is the contract it was made under, `layout` and `arrays` its Zarr
-arrays, `unit_labels` what is stored of one unit, `witness` the views that are kept in full. `receipts` and
-`digest_list` say what was finished, `recovery` what is kept when writing goes on, `reading` what a reader checks, and
-`unchanged` whether the classes in the shards are still those of its index.
+`reader` opens a finished store and believes no byte of it unchecked; `writer` makes, resumes, mends and grows one, with
+`recovery`, which says what is kept. `manifest` is the contract that a store was made under, `layout` its units and
+arrays, `arrays` how a block of one becomes bytes. `unit_labels` is what is stored of one unit, `witness` the views that
+are kept in full. `receipts` and `digest_list` say what was finished, and `unchanged` whether the classes in the shards
+are still those of its index.
 
 Imports `labels`, `durable`, `shards` and `views`. It draws nothing: witnesses are handed to it.
 """

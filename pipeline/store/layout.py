@@ -65,6 +65,22 @@ _INDEX_MEANINGS: dict[str, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Unit:
+    """What the teacher finishes and commits at once: one view of one run of rows."""
+
+    view: int
+    run: int
+
+    def __str__(self) -> str:
+        return f"unit view {self.view}, run {self.run}"
+
+    @property
+    def receipt_key(self) -> str:
+        """Where its receipt stands."""
+        return f"receipts/{self.view}/{self.run}.json"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """All that the metadata of a store depends on."""
@@ -105,9 +121,15 @@ class Layout:
         """Runs of rows, the last one perhaps short."""
         return -(-self.manifest.rows // self.manifest.unit_rows)
 
-    def rows_of(self, run: int) -> int:
-        """Rows of a run."""
-        return min(self.manifest.unit_rows, self.manifest.rows - run * self.manifest.unit_rows)
+    def units(self) -> list[Unit]:
+        """All units, view after view."""
+        return [Unit(view, run) for view in range(self.views) for run in range(self.runs)]
+
+    def rows_of(self, unit: Unit) -> tuple[int, int]:
+        """First row, and the one after the last."""
+        assert 0 <= unit.view < self.views and 0 <= unit.run < self.runs, f"{unit} is not in the store"
+        start = unit.run * self.manifest.unit_rows
+        return start, min(start + self.manifest.unit_rows, self.manifest.rows)
 
     def unit_arrays(self) -> dict[str, ArraySpec]:
         """The arrays that every unit writes one object of, in the order in which receipts list them."""

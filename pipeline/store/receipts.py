@@ -25,7 +25,7 @@ from pipeline.durable.objects import Objects
 from pipeline.errors import StoreError
 from pipeline.store.arrays import ArraySpec
 from pipeline.store.digest_list import Digests, read_units
-from pipeline.store.layout import OURS, format_record, require_format
+from pipeline.store.layout import OURS, Unit, format_record, require_format
 
 BASE_KEY = "receipts/base.json"
 COMPLETE_KEY = "COMPLETE"
@@ -33,22 +33,6 @@ LARGEST_RECORD = 1 << 30
 SHA256_BYTES = 32
 UNITS, END = b',"units":', b"}\n"
 """How the last field of COMPLETE begins, and how COMPLETE ends"""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Unit:
-    """What the teacher finishes and commits at once: one view of one run of rows."""
-
-    view: int
-    run: int
-
-    def __str__(self) -> str:
-        return f"unit view {self.view}, run {self.run}"
-
-    @property
-    def receipt_key(self) -> str:
-        """Where its receipt stands."""
-        return f"receipts/{self.view}/{self.run}.json"
 
 
 class Digest(NamedTuple):
@@ -208,10 +192,6 @@ class UnitTable:
         self._digests_VRAD[unit.view, unit.run] = np.frombuffer(together, np.uint8).reshape(-1, SHA256_BYTES)
         self._lengths_VRA[unit.view, unit.run] = [digest.length for digest in digests]
 
-    def units(self) -> Iterator[Unit]:
-        """All units, view after view."""
-        return (Unit(view, run) for view in range(self.views) for run in range(self.runs))
-
     def missing(self) -> list[Unit]:
         """The units that are not finished."""
         return [Unit(view, run) for view, run in np.argwhere(self._lengths_VRA[:, :, 0] < 0).tolist()]
@@ -311,6 +291,12 @@ def get_record(objects: Objects, key: str) -> bytes | None:
         return objects.get(key, LARGEST_RECORD)
     except KeyError:
         return None
+
+
+def unit_receipts(objects: Objects, units: Sequence[Unit]) -> Iterator[tuple[Unit, bytes]]:
+    """The receipts of these units, as they stand there; a unit that has none is left out."""
+    found = objects.get_many([unit.receipt_key for unit in units], LARGEST_RECORD)
+    return ((unit, data) for unit, (_, data) in zip(units, found, strict=True) if data is not None)
 
 
 def fetch(objects: Objects, key: str, digest: Digest, what: str = "") -> bytes:

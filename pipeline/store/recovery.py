@@ -37,7 +37,7 @@ from pipeline.errors import ContractError, MismatchError, StoreError
 from pipeline.progress import Progress
 from pipeline.shards.index import SampleIndex
 from pipeline.store.arrays import ArraySpec
-from pipeline.store.layout import OURS, Layout, block_slices, require_format
+from pipeline.store.layout import OURS, Layout, Unit, block_slices, require_format
 from pipeline.store.manifest import Manifest
 from pipeline.store.receipts import (
     BASE_KEY,
@@ -45,13 +45,13 @@ from pipeline.store.receipts import (
     Base,
     Contract,
     Digest,
-    Unit,
     UnitTable,
     complete,
     contract_of,
     get_record,
     read_unit_receipt,
     unit_keys,
+    unit_receipts,
     units_in,
 )
 from pipeline.store.witness import Witness
@@ -273,13 +273,12 @@ def _kept_units(objects: Objects, sizes: Mapping[str, int], wanted: Wanted, layo
     arrays = layout.unit_arrays()
     table = UnitTable(layout.views, layout.runs, list(arrays))
     vouched: dict[Unit, list[Digest]] = {}
-    for unit in units_in(sizes):
-        data = get_record(objects, unit.receipt_key)
-        if data is not None and unit.view < layout.views and unit.run < layout.runs:
-            try:
-                vouched[unit] = read_unit_receipt(data, unit, contract, unit_keys(arrays, unit))
-            except NotCanonicalError as error:
-                log.warning("%s of %s is computed again: its receipt is damaged (%s)", unit, objects.name, error)
+    known = [unit for unit in units_in(sizes) if unit.view < layout.views and unit.run < layout.runs]
+    for unit, data in unit_receipts(objects, known):
+        try:
+            vouched[unit] = read_unit_receipt(data, unit, contract, unit_keys(arrays, unit))
+        except NotCanonicalError as error:
+            log.warning("%s of %s is computed again: its receipt is damaged (%s)", unit, objects.name, error)
     items = [pair for unit, d in vouched.items() for pair in zip(unit_keys(arrays, unit), d, strict=True)]
     whole = iter(_whole(objects, sizes, items, "recheck") if wanted.recheck else _listed(sizes, items))
     for unit, digests in vouched.items():

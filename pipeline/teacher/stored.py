@@ -10,13 +10,13 @@ import dataclasses
 from pathlib import Path
 
 from pipeline.errors import MismatchError
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.teacher.loading import load_teacher
 from pipeline.teacher.teacher import Teacher
 
 
 def load_stored_teacher(
-    store: LabelStore, *, name: str | None = None, weights: Path | None = None, device: str, precision: str = "auto"
+    store: StoreReader, *, name: str | None = None, weights: Path | None = None, device: str, precision: str = "auto"
 ) -> Teacher:
     """The teacher that the manifest names, or a refusal; `precision` is the stored one unless another is asked for."""
     card = store.manifest.teacher

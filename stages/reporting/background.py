@@ -127,7 +127,7 @@ def costs(story: Story) -> str:
     results, store = story.results, story.store
     sizes = store.bytes_per_view()
     total = sum(sizes.values())
-    views = store.views * store.rows
+    views = store.layout.views * store.manifest.rows
     kept = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
     rows = [
         ["stored for each view", f"{total:.1f} bytes", escape(kept)],
@@ -156,8 +156,8 @@ def costs(story: Story) -> str:
 def _saving(story: Story, cost: Cost) -> list[list[str]]:
     """The teacher's time, once and online."""
     taught = [s for s in story.results.students if s.kind != "none" and s.epochs]
-    online = sum(len(s.epochs) for s in taught) * story.store.rows / cost.teacher_rate
-    once = story.store.views * story.store.rows / cost.teacher_rate
+    online = sum(len(s.epochs) for s in taught) * story.store.manifest.rows / cost.teacher_rate
+    once = story.store.layout.views * story.store.manifest.rows / cost.teacher_rate
     rows = [["the teacher answers", f"{cost.teacher_rate:,.0f} views/s", "measured again for this page"]]
     rows.append(["asked once for all views", duration(once), "forward passes alone; rendering overlaps"])
     if taught:

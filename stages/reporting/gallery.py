@@ -24,8 +24,8 @@ from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest
+from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind, plan_mixing
 from pipeline.views.recipe import Recipe
 from stages.reporting.results import BEST_HEAD, Results
@@ -60,10 +60,10 @@ class Shelf:
     tiles: tuple[Tile, ...]
 
 
-def view_shelves(store: LabelStore, index: SampleIndex, *, rows: int, views: int) -> list[Shelf]:
+def view_shelves(store: StoreReader, index: SampleIndex, *, rows: int, views: int) -> list[Shelf]:
     """Rows spread over the data: the picture, then its first views."""
     recipe, files = store.manifest.recipe, index.files()
-    shown = min(views, store.views)
+    shown = min(views, store.layout.views)
     chosen = _chosen(index, rows)
     row_B, view_B = np.repeat(chosen, shown), np.tile(np.arange(shown), len(chosen))
     pixels_BHWC = rendered(recipe, index, row_B, view_B)
@@ -103,7 +103,7 @@ def rendered(recipe: Recipe, index: SampleIndex, row_B: NDArray[np.int64], view_
 
 
 def _view_words(
-    store: LabelStore, index: SampleIndex, row_B: NDArray[np.int64], view_B: NDArray[np.int64]
+    store: StoreReader, index: SampleIndex, row_B: NDArray[np.int64], view_B: NDArray[np.int64]
 ) -> list[tuple[Word, ...]]:
     mixing = plan_mixing(store.manifest.recipe, len(index), row_B, view_B)
     words = []
@@ -133,7 +133,7 @@ def _answer(manifest: Manifest, labels: SoftLabels, at: int) -> tuple[int, float
     return named, float(events.prob_BK[0][events.index_BK[0] == named].sum())
 
 
-def held_out_shelves(results: Results, store: LabelStore, index: SampleIndex, *, most: int) -> list[Shelf]:
+def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *, most: int) -> list[Shelf]:
     """Pictures by who recognises them; empty where the students' answers were not kept."""
     judged = _judged(results)
     if judged is None:
@@ -173,7 +173,7 @@ def _judged(
 
 
 def _tiles(
-    store: LabelStore,
+    store: StoreReader,
     index: SampleIndex,
     at_B: NDArray[np.int64],
     kinds: Sequence[str],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.labelling.cost import Cost
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from stages.reporting.gallery import Shelf
 from stages.reporting.results import KINDS, Results, Spread
 
@@ -19,7 +19,7 @@ class Story:
     """All that the page is about."""
 
     results: Results
-    store: LabelStore
+    store: StoreReader
     index: SampleIndex
     architecture: str | None
     """The teacher's, where its name does not say it"""

@@ -47,7 +47,8 @@ def _compared(story: Story) -> str:
     number = _count(len(results.students)).capitalize()
     return (
         f"{number} vision transformers of one size learned{_from_what(story, how_long)}. The teacher, "
-        f"{_teacher_name(story)}, had answered {story.store.views} views of each picture beforehand, once and for all."
+        f"{_teacher_name(story)}, had answered {story.store.layout.views} views of each picture beforehand, once and "
+        "for all."
     )
 
 

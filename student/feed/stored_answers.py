@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.soft_labels import SoftLabels
-from pipeline.store.label_store import LabelStore
 from pipeline.store.manifest import Manifest
+from pipeline.store.reader import StoreReader
 from student.feed.order import Batch
 
 READERS = 2
@@ -58,7 +58,7 @@ def needed(manifest: Manifest, *, soft: bool, luma: bool) -> frozenset[str]:
 class StoredAnswers:
     """Answers from a finished label store."""
 
-    def __init__(self, store: LabelStore, names: Iterable[str], *, keep_units: int) -> None:
+    def __init__(self, store: StoreReader, names: Iterable[str], *, keep_units: int) -> None:
         self._store, self._names, self._keep_units = store, frozenset(names), keep_units
         self._unit_rows, rows = store.manifest.unit_rows, store.manifest.rows
         self._runs = -(-rows // self._unit_rows)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pipeline.errors import MismatchError, StudentError
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from student.feed.order import Order
 
 
-def require_usable(store: LabelStore, index: SampleIndex, *, accept_drift: bool) -> None:
+def require_usable(store: StoreReader, index: SampleIndex, *, accept_drift: bool) -> None:
     """Refuse shards and drift that this store cannot serve."""
     manifest = store.manifest
     if index.num_classes > manifest.num_classes:
@@ -24,14 +24,16 @@ def require_usable(store: LabelStore, index: SampleIndex, *, accept_drift: bool)
 
 
 def order_of(
-    store: LabelStore, index: SampleIndex, *, batch: int, seed: int, views: int | None, repeats: int,
+    store: StoreReader, index: SampleIndex, *, batch: int, seed: int, views: int | None, repeats: int,
     labelled_only: bool,
 ) -> Order:  # fmt: skip
     """The sequence of steps: of all rows, or of those that have a true label."""
     manifest = store.manifest
-    used = store.views if views is None else views
-    if not 1 <= used <= store.views:
-        raise MismatchError(f"views is {used}, and {store.name} has {store.views}. Ask for 1 to {store.views}.")
+    used = store.layout.views if views is None else views
+    if not 1 <= used <= store.layout.views:
+        raise MismatchError(
+            f"views is {used}, and {store.name} has {store.layout.views}. Ask for 1 to {store.layout.views}."
+        )
     if labelled_only and index.unlabelled == len(index):
         raise StudentError(
             f"None of the {len(index):,} rows has a true label, and --distill none learns from those alone. "

@@ -29,7 +29,7 @@ from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import PLAIN, LabelRule
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe
 from student.checkpoints.trained import Saved
 from student.feed.tensors import normalise
@@ -137,7 +137,7 @@ def open_evaluation_set(
         raise MismatchError(
             f"--label-key and --classes do not go with --logits: {logits} knows the classes of its rows."
         )
-    store = LabelStore.open_finished(logits, look=ranks.main)
+    store = StoreReader.open(logits, check_sizes=ranks.main)
     require_classes(store.manifest.num_classes, store.manifest.class_names, **learned, what=str(logits))
     return EvaluationSet(
         index=store.index.moved_to(expand(shards)),
@@ -159,9 +159,9 @@ def _same_recipe(wanted: Recipe, stored: Recipe, logits: str | Path) -> Recipe:
     return stored
 
 
-def _teaching(store: LabelStore, ranks: Ranks) -> Teaching:
+def _teaching(store: StoreReader, ranks: Ranks) -> Teaching:
     """What it says about the rows that this rank judges; no other units are read."""
-    first, last = ranks.part(store.rows)
+    first, last = ranks.part(store.manifest.rows)
     unit_rows = store.manifest.unit_rows
     runs = range(first // unit_rows, -(-last // unit_rows)) if first < last else range(1)
     units = [store.read_arrays(0, run, ("argmax", "crc")) for run in runs]

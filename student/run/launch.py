@@ -21,7 +21,7 @@ from pipeline.errors import MismatchError
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.store.unchanged import require_unchanged
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
@@ -52,7 +52,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
     with contextlib.ExitStack() as stack:
         if ranks.main:
             stack.enter_context(checkpoint.only_writer(places.out))
-        store = LabelStore.open_finished(places.logits, look=ranks.main)
+        store = StoreReader.open(places.logits, check_sizes=ranks.main)
         index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
         drawn = _sketch(store, settings)
@@ -76,7 +76,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
 
 
 def _run(
-    beginning: Beginning, initial: Initial | None, places: Places, store: LabelStore, index: SampleIndex, ranks: Ranks,
+    beginning: Beginning, initial: Initial | None, places: Places, store: StoreReader, index: SampleIndex, ranks: Ranks,
     stop: Stop, stack: contextlib.ExitStack,
 ) -> Run:  # fmt: skip
     """All parts of the run, where it stands; `stack` ends what must be ended."""
@@ -104,7 +104,7 @@ def _run(
     return run
 
 
-def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> None:
+def require_fit(store: StoreReader, index: SampleIndex, settings: Settings) -> None:
     """Refuse what this store cannot serve."""
     manifest = store.manifest
     settings.loss().check_store(manifest.keep, manifest.temperatures)
@@ -118,7 +118,7 @@ def require_fit(store: LabelStore, index: SampleIndex, settings: Settings) -> No
 
 
 def views_of(
-    store: LabelStore, settings: Settings, *, index: SampleIndex | None = None, ranks: Ranks | None = None,
+    store: StoreReader, settings: Settings, *, index: SampleIndex | None = None, ranks: Ranks | None = None,
     places: Places | None = None,
 ) -> StoredViews:  # fmt: skip
     """What the run learns from: all rows, or, without a teacher, those that have a true label."""
@@ -142,7 +142,7 @@ def views_of(
     )
 
 
-def meta_of(store: LabelStore, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
+def meta_of(store: StoreReader, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
     """What a checkpoint says about itself, in plain values."""
     manifest = store.manifest
     names = manifest.class_names
@@ -163,7 +163,7 @@ def meta_of(store: LabelStore, settings: Settings, statistics: dict[str, tuple[f
     }
 
 
-def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
+def _validation(store: StoreReader, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
     if not places.val_shards:
         return None
     manifest = store.manifest
@@ -186,7 +186,7 @@ def _validation(store: LabelStore, places: Places, ranks: Ranks, stack: contextl
     return validation
 
 
-def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:
+def _engine(store: StoreReader, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:
     student = _student(store, settings, initial)
     seen: Any = student.net.pretrained_cfg
     mean, std = (tuple(map(float, seen[name])) for name in ("mean", "std"))
@@ -194,11 +194,11 @@ def _engine(store: LabelStore, settings: Settings, order: Order, ranks: Ranks, i
     return Engine(student, settings, settings.schedule_of(order.steps), ranks, mean=mean, std=std, largest=largest)
 
 
-def _spec(store: LabelStore, settings: Settings) -> StudentSpec:
+def _spec(store: StoreReader, settings: Settings) -> StudentSpec:
     return settings.spec(store.manifest.num_classes, store.manifest.recipe.image_size)
 
 
-def _sketch(store: LabelStore, settings: Settings) -> Student | None:
+def _sketch(store: StoreReader, settings: Settings) -> Student | None:
     """The student's shapes; sizes that no student has, and an optimiser that cannot move this one, are refused."""
     student, optimizer = sketch(_spec(store, settings)), settings.optimizer()
     if student is not None:
@@ -217,7 +217,7 @@ def _initial(beginning: Beginning, student: Student | None) -> Initial | None:
     return initial
 
 
-def _student(store: LabelStore, settings: Settings, initial: Initial | None) -> Student:
+def _student(store: StoreReader, settings: Settings, initial: Initial | None) -> Student:
     student = build(_spec(store, settings), seed=settings.seed)
     if initial is not None:
         begun = init_from(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import MismatchError, StudentError
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from student.checkpoints import checkpoint
 from student.checkpoints.contents import require_training
 from student.learning.settings import Settings
@@ -59,7 +59,7 @@ class Beginning:
         return self.state is not None and bool(self.state["epoch"] >= self.settings.epochs)
 
 
-def beginning_of(places: Places, settings: Settings, store: LabelStore, ranks: Ranks) -> Beginning:
+def beginning_of(places: Places, settings: Settings, store: StoreReader, ranks: Ranks) -> Beginning:
     """From the run's earlier state; from nothing where there is none, or where it is of another run and may go."""
     state = earlier_state(places, ranks)
     changed = None if state is None else _changed(settings, store, state, places.out)
@@ -91,7 +91,7 @@ def _newest_file(run: Path) -> Path | None:
     return next((path.resolve() for path in files if path.exists()), None)
 
 
-def _changed(settings: Settings, store: LabelStore, state: checkpoint.State, run: Path) -> str | None:
+def _changed(settings: Settings, store: StoreReader, state: checkpoint.State, run: Path) -> str | None:
     """How the run of an earlier state is not this one."""
     try:
         same_run(settings, store, state, run)
@@ -127,9 +127,9 @@ def _position(state: checkpoint.State) -> int:
     return epoch << 32 | step
 
 
-def same_run(settings: Settings, store: LabelStore, state: checkpoint.State | None, run: Path) -> Settings:
+def same_run(settings: Settings, store: StoreReader, state: checkpoint.State | None, run: Path) -> Settings:
     """The settings with the views that the run uses; refused where an earlier state belongs to another run."""
-    have = store.views
+    have = store.layout.views
     if state is None:
         views = settings.views or have
     else:

@@ -22,7 +22,7 @@ from benchmarks.evidence.plots import draw
 from benchmarks.evidence.steps import Step, commands, in_order, run
 from benchmarks.evidence.tables import table_of
 from pipeline.errors import UserError
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from stages import teacher_logits
 from tests.pictures import encoded, scene
 
@@ -203,7 +203,7 @@ def test_a_live_teacher_is_the_stored_one_in_every_respect(lab: Lab, monkeypatch
     monkeypatch.setattr(evidence_online, "fit", lambda run: seen.append(run.feed.teacher.card))
     result = CliRunner().invoke(evidence_online.main, [*flags, "--views", "1", "--out", "live"])
     assert result.exit_code == 0, result.output
-    assert seen == [LabelStore.open_finished("other.zarr").manifest.teacher]
+    assert seen == [StoreReader.open("other.zarr").manifest.teacher]
     flags += ["--teacher-precision", "bf16", "--views", "1", "--out", "live"]
     result = CliRunner().invoke(evidence_online.main, flags)
     assert result.exit_code == 1

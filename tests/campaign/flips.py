@@ -20,8 +20,8 @@ from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import open_objects
 from pipeline.errors import StoreError
 from pipeline.inspection.audit import audit
-from pipeline.store import label_store as store
-from pipeline.store.label_store import LabelStore
+from pipeline.store import reader
+from pipeline.store.reader import StoreReader, find_complete, read_index
 from pipeline.store.receipts import BASE_KEY, read_unit_receipt, unit_keys, unit_of
 from pipeline.store.recovery import read_base
 from tests.campaign.tally import Scale, Tally
@@ -40,7 +40,7 @@ def run(scale: Scale, place: Path) -> Tally:
     tally, path = Tally(), place / "store.zarr"
     finished(path, MANIFEST, INDEX, VIEWS)
     total = sum(len((path / key).read_bytes()) for key in files(path)) * 8
-    opened, generator = LabelStore.open_finished(path), np.random.default_rng(scale.seed)
+    opened, generator = StoreReader.open(path), np.random.default_rng(scale.seed)
     for key in files(path):
         bits = len((path / key).read_bytes()) * 8
         wanted = scale.count(bits, min(bits, 24))
@@ -53,29 +53,25 @@ def run(scale: Scale, place: Path) -> Tally:
     return tally
 
 
-def reader_of(path: Path, opened: LabelStore, key: str) -> Reader:
+def reader_of(path: Path, opened: StoreReader, key: str) -> Reader:
     """What reads this file, and raises unless it is what was written."""
     objects = open_objects(path)
     if key == BASE_KEY:
         return lambda: read_base(objects) or _refuse()
     if unit := unit_of(key):
-        keys = unit_keys(opened.arrays, unit)
-        return lambda: read_unit_receipt((path / key).read_bytes(), unit, opened.base.contract, keys)
+        keys = unit_keys(opened.layout.unit_arrays(), unit)
+        contract = find_complete(objects)[0].contract
+        return lambda: read_unit_receipt((path / key).read_bytes(), unit, contract, keys)
     if key == "COMPLETE" or key.endswith("zarr.json"):
-        return lambda: LabelStore.open_finished(path)
+        return lambda: StoreReader.open(path)
     array, _, block = key.rpartition("/c.")
     if array.startswith("index/"):
-        return lambda: _index_again(opened)
+        base, _ = find_complete(objects)
+        return lambda: read_index(objects, opened.layout, base)
     if array.startswith("witness/"):
         return opened.witness
     view, run_ = map(int, block.split(".")[:2])
     return lambda: opened.read_arrays(view, run_, [array])
-
-
-def _index_again(opened: LabelStore) -> object:
-    """The index, read again."""
-    opened._index = None
-    return opened.index
 
 
 def _refuse() -> None:
@@ -153,6 +149,6 @@ def sabotage(place: Path) -> Tally:
     one.write_bytes(second)
     other.write_bytes(first)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "fetch", lambda objects, key, *_: objects.get(key, 1 << 20))
+        patch.setattr(reader, "fetch", lambda objects, key, *_: objects.get(key, 1 << 20))
         _judge(tally, path, "crc/c.0.0", "swapped")
     return tally

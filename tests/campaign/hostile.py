@@ -36,7 +36,7 @@ from pipeline.packing.payloads import check
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import scan
 from pipeline.shards.patterns import expand
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.teacher.class_map import read_class_map
 from pipeline.teacher.loading import load_teacher
 from pipeline.views.recipe import Recipe
@@ -358,8 +358,10 @@ def _stores() -> Iterator[Case]:
         replace_object(path, "zarr.json", text)
 
     def chunk(path: Path) -> None:
-        store = LabelStore.open_finished(path)
-        huge = dataclasses.replace(store.arrays["argmax"], shape=(1, 1 << 27), block=(1, 1 << 27), rows=1 << 27)
+        store = StoreReader.open(path)
+        huge = dataclasses.replace(
+            store.layout.unit_arrays()["argmax"], shape=(1, 1 << 27), block=(1, 1 << 27), rows=1 << 27
+        )
         packed = huge.encode(np.zeros((1, 1 << 27), np.uint8))[:-20]
         index = np.array([[0, len(packed)]], "<u8").tobytes()
         bomb = packed + index + google_crc32c.value(index).to_bytes(4, "little")

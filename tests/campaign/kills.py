@@ -107,7 +107,7 @@ def sabotage(place: Path) -> Tally:
     """Recovery takes every object that has a receipt to be there: the next run must end otherwise than promised."""
     tally, path = Tally(), place / "store.zarr"
     with open_writing(path, MANIFEST, INDEX, VIEWS) as store:
-        fill(store, store.units()[:2])
+        fill(store, store.layout.units()[:2])
     (path / "argmax/c.0.0").unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recovery, "_listed", lambda _sizes, items: [True] * len(items))

@@ -22,7 +22,7 @@ from pipeline.rendering.checksums import checksum, luma
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Rendered, Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import VERSION, Recipe
 from student.feed.feed import Feed, piece_capacity
 from student.feed.stored_answers import StoredAnswers, needed
@@ -72,7 +72,7 @@ Mistake = Callable[["Wrong", Rows, Rows, Pixels], None]
 class Wrong(Renderer):
     """A renderer that makes one mistake."""
 
-    def __init__(self, store: LabelStore, mistake: Mistake) -> None:
+    def __init__(self, store: StoreReader, mistake: Mistake) -> None:
         super().__init__(store.manifest.recipe, store.index, store.index.files())
         self.mistake = mistake
 
@@ -121,7 +121,7 @@ def run(scale: Scale, place: Path) -> Tally:
     """Mistakes, fields, shards; each is few, so all of them at every scale."""
     del scale
     tally = Tally()
-    worlds: dict[str, LabelStore] = {}
+    worlds: dict[str, StoreReader] = {}
     for name, mistake in MISTAKES.items():
         store = _world(worlds, place, RECIPE)
         _judge(tally, name, store, Wrong(store, mistake))
@@ -139,17 +139,17 @@ def run(scale: Scale, place: Path) -> Tally:
     return tally
 
 
-def _world(worlds: dict[str, LabelStore], place: Path, recipe: Recipe) -> LabelStore:
+def _world(worlds: dict[str, StoreReader], place: Path, recipe: Recipe) -> StoreReader:
     name = recipe.fingerprint()[:8]
     if name not in worlds:
-        worlds[name] = LabelStore.open_finished(make_store(place / name, rows=64, recipe=recipe))
+        worlds[name] = StoreReader.open(make_store(place / name, rows=64, recipe=recipe))
     return worlds[name]
 
 
 @contextmanager
-def feeding(store: LabelStore, index: SampleIndex, renderer: Renderer | None) -> Iterator[Feed]:
+def feeding(store: StoreReader, index: SampleIndex, renderer: Renderer | None) -> Iterator[Feed]:
     """What a run trains on, with this renderer in place of its own."""
-    settings = Settings(batch=24, epochs=2, views=store.views)
+    settings = Settings(batch=24, epochs=2, views=store.layout.views)
     order = views_of(store, settings).order
     answers = StoredAnswers(store, needed(store.manifest, soft=False, luma=False), keep_units=8)
     with Loader(order.recipe, index, batch=piece_capacity(order), workers=0) as loader:
@@ -159,7 +159,7 @@ def feeding(store: LabelStore, index: SampleIndex, renderer: Renderer | None) ->
     answers.close()
 
 
-def _judge(tally: Tally, name: str, store: LabelStore, renderer: Renderer, index: SampleIndex | None = None) -> None:
+def _judge(tally: Tally, name: str, store: StoreReader, renderer: Renderer, index: SampleIndex | None = None) -> None:
     """The first batch of epoch 1 (which sees view 1) must be refused with a name."""
     index = index or store.index
     try:
@@ -175,10 +175,10 @@ def _judge(tally: Tally, name: str, store: LabelStore, renderer: Renderer, index
         tally.case(silent=f"{name}: the first batch passes")
 
 
-def _named(tally: Tally, store: LabelStore, field: str, other: Recipe) -> None:
+def _named(tally: Tally, store: StoreReader, field: str, other: Recipe) -> None:
     wanted = dataclasses.replace(store.manifest, recipe=other)
     try:
-        open_to_label(store.name, wanted, store.index, store.views).close()
+        open_to_label(store.name, wanted, store.index, store.layout.views).close()
         tally.case(silent=f"recipe {field}: a run of the teacher goes on under another value")
     except MismatchError as error:
         mine, theirs = (getattr(recipe, field) for recipe in (store.manifest.recipe, other))
@@ -194,7 +194,7 @@ def _refused(tally: Tally, field: str, value: object) -> None:
         tally.case(failure=None if field in str(error) and str(value) in str(error) else f"recipe {field}: {error}")
 
 
-def _image_size(tally: Tally, store: LabelStore) -> None:
+def _image_size(tally: Tally, store: StoreReader) -> None:
     """A student of another input size is refused before anything is drawn."""
     try:
         require_fit(store, store.index, Settings(image_size=64))
@@ -206,7 +206,7 @@ def _image_size(tally: Tally, store: LabelStore) -> None:
 def _other_shards(tally: Tally, place: Path) -> None:
     """Shards that are not those that were labelled, although they have their names and their sizes."""
     urls = tiny_shards(place / "shards", 64, classes=5, size=(40, 40))
-    store = LabelStore.open_finished(make_store(place / "labels", rows=64, shards=urls))
+    store = StoreReader.open(make_store(place / "labels", rows=64, shards=urls))
     one, other = map(Path, urls)
     whole = one.read_bytes()
     one.write_bytes(other.read_bytes().ljust(len(whole), b"\0")[: len(whole)])
@@ -228,7 +228,7 @@ def _bad_image(tally: Tally, place: Path) -> None:
     bad = encoded(scene(5), "JPEG")[:-300]
     urls = tiny_shards(place / "bad", 64, classes=5, replace=dict.fromkeys(range(64), bad))
     grey = dataclasses.replace(RECIPE, on_bad_image="grey")
-    store = LabelStore.open_finished(make_store(place / "grey", shards=urls, recipe=grey))
+    store = StoreReader.open(make_store(place / "grey", shards=urls, recipe=grey))
     try:
         with feeding(store, store.index, Renderer(RECIPE, store.index, store.index.files())) as feed:
             next(feed.steps(1, 0, 2))
@@ -241,7 +241,7 @@ def _bad_image(tally: Tally, place: Path) -> None:
 def sabotage(place: Path) -> Tally:
     """Checksums are not compared: every mistake must come through."""
     tally = Tally()
-    store = LabelStore.open_finished(make_store(place, rows=64))
+    store = StoreReader.open(make_store(place, rows=64))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Feed, "_check", lambda *_: None)
         _judge(tally, "the next row", store, Wrong(store, MISTAKES["the next row"]))

@@ -23,8 +23,8 @@ from pipeline.errors import StoreError
 from pipeline.inspection.audit import audit
 from pipeline.rendering.drift import check_witnesses
 from pipeline.rendering.renderer import Renderer
-from pipeline.store.label_store import LabelStore
 from pipeline.store.layout import VERSION
+from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import RENDERED
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import tiny_shards
@@ -60,8 +60,8 @@ def make_golden(version: int) -> None:
         recipe = dataclasses.replace(RECIPE, image_size=16)
         store = make_store(Path(), rows=16, views=2, keep="topk:3", shards=shards, recipe=recipe)
         expected: dict[str, Any] = {"rows": 16, "views": 2, "units": {}}
-        opened = LabelStore.open_finished(store)
-        for unit in opened.units():
+        opened = StoreReader.open(store)
+        for unit in opened.layout.units():
             found = opened.read(unit.view, unit.run).arrays()
             expected["units"][str(unit)] = {n: a.tolist() for n, a in found.items() if n != "luma"}
         Path("expected.json").write_text(json.dumps(expected) + "\n")
@@ -100,8 +100,8 @@ def run(scale: Scale, place: Path) -> Tally:
 def _read(tally: Tally, version: int) -> None:
     """All labels are as they were; all bytes are in order; the witnesses are drawn as far as the recipe is known."""
     expected = json.loads((golden_of(version) / "expected.json").read_bytes())
-    store = LabelStore.open_finished("store.zarr")
-    found = {str(u): store.read(u.view, u.run).arrays() for u in store.units()}
+    store = StoreReader.open("store.zarr")
+    found = {str(u): store.read(u.view, u.run).arrays() for u in store.layout.units()}
     same = {unit: {n: a.tolist() for n, a in arrays.items() if n != "luma"} for unit, arrays in found.items()}
     tally.case(silent=None if same == expected["units"] else f"format {version}: other labels are read")
     findings = audit(store.name)
@@ -114,7 +114,7 @@ def _read(tally: Tally, version: int) -> None:
 
 def _refused(tally: Tally, version: int) -> None:
     try:
-        LabelStore.open_finished("store.zarr")
+        StoreReader.open("store.zarr")
         tally.case(silent=f"format {version} is opened")
     except StoreError as error:
         tally.require(f"format version {version}" in str(error), f"format {version}: {error}")
@@ -128,7 +128,7 @@ def _refused_record(tally: Tally, folder: Path, record: dict[str, object]) -> No
     content = canonical.unseal(path.read_bytes())
     path.write_bytes(canonical.seal({**content, "format": record}))
     try:
-        LabelStore.open_finished(folder / "store.zarr")
+        StoreReader.open(folder / "store.zarr")
         tally.case(silent=f"{record} is opened")
     except StoreError as error:
         named = f"version {record['version']}" if record["name"] != "other" else "other"
@@ -140,8 +140,8 @@ def sabotage(place: Path) -> Tally:
     tally = Tally()
     golden = golden_of(VERSION)
     expected = json.loads((golden / "expected.json").read_bytes())
-    store = LabelStore.open_finished(unpacked(VERSION, place) / "store.zarr")
-    unit = store.units()[0]
+    store = StoreReader.open(unpacked(VERSION, place) / "store.zarr")
+    unit = store.layout.units()[0]
     labels = store.read(unit.view, unit.run).arrays()
     labels["argmax"] = labels["argmax"] ^ 1
     same = {n: a.tolist() for n, a in labels.items() if n != "luma"} == expected["units"][str(unit)]

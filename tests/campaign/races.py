@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.durable import local
+from pipeline.durable.local_lock import Flock
 from pipeline.errors import StoreError
 from tests.campaign.tally import Scale, Tally
 from tests.faults import in_child, wait_for
@@ -116,7 +116,7 @@ def sabotage(place: Path) -> Tally:
     tally = Tally()
     finished(place / "reference.zarr", MANIFEST, INDEX, VIEWS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "_take", lambda *_: None)
+        patch.setattr(Flock, "take", lambda *_: True)
         for number in range(5):
             path = place / f"{number}.zarr"
             statuses = race(path, place / "held", writers=3, kill_after=None)

@@ -45,10 +45,10 @@ import cv2, numpy as np, PIL, torch
 torch.set_num_threads(1)
 if os.environ.get("CAMPAIGN_PLAIN_CV"):
     cv2.setUseOptimized(False)
+from pipeline.store.reader import StoreReader
 from pipeline.rendering.renderer import Renderer
-from pipeline.store.label_store import LabelStore
 from pipeline.rendering.drift import check_witnesses
-store = LabelStore.open_finished(sys.argv[1])
+store = StoreReader.open(sys.argv[1])
 index = store.index
 drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))
 witness = store.witness()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.inspection.audit import audit
-from pipeline.store.label_store import LabelStore
 from pipeline.store.layout import VERSION
+from pipeline.store.reader import StoreReader
 from tests.campaign.old_stores import GOLDEN, READABLE, golden_of, unpacked
 from tests.small_students import arguments, train
 
@@ -34,4 +34,4 @@ def test_a_student_trains_on_the_golden_store(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_golden_store_is_finished(tmp_path: Path) -> None:
-    assert audit(LabelStore.open_finished(unpacked(VERSION, tmp_path) / "store.zarr").name) == []
+    assert audit(StoreReader.open(unpacked(VERSION, tmp_path) / "store.zarr").name) == []

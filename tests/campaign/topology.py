@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.rendering.loader import Loader, Request
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from student.feed.order import Batch, Order
 from student.learning.settings import Settings
 from student.run.launch import views_of
@@ -40,7 +40,7 @@ REDUCED: tuple[Case, ...] = (
 def run(scale: Scale, place: Path) -> Tally:
     """Every topology, or some."""
     tally = Tally()
-    store = LabelStore.open_finished(make_store(place, rows=100))
+    store = StoreReader.open(make_store(place, rows=100))
     cases = list(itertools.product(WORLDS, WORKERS, BATCHES, STARTS))
     np.random.default_rng(scale.seed).shuffle(cases)  # or a part of them would have something in common
     chosen = scale.some(cases, len(REDUCED)) if scale.share else list(REDUCED)
@@ -52,7 +52,7 @@ def run(scale: Scale, place: Path) -> Tally:
     return tally
 
 
-def stream(store: LabelStore, world: int, workers: int, batch: int, start: str) -> Iterator[tuple[int, int, int]]:
+def stream(store: StoreReader, world: int, workers: int, batch: int, start: str) -> Iterator[tuple[int, int, int]]:
     """(row, view, checksum) of an epoch, in the order of training."""
     order = _order(store)
     drawn = []
@@ -69,8 +69,8 @@ def stream(store: LabelStore, world: int, workers: int, batch: int, start: str) 
                 yield row, view, next(drawn[rank])
 
 
-def _order(store: LabelStore) -> Order:
-    return views_of(store, Settings(batch=32, epochs=2, views=store.views)).order
+def _order(store: StoreReader) -> Order:
+    return views_of(store, Settings(batch=32, epochs=2, views=store.layout.views)).order
 
 
 def _pieces(share: Batch, batch: int) -> Iterator[Request]:
@@ -78,10 +78,12 @@ def _pieces(share: Batch, batch: int) -> Iterator[Request]:
         yield share.row_B[start : start + batch], share.view_B[start : start + batch]
 
 
-def _stored(store: LabelStore) -> Iterator[tuple[int, int, int]]:
+def _stored(store: StoreReader) -> Iterator[tuple[int, int, int]]:
     """The same stream by the checksums beside the labels."""
     order = _order(store)
-    crc_VR = np.stack([np.concatenate([store.read(v, r).crc_B for r in range(store.runs)]) for v in range(store.views)])
+    crc_VR = np.stack(
+        [np.concatenate([store.read(v, r).crc_B for r in range(store.layout.runs)]) for v in range(store.layout.views)]
+    )
     for step in range(order.steps):
         batch = order.batch(EPOCH, step)
         for row, view in zip(batch.row_B.tolist(), batch.view_B.tolist(), strict=True):
@@ -95,7 +97,7 @@ def _digest(views: Iterator[tuple[int, int, int]]) -> str:
 def sabotage(place: Path) -> Tally:
     """A rank takes its neighbour's share: another digest."""
     tally = Tally()
-    store = LabelStore.open_finished(make_store(place, rows=100))
+    store = StoreReader.open(make_store(place, rows=100))
     views = list(stream(store, 1, 0, 32, "fork"))
     wrong = _digest(iter([*views[1:], views[0]]))
     tally.case(silent=None if wrong == _digest(iter(views)) else "another order has another digest")

@@ -20,7 +20,7 @@ import torch
 
 from pipeline.durable.local import LocalObjects
 from pipeline.errors import StoreError, StudentError
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from student.checkpoints import checkpoint
 from tests.campaign.tally import Scale, Tally
 from tests.faults import Calls, in_child, small_disk, wait_for
@@ -72,7 +72,7 @@ def _fail_once(tally: Tally, path: Path, at: int, error: int, reference: dict[st
     clear = clear or (not said and tree(path) == reference)  # a flush after a removal need not succeed
     tally.case(failure=None if clear else f"{what}: the error is {said!r}")
     with suppress(StoreError):
-        LabelStore.open_finished(path)
+        StoreReader.open(path)
         if tree(path) != reference:
             tally.case(silent=f"{what}: a reader opens a store that is not whole")
     whole_run(path)

@@ -28,8 +28,8 @@ from pipeline.pictures import images
 from pipeline.shards.samples import _Rows, samples
 from pipeline.shards.tar import members
 from pipeline.store.arrays import DamagedError
-from pipeline.store.layout import Layout
-from pipeline.store.receipts import Base, Unit, contract_of, read_complete, read_unit_receipt, unit_keys
+from pipeline.store.layout import Layout, Unit
+from pipeline.store.receipts import Base, contract_of, read_complete, read_unit_receipt, unit_keys
 from tests import pictures
 from tests.faults import memory_disk
 from tests.stores import finished, index_of, manifest_of

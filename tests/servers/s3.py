@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import pytest
 from moto.moto_api._internal.models import moto_api_backend
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 from pipeline.remote import cache_settings as node_cache
@@ -22,14 +24,28 @@ def s3_server(host: str = "127.0.0.1") -> Iterator[tuple[int, Any]]:
     """Its port, and a client of it that is not ours; it has one bucket, `bucket`, and nothing of servers before it."""
     moto_api_backend.reset()
     server = ThreadedMotoServer(ip_address=host, port=0, verbose=False)
-    server.start()
-    port = server.get_host_and_port()[1]
-    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **KEYS)
-    client.create_bucket(Bucket="bucket")
-    try:
-        yield port, client
-    finally:
-        server.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        _one_put_after_another(patch)
+        server.start()
+        port = server.get_host_and_port()[1]
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **KEYS)
+        client.create_bucket(Bucket="bucket")
+        try:
+            yield port, client
+        finally:
+            server.stop()
+
+
+def _one_put_after_another(patch: pytest.MonkeyPatch) -> None:
+    """S3 looks whether a condition holds and puts in one step; moto in two, between which another thread may put."""
+    put, turn = S3Response.put_object, threading.Lock()
+
+    def put_object(self: S3Response) -> Any:
+        conditional = "If-None-Match" in self.headers or "If-Match" in self.headers
+        with turn if conditional else contextlib.nullcontext():
+            return put(self)
+
+    patch.setattr(S3Response, "put_object", put_object)
 
 
 def point_at(port: int, patch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.labels.codes import logits_of
-from pipeline.store.label_store import LabelStore
-from pipeline.store.receipts import Unit
+from pipeline.store.layout import Unit
+from pipeline.store.reader import StoreReader
 from stages.compact_logits import main
 from tests.stores import finished, index_of, labels_of, manifest_of, tree
 
@@ -89,7 +89,7 @@ def test_the_table_says_what_is_lost(tmp_path: Path, dense: Path) -> None:
         assert np.isclose(found["kept_mass"], mass.mean(), atol=1e-6)
         assert np.isclose(found["kl_mean"], (p_BC * np.log(p_BC / q_BC)).sum(1).mean(), rtol=1e-4)
     assert figures["views_compared"] == 200 and figures["argmax_agreement"] == 1.0
-    small = LabelStore.open_finished(tmp_path / "small.zarr")
+    small = StoreReader.open(tmp_path / "small.zarr")
     assert figures["after"] == {"keep": "topk:3", "bytes_per_view": small.bytes_per_view()}
     assert "dense → topk:3, compared on 200 views" in result.output
     assert "argmax is the same in 100.00 %" in result.output

@@ -21,7 +21,7 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.errors import TeacherError
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.teacher import hub as hub_module
 from pipeline.teacher.hub import SilentHubError, require_hub
 from pipeline.teacher.loading import load_teacher
@@ -59,7 +59,7 @@ def test_the_store_is_that_of_files(tmp_path: Path) -> None:
     one, other = (tree(tmp_path / name) for name in ("near.zarr", "far.zarr"))
     assert one.keys() == other.keys()
     assert {key for key in one if one[key] != other[key]} == WITH_URLS
-    stores = [LabelStore.open_finished(tmp_path / name) for name in ("near.zarr", "far.zarr")]
+    stores = [StoreReader.open(tmp_path / name) for name in ("near.zarr", "far.zarr")]
     assert stores[0].manifest == stores[1].manifest and stores[0].index.digest() == stores[1].index.digest()
     assert stores[1].index.urls == tuple(f"{far}{number:06d}.tar" for number in range(3))
 

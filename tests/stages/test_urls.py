@@ -14,7 +14,7 @@ import click
 import pytest
 
 from pipeline.inspection.audit import audit
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from stages import compact_logits, inspect_views, report, verify_logits
 from tests.class_stores import NAMES, store_of
 from tests.command_line import run as run_here
@@ -97,7 +97,7 @@ def test_a_store_is_compacted_from_url_to_url(s3: Any, near: Path, tmp_path: Pat
         }
     else:
         found = {key: (tmp_path / "small.zarr" / key).read_bytes() for key in expected}
-        assert audit(LabelStore.open_finished(tmp_path / "small.zarr").name) == []
+        assert audit(StoreReader.open(tmp_path / "small.zarr").name) == []
     assert found == expected
 
 

@@ -14,8 +14,9 @@ import torch
 from click.testing import CliRunner, Result
 
 from pipeline.labels.soft_labels import SoftLabels, encode
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.store.unit_labels import UnitLabels
+from pipeline.store.writer import StoreWriter
 from stages import compact_logits, teacher_logits
 from stages.verify_logits import main
 from tests.pictures import in_place, tiny_shards
@@ -59,10 +60,15 @@ def verify(store: Path, *words: object, expect: int = 0) -> tuple[Result, dict[s
 
 def rewrite(store: Path, change: Any) -> None:
     """The same store with other labels, as if its teacher's run had gone wrong; `change` gets a unit's labels."""
-    old = LabelStore.open_finished(store)
+    old = StoreReader.open(store)
     wrong = store.with_name("wrong.zarr")
-    with LabelStore.open_writing(
-        wrong, old.manifest, old.index, old.views, witness=old.witness, environment=lambda: old.environment
+    with StoreWriter.open(
+        wrong,
+        old.manifest,
+        old.index,
+        old.layout.views,
+        witness=old.witness,
+        environment=lambda: old.layout.environment,
     ) as new:
         for unit in new.missing():
             new.write(unit, change(old, unit, old.read(unit.view, unit.run)))
@@ -111,7 +117,7 @@ def test_a_changed_byte_is_named(store: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["row", "crc"])
 def test_labels_that_belong_to_other_views_are_found(store: Path, kind: str) -> None:
-    def shift(_old: LabelStore, unit: Any, labels: UnitLabels) -> UnitLabels:
+    def shift(_old: StoreReader, unit: Any, labels: UnitLabels) -> UnitLabels:
         if (unit.view, unit.run) != (1, 2):
             return labels
         assert labels.luma_B16 is not None
@@ -136,7 +142,7 @@ def test_another_teacher_is_refused_and_another_answer_is_found(store: Path, wor
     result, _ = verify(store, "--teacher", "--weights", world / "teacher1.safetensors", expect=1)
     assert "was labelled by weights" in result.stdout and "Give its own with --weights." in result.stdout
 
-    def worse(old: LabelStore, _unit: Any, labels: UnitLabels) -> UnitLabels:
+    def worse(old: StoreReader, _unit: Any, labels: UnitLabels) -> UnitLabels:
         logits_BC = np.random.default_rng(0).normal(0, 3, (len(labels.crc_B), 3)).astype(np.float32)
         return dataclasses.replace(labels, labels=encode(logits_BC, old.manifest.keep, old.manifest.temperatures))
 
@@ -157,7 +163,7 @@ def test_another_choice_alone_is_found_too(store: Path, world: Path) -> None:
     words = ["--sample", 40, "--teacher", "--weights", world / "teacher0.safetensors"]
     verify(argmax, *words)
 
-    def other(_old: LabelStore, _unit: Any, labels: UnitLabels) -> UnitLabels:
+    def other(_old: StoreReader, _unit: Any, labels: UnitLabels) -> UnitLabels:
         argmax_B = ((labels.labels.argmax_B.astype(int) + 1) % 3).astype(np.uint8)
         return dataclasses.replace(labels, labels=SoftLabels(argmax_B=argmax_B))
 
@@ -187,7 +193,7 @@ def test_shards_that_moved_are_named_and_changed_ones_found(store: Path, world: 
     verify(store, "--shards", pattern, "--sample", 20)
     shard = next((tmp_path / "moved").glob("*.tar"))
     data = bytearray(shard.read_bytes())
-    index = LabelStore.open_finished(store).index
+    index = StoreReader.open(store).index
     data[int(index.offsets[0]) + 100] ^= 1
     shard.write_bytes(data)
     result, _ = verify(store, "--shards", pattern, "--sample", 20, expect=1)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.labels.codes import logits_of
 from pipeline.rendering.renderer import Renderer
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from student.dataset import StoredViews
 from student.feed.targets import TeacherLabels, Truth
 from student.feed.view_batch import ViewBatch
@@ -50,7 +50,7 @@ def identity(batches: list[ViewBatch]) -> list[tuple[Any, ...]]:
 
 
 def test_the_pixels_the_labels_and_the_truth_are_those_of_the_rows(worlds: dict[str, Path]) -> None:
-    store = LabelStore.open_finished(worlds["dense"])
+    store = StoreReader.open(worlds["dense"])
     renderer = Renderer(RECIPE, store.index, store.index.files())
     seen = []
     with StoredViews(worlds["dense"], batch=40, answer="dense", pixels="uint8", channels="last") as views:
@@ -90,7 +90,7 @@ def test_every_form_of_pixels_is_of_the_same_views(worlds: dict[str, Path]) -> N
 
 @pytest.mark.parametrize("keep", ["dense", "topk:3"])
 def test_soft_targets_are_those_of_the_keep(worlds: dict[str, Path], keep: str) -> None:
-    store = LabelStore.open_finished(worlds[keep])
+    store = StoreReader.open(worlds[keep])
     manifest = store.manifest
     with StoredViews(store, batch=40, answer="soft", tau=3.0) as views:
         for batch in views:
@@ -268,7 +268,7 @@ def test_a_plain_loop_ends_with_the_weights_of_student_train(
 
 
 def test_the_trainer_learns_from_the_door(worlds: dict[str, Path]) -> None:
-    store = LabelStore.open_finished(worlds["topk:3"])
+    store = StoreReader.open(worlds["topk:3"])
     views = views_of(store, Settings(distill="soft", tau=3.0, batch=30, seed=5, views=2, repeats=2))
     assert (views.order.seed, views.order.repeats, views.order.views) == (5, 2, (0, 1))
     assert str(views.shape.keep) == "topk:3" and views.shape.temperatures == (1.0, 3.0)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline.labels.codes import logits_of
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
+from pipeline.store.receipts import Unit
 from tests.small_students import CLASSES, make_store
 
 PAGE = Path(__file__).parents[2] / "docs/reading.md"
@@ -34,16 +35,16 @@ def test_the_reader_is_short_and_needs_zarr_and_numpy_alone() -> None:
 
 @pytest.mark.parametrize("keep", ["dense", "topk:3", "argmax"])
 def test_the_reader_says_what_the_store_says(names: dict[str, Any], tmp_path: Path, keep: str) -> None:
-    store = LabelStore.open_finished(make_store(tmp_path, rows=40, keep=keep))
+    store = StoreReader.open(make_store(tmp_path, rows=40, keep=keep))
     read, manifest = names["Labels"](str(tmp_path / "store.zarr")), store.manifest
     assert (read.views, read.rows) == (2, 40) and read.keys == [store.index.key(row) for row in range(40)]
     assert np.array_equal(read.classes, store.index.classes)
     assert [read.shard(row) for row in (0, 19, 20, 39)] == [store.index.urls[n] for n in (0, 0, 1, 1)]
     for view in range(2):
-        labels = [store.read(view, run).labels for run in range(store.runs)]
+        labels = [store.read(view, run).labels for run in range(store.layout.runs)]
         assert np.array_equal(read.argmax(view), np.concatenate([part.argmax_B for part in labels]))
         for run, part in enumerate(labels):
-            rows = slice(*store.rows_of(store.units()[run]))
+            rows = slice(*store.layout.rows_of(Unit(0, run)))
             if keep == "argmax":
                 continue
             name = "logits" if keep == "dense" else "topk_logit"
@@ -58,7 +59,7 @@ def test_the_reader_says_what_the_store_says(names: dict[str, Any], tmp_path: Pa
 def test_labels_are_a_table(names: dict[str, Any], tmp_path: Path) -> None:
     if importlib.util.find_spec("pandas") is None:
         pytest.skip("needs pandas, which the run-time does not: pip install pandas")
-    store = LabelStore.open_finished(make_store(tmp_path, rows=40))
+    store = StoreReader.open(make_store(tmp_path, rows=40))
     found = dict(names)
     exec(compile(BLOCKS[1], str(PAGE), "exec"), found)
     table = found["table"](str(tmp_path / "store.zarr"), view=1)

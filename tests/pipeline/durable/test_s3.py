@@ -1,63 +1,38 @@
-"""A store in S3 keeps the promises of a store on a disk: a real S3 server, and a proxy that spoils what it says."""
+"""What a bucket alone can do to a store: faults, pages, leases. What all media promise: test_conformance."""
 
 from __future__ import annotations
 
 import dataclasses
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.durable import s3 as remote_objects
-from pipeline.durable.local import LocalObjects
-from pipeline.durable.objects import Objects, open_objects
+from pipeline.durable import s3 as s3_objects
+from pipeline.durable import s3_lease
+from pipeline.durable.objects import open_objects
 from pipeline.durable.s3 import S3Objects
+from pipeline.durable.s3_bucket import Bucket
 from pipeline.durable.writer_lock import seated
 from pipeline.errors import ContractError, StoreError
 from pipeline.inspection.audit import audit
 from pipeline.labelling import generations
 from pipeline.remote import client as remote
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
+from pipeline.store.writer import StoreWriter
 from tests.servers.flaky import proxy
-from tests.servers.s3 import forget, point_at, s3_server
+from tests.servers.s3 import forget, point_at
 from tests.stores import fill, index_of, labels_of, manifest_of, open_writing, tree
 
 INDEX = index_of(70)
 MANIFEST = manifest_of(INDEX, "topk:3")
 VIEWS = 2
 KEY = "argmax/c.0.0"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[int, Any]]:
-    with s3_server() as found:
-        yield found
-
-
-@pytest.fixture
-def s3(server: tuple[int, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client that is not ours."""
-    point_at(server[0], monkeypatch)
-    yield server[1]
-    forget()
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases that soon expire, for tests of that alone: on a machine that is busy they could not be renewed in time."""
-    monkeypatch.setattr(remote_objects, "LEASE_S", 2.0)
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest) -> str:
-    return f"s3://bucket/{request.node.name.replace('[', '-').replace(']', '')}/store.zarr"
 
 
 def objects_of(s3: Any, url: str) -> dict[str, bytes]:
@@ -77,70 +52,24 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {name: data for name, data in tree(path).items() if not name.endswith("/")}
 
 
-@pytest.fixture(params=["disk", "s3"])
-def objects(request: pytest.FixtureRequest, s3: Any, url: str, tmp_path: Path) -> Objects:
-    return LocalObjects(tmp_path / "store.zarr") if request.param == "disk" else open_objects(url)
+# ---- the bucket
 
 
-# ---- the protocol
-
-
-def test_both_media_do_the_same(objects: Objects) -> None:
-    assert objects.sizes() == {}
-    objects.put(KEY, b"one")
-    objects.put("zarr.json", b"{}")
-    objects.put(KEY, b"other")
-    assert objects.get(KEY, 5) == b"other"
-    assert list(objects.sizes().items()) == [(KEY, 5), ("zarr.json", 2)] and objects.sizes("argmax") == {KEY: 5}
-    assert objects.put_new("receipts/0/1.json", b"first") and not objects.put_new("receipts/0/1.json", b"second")
-    objects.sizes()
-    assert objects.get("receipts/0/1.json", 10) == b"first"
-    objects.put("empty", b"")
-    assert objects.get("empty", 10) == b""
-    with pytest.raises(StoreError, match="at most 4 belong there"):
-        objects.get(KEY, 4)
-    for absent in ("argmax/c.0.1", "receipts/5/5.json"):
-        with pytest.raises(KeyError):
-            objects.get(absent, 5)
-    objects.delete(KEY)
-    objects.delete(KEY)
-    assert sorted(objects.sizes()) == ["empty", "receipts/0/1.json", "zarr.json"]
-    assert pickle.loads(pickle.dumps(objects)).get("zarr.json", 5) == b"{}"
-
-
-def test_receipts_are_read_ahead_and_never_stale(s3: Any, url: str) -> None:
-    objects, other = S3Objects(url), S3Objects(url)
-    for run in range(5):
-        objects.put_new(f"receipts/0/{run}.json", b"%d" % run)
-    objects.sizes("receipts")
-    assert objects.get("receipts/0/0.json", 9) == b"0"
-    objects.delete("receipts/0/1.json")
-    assert objects.put_new("receipts/0/1.json", b"new")
-    assert objects.get("receipts/0/1.json", 9) == b"new"
-    other.delete("receipts/0/2.json")
-    objects.sizes("receipts")
-    with pytest.raises(KeyError):
-        objects.get("receipts/0/2.json", 9)
-    assert objects.get("receipts/0/4.json", 9) == b"4"
-
-
-def test_receipts_are_read_ahead_in_the_order_in_which_they_are_asked_for(s3: Any, url: str, monkeypatch) -> None:
-    """Run 10 is listed before run 2; were they read ahead like that, most would be thrown away and read one by one."""
+def test_many_are_read_several_at_a_time_and_none_by_whoever_asks(s3: Any, url: str, monkeypatch) -> None:
     objects, waited = S3Objects(url), []
     keys = [f"receipts/{view}/{run}.json" for view in (0, 2, 10) for run in range(12)]
     for key in keys:
         objects.put(key, key.encode())
-    got = S3Objects._got
+    got = Bucket.get
 
-    def count_got(self: S3Objects, key: str, limit: int) -> bytes:
+    def count_got(self: Bucket, key: str, limit: int) -> bytes:
         if threading.current_thread() is threading.main_thread():
             waited.append(key)
         return got(self, key, limit)
 
-    monkeypatch.setattr(remote_objects, "AHEAD", 8)
-    monkeypatch.setattr(S3Objects, "_got", count_got)
-    objects.sizes()
-    assert [objects.get(key, 99).decode() for key in keys] == keys
+    monkeypatch.setattr(s3_objects, "AHEAD", 8)
+    monkeypatch.setattr(Bucket, "get", count_got)
+    assert list(objects.get_many(keys, 99)) == [(key, key.encode()) for key in keys]
     assert waited == []
 
 
@@ -148,13 +77,13 @@ def test_a_list_of_several_pages_is_whole(s3: Any, url: str, monkeypatch: pytest
     objects = S3Objects(url)
     for number in range(7):
         objects.put(f"crc/c.0.{number}", b"x")
-    original, pages = S3Objects._call, []
+    original, pages = Bucket._call, []
 
-    def small(self: S3Objects, key: str, method: str, size: int = 0, **arguments: Any) -> Any:
+    def small(self: Bucket, key: str, method: str, size: int = 0, **arguments: Any) -> Any:
         pages.append(method)
         return original(self, key, method, size, **arguments, **({"MaxKeys": 3} if "list" in method else {}))
 
-    monkeypatch.setattr(S3Objects, "_call", small)
+    monkeypatch.setattr(Bucket, "_call", small)
     assert len(objects.sizes()) == 7 and pages.count("list_objects_v2") == 3
 
 
@@ -180,13 +109,13 @@ def test_a_store_in_s3_is_the_one_on_a_disk_and_is_read_there(s3: Any, url: str,
         fill(store)
         store.finish()
     assert objects_of(s3, url) == local
-    store = LabelStore.open_finished(url)
-    for unit in store.units():
-        assert store.read(unit.view, unit.run).same_as(labels_of(MANIFEST, unit))
-    assert store.index.digest() == INDEX.digest() and audit(store.name) == []
+    reader = StoreReader.open(url)
+    for unit in reader.layout.units():
+        assert reader.read(unit.view, unit.run).same_as(labels_of(MANIFEST, unit))
+    assert reader.index.digest() == INDEX.digest() and audit(reader.name) == []
     s3.put_object(Bucket="bucket", Key=f"{url.removeprefix('s3://bucket/')}/{KEY}", Body=b"other bytes")
     with pytest.raises(StoreError, match=r"argmax/c\.0\.0.* has 11 bytes"):
-        LabelStore.open_finished(url)
+        StoreReader.open(url)
 
 
 def test_labels_at_a_url_are_never_made_room_for(s3: Any, url: str) -> None:
@@ -219,7 +148,7 @@ def test_faults_now_and_then_change_nothing(server, s3, url, local, fault, monke
         with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
             fill(store)
             store.finish()
-        assert audit(LabelStore.open_finished(url).name) == []
+        assert audit(StoreReader.open(url).name) == []
     assert objects_of(s3, url) == local
 
 
@@ -244,7 +173,7 @@ def test_a_server_that_stays_away_ends_in_time_and_nothing_is_lost(
         assert time.monotonic() - begun < 40
     point_at(server[0], monkeypatch)
     with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
-        assert len(store.missing()) == len(store.units()) - 2
+        assert len(store.missing()) == len(store.layout.units()) - 2
         fill(store)
         store.finish()
     assert objects_of(s3, url) == local
@@ -271,7 +200,7 @@ def test_a_killed_writer_leaves_what_it_finished_and_its_lease_expires(
     os.kill(child.pid, signal.SIGKILL)
     child.join()
     with open_writing(url, MANIFEST, INDEX, VIEWS) as store:  # waits for the lease of the killed one
-        assert len(store.missing()) <= len(store.units()) - 2
+        assert len(store.missing()) <= len(store.layout.units()) - 2
         fill(store)
         store.finish()
     assert objects_of(s3, url) == local
@@ -279,25 +208,25 @@ def test_a_killed_writer_leaves_what_it_finished_and_its_lease_expires(
 
 def test_going_on_costs_a_listing_and_the_receipts(s3: Any, url: str, local: dict[str, bytes], monkeypatch) -> None:
     with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
-        fill(store, store.units()[:-1])
+        fill(store, store.layout.units()[:-1])
     asked: list[str] = []
-    call, got = S3Objects._call, S3Objects._got
+    call, got = Bucket._call, Bucket.get
 
-    def count_call(self: S3Objects, key: str, method: str, size: int = 0, **arguments: Any) -> Any:
+    def count_call(self: Bucket, key: str, method: str, size: int = 0, **arguments: Any) -> Any:
         asked.append(method)
         return call(self, key, method, size, **arguments)
 
-    def count_got(self: S3Objects, key: str, limit: int) -> bytes:
-        asked.append(key)
+    def count_got(self: Bucket, key: str, limit: int) -> bytes:
+        asked.append(key.partition("/store.zarr/")[2])
         return got(self, key, limit)
 
-    monkeypatch.setattr(S3Objects, "_call", count_call)
-    monkeypatch.setattr(S3Objects, "_got", count_got)
+    monkeypatch.setattr(Bucket, "_call", count_call)
+    monkeypatch.setattr(Bucket, "get", count_got)
     with open_writing(url, MANIFEST, INDEX, VIEWS) as store:
-        assert store.missing() == store.units()[-1:]
+        assert store.missing() == store.layout.units()[-1:]
         receipts = [key for key in asked if key.startswith("receipts/") and key != "receipts/base.json"]
-        assert sorted(receipts) == sorted(unit.receipt_key for unit in store.units()[:-1])
-        assert not [key for key in asked if key.startswith(tuple(f"{name}/c" for name in store.arrays))]
+        assert sorted(receipts) == sorted(unit.receipt_key for unit in store.layout.units()[:-1])
+        assert not [key for key in asked if key.startswith(tuple(f"{name}/c" for name in store.layout.unit_arrays()))]
         assert asked.count("list_objects_v2") == 1
         fill(store)
         store.finish()
@@ -321,14 +250,6 @@ def test_going_on_costs_a_listing_and_the_receipts(s3: Any, url: str, local: dic
 # ---- leases
 
 
-def test_a_second_writer_is_told_who_is_first(s3: Any, short: None, url: str) -> None:
-    told = rf"is being written by process {os.getpid()} on "
-    with S3Objects(url).lock(), pytest.raises(StoreError, match=told), S3Objects(url).lock():
-        pass
-    with S3Objects(url).lock():
-        pass
-
-
 def test_a_holder_whose_lease_was_taken_over_stops_writing(s3: Any, short: None, url: str) -> None:
     objects = S3Objects(url)
     with objects.lock():
@@ -342,22 +263,18 @@ def test_a_holder_whose_lease_was_taken_over_stops_writing(s3: Any, short: None,
     assert left == b'{"token": "of another"}', "another's lease is not removed"
 
 
-def test_writers_share_after_the_first_and_a_run_alone_is_refused(s3: Any, short: None, url: str) -> None:
-    seats = {"alone": False, "follows": False, "wait_s": 0.5}
-    with seated(S3Objects(url), **seats) as first:
-        assert first.first
-        with pytest.raises(StoreError, match="is being written by other processes"), seated(S3Objects(url), **seats):
-            pass
-        first.share()
-        with seated(S3Objects(url), **seats) as second:
-            assert not second.first
-            with (
-                pytest.raises(StoreError, match="is being written by other"),
-                seated(S3Objects(url), **{**seats, "alone": True}),
-            ):
-                pass
-    with seated(S3Objects(url), **{**seats, "alone": True}) as again:
-        assert again.first
+def test_a_writer_that_lost_its_seat_stops_writing(s3: Any, short: None, url: str) -> None:
+    open_writing(url, MANIFEST, INDEX, VIEWS).close()
+    objects = S3Objects(url)
+    with seated(objects.seat(), alone=False, follows=False, wait_s=0), StoreWriter.attach(objects) as store:
+        (seat,) = (key for key in objects.bucket.sizes(f"{objects.root}.writers/"))
+        s3.put_object(Bucket="bucket", Key=seat, Body=b'{"token": "of another"}')
+        deadline = time.monotonic() + 60
+        with pytest.raises(StoreError, match=r"could not be renewed, or was taken over.*run this again"):
+            while time.monotonic() < deadline:
+                store.write(store.layout.units()[0], labels_of(MANIFEST, store.layout.units()[0]))
+                objects.delete(store.layout.units()[0].receipt_key)
+                time.sleep(0.05)
 
 
 def test_a_holder_whose_renewal_ends_in_an_unforeseen_error_stops_writing(
@@ -366,7 +283,7 @@ def test_a_holder_whose_renewal_ends_in_an_unforeseen_error_stops_writing(
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     objects = S3Objects(url)
     with objects.lock():
-        monkeypatch.setattr(remote_objects, "_holder_of", lambda _: 1 / 0)
+        monkeypatch.setattr(s3_lease, "_holder_of", lambda _: 1 / 0)
         s3.put_object(Bucket="bucket", Key=url.removeprefix("s3://bucket/") + ".lock", Body=b'{"token": "of another"}')
         deadline = time.monotonic() + 60
         with pytest.raises(StoreError, match=r"could not be renewed, or was taken over.*run this again"):
@@ -388,5 +305,5 @@ def test_a_look_at_a_lease_is_tried_again(s3: Any, url: str, monkeypatch: pytest
 
     with objects.lock():
         monkeypatch.setattr(place, "call", call)
-        tag, _, text = remote_objects.Lease(objects, f"{objects.root}.lock").look()
+        tag, _, text = s3_lease.look(objects.bucket, f"{objects.root}.lock")
     assert tag and b"token" in text and len(failed) == 2

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.labelling.tasks import Handout, MeetingHandout, Task, handout_of, slice_of, tasks_of
 from pipeline.processes.rendezvous import LostError, Meeting, met
 from pipeline.processes.world import Place
-from pipeline.store.receipts import Unit
+from pipeline.store.layout import Unit
 from tests.many_ranks import free_port
 
 SHORT = 2.0

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.durable.objects import open_objects
 from pipeline.errors import ShardError, StoreError, UserError
 from pipeline.remote.cache_settings import cache
 from pipeline.shards import index as index_module
@@ -23,8 +24,7 @@ from pipeline.shards import index_file as mapped
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_checks import DTYPES, Facts, content_digest, lengths_of
 from pipeline.shards.index_file import HEAD, Mapped, OtherContentError
-from pipeline.store.label_store import LabelStore
-from pipeline.store.reading import read_index
+from pipeline.store.reader import StoreReader, find_complete, find_layout, read_index, stored_index
 from tests.servers.s3 import forget, point_at, s3_server
 from tests.stores import finished, index_of, manifest_of
 
@@ -307,7 +307,7 @@ def _look(queue: Any, index: SampleIndex) -> None:
 
 def _open(queue: Any, path: Path, started: Any) -> None:
     started.wait(60)
-    index = LabelStore.open_finished(path).index
+    index = StoreReader.open(path).index
     queue.put((index.mapped, same(index), place_of(index).stat().st_ino))
     started.wait(60)  # nobody lets go before all have it
 
@@ -373,7 +373,7 @@ def test_a_store_is_read_through_it(tmp_path: Path) -> None:
     store = finished(path, manifest_of(INDEX), INDEX)
     assert store.index.mapped
     assert same(store.index)
-    again = LabelStore.stored_index(path)
+    again = stored_index(path)
     assert again is not None
     assert place_of(again) == place_of(store.index)
 
@@ -384,22 +384,24 @@ def test_from_s3_it_is_read_once_a_node(monkeypatch: pytest.MonkeyPatch) -> None
         try:
             store = finished("s3://bucket/store.zarr", manifest_of(INDEX), INDEX)  # type: ignore[arg-type]
             assert store.index.mapped
+            objects = open_objects(store.name)
+            base, _ = find_complete(objects)
             for name in DTYPES:
                 client.delete_object(Bucket="bucket", Key=f"store.zarr/index/{name}/c.0")
-            again = LabelStore.open_finished("s3://bucket/store.zarr", look=False)
+            again = StoreReader.open("s3://bucket/store.zarr", check_sizes=False)
             assert same(again.index)
             with pytest.raises(StoreError, match=r"index/shard_sizes/c\.0 is absent"):
-                read_index(again.objects, again.layout, again.base, anew=True)
+                read_index(objects, again.layout, base, anew=True)
         finally:
             forget()
 
 
 def test_a_store_with_another_index_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "store.zarr"
-    store = finished(path, manifest_of(INDEX), INDEX)
-    store.layout = dataclasses.replace(
-        store.layout, manifest=dataclasses.replace(store.manifest, index_digest="ab" * 32)
-    )
+    manifest = dataclasses.replace(finished(path, manifest_of(INDEX), INDEX).manifest, index_digest="ab" * 32)
+    objects = open_objects(path)
+    base, table = find_complete(objects)
+    store = StoreReader(objects, dataclasses.replace(find_layout(objects, base), manifest=manifest), base, table)
     with pytest.raises(
         StoreError, match=f"its index has digest {INDEX.digest()[:12]}, its manifest names abababababab"
     ):

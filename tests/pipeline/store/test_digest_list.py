@@ -15,7 +15,8 @@ from pipeline.durable.canonical import NotCanonicalError
 from pipeline.errors import StoreError
 from pipeline.store import digest_list as digests
 from pipeline.store.digest_list import read_units
-from pipeline.store.receipts import Base, Contract, Digest, Unit, UnitTable, complete, read_complete
+from pipeline.store.layout import Unit
+from pipeline.store.receipts import Base, Contract, Digest, UnitTable, complete, read_complete
 
 BASE = Base(contract=Contract(manifest="m", index="i"), views=3, objects={"zarr.json": Digest(7, "ab" * 32)})
 LENGTHS = st.sampled_from([0, 1, 9, 10, 123_456, 10**15 - 1]) | st.integers(0, 10**15 - 1)
@@ -69,12 +70,12 @@ def test_a_changed_text_is_read_as_json_reads_it_or_not_at_all(units: Any, data:
 @pytest.fixture(scope="module")
 def whole() -> bytes:
     table = UnitTable(BASE.views, 4, ["argmax", "crc"])
-    for number, unit in enumerate(table.units()):
+    for number, unit in enumerate(table.missing()):
         table[unit] = [Digest(10**number, canonical.sha256(bytes([number, at]))) for at in range(2)]
     data = complete(BASE, table)
     base, read = read_complete(data)
     assert base == BASE and read.missing() == [] and read.texts() == table.texts()
-    assert [read[unit] for unit in read.units()] == [table[unit] for unit in table.units()]
+    assert [read[unit] for unit in read.finished()] == [table[unit] for unit in table.finished()]
     assert read.total_lengths() == table.total_lengths() and Unit(2, 3) in read
     return data
 

@@ -25,10 +25,13 @@ from hypothesis import strategies as st
 
 from pipeline.durable import canonical
 from pipeline.durable.local import LocalObjects
+from pipeline.durable.objects import open_objects
 from pipeline.errors import StoreError, UserError
 from pipeline.inspection.audit import audit
-from pipeline.store.label_store import LabelStore
-from pipeline.store.receipts import COMPLETE_KEY, Unit
+from pipeline.store.layout import Unit
+from pipeline.store.reader import StoreReader, stored_index
+from pipeline.store.receipts import COMPLETE_KEY
+from pipeline.store.writer import StoreWriter
 from tests.faults import Calls, in_child, memory_disk, small_disk, wait_for
 from tests.stores import fill, finished, index_of, labels_of, manifest_of, open_writing, tree
 
@@ -61,11 +64,11 @@ def whole_run(path: Path, *, recheck: bool = False) -> None:
 
 def read_everything(path: Path) -> None:
     """What a careful reader does. Raises, or has found what was written."""
-    store = LabelStore.open_finished(path)
+    store = StoreReader.open(path)
     assert store.index.digest() == INDEX.digest()
     assert store.manifest == MANIFEST
     assert len(store.witness()) == 3
-    for unit in store.units():
+    for unit in store.layout.units():
         assert store.read(unit.view, unit.run).same_as(labels_of(MANIFEST, unit))
 
 
@@ -168,7 +171,7 @@ def test_killed_while_growing_it_ends_the_same(tmp_path: Path, reference: Path) 
 
         assert wait_for(in_child(killed)) == -signal.SIGKILL
         with pytest.raises(StoreError):
-            LabelStore.open_finished(path)
+            StoreReader.open(path)
         whole_run(path)
         assert tree(path) == tree(reference), at
 
@@ -188,7 +191,7 @@ def test_a_failure_of_any_call_is_a_clear_error_and_resumes_the_same(tmp_path: P
         assert "then run this again: nothing that was finished is lost." in str(raised.value)
         if at < total - 1:  # only the flush after COMPLETE has its name can fail on a store that is whole
             with pytest.raises(StoreError):
-                LabelStore.open_finished(path)
+                StoreReader.open(path)
         whole_run(path)
         assert tree(path) == tree(reference), calls.made[at]
 
@@ -204,7 +207,7 @@ def test_a_full_disk_stops_it_and_more_room_lets_it_go_on(tmp_path: Path) -> Non
             error.value
         )
         with pytest.raises(StoreError, match="is not finished"):
-            LabelStore.open_finished(path)
+            StoreReader.open(path)
         assert not any(".tmp-" in key for key in files(path))
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         with open_writing(path, manifest, index, 3) as store:
@@ -249,7 +252,7 @@ def test_no_object_may_be_absent_or_of_another_size(tmp_path: Path, reference: P
         damage(path / key, kind)
         if not key.startswith("receipts/"):
             with pytest.raises(StoreError) as error:
-                LabelStore.open_finished(path)
+                StoreReader.open(path)
             assert str(path) in str(error.value), key
         assert [f for f in audit(path) if f.where == f"{path}/{key}"], key
         (path / key).write_bytes(data)
@@ -261,7 +264,7 @@ def test_the_message_says_what_where_and_what_to_do(tmp_path: Path, reference: P
     remedy = "Run teacher_logits --recheck on this store: it computes what is damaged. Or restore it from a copy."
     key = path / "argmax/c.1.1"
     data = key.read_bytes()
-    opened = LabelStore.open_finished(path)
+    opened = StoreReader.open(path)
     key.write_bytes(bytes(len(data)))
     with pytest.raises(StoreError) as error:
         opened.read(1, 1)
@@ -269,13 +272,13 @@ def test_the_message_says_what_where_and_what_to_do(tmp_path: Path, reference: P
     assert str(error.value) == f"{key} (unit view 1, run 1) has SHA-256 {now}; {then} was written. {remedy}"
     key.write_bytes(data[:-1])
     with pytest.raises(StoreError) as error:
-        LabelStore.open_finished(path)
+        StoreReader.open(path)
     assert str(error.value) == (
         f"{key} (unit view 1, run 1) has {len(data) - 1} bytes; {len(data)} were written. {remedy}"
     )
     key.unlink()
     with pytest.raises(StoreError) as error:
-        LabelStore.open_finished(path)
+        StoreReader.open(path)
     assert str(error.value) == f"{key} (unit view 1, run 1) is absent; {len(data)} bytes were written. {remedy}"
 
 
@@ -350,11 +353,13 @@ def test_going_on_lists_what_is_finished_and_reads_none_of_its_labels(tmp_path: 
         fill(store)
         store.finish()
     with open_writing(path, MANIFEST, INDEX, VIEWS + 1) as store:
-        assert [unit.view for unit in store.missing()] == [VIEWS] * store.runs
+        assert [unit.view for unit in store.missing()] == [VIEWS] * store.layout.runs
     assert read and not [key for key in read if UNIT_OBJECT.match(key)]
     with open_writing(path, MANIFEST, INDEX, VIEWS + 1, recheck=True) as store:
         fill(store)
-    assert len({key for key in read if UNIT_OBJECT.match(key)}) == VIEWS * store.runs * len(store.arrays)
+    assert len({key for key in read if UNIT_OBJECT.match(key)}) == VIEWS * store.layout.runs * len(
+        store.layout.unit_arrays()
+    )
 
 
 def test_a_damaged_unit_alone_is_computed_again(tmp_path: Path, reference: Path) -> None:
@@ -394,15 +399,17 @@ def replace_object(path: Path, key: str, data: bytes, *, array: str | None = Non
 def test_a_bomb_with_the_right_digest_gets_no_memory(tmp_path: Path, reference: Path) -> None:
     path = tmp_path / "store.zarr"
     shutil.copytree(reference, path)
-    store = LabelStore.open_finished(path)
-    huge = dataclasses.replace(store.arrays["argmax"], shape=(1, 1 << 29), block=(1, 1 << 29), rows=1 << 29)
+    store = StoreReader.open(path)
+    huge = dataclasses.replace(
+        store.layout.unit_arrays()["argmax"], shape=(1, 1 << 29), block=(1, 1 << 29), rows=1 << 29
+    )
     packed = huge.encode(np.zeros((1, 1 << 29), np.uint8))[:-20]
     index = np.array([[0, len(packed)]], "<u8").tobytes()
     bomb = packed + index + google_crc32c.value(index).to_bytes(4, "little")
     replace_object(path, "argmax/c.0.0", bomb, array="argmax")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(StoreError, match=r"argmax/c\.0\.0: chunk 0 declares 536870912 bytes"):
-        LabelStore.open_finished(path).read(0, 0)
+        StoreReader.open(path).read(0, 0)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
@@ -429,7 +436,7 @@ def test_rewritten_metadata_is_refused_even_with_the_right_digest(tmp_path: Path
         shutil.copytree(reference, path)
         replace_object(path, key, canonical.dump(record))
         with pytest.raises(StoreError):
-            LabelStore.open_finished(path)
+            StoreReader.open(path)
         shutil.rmtree(path)
 
 
@@ -440,7 +447,7 @@ def test_an_object_outside_of_the_store_is_not_looked_at(tmp_path: Path, referen
     reseal(path, lambda record: record["base"]["objects"].update({"../secret": f"6 {canonical.sha256(b'secret')}"}))
     expected = f"{path}/COMPLETE is damaged: it has other fields or objects than a base receipt."
     with pytest.raises(StoreError) as error:
-        LabelStore.open_finished(path)
+        StoreReader.open(path)
     assert str(error.value).startswith(expected)
     assert len(audit(path)) == 1
 
@@ -477,7 +484,7 @@ def test_records_of_an_enemy_are_refused_or_harmless(reference: Path, data: st.D
             replace_object(path, key, canonical.dump(changed))
         else:
             (path / key).write_bytes(canonical.seal({k: v for k, v in changed.items() if k != canonical.SEAL}))
-        for use in (LabelStore.open_finished, LabelStore.attach, LabelStore.stored_index, audit):
+        for use in (StoreReader.open, attach, stored_index, audit):
             with suppress(UserError):
                 use(path)
         try:
@@ -486,6 +493,11 @@ def test_records_of_an_enemy_are_refused_or_harmless(reference: Path, data: st.D
             return
         if key != "zarr.json":
             assert tree(path) == tree(reference)
+
+
+def attach(path: Path) -> StoreWriter:
+    """A further writer."""
+    return StoreWriter.attach(open_objects(path))
 
 
 # ---- two writers

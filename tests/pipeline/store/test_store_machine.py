@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline.errors import StoreError
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from tests.faults import Calls, in_child, wait_for
 from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, damage, files, vouched_for
 from tests.stores import fill, finished, labels_of, open_writing, tree
@@ -37,7 +37,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(units=st.sets(st.integers(0, 2 * MOST_VIEWS - 1)))
     def write_some(self, units: set[int]) -> None:
         with open_writing(self.path, MANIFEST, INDEX, self.views, recheck=self.damaged) as store:
-            fill(store, [unit for at, unit in enumerate(store.units()) if at in units])
+            fill(store, [unit for at, unit in enumerate(store.layout.units()) if at in units])
         self.damaged = False
 
     @rule()
@@ -82,8 +82,8 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_read_is_what_was_written(self) -> None:
         try:
-            store = LabelStore.open_finished(self.path)
-            found = [(unit, store.read(unit.view, unit.run)) for unit in store.units()]
+            store = StoreReader.open(self.path)
+            found = [(unit, store.read(unit.view, unit.run)) for unit in store.layout.units()]
         except StoreError:
             return
         assert all(labels.same_as(labels_of(MANIFEST, unit)) for unit, labels in found)

@@ -13,7 +13,7 @@ from pipeline.shards.index import SampleIndex, scan
 from pipeline.store.witness import Witness, witness_rows
 from pipeline.views.recipe import Recipe
 from tests.pictures import tiny_shards
-from tests.stores import manifest_of
+from tests.stores import fill, manifest_of
 
 RECIPE = Recipe(image_size=32, mix_window=8)
 
@@ -83,5 +83,7 @@ def test_witnesses_of_other_rows_are_different(index: SampleIndex) -> None:
 def test_a_store_draws_its_own(tmp_path: Path, index: SampleIndex) -> None:
     manifest = manifest_of(index, "argmax", recipe=RECIPE)
     with open_to_label(tmp_path / "s.zarr", manifest, index, 1) as store:
-        assert len(store.witness()) == 40
-        assert check_witnesses(store, Renderer(RECIPE, index, index.files())).kind == "identical"
+        fill(store)
+        finished = store.finish()
+    assert len(finished.witness()) == 40
+    assert check_witnesses(finished, Renderer(RECIPE, index, index.files())).kind == "identical"

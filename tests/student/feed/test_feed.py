@@ -15,7 +15,7 @@ from pipeline.labels.soft_labels import encode
 from pipeline.labels.topk import TopK
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from student.feed.feed import Feed, cut_pieces, piece_capacity, pieces_together
 from student.feed.order import Order
 from student.feed.stored_answers import StoredAnswers, needed
@@ -28,16 +28,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> LabelStore:
-    return LabelStore.open_finished(make_store(tmp_path_factory.mktemp("world"), views=3))
+def store(tmp_path_factory: pytest.TempPathFactory) -> StoreReader:
+    return StoreReader.open(make_store(tmp_path_factory.mktemp("world"), views=3))
 
 
-def order_of(store: LabelStore, **changes: int) -> Order:
+def order_of(store: StoreReader, **changes: int) -> Order:
     options = {"batch": 40, "run_rows": store.manifest.unit_rows, "seed": 4, "spread": 2, **changes}
-    return Order(store.manifest.recipe, rows=store.rows, views=tuple(range(store.views)), **options)
+    return Order(store.manifest.recipe, rows=store.manifest.rows, views=tuple(range(store.layout.views)), **options)
 
 
-def feeds(store: LabelStore, order: Order, workers: int = 0, ranks: Ranks | None = None) -> Iterator[Feed]:
+def feeds(store: StoreReader, order: Order, workers: int = 0, ranks: Ranks | None = None) -> Iterator[Feed]:
     """One feed, closed afterwards."""
     capacity, together = piece_capacity(order), pieces_together(order)
     answers = StoredAnswers(store, needed(store.manifest, soft=True, luma=True), keep_units=4)
@@ -47,10 +47,10 @@ def feeds(store: LabelStore, order: Order, workers: int = 0, ranks: Ranks | None
 
 
 @pytest.mark.parametrize(("repeats", "workers"), [(1, 0), (3, 0), (1, 2)])
-def test_a_step_is_what_the_order_says(store: LabelStore, repeats: int, workers: int) -> None:
+def test_a_step_is_what_the_order_says(store: StoreReader, repeats: int, workers: int) -> None:
     order = order_of(store, repeats=repeats)
     renderer, side = Renderer(order.recipe, store.index, store.index.files()), order.recipe.image_size
-    units = {(view, run): store.read(view, run) for view in range(3) for run in range(store.runs)}
+    units = {(view, run): store.read(view, run) for view in range(3) for run in range(store.layout.runs)}
     for feed in feeds(store, order, workers):
         for number, step in enumerate(feed.steps(1, 2, 3), start=order.steps + 2):
             assert (step.epoch, step.step) == divmod(number, order.steps)
@@ -70,7 +70,7 @@ def test_a_step_is_what_the_order_says(store: LabelStore, repeats: int, workers:
         assert number == 3 * order.steps - 1 and feed.waited > 0
 
 
-def test_ranks_share_a_step(store: LabelStore) -> None:
+def test_ranks_share_a_step(store: StoreReader) -> None:
     order, found = order_of(store), []
     for rank in range(3):
         found += [next(feed.steps(0, 1, 1)) for feed in feeds(store, order, ranks=Ranks(rank=rank, world=3))]
@@ -94,7 +94,7 @@ def test_pieces_are_cut_between_pairs_and_windows(repeats: int) -> None:
             assert all(window_B[cut] != window_B[cut - 1] for cut in cuts[1:-1])
 
 
-def test_answers_are_bounded_and_need_no_announcement(store: LabelStore) -> None:
+def test_answers_are_bounded_and_need_no_announcement(store: StoreReader) -> None:
     order = order_of(store, batch=16)
     answers = StoredAnswers(store, needed(store.manifest, soft=False, luma=False), keep_units=3)
     for epoch in range(3):
@@ -126,7 +126,7 @@ def test_codes_become_the_logits_that_were_stored() -> None:
     assert np.array_equal(teacher.lse_BT.numpy(), topk.parts["lse"][2:4]) and teacher.temperatures == (1.0, 3.0)
 
 
-def test_unlabelled_rows_stay_unlabelled(store: LabelStore) -> None:
+def test_unlabelled_rows_stay_unlabelled(store: StoreReader) -> None:
     classes = store.index.classes.copy()
     classes[::3] = -1
     index = dataclasses.replace(store.index, classes=classes)

@@ -15,12 +15,12 @@ import click
 import pytest
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-import pipeline.store.label_store
+import pipeline.store.reader
 import student.ranks.shared_index
 from pipeline.commands.command import command
 from pipeline.processes.rendezvous import Meeting
 from pipeline.shards.index import SampleIndex, scan
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe
 from student.evaluate import main as evaluate
 from student.ranks.ranks import joined
@@ -213,7 +213,7 @@ def test_training_scans_its_validation_shards_once(folder, ranks, monkeypatch) -
     store = make_store(folder / "world")
     scanned, looked = Diary(folder / "scanned"), Diary(folder / "looked")
     spy(monkeypatch, student.ranks.shared_index, "scan", scanned)
-    spy(monkeypatch, pipeline.store.label_store, "require_sizes", looked)
+    spy(monkeypatch, pipeline.store.reader, "require_sizes", looked)
     line = arguments(store, folder / "run", "--max-steps", "3", "--val-shards", str(store.parent / "data/000000.tar"))
     ranks += [start(train, line, env, folder / f"{at}.log") for at, env in enumerate(meeting(2))]
     assert [rank.wait(120) for rank in ranks] == [0, 0], [rank.said for rank in ranks]
@@ -230,8 +230,8 @@ def test_evaluation_scans_and_lists_once_and_each_rank_reads_its_own_answers(
     save_run(tmp_path / "run", num_classes=CLASSES, names=None)
     scanned, looked, read = (Diary(tmp_path / name) for name in ("scanned", "looked", "read"))
     spy(monkeypatch, student.ranks.shared_index, "scan", scanned)
-    spy(monkeypatch, pipeline.store.label_store, "require_sizes", looked)
-    spy(monkeypatch, LabelStore, "read_arrays", read)
+    spy(monkeypatch, pipeline.store.reader, "require_sizes", looked)
+    spy(monkeypatch, StoreReader, "read_arrays", read)
     line = ["--checkpoint", tmp_path / "run", "--shards", tmp_path / "data/*.tar", "--workers", 0, "--device", "cpu"]
     line += ["--logits", store] if labelled else []
     for world in (1, 2):

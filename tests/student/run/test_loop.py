@@ -18,7 +18,7 @@ from pipeline.labels.soft_labels import encode
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.store.label_store import LabelStore
+from pipeline.store.reader import StoreReader
 from student.feed.feed import Feed, piece_capacity
 from student.feed.order import Batch
 from student.feed.stored_answers import Answers, AnswerSource, StoredAnswers, needed
@@ -71,7 +71,7 @@ class LiveAnswers:
 
 
 @contextlib.contextmanager
-def training(store: LabelStore, answers: AnswerSource, settings: Settings) -> Iterator[tuple[Feed, Engine]]:
+def training(store: StoreReader, answers: AnswerSource, settings: Settings) -> Iterator[tuple[Feed, Engine]]:
     """A feed from these answers, and a fresh student."""
     order = views_of(store, settings).order
     student = build(settings.spec(CLASSES, 32), seed=1)
@@ -81,7 +81,7 @@ def training(store: LabelStore, answers: AnswerSource, settings: Settings) -> It
         yield Feed(order, answers, store.index, loader, Ranks(), keep=keep, temperatures=TEMPERATURES), engine
 
 
-def losses(store: LabelStore, answers: AnswerSource, settings: Settings) -> list[list[float]]:
+def losses(store: StoreReader, answers: AnswerSource, settings: Settings) -> list[list[float]]:
     with training(store, answers, settings) as (feed, engine):
         steps = feed.steps(0, 0, settings.epochs)
         return [engine.learn(next(steps), update).tolist() for update in range(STEPS)]
@@ -105,7 +105,7 @@ def teacher() -> Beside:
     ("distill", "keep"), [("hard", "argmax"), ("soft", "dense"), ("soft", "topk:3"), ("hard", "topk:5")]
 )
 def test_offline_equals_online_bit_by_bit(teacher: Beside, tmp_path: Path, distill: str, keep: str) -> None:
-    store = LabelStore.open_finished(make_store(tmp_path, rows=60, keep=keep, logits=teacher.logits))
+    store = StoreReader.open(make_store(tmp_path, rows=60, keep=keep, logits=teacher.logits))
     settings = Settings(
         distill=distill, patch_size=8, width=32, depth=2, heads=2, epochs=7, batch=20, lr=1e-2, views=2
     )  # fmt: skip
@@ -119,7 +119,7 @@ def test_offline_equals_online_bit_by_bit(teacher: Beside, tmp_path: Path, disti
 
 def test_the_raw_teacher_is_within_the_error_of_its_encoding(teacher: Beside, tmp_path: Path) -> None:
     """A code is at most 1/512 off, so no target probability at temperature 1 is off by more than about 0.4 %."""
-    store = LabelStore.open_finished(make_store(tmp_path, rows=60, logits=teacher.logits))
+    store = StoreReader.open(make_store(tmp_path, rows=60, logits=teacher.logits))
     settings = Settings(
         distill="soft", tau=1.0, patch_size=8, width=32, depth=2, heads=2, drop_path=0.0, epochs=1, batch=20, views=1
     )  # fmt: skip

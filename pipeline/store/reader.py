@@ -1,26 +1,34 @@
-"""Is this a finished store, whole and of one piece?
+"""What did the teacher answer, and may it be believed?
+
+    store = StoreReader.open("store.zarr")       # refuses one without COMPLETE, or with an object of other size
+    labels = store.read(view=3, run=0)           # bytes are held to their digest before they are decoded
 
 COMPLETE says what must be there. A reader checks at once, in this order, that COMPLETE is sealed; that the root
 ``zarr.json`` has the digest in it, and every ``zarr.json`` is byte for byte what this program writes for the manifest
 in the root; that COMPLETE and the metadata speak of the same store; and that every object has its size. What an object
 holds is checked whenever it is read.
+
+Shapes: B rows of a unit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.durable.canonical import NotCanonicalError
-from pipeline.durable.objects import Objects
-from pipeline.errors import StoreError
+from pipeline.durable.objects import Objects, open_objects
+from pipeline.errors import StoreError, UserError
+from pipeline.labels.soft_labels import SoftLabels
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_file import OtherContentError
 from pipeline.store.arrays import ArraySpec, DamagedError
-from pipeline.store.layout import Layout
+from pipeline.store.layout import Layout, Unit
+from pipeline.store.manifest import Manifest
 from pipeline.store.receipts import (
     COMPLETE_KEY,
     REMEDY,
@@ -35,6 +43,93 @@ from pipeline.store.receipts import (
     units_in,
 )
 from pipeline.store.recovery import object_keys, read_base, stored_layout
+from pipeline.store.unit_labels import UnitLabels
+from pipeline.store.witness import Witness
+
+
+class StoreReader:
+    """A finished store. Holds no file and no thread, so it may be forked and pickled."""
+
+    def __init__(
+        self, objects: Objects, layout: Layout, base: Base, table: UnitTable, index: SampleIndex | None = None
+    ) -> None:
+        self.layout = layout
+        self._objects, self._base, self._table, self._index = objects, base, table, index
+        self._arrays = layout.unit_arrays()
+
+    @classmethod
+    def open(cls, path: str | Path, *, check_sizes: bool = True) -> StoreReader:
+        """The store at a path or URL, if it is finished, whole and of one piece; contents are checked when read.
+
+        Without `check_sizes` the objects are not listed: one process of a run does that, once for all.
+        """
+        objects = open_objects(path)
+        base, table = find_complete(objects)
+        layout = find_layout(objects, base)
+        require_agreement(objects, layout, base, table)
+        if check_sizes:
+            require_sizes(objects, layout, base, table)
+        return cls(objects, layout, base, table)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_index": None}  # read again where it is needed
+
+    @property
+    def name(self) -> str:
+        """Where the store is."""
+        return self._objects.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """The contract that its labels were made under; how they are cut into units is in the `layout`."""
+        return self.layout.manifest
+
+    @property
+    def index(self) -> SampleIndex:
+        """The rows: read, and checked, when first asked for."""
+        if self._index is None:
+            self._index = read_index(self._objects, self.layout, self._base)
+        return self._index
+
+    def bytes_per_view(self) -> dict[str, float]:
+        """The bytes that each array takes up, for one view of one row."""
+        views = self.layout.views * self.manifest.rows
+        return {name: total / views for name, total in self._table.total_lengths().items()}
+
+    def read(self, view: int, run: int, *, luma: bool = True) -> UnitLabels:
+        """The labels of a unit; without `luma` the thumbnails, which are most of the bytes, are left out."""
+        found = self.read_arrays(view, run, [name for name in self._arrays if luma or name != "luma"])
+        return UnitLabels(labels=SoftLabels.from_arrays(found), crc_B=found["crc"], luma_B16=found.get("luma"))
+
+    def read_arrays(self, view: int, run: int, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Some arrays of a unit, [B, …] each; only their objects are read."""
+        unit = Unit(view, run)
+        start, stop = self.layout.rows_of(unit)
+        digests, found = self._table[unit], {}
+        for name in names:
+            spec = self._arrays[name]
+            data = fetch(self._objects, spec.key(view, run), digests[name], str(unit))
+            found[name] = decode(self._objects, spec, spec.key(view, run), data, stop - start)[0]
+        return found
+
+    def witness(self) -> Witness:
+        """The views that are kept in full."""
+        arrays = self.layout.witness_arrays()
+        found = {name: read_whole(self._objects, spec, self._base) for name, spec in arrays.items()}
+        return Witness(row_W=found["rows"], view_W=found["views"], pixels_WHWC=found["pixels"])
+
+
+def stored_index(path: str | Path) -> SampleIndex | None:
+    """The index that a store carries, finished or not; None where there is none, or it is damaged."""
+    objects = open_objects(path)
+    base = read_base(objects)
+    layout = None if base is None else stored_layout(objects, base)
+    if base is None or layout is None:
+        return None
+    try:
+        return read_index(objects, layout, base)
+    except UserError:
+        return None
 
 
 def find_complete(objects: Objects) -> tuple[Base, UnitTable]:
@@ -100,7 +195,7 @@ def require_sizes(objects: Objects, layout: Layout, base: Base, table: UnitTable
     for key, digest in base.objects.items():
         _require_size(objects, sizes, key, digest.length, "")
     arrays = layout.unit_arrays()
-    for unit in table.units():
+    for unit in layout.units():
         for key, digest in zip(unit_keys(arrays, unit), table[unit].values(), strict=True):
             _require_size(objects, sizes, key, digest.length, f" ({unit})")
     return sizes

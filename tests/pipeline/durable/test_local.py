@@ -1,13 +1,13 @@
+"""What a file system alone can do to objects: kills, full disks, links. What all media promise: test_conformance."""
+
 from __future__ import annotations
 
 import errno
 import io
 import os
-import pickle
 import re
 import resource
 import signal
-import socket
 import time
 import tracemalloc
 from pathlib import Path
@@ -28,30 +28,15 @@ def objects(tmp_path: Path) -> LocalObjects:
     return LocalObjects(tmp_path / "deep" / "store.zarr")
 
 
-def test_what_is_put_is_got_listed_and_deleted(objects: LocalObjects) -> None:
-    assert objects.sizes() == {}
+def test_no_directory_is_left_of_a_key_and_a_file_is_none(objects: LocalObjects) -> None:
     objects.put(KEY, b"one")
     objects.put("zarr.json", b"{}")
-    objects.put(KEY, b"other")
-    assert objects.get(KEY, 5) == b"other"
-    assert list(objects.sizes().items()) == [(KEY, 5), ("zarr.json", 2)]
-    assert objects.sizes("argmax") == {KEY: 5}
-    with pytest.raises(KeyError):
-        objects.get("argmax/c.0.1", 5)
     with pytest.raises(KeyError):
         objects.get("zarr.json/x", 5)
-    objects.delete(KEY)
     objects.delete(KEY)
     assert sorted(p.name for p in objects.root.iterdir()) == ["zarr.json"], "an empty directory is no trace of a key"
     objects.put(KEY, b"again")
     assert objects.get(KEY, 5) == b"again"
-
-
-def test_put_new_does_not_replace(objects: LocalObjects) -> None:
-    assert objects.put_new(KEY, b"first")
-    assert not objects.put_new(KEY, b"second")
-    assert objects.get(KEY, 10) == b"first"
-    assert list(objects.sizes()) == [KEY], "no temporary name stays"
 
 
 def test_put_new_without_hard_links(objects: LocalObjects, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,20 +160,13 @@ def test_a_directory_without_permission_is_told(objects: LocalObjects) -> None:
         objects.put("b", b"")
 
 
-def test_a_second_writer_is_told_at_once_who_the_first_is(objects: LocalObjects) -> None:
+def test_a_second_writer_is_told_at_once(objects: LocalObjects) -> None:
     with objects.lock():
         begun = time.monotonic()
-        with pytest.raises(StoreError) as error, LocalObjects(objects.root).lock():
+        with pytest.raises(StoreError, match="is being written"), LocalObjects(objects.root).lock():
             pass
         assert time.monotonic() - begun < 1
-        me = f"process {os.getpid()} on {socket.gethostname()}"
-        assert str(error.value) == (
-            f"{objects.root} is being written by {me}; this is {me}. "
-            "Wait until it ends, or end it; then run this again."
-        )
         assert not objects.root.exists(), "the lock lies beside the store"
-    with objects.lock():
-        pass
 
 
 def test_a_store_has_one_lock_however_it_is_named(objects: LocalObjects, tmp_path: Path) -> None:
@@ -225,11 +203,6 @@ def test_a_killed_writer_leaves_no_lock_even_if_its_worker_lives_on(objects: Loc
             pass
     finally:
         os.kill(worker, signal.SIGKILL)
-
-
-def test_objects_travel_to_other_processes(objects: LocalObjects) -> None:
-    objects.put(KEY, b"x")
-    assert pickle.loads(pickle.dumps(objects)).get(KEY, 1) == b"x"
 
 
 def test_reading_takes_memory_for_what_is_there_and_not_for_what_is_allowed(objects: LocalObjects) -> None:
