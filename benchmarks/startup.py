@@ -1,7 +1,7 @@
 """How long is it, and how much memory does it take, from the start of a process to its first batch of 1.3 million rows?
 
 The index is synthetic: one real shard of photographs under 1,300 names (hard links), whose rows have keys of their own.
-The store over it is complete, as `open_finished` demands; its checksums are true for the first batch, which is all that
+The store over it is complete, as a reader demands; its checksums are true for the first batch, which is all that
 is looked at. Then a fresh process does what `student.train` does, up to its first step, with nothing left out: import,
 open, map the index, draw the witness views, build the student, render and prove the batch. The first process of all
 finds nothing in the cache and unpacks the index; it has rows of its own.

@@ -17,6 +17,7 @@ from pipeline.commands.command import command
 from pipeline.commands.outputs import require_new_folder
 from pipeline.commands.speed_flags import default_workers
 from pipeline.packing.sources import SourceError, Sources, from_folders, from_table
+from pipeline.packing.tiled import tiled_text
 from pipeline.packing.writing import Effort, PackOptions, pack
 from pipeline.shards.sidecars import PackSummary
 
@@ -39,6 +40,11 @@ from pipeline.shards.sidecars import PackSummary
     "--max-side", type=click.IntRange(min=8), help="Shrink images whose longest side is over this, in pixels."
 )
 @click.option("--quality", type=click.IntRange(1, 100), default=95, help="JPEG quality of images that are made anew.")
+@click.option(
+    "--tiled",
+    is_flag=True,
+    help="Write JPEGs so that a crop costs what it covers: the same pixels, about two per cent more bytes.",
+)
 @click.option(
     "--on-bad",
     type=click.Choice(["error", "skip"]),
@@ -70,6 +76,7 @@ def main(
     seed: int,
     max_side: int | None,
     quality: int,
+    tiled: bool,
     on_bad: str,
     if_changed: str,
     workers: int,
@@ -83,7 +90,9 @@ def main(
     """
     require_new_folder(out)
     sources = _list(images, table, unlabelled, classes, out)
-    options = PackOptions(samples_per_shard=samples_per_shard, seed=seed, max_side=max_side, quality=quality)
+    options = PackOptions(
+        samples_per_shard=samples_per_shard, seed=seed, max_side=max_side, quality=quality, tiled=tiled
+    )
     effort = Effort(workers=workers, progress=True)
     how = {"skip_bad": on_bad == "skip", "rebuild": if_changed == "rebuild"}
     click.echo(_told(out, pack(sources, out, options, effort=effort, **how)))
@@ -114,6 +123,8 @@ def _told(out: Path, summary: PackSummary) -> str:
     if summary.remade:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(summary.remade.items()))
         parts.append(f"made anew: {reasons}")
+    if summary.whole is not None:
+        parts.append(tiled_text(summary.images, summary.whole))
     if summary.rejected:
         parts.append(f"{summary.rejected:,} rejected (rejected.csv)")
     megabytes = sum(shard.bytes for shard in summary.shards) / 1e6

@@ -22,7 +22,7 @@ from pipeline.durable.writer_lock import Seat, seated
 from pipeline.labelling.environment import describe_environment
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import draw_witnesses
-from pipeline.shards.index import SampleIndex
+from pipeline.shards.index import SampleIndex, bytes_of
 from pipeline.store.manifest import Manifest
 from pipeline.store.writer import StoreWriter
 
@@ -78,5 +78,11 @@ def open_to_label(
 
 
 def index_at(index: SampleIndex, urls: tuple[str, ...]) -> SampleIndex:
-    """The index with its shards at these places; sizes are checked as shards are opened, and not by every rank here."""
-    return index if index.urls == urls else replace(index, urls=urls)
+    """The index with its shards at these places; sizes are checked as shards are opened, and not by every rank here.
+
+    Other shards of the same pictures are told by the first.
+    """
+    if index.urls == urls:
+        return index
+    same = bytes_of(urls[0]) == index.shard_sizes[0]
+    return replace(index, urls=urls) if same else index.moved_to(urls)

@@ -2,7 +2,8 @@
 
 1. Check: every image is read and fully decoded, so that all that cannot be used is known before anything is written.
 2. Order: by the blake2b of each key under the seed, which depends on no other image and on no file system.
-3. Write: shards of about equal row counts, into a folder beside the target.
+3. Write: shards of about equal row counts, into a folder beside the target; with `tiled`, payloads whose parts can be
+   decoded alone (`pipeline.packing.tiled`).
 4. Finish: everything is flushed to disk, ``pack.json`` says what was made, and the folder is renamed into place. A run
    that is killed before that leaves nothing in place, and what it leaves beside it the next run removes.
 
@@ -30,6 +31,7 @@ from pipeline.durable.folder import LOCK, Staging, claimed
 from pipeline.errors import ImageError, ShardError
 from pipeline.packing.payloads import Checked, check, measure, payload_of
 from pipeline.packing.sources import Source, Sources
+from pipeline.packing.tiled import tiled
 from pipeline.processes.ordered_map import ordered_map
 from pipeline.progress import Progress
 from pipeline.shards.sidecars import CLASSES_FILE, PACK_FILE, PackSummary, ShardSummary, read_pack
@@ -50,6 +52,11 @@ class PackOptions:
     seed: int = 0
     max_side: int | None = None
     quality: int = 95
+    tiled: bool = False
+
+    def record(self) -> dict[str, int | None]:
+        """What pack.json says of them: as it was before there was `tiled`, where that is not asked for."""
+        return {name: value for name, value in asdict(self).items() if name != "tiled" or value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +74,15 @@ class ShardJob:
     path: Path
     rows: tuple[Row, ...]
     options: PackOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """One shard that was written."""
+
+    summary: ShardSummary
+    whole: Counter[str]
+    """Payloads that could not be tiled, by the reason."""
 
 
 def pack(
@@ -90,8 +106,8 @@ def pack(
         rows = list(zip(sources.images, found, strict=True))
         _require_usable(rows, sources.class_names, skip_bad)
         try:
-            shards = list(_write(ordered(rows, options.seed), staging.path, options, effort))
-            summary = _summary(sources, rows, shards, options)
+            written = list(_write(ordered(rows, options.seed), staging.path, options, effort))
+            summary = _summary(sources, rows, written, options)
             _write_notes(staging, sources, rows, summary)
             if why is not None:  # only now, when what takes their place is whole
                 aside.put_aside(out, why, folders=())
@@ -137,30 +153,41 @@ def ordered(rows: Iterable[Row], seed: int) -> list[Row]:
 
 def fingerprint(sources: Sources, found: Iterable[Checked], options: PackOptions) -> str:
     """The sha256 of the images' bytes, keys and classes, and of the options."""
-    record = {"format": FORMAT, "options": asdict(options), "classes": sources.class_names}
+    record = {"format": FORMAT, "options": options.record(), "classes": sources.class_names}
     digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
     for source, checked in zip(sources.images, found, strict=True):
         digest.update(f"{source.key}\0{source.label}\0{checked.size}\0{checked.crc}\n".encode())
     return digest.hexdigest()
 
 
-def write_shard(job: ShardJob) -> ShardSummary:
+def write_shard(job: ShardJob) -> Written:
     """Write one shard, and flush it to disk."""
+    whole: Counter[str] = Counter()
+    pieces = itertools.chain(_entries(job, whole), (bytes(2 * BLOCK),))
+    return Written(summary=write_pieces(job.path, len(job.rows), pieces), whole=whole)
+
+
+def write_pieces(path: Path, rows: int, pieces: Iterable[bytes]) -> ShardSummary:
+    """Write the bytes of a shard, and flush them to disk."""
     digest, size = hashlib.sha256(), 0
-    with job.path.open("wb") as file:
-        for piece in itertools.chain(_entries(job), (bytes(2 * BLOCK),)):
+    with path.open("wb") as file:
+        for piece in pieces:
             file.write(piece)
             digest.update(piece)
             size += len(piece)
         file.flush()
         os.fsync(file.fileno())
-    return ShardSummary(name=job.path.name, rows=len(job.rows), bytes=size, sha256=digest.hexdigest())
+    return ShardSummary(name=path.name, rows=rows, bytes=size, sha256=digest.hexdigest())
 
 
-def _entries(job: ShardJob) -> Iterator[bytes]:
+def _entries(job: ShardJob, whole: Counter[str]) -> Iterator[bytes]:
     for source, checked in job.rows:
         options = job.options
         payload = payload_of(source.path, checked, max_side=options.max_side, quality=options.quality)
+        if options.tiled:
+            made = tiled(payload)
+            payload = made.payload
+            whole.update(filter(None, (made.whole,)))
         for field, data in ((checked.extension, payload), ("cls", b"%d" % source.label)):
             info = tarfile.TarInfo(f"{source.key}.{field}")  # without time and owner: the same bytes everywhere
             info.size = len(data)
@@ -184,7 +211,7 @@ def _each_of(function: Callable[[str], Checked], paths: Sequence[str]) -> list[C
     return [function(path) for path in paths]
 
 
-def _write(rows: Sequence[Row], folder: Path, options: PackOptions, effort: Effort) -> Iterator[ShardSummary]:
+def _write(rows: Sequence[Row], folder: Path, options: PackOptions, effort: Effort) -> Iterator[Written]:
     """Write all shards: as few as the limit allows, of about equal row counts."""
     count = -(-len(rows) // options.samples_per_shard)
     bounds = [number * len(rows) // count for number in range(count + 1)]
@@ -193,10 +220,10 @@ def _write(rows: Sequence[Row], folder: Path, options: PackOptions, effort: Effo
         for number, (start, stop) in enumerate(itertools.pairwise(bounds))
     )
     with Progress("write", len(rows), "images") if effort.progress else nullcontext() as bar:
-        for summary in ordered_map(write_shard, jobs, workers=min(effort.workers, count)):
-            yield summary
+        for written in ordered_map(write_shard, jobs, workers=min(effort.workers, count)):
+            yield written
             if bar is not None:
-                bar.advance(summary.rows)
+                bar.advance(written.summary.rows)
 
 
 def _require_usable(rows: Sequence[Row], class_names: tuple[str, ...] | None, skip_bad: bool) -> None:
@@ -220,20 +247,19 @@ def _class_name(label: int, class_names: tuple[str, ...] | None) -> str:
     return class_names[label] if class_names else str(label)
 
 
-def _summary(
-    sources: Sources, rows: Sequence[Row], shards: Sequence[ShardSummary], options: PackOptions
-) -> PackSummary:
+def _summary(sources: Sources, rows: Sequence[Row], written: Sequence[Written], options: PackOptions) -> PackSummary:
     good = [row for row in rows if row[1].problem is None]
     labels = Counter(source.label for source, _ in good)
     return PackSummary(
         fingerprint=fingerprint(sources, (checked for _, checked in rows), options),
-        options=asdict(options),
+        options=options.record(),
         images=len(good),
         unlabelled=labels.pop(-1, 0),
         rejected=len(rows) - len(good),
         remade=dict(Counter(reason for _, checked in good for reason in checked.remade)),
         per_class={_class_name(label, sources.class_names): count for label, count in labels.items()},
-        shards=tuple(shards),
+        shards=tuple(shard.summary for shard in written),
+        whole=dict(sum((shard.whole for shard in written), Counter())) if options.tiled else None,
     )
 
 
@@ -253,9 +279,9 @@ def _write_notes(staging: Staging, sources: Sources, rows: Sequence[Row], summar
 def _found_finished(sources: Sources, out: Path, options: PackOptions, skip_bad: bool, effort: Effort) -> PackSummary:
     """What is there already, once it is what this run would make."""
     known = read_pack(out)
-    if known.options != asdict(options):
-        asked = {name: value for name, value in asdict(options).items() if known.options.get(name) != value}
-        told = "; ".join(f"{name} {known.options.get(name)} against {value}" for name, value in asked.items())
+    if known.options != options.record():
+        asked = {name: value for name, value in asdict(options).items() if known.options.get(name, False) != value}
+        told = "; ".join(f"{name} {known.options.get(name, False)} against {value}" for name, value in asked.items())
         raise ShardError(f"{out} was packed with other options ({told}). Remove it, or choose another --out.")
     found = fingerprint(sources, _each(measure, "compare", sources.images, effort), options)
     if found != known.fingerprint:

@@ -29,6 +29,8 @@ BLOCK = 8
 """Pixels, or samples, of a side of a block"""
 MAX_BLOCKS = 10
 """Blocks of an MCU, by the standard"""
+MAX_SEGMENTS = 2000
+"""Before the scan; a hostile file has millions, and each is an object"""
 
 
 class NotPlainError(ValueError):
@@ -129,6 +131,7 @@ def read_header(payload: bytes) -> JpegHeader:
     while not segments or segments[-1].marker != SOS:
         found = _segment_at(payload, segments[-1].stop if segments else 2)
         segments.append(found)
+        _require(len(segments) <= MAX_SEGMENTS)
         if found.marker in SEQUENTIAL:
             _require(frame is None)
             frame = found

@@ -8,9 +8,10 @@ the part is one pixel wider than the rectangle on every side that is no border o
 Where the segments begin stands in the payload itself (`pipeline.pictures.jpeg_tiling`). It is held to the markers that
 must stand there, all of them and in turn, so that a list which does not fit is passed over.
 
-Only payloads that say of themselves that they were tiled are taken apart: those were decoded whole when they were made.
-Of another that is damaged in one place, some parts could be shown, and whether a picture is bad must not depend on the
-part that is looked at. None, for the whole picture is to be decoded, is always a right answer.
+Only payloads that say of themselves that they were tiled are taken apart: those were decoded whole when they were made,
+and their sign has the crc32c of the rest. Of another that is damaged in one place, some parts could be shown, and
+whether a picture is bad must not depend on the part that is looked at. None, for the whole picture is to be decoded, is
+always a right answer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.pictures.jpeg_markers import APP0, APP14, DHT, DQT, DRI, EOI, SOS, JpegHeader, NotPlainError, read_header
-from pipeline.pictures.jpeg_tiling import MARKER, sign_of
+from pipeline.pictures.jpeg_tiling import MARKER, is_signed, is_undamaged, sign_of
 
 RST = 0xD0
 NEEDED = (APP0, APP14, DQT, DHT, DRI, SOS)
@@ -44,6 +45,8 @@ class Part:
 
 def part_of(payload: bytes, top: int, left: int, height: int, width: int) -> Part | None:
     """A JPEG with the pixels of this rectangle; None where the whole must, or may as well, be decoded."""
+    if not is_signed(payload):  # a fraction of the time that the header takes
+        return None
     try:
         header = read_header(payload)
     except NotPlainError:
@@ -56,7 +59,7 @@ def part_of(payload: bytes, top: int, left: int, height: int, width: int) -> Par
     if grid is None or grid.segments > WORTHWHILE * grid.of_row * header.mcu_rows:
         return None
     place_G = _places(payload, header, sign.length_G)
-    if place_G is None:
+    if place_G is None or not is_undamaged(payload, header, sign):
         return None
     return Part(
         payload=_head(payload, header, grid) + _body(payload, place_G, grid),

@@ -9,7 +9,8 @@ A restart segment is about `SPAN` pixels wide and never crosses the end of a row
 that of the row. Where no good divisor exists, a segment is the whole row.
 
 The file says that it was tiled (`Sign`): a segment of its own names the crc32c and the length of the payload that it
-was made from, so that the two can be known for the same picture, and says where the restart segments are.
+was made from, so that the two can be known for the same picture, and says where the restart segments are; and the
+crc32c of the rest of the file, so that whether it was damaged since is known without decoding what nobody looks at.
 
 Shapes: B blocks, M MCUs, G restart segments.
 """
@@ -34,17 +35,19 @@ from pipeline.pictures.jpeg_coefficients import (
     write_symbols,
 )
 from pipeline.pictures.jpeg_huffman import best_table
-from pipeline.pictures.jpeg_markers import APP9, DHT, DRI, SOS, JpegHeader, NotPlainError, read_header
+from pipeline.pictures.jpeg_markers import APP9, DHT, DRI, MAX_SEGMENTS, JpegHeader, Segment, read_header
+from pipeline.pictures.jpeg_markers import NotPlainError as NotPlainError
 
 SPAN = 64
 """Pixels that a restart segment should be wide"""
 SIGN = b"tiled\0\x01"
 """What the segment of a tiled file begins with"""
+SIGN_START = bytes((0xFF, APP9))
 
 
 MARKER = 2
 """Bytes of a marker"""
-FIXED = struct.Struct(">II")
+FIXED = struct.Struct(">III")
 MAX_BODY = 60_000
 """Bytes of a segment; a longer sign goes on in another"""
 
@@ -57,13 +60,15 @@ class Sign:
     """crc32c of the payload that it was made from."""
     length: int
     """Bytes of that payload."""
+    rest: int
+    """crc32c of all that is not the sign itself."""
     length_G: Ints
     """[G] bytes of each restart segment, with the marker behind it."""
 
     def to_bytes(self) -> bytes:
         """All segments of the sign."""
         kind = ">u2" if self.length_G.max() < 1 << 16 else ">u4"
-        body = FIXED.pack(self.crc, self.length) + self.length_G.astype(kind).tobytes()
+        body = FIXED.pack(self.crc, self.length, self.rest) + self.length_G.astype(kind).tobytes()
         pieces = (body[start : start + MAX_BODY] for start in range(0, len(body), MAX_BODY))
         return b"".join(_segment(APP9, SIGN + piece) for piece in pieces)
 
@@ -73,8 +78,9 @@ class Sign:
         kind = {2 * count: ">u2", 4 * count: ">u4"}.get(len(body) - FIXED.size)
         if kind is None:
             return None
-        crc, length = FIXED.unpack(body[: FIXED.size])
-        return cls(crc=crc, length=length, length_G=np.frombuffer(body, kind, offset=FIXED.size).astype(np.int64))
+        crc, length, rest = FIXED.unpack(body[: FIXED.size])
+        length_G = np.frombuffer(body, kind, offset=FIXED.size).astype(np.int64)
+        return cls(crc=crc, length=length, rest=rest, length_G=length_G)
 
 
 def tile(payload: bytes, *, span: int = SPAN) -> bytes:
@@ -88,19 +94,60 @@ def tile(payload: bytes, *, span: int = SPAN) -> bytes:
     used = tables_used(header)
     tables = [_best_of(symbols, number) for number in range(len(used))]
     body, stop_G = write_symbols(symbols, tables, symbols.first_B[:: interval * len(header.blocks)])
-    sign = Sign(crc=google_crc32c.value(payload), length=len(payload), length_G=np.diff(stop_G + MARKER, prepend=0))
-    head = b"".join(_head(payload, header, sign, interval, dict(zip(used, tables, strict=True))))
-    return head + body + payload[scan.stop :]
+    before = b"".join(_kept(payload, header))
+    after = b"".join(_added(payload, header, interval, dict(zip(used, tables, strict=True)))) + body
+    after += payload[scan.stop :]
+    sign = Sign(
+        crc=google_crc32c.value(payload),
+        length=len(payload),
+        rest=google_crc32c.extend(google_crc32c.value(before), after),
+        length_G=np.diff(stop_G + MARKER, prepend=0),
+    )
+    return before + sign.to_bytes() + after
 
 
 def sign_of(payload: bytes, header: JpegHeader) -> Sign | None:
     """What a tiled payload says of itself; None where it was not tiled by us."""
-    bodies = [payload[segment.body] for segment in header.segments if segment.marker == APP9]
-    body = b"".join(body[len(SIGN) :] for body in bodies if body.startswith(SIGN))
+    body = b"".join(payload[segment.body][len(SIGN) :] for segment in _signs(payload, header))
     interval = header.restart_interval
     if not body or not interval or header.mcu_columns % interval:
         return None
     return Sign.from_bytes(body, header.mcu_rows * (header.mcu_columns // interval))
+
+
+def is_signed(payload: bytes) -> bool:
+    """Whether a sign stands before the scan, without a look at anything else; of few segments, and of any bytes."""
+    place = 2
+    for _ in range(MAX_SEGMENTS):
+        if payload.startswith(SIGN_START, place) and payload.startswith(SIGN, place + 4):
+            return True
+        if payload[place : place + 1] != b"\xff" or payload[place + 1 : place + 2] == b"\xda":
+            return False
+        place += 2 + int.from_bytes(payload[place + 2 : place + 4], "big")
+    return False
+
+
+def origin_of(payload: bytes) -> tuple[int, int] | None:
+    """The crc32c and the length of what a tiled payload says that it was made from; its beginning is enough."""
+    try:
+        header = read_header(payload)
+    except NotPlainError:
+        return None
+    sign = sign_of(payload, header)
+    return None if sign is None else (sign.crc, sign.length)
+
+
+def is_undamaged(payload: bytes, header: JpegHeader, sign: Sign) -> bool:
+    """Whether all but the sign is as it was when it was signed."""
+    crc, place = 0, 0
+    for segment in _signs(payload, header):
+        crc, place = google_crc32c.extend(crc, payload[place : segment.start]), segment.stop
+    return bool(google_crc32c.extend(crc, payload[place:]) == sign.rest)
+
+
+def _signs(payload: bytes, header: JpegHeader) -> Iterator[Segment]:
+    """The segments of a sign."""
+    return (part for part in header.segments if part.marker == APP9 and payload.startswith(SIGN, part.start + 4))
 
 
 def _best_of(symbols: Symbols, number: int) -> tuple[bytes, bytes]:
@@ -148,18 +195,21 @@ def _summed(differences: Ints, interval: int) -> Ints:
     return np.asarray(sums - np.repeat(before, interval)[: len(sums)], np.int64)
 
 
-def _head(
-    payload: bytes, header: JpegHeader, sign: Sign, interval: int, tables: dict[tuple[int, int], tuple[bytes, bytes]]
-) -> Iterator[bytes]:
-    """All segments: the old ones, with other Huffman tables and another interval."""
+def _kept(payload: bytes, header: JpegHeader) -> Iterator[bytes]:
+    """The old segments before the scan, without Huffman tables and interval."""
     yield payload[:2]
-    for segment in header.segments:
-        if segment.marker == SOS:
-            yield sign.to_bytes()
-            yield _segment(DRI, interval.to_bytes(2, "big"))
-            yield _segment(DHT, _table_bytes(tables))
+    for segment in header.segments[:-1]:
         if segment.marker not in (DHT, DRI):
             yield payload[segment.start : segment.stop]
+
+
+def _added(
+    payload: bytes, header: JpegHeader, interval: int, tables: dict[tuple[int, int], tuple[bytes, bytes]]
+) -> Iterator[bytes]:
+    """The interval and the Huffman tables, and the head of the scan."""
+    yield _segment(DRI, interval.to_bytes(2, "big"))
+    yield _segment(DHT, _table_bytes(tables))
+    yield payload[header.segments[-1].start : header.segments[-1].stop]
 
 
 def _table_bytes(tables: dict[tuple[int, int], tuple[bytes, bytes]]) -> bytes:

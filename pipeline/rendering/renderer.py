@@ -4,7 +4,8 @@
 thumbnail of each). Each step has one meaning, written down elsewhere, and what is drawn for a (row, view) does not
 depend on what else is in the call:
 
-    decode    `pipeline.pictures.images`, once a row and call, kept in a cache of bounded size between calls
+    decode    `pipeline.pictures.images`, once a row and call, and of a tiled picture only what the call's views need
+              (`pipeline.pictures.parts`); kept in a cache of bounded size between calls (`pipeline.rendering.decoded`)
     geometry  cut, antialiased resize by torch (its uint8 kernel: integer weights, the same bits on every processor, at
               most two levels from Pillow's), mirror
     pixels    `pipeline.rendering.operations`, then `pipeline.rendering.noise` in the erased box
@@ -20,8 +21,7 @@ Shapes: B views, S the side of a view, H × W a picture, C = 3 channels, N × M 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import ImageError
-from pipeline.pictures.images import decode
+from pipeline.pictures.parts import Box, Shown
 from pipeline.rendering.checksums import checksum as checksum
 from pipeline.rendering.checksums import luma as luma
 from pipeline.rendering.checksums import samples, thumbnails
+from pipeline.rendering.decoded import DecodedRows
 from pipeline.rendering.noise import erase
 from pipeline.rendering.operations import apply
 from pipeline.shards.files import ShardFiles
@@ -68,7 +68,7 @@ class Renderer:
         self, recipe: Recipe, index: SampleIndex, files: ShardFiles, *, cache_bytes: int = CACHE_BYTES
     ) -> None:
         self.recipe, self.index = recipe, index
-        self._pictures = _Pictures(recipe, index, files, cache_bytes)
+        self._pictures = DecodedRows(recipe, index, files, cache_bytes)
         self._spare_HWC = np.empty((recipe.image_size, recipe.image_size, 3), np.uint8)
 
     def render(self, row_B: Ints, view_B: Ints, out_BHWC: Image) -> Rendered:
@@ -78,18 +78,19 @@ class Renderer:
         assert out_BHWC.flags.c_contiguous and out_BHWC.flags.writeable
         figures, twins = self._figures(np.asarray(row_B, np.int64), np.asarray(view_B, np.int64), out_BHWC)
         proof = _Proof(out_BHWC)
+        box = _boxes(figures)
         for figure in sorted(figures, key=lambda figure: figure.row):
-            self._draw(figure, proof)
+            self._draw(figure, box[figure.row], proof)
         for slot, first in twins.items():
             proof.repeat(slot, first)
         return proof.rendered()
 
-    def _draw(self, figure: _Figure, proof: _Proof) -> None:
+    def _draw(self, figure: _Figure, box: Box, proof: _Proof) -> None:
         """Draw a base view; mix and prove it, and its mate, once both are there."""
-        picture_HWC = self._pictures.get(figure.row)
-        if picture_HWC is None:
+        picture = self._pictures.get(figure.row, box)
+        if picture is None:
             proof.bad_rows.add(figure.row)
-        _draw_base(figure, picture_HWC, self.recipe.seed)
+        _draw_base(figure, picture, self.recipe.seed)
         mate = figure.mate
         if mate is None:
             proof.take(figure)
@@ -168,13 +169,23 @@ class _Figure:
         return (cls(*values) for values in lists)
 
 
-def _draw_base(figure: _Figure, picture_HWC: Image | None, seed: int) -> None:
+def _boxes(figures: Iterable[_Figure]) -> dict[int, Box]:
+    """The box of each row that all of its views lie in."""
+    edges: dict[int, tuple[int, int, int, int]] = {}
+    for figure in figures:
+        top, left, height, width = figure.crop
+        first, start, last, stop = edges.get(figure.row, (top, left, 0, 0))
+        edges[figure.row] = min(first, top), min(start, left), max(last, top + height), max(stop, left + width)
+    return {row: (top, left, bottom - top, right - left) for row, (top, left, bottom, right) in edges.items()}
+
+
+def _draw_base(figure: _Figure, picture: Shown | None, seed: int) -> None:
     """The base view: everything but mixing."""
     image_HWC = figure.image_HWC
-    if picture_HWC is None:
+    if picture is None:
         image_HWC[:] = GREY
     else:
-        _cut(figure, picture_HWC, image_HWC)
+        _cut(figure, picture.cut(figure.crop), image_HWC)
     if figure.flip:
         cv2.flip(image_HWC, 1, dst=image_HWC)
     for op, argument, cubic in figure.operations:
@@ -184,10 +195,8 @@ def _draw_base(figure: _Figure, picture_HWC: Image | None, seed: int) -> None:
     figure.drawn = True
 
 
-def _cut(figure: _Figure, picture_HWC: Image, image_HWC: Image) -> None:
-    """Cut, resize, and where the whole picture was resized, take the view's square out of it."""
-    top, left, height, width = figure.crop
-    part_HWC = picture_HWC[top : top + height, left : left + width]
+def _cut(figure: _Figure, part_HWC: Image, image_HWC: Image) -> None:
+    """Resize the cut, and where the whole picture was resized, take the view's square out of it."""
     if figure.resize == list(image_HWC.shape[:2]) and not figure.pad:
         resize(part_HWC, image_HWC, cubic=figure.cubic)
         return
@@ -241,44 +250,3 @@ class _Proof:
 
     def rendered(self) -> Rendered:
         return Rendered(self.crc_B, thumbnails(self.sample_B), tuple(sorted(self.bad_rows)))
-
-
-class _Pictures:
-    """Decoded pictures by row; those used longest ago make room."""
-
-    def __init__(self, recipe: Recipe, index: SampleIndex, files: ShardFiles, limit: int) -> None:
-        self.recipe, self.index, self.files, self.limit = recipe, index, files, limit
-        self._kept: OrderedDict[int, Image | None] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, row: int) -> Image | None:
-        """The picture [H, W, 3]; None is a bad one that the recipe draws grey."""
-        if row in self._kept:
-            self._kept.move_to_end(row)
-            return self._kept[row]
-        picture_HWC = self._decode(row)
-        self._kept[row] = picture_HWC
-        self._bytes += 0 if picture_HWC is None else picture_HWC.nbytes
-        while self._bytes > self.limit and len(self._kept) > 1:
-            oldest = self._kept.popitem(last=False)[1]
-            self._bytes -= 0 if oldest is None else oldest.nbytes
-        return picture_HWC
-
-    def _decode(self, row: int) -> Image | None:
-        payload = self.index.payload(self.files, row)
-        try:
-            picture_HWC = decode(payload)
-            height, width = int(self.index.heights[row]), int(self.index.widths[row])
-            if picture_HWC.shape[:2] != (height, width):
-                raise ImageError(
-                    f"is {picture_HWC.shape[1]} × {picture_HWC.shape[0]} pixels, indexed as {width} × {height}"
-                )
-        except ImageError as error:
-            if self.recipe.on_bad_image == "grey":
-                return None
-            url = self.index.urls[int(self.index.shard_of(row))]
-            raise ImageError(
-                f"{url}: the image of row {row} ({self.index.key(row)!r}) {error}. Remove it from the shards, or give "
-                "--on-bad-image grey to draw a plain grey picture in its place."
-            ) from None
-        return picture_HWC

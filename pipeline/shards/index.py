@@ -34,6 +34,7 @@ from pipeline.shards.files import ShardFiles, local_path
 from pipeline.shards.index_checks import DTYPES, PER_ROW, Lengths, Proof, lengths_of, oddities, prove, require, size_of
 from pipeline.shards.index_file import LARGE, Blocks, Mapped, OtherContentError, Prove, mapped
 from pipeline.shards.rows import ChangedRowError, Place, class_at
+from pipeline.shards.same_pictures import begins_alike, require_same_pictures
 from pipeline.shards.samples import ShardRows, read_shard
 from pipeline.shards.sidecars import class_names_beside, digests_beside, require_class_names
 from pipeline.shards.truth import PLAIN, LabelRule, brief
@@ -75,6 +76,8 @@ class SampleIndex:
     """[R] pixels; 0 where the header cannot be read."""
     label_key: str | None = None
     """Where the classes stand in the samples (`pipeline.shards.truth`), if not where they usually do."""
+    stands_for: str | None = None
+    """The `digest` of the index in whose place this one stands: of the same pictures, in other bytes."""
     proof: Proof | None = field(default=None, repr=False)
     """That these arrays fit together; made here, unless it is given and of these very arrays."""
 
@@ -87,7 +90,7 @@ class SampleIndex:
         _check_names(self.class_names, self._proof.facts.highest_class)
 
     def __reduce__(self) -> tuple[Callable[..., SampleIndex], tuple[Any, ...]]:
-        return _proven, (self.urls, self.class_names, self._proof, self.label_key)
+        return _proven, (self.urls, self.class_names, self._proof, self.label_key, self.stands_for)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -162,23 +165,32 @@ class SampleIndex:
 
     def digest(self) -> str:
         """The sha256 of everything but where the shards lie and what the classes are called."""
-        return self._proof.digest
+        return self.stands_for or self._proof.digest
 
     def moved_to(self, urls: Sequence[str]) -> SampleIndex:
-        """The same rows in shards that lie elsewhere now."""
+        """The same rows in shards that lie elsewhere now, or in tiled (or plain) shards of the same pictures."""
         if len(urls) != len(self.urls):
             raise MismatchError(
                 f"{len(urls)} shards are named, {len(self.urls)} were indexed ({self.urls[0]} …). Name the same "
                 "shards, in the same order."
             )
-        for url, old, size in zip(urls, self.urls, self.shard_sizes.tolist(), strict=True):
-            found = _size_of(url)
+        for number, (url, old, size) in enumerate(zip(urls, self.urls, self.shard_sizes.tolist(), strict=True)):
+            found = bytes_of(url)
             if found != size:
+                if begins_alike(self, number, url):
+                    return self._in_other_bytes(urls)
                 raise MismatchError(
                     f"{url} has {found:,} bytes, the shard that was indexed ({old}) had {size:,}. Name the same "
                     "shards, in the same order."
                 )
         return replace(self, urls=tuple(urls))
+
+    def _in_other_bytes(self, urls: Sequence[str]) -> SampleIndex:
+        """The index of these shards, which have the same pictures and so the same labels."""
+        log.info("%s … has other bytes than the shard that was indexed: comparing the pictures", urls[0])
+        found = scan(urls)
+        require_same_pictures(self, found)
+        return replace(found, class_names=self.class_names, stands_for=self.digest())
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All arrays by name, in a fixed order."""
@@ -235,10 +247,16 @@ class SampleIndex:
 
 
 def _proven(
-    urls: tuple[str, ...], class_names: tuple[str, ...] | None, proof: Proof, label_key: str | None = None
+    urls: tuple[str, ...],
+    class_names: tuple[str, ...] | None,
+    proof: Proof,
+    label_key: str | None = None,
+    stands_for: str | None = None,
 ) -> SampleIndex:
     columns = dict[str, Any](proof.arrays)
-    return SampleIndex(urls=urls, class_names=class_names, label_key=label_key, proof=proof, **columns)
+    return SampleIndex(
+        urls=urls, class_names=class_names, label_key=label_key, proof=proof, stands_for=stands_for, **columns
+    )
 
 
 def _class_text(number: int, names: tuple[str, ...] | None) -> str:
@@ -252,7 +270,8 @@ def _mapped(digest: str, lengths: Lengths, blocks: Blocks, prove: Prove) -> Mapp
     return mapped(digest, lengths, blocks, prove)
 
 
-def _size_of(url: str) -> int:
+def bytes_of(url: str) -> int:
+    """The size of a shard."""
     if is_remote(url):
         return known_of(url).size
     try:

@@ -67,10 +67,14 @@ class PackSummary:
     per_class: dict[str, int]
     """Rows of each class, by its name (or number)."""
     shards: tuple[ShardSummary, ...]
+    whole: dict[str, int] | None = None
+    """Payloads that could not be tiled, by the reason; None where that was not asked for."""
 
     def to_json(self) -> bytes:
         """The text of pack.json: sorted, without times and places."""
         record = asdict(self)
+        if self.whole is None:
+            del record["whole"]
         record["shards"] = {entry.pop("name"): entry for entry in record["shards"]}
         return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
 

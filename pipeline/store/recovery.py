@@ -342,6 +342,11 @@ def _sweep(objects: Objects, sizes: Mapping[str, int], layout: Layout, table: Un
 
 def index_objects(layout: Layout, index: SampleIndex) -> Iterator[tuple[str, bytes]]:
     """The objects of the index, one after the other."""
+    if index.stands_for is not None:  # its arrays are those of other shards
+        raise MismatchError(
+            "the store's index is damaged or not there, and these shards are not the ones that were labelled, but "
+            "others of the same pictures. Name those that were labelled once, to have it written again."
+        )
     arrays = index.arrays()
     for name, spec in layout.index_arrays().items():
         yield from _blocks(spec, arrays[name])

@@ -111,7 +111,7 @@ def test_other_payloads_are_decoded_whole(payload: bytes) -> None:
 
 def test_a_list_that_does_not_fit_is_passed_over() -> None:
     tiled = tile(sampled("420", 320, 240))
-    start = tiled.index(SIGN) + len(SIGN) + 8
+    start = tiled.index(SIGN) + len(SIGN) + 12
     count = (read_header(tiled).segments[-4].stop - start) // 2
     rng, refused = np.random.default_rng(0), 0
     for _ in range(200):

@@ -1,0 +1,81 @@
+"""Which pixels does a rectangle of a payload have, at the cost of no more than it covers?
+
+Of a JPEG that was tiled (`pipeline.pictures.jpeg_tiling`) only the restart segments that the rectangle touches are
+decoded; of anything else, and of a tiled one whose part cannot be shown, the whole. The pixels are those of
+`pipeline.pictures.images.decode` in any case, its limits hold for the whole picture, and whether a picture can be shown
+is decided by what it decides of the whole.
+
+Shapes: H rows, W columns, C = 3 channels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ImageError
+from pipeline.pictures.images import MAX_PIXELS, decode, size_of
+from pipeline.pictures.jpeg_segments import part_of
+
+Box = tuple[int, int, int, int]
+"""Top, left, height, width"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shown:
+    """A rectangle of a picture, or the whole of it."""
+
+    pixels_HWC: NDArray[np.uint8]
+    top: int
+    """Where the rectangle begins in the picture."""
+    left: int
+    height: int
+    """Of the picture."""
+    width: int
+    nbytes: int
+    """What is held in memory for it."""
+
+    def holds(self, box: Sequence[int]) -> bool:
+        """Whether all of these pixels are here."""
+        (top, left, height, width), (rows, columns) = box, self.pixels_HWC.shape[:2]
+        down, across = top - self.top, left - self.left
+        return bool(0 <= down <= down + height <= rows and 0 <= across <= across + width <= columns)
+
+    def cut(self, box: Sequence[int]) -> NDArray[np.uint8]:
+        """The pixels of a rectangle, by its place in the picture."""
+        top, left, height, width = box
+        return self.pixels_HWC[top - self.top : top - self.top + height, left - self.left : left - self.left + width]
+
+
+def decode_part(payload: bytes, box: Box | None, *, max_pixels: int = MAX_PIXELS) -> Shown:
+    """At least the pixels in the box; all of them without one."""
+    part = None if box is None else _part(payload, box, max_pixels)
+    if part is not None:
+        return part
+    pixels_HWC = decode(payload, max_pixels=max_pixels)
+    height, width = pixels_HWC.shape[:2]
+    return Shown(pixels_HWC=pixels_HWC, top=0, left=0, height=height, width=width, nbytes=pixels_HWC.nbytes)
+
+
+def _part(payload: bytes, box: Box, max_pixels: int) -> Shown | None:
+    """The box alone; None where the whole is to be decoded."""
+    part = part_of(payload, *box)
+    if part is None:
+        return None
+    picture_width, picture_height = size_of(payload, max_pixels=max_pixels)
+    top, left, height, width = box
+    with contextlib.suppress(ImageError):  # the whole decides whether the picture is bad, and why
+        pixels_HWC = decode(part.payload, max_pixels=max_pixels)
+        return Shown(
+            pixels_HWC=pixels_HWC[part.top : part.top + height, part.left : part.left + width],
+            top=top,
+            left=left,
+            height=picture_height,
+            width=picture_width,
+            nbytes=pixels_HWC.nbytes,
+        )
+    return None

@@ -1,0 +1,65 @@
+"""Which pixels has a row, of those that its views need, and which are kept for the next call?
+
+A call says which box of a row all of its views lie in, and of a tiled picture (`pipeline.pictures.parts`) that box
+alone is decoded. What was decoded is kept, as long as there is room, and answers for every box inside it. A row that is
+asked for again with another box is likely to be asked for once more: then it is decoded whole.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from pipeline.errors import ImageError
+from pipeline.pictures.parts import Box, Shown, decode_part
+from pipeline.shards.files import ShardFiles
+from pipeline.shards.index import SampleIndex
+from pipeline.views.recipe import Recipe
+
+
+class DecodedRows:
+    """Decoded pictures by row; those used longest ago make room."""
+
+    def __init__(self, recipe: Recipe, index: SampleIndex, files: ShardFiles, limit: int) -> None:
+        self.recipe, self.index, self.files, self.limit = recipe, index, files, limit
+        self._kept: OrderedDict[int, Shown | None] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, row: int, box: Box) -> Shown | None:
+        """At least the pixels in the box; None is a bad picture that the recipe draws grey."""
+        known = row in self._kept
+        kept = self._kept.get(row)
+        if known and (kept is None or kept.holds(box)):
+            self._kept.move_to_end(row)
+            return kept
+        if known:
+            self._forget(row)
+        shown = self._decode(row, None if known else box)
+        self._kept[row] = shown
+        self._bytes += _bytes_of(shown)
+        while self._bytes > self.limit and len(self._kept) > 1:
+            self._forget(next(iter(self._kept)))
+        return shown
+
+    def _forget(self, row: int) -> None:
+        self._bytes -= _bytes_of(self._kept.pop(row))
+
+    def _decode(self, row: int, box: Box | None) -> Shown | None:
+        payload = self.index.payload(self.files, row)
+        try:
+            shown = decode_part(payload, box)
+            height, width = int(self.index.heights[row]), int(self.index.widths[row])
+            if (shown.height, shown.width) != (height, width):
+                raise ImageError(f"is {shown.width} × {shown.height} pixels, indexed as {width} × {height}")
+        except ImageError as error:
+            if self.recipe.on_bad_image == "grey":
+                return None
+            url = self.index.urls[int(self.index.shard_of(row))]
+            raise ImageError(
+                f"{url}: the image of row {row} ({self.index.key(row)!r}) {error}. Remove it from the shards, or give "
+                "--on-bad-image grey to draw a plain grey picture in its place."
+            ) from None
+        return shown
+
+
+def _bytes_of(shown: Shown | None) -> int:
+    return 0 if shown is None else shown.nbytes

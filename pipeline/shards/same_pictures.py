@@ -1,0 +1,139 @@
+"""Are these other shards of the same pictures: tiled where those of the index are not, or the other way round?
+
+Tiling (`pipeline.pictures.jpeg_tiling`) changes the bytes of a payload and so the places of all that follow, and no
+pixel. So the other shards are scanned, and everything that is not about bytes must be equal: rows, keys, classes,
+widths and heights. A payload with another crc32c must be explained:
+
+    tiled, the index plain    the payload says which crc32c and length it was made from; they must be those of the index
+    plain, the index tiled    tiled again, it must have the crc32c and length of the index; that takes long, and is done
+                              for some rows that a seed picks
+
+What a payload says could be made up. The checksum of every view is compared when it is drawn, as for all shards.
+
+Shapes: R rows, N some of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import google_crc32c
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.errors import MismatchError, ShardError
+from pipeline.pictures.jpeg_tiling import NotPlainError, origin_of, tile
+from pipeline.shards.files import ShardFiles, local_path
+from pipeline.shards.samples import BUFFER, samples
+
+EQUAL = {
+    "shard_starts": "other numbers of rows",
+    "key_bytes": "other keys",
+    "key_starts": "other keys",
+    "classes": "other classes",
+    "widths": "pictures of other sizes",
+    "heights": "pictures of other sizes",
+}
+"""Arrays that bytes have no part in, and what it means where they differ"""
+TILED_AGAIN = 200
+BEGINNING = 1 << 14
+"""Bytes in which what a payload says of itself mostly stands"""
+
+
+class Rows(Protocol):
+    """What is asked of a `pipeline.shards.index.SampleIndex`."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the shards lie."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All arrays by name."""
+
+    def key(self, row: int) -> str:
+        """The key of a row."""
+
+    def shard_of(self, rows: ArrayLike) -> NDArray[np.int64]:
+        """The shard of each row."""
+
+    def files(self) -> ShardFiles:
+        """The shards."""
+
+    def payload(self, files: ShardFiles, row: int) -> bytes:
+        """The bytes of a row's image."""
+
+
+def begins_alike(index: Rows, shard: int, url: str) -> bool:
+    """Whether a shard begins with the row of the index's; what is no shard does not."""
+    try:
+        with local_path(url).open("rb", buffering=BUFFER) as file:
+            first = next(samples(file, url, file.seek(0, os.SEEK_END)), None)
+    except (ShardError, OSError):
+        return False
+    return first is not None and first.key == index.key(int(index.arrays()["shard_starts"][shard]))
+
+
+def require_same_pictures(index: Rows, found: Rows) -> None:
+    """Refuse shards of other pictures."""
+    ours, theirs = index.arrays(), found.arrays()
+    for name, what in EQUAL.items():
+        if not np.array_equal(ours[name], theirs[name]):
+            raise MismatchError(f"{_both(index, found)} have {what}. Name shards of the same pictures.")
+    row = next(_unexplained(index, found), None)
+    if row is not None:
+        raise MismatchError(
+            f"{_both(index, found)} have other pictures: that of row {row} ({index.key(row)!r}) is not the other one, "
+            "tiled or plain. Name shards of the same pictures."
+        )
+
+
+def _both(index: Rows, found: Rows) -> str:
+    return f"{found.urls[0]} … and the shards that were indexed ({index.urls[0]} …)"
+
+
+def _unexplained(index: Rows, found: Rows) -> Iterator[int]:
+    """Rows whose payload cannot be the other's, tiled or plain."""
+    ours_R, theirs_R = _payloads(index), _payloads(found)
+    plain = []
+    with found.files() as files:
+        for row in np.flatnonzero(np.any(ours_R != theirs_R, axis=1)).tolist():
+            origin = _origin(found, files, row)
+            if origin is None:
+                plain.append(row)
+            elif origin != tuple(ours_R[row]):
+                yield row
+        for row in _some(np.array(plain, np.int64)):
+            if _tiled_again(found.payload(files, row)) != tuple(ours_R[row]):
+                yield row
+
+
+def _payloads(index: Rows) -> NDArray[np.int64]:
+    """crc32c and length of each payload."""
+    arrays = index.arrays()
+    return np.stack((arrays["payload_crc"].astype(np.int64), arrays["lengths"]), axis=1)
+
+
+def _origin(found: Rows, files: ShardFiles, row: int) -> tuple[int, int] | None:
+    """What a payload says that it was made from; None where it is not tiled."""
+    arrays = found.arrays()
+    shard, offset, length = int(found.shard_of(row)), int(arrays["offsets"][row]), int(arrays["lengths"][row])
+    origin = origin_of(files.read(shard, offset, min(length, BEGINNING)))
+    return origin_of(files.read(shard, offset, length)) if origin is None and length > BEGINNING else origin
+
+
+def _some(row_N: NDArray[np.int64]) -> list[int]:
+    """All rows, or those that a seed picks of many."""
+    if len(row_N) > TILED_AGAIN:
+        row_N = np.sort(np.random.default_rng(0).choice(row_N, TILED_AGAIN, replace=False))
+    return [int(row) for row in row_N]
+
+
+def _tiled_again(payload: bytes) -> tuple[int, int] | None:
+    """crc32c and length of the tiled payload; None where it stays whole."""
+    try:
+        tiled = tile(payload)
+    except NotPlainError:
+        return None
+    return google_crc32c.value(tiled), len(tiled)
