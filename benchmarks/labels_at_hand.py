@@ -34,7 +34,7 @@ from student.learning.engine import Engine
 from student.learning.settings import Settings
 from student.network.model import build
 from student.ranks.ranks import Ranks
-from student.run.launch import order_of
+from student.run.launch import views_of
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 TEMPERATURES = (1.0, 3.0)
@@ -111,7 +111,7 @@ def training(
     store: StoreReader, settings: Settings, *, workers: int, ranks: Ranks, answers: AnswerSource | None = None
 ) -> Iterator[tuple[Feed, Engine]]:
     """A run as `student.run.launch` puts it together, without its files."""
-    order = order_of(store, store.index, settings)
+    order = views_of(store, settings).order
     with ExitStack() as stack:
         loader = stack.enter_context(Loader(order.recipe, store.index, batch=piece_capacity(order), workers=workers))
         if answers is None:

@@ -29,8 +29,8 @@ from pipeline.shards.index import SampleIndex
 from pipeline.shards.samples import key_hashes
 from pipeline.store.manifest import unit_rows_for
 from pipeline.store.unit_labels import UnitLabels
+from student.feed.usable import order_of
 from student.learning.settings import Settings
-from student.run.launch import order_of
 
 ROWS, PER_SHARD, BATCH = 1_300_000, 1000, 256
 
@@ -109,7 +109,8 @@ def make_store(path: Path, index: SampleIndex, batch: int) -> None:
     """A complete store whose checksums are true in the first batch."""
     manifest = manifest_of(index, "argmax", unit_rows=unit_rows_for(len(index), 64))
     with open_to_label(path, manifest, index, 1) as store:
-        first = order_of(store, store.index, settings_for(batch)).batch(0, 0)
+        order = order_of(store, index, batch=batch, seed=0, views=1, repeats=1, labelled_only=False)
+        first = order.batch(0, 0)
         pixels_BHWC = np.empty((len(first), 224, 224, 3), np.uint8)
         drawn = Renderer(manifest.recipe, index, index.files()).render(first.row_B, first.view_B, pixels_BHWC)
         crc_R = np.zeros(len(index), np.uint32)

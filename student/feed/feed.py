@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -78,19 +78,20 @@ class Feed:
         self._asked: deque[tuple[int, int, Batch, Batch, list[int]]] = deque()
         self._assemble = Assembler(ranks.device, largest_share(order, ranks.world), order.recipe.image_size)
 
-    def steps(self, epoch: int, step: int, epochs: int) -> Iterator[Step]:
-        """Every step from (epoch, step) to the end of the last epoch."""
-        rendered = iter(self.loader.render(self._requests(epoch, step, epochs)))
-        left = (epochs - epoch) * self.order.steps - step
-        for _ in range(left):
+    def steps(self, epoch: int, step: int, epochs: int, *, every: int = 1) -> Iterator[Step]:
+        """Every step from (epoch, step) to the end of the last epoch, or one in `every`."""
+        numbers = range(epoch * self.order.steps + step, epochs * self.order.steps, every)
+        self._asked.clear()  # of steps that were left early
+        rendered = iter(self.loader.render(self._requests(numbers)))
+        for _ in numbers:
             begun = time.perf_counter()
             ready = self._next(rendered)
             self.waited += time.perf_counter() - begun
             yield ready
 
-    def _requests(self, epoch: int, step: int, epochs: int) -> Iterator[Request]:
+    def _requests(self, numbers: Iterable[int]) -> Iterator[Request]:
         """The pieces of all shares, in order; drawn ahead of use by the loader."""
-        for number in range(epoch * self.order.steps + step, epochs * self.order.steps):
+        for number in numbers:
             at = divmod(number, self.order.steps)
             whole = self.order.batch(*at)
             batch = whole.share(self.ranks.rank, self.ranks.world)
@@ -122,19 +123,26 @@ class Feed:
         )
 
     def _check(self, batch: Batch, answers: Answers, crc_B: NDArray[np.uint32], luma_B16: NDArray[np.uint8]) -> None:
-        """Refuse the first view that is not the one the teacher saw."""
-        if self.accept_drift:
-            assert answers.luma_B16 is not None, "drift is accepted only where thumbnails are stored"
-            off_B = np.abs(luma_B16.astype(np.int16) - answers.luma_B16).max(axis=1)
-            other_B = off_B > TOLERANCE
-        else:
-            other_B = crc_B != answers.crc_B
-        if other_B.any():
-            at = int(other_B.argmax())
-            found = f"its thumbnail is {off_B[at]} levels off" if self.accept_drift else (
-                f"its pixels have checksum {crc_B[at]:08x} here and had {answers.crc_B[at]:08x} before the teacher"
-            )  # fmt: skip
-            raise ViewError(_other_view(self.index, batch, at, found, int(other_B.sum())))
+        require_seen(self.index, batch, answers, crc_B, luma_B16, accept_drift=self.accept_drift)
+
+
+def require_seen(
+    index: SampleIndex, batch: Batch, answers: Answers, crc_B: NDArray[np.uint32], luma_B16: NDArray[np.uint8],
+    *, accept_drift: bool,
+) -> None:  # fmt: skip
+    """Refuse the first view that is not the one the teacher saw."""
+    if accept_drift:
+        assert answers.luma_B16 is not None, "drift is accepted only where thumbnails are stored"
+        off_B = np.abs(luma_B16.astype(np.int16) - answers.luma_B16).max(axis=1)
+        other_B = off_B > TOLERANCE
+    else:
+        other_B = crc_B != answers.crc_B
+    if other_B.any():
+        at = int(other_B.argmax())
+        found = f"its thumbnail is {off_B[at]} levels off" if accept_drift else (
+            f"its pixels have checksum {crc_B[at]:08x} here and had {answers.crc_B[at]:08x} before the teacher"
+        )  # fmt: skip
+        raise ViewError(_other_view(index, batch, at, found, int(other_B.sum())))
 
 
 def cut_pieces(batch: Batch, order: Order) -> list[int]:

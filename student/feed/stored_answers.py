@@ -70,6 +70,10 @@ class StoredAnswers:
         """End the readers."""
         self._readers.shutdown(cancel_futures=True)
 
+    def forget(self) -> None:
+        """Nothing that was announced is waited for any more."""
+        self._expected.clear()
+
     def expect(self, batch: Batch) -> None:
         """Begin to read the units that the batch needs."""
         for unit in np.unique(self._units_of(batch)).tolist():

@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.durable.objects import open_objects
-from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.errors import MismatchError
 from pipeline.inspection.gauge import gauge_text, stored_gauge
-from pipeline.rendering.drift import drift_of, requests_for
-from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
@@ -29,9 +27,10 @@ from pipeline.store.reader import StoreReader
 from pipeline.store.unchanged import require_unchanged
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
-from student.feed.feed import Feed, largest_share, piece_capacity, pieces_together
+from student.dataset import StoredViews
+from student.feed.feed import largest_share
 from student.feed.order import Order
-from student.feed.stored_answers import StoredAnswers, needed
+from student.feed.usable import require_usable
 from student.judging.classes import require_classes
 from student.learning.engine import Engine
 from student.learning.settings import Settings
@@ -86,19 +85,19 @@ def _run(
     """All parts of the run, where it stands; `stack` ends what must be ended."""
     settings = beginning.settings
     computed = threads.settle(None if beginning.state is None else beginning.state["meta"], ranks)
-    order = order_of(store, index, settings)
-    order.require_shares(ranks.world)
-    log.info("%s; %s", order, settings.schedule_of(order.steps))
+    views = views_of(store, settings, index=index, ranks=ranks, places=places)
+    log.info("%s; %s", views.order, settings.schedule_of(views.order.steps))
     log.info("%s", settings.lr_text())
-    loader = stack.enter_context(_loader(order, index, places))
+    feed = views.start()
+    stack.callback(views.close)
     validate = _validation(store, places, ranks, stack)
-    _require_same_views(store, loader, settings)
-    engine = _engine(store, settings, order, ranks, initial)
+    views.require_same_views()
+    engine = _engine(store, settings, views.order, ranks, initial)
     run = Run(
         directory=places.out,
         settings=settings,
         engine=engine,
-        feed=_feed(store, index, settings, order, loader, ranks, stack),
+        feed=feed,
         stop=stop,
         validate=validate,
         meta=meta_of(store, settings, engine.statistics) | computed,
@@ -118,37 +117,31 @@ def require_fit(store: StoreReader, index: SampleIndex, settings: Settings) -> N
             f"Label views of {settings.image_size} (stages.teacher_logits --image-size {settings.image_size}), "
             "or leave --image-size out."
         )
-    if index.num_classes > manifest.num_classes:
-        raise MismatchError(
-            f"The shards have {index.num_classes} classes, the stored answers {manifest.num_classes}. "
-            "Label again with a teacher of all classes, or with a class map."
-        )
-    if settings.accept_drift and not manifest.luma:
-        raise MismatchError(
-            "--accept-drift holds every view to its thumbnail, and this store has none. "
-            "Label again with thumbnails, or on this machine."
-        )
+    require_usable(store, index, accept_drift=settings.accept_drift)
 
 
-def order_of(store: StoreReader, index: SampleIndex, settings: Settings) -> Order:
-    """The run's sequence of batches: of all rows, or, without a teacher, of those that have a true label."""
-    manifest = store.manifest
-    assert settings.views is not None
-    if settings.distill == "none" and index.unlabelled == len(index):
-        raise StudentError(
-            f"None of the {len(index):,} rows has a true label, and --distill none learns from those alone. "
-            "Use --distill hard or soft."
-        )
-    alone = settings.distill == "none" and index.unlabelled > 0
-    return Order(
-        manifest.recipe,
-        rows=manifest.rows,
-        views=tuple(range(settings.views)),
-        run_rows=manifest.unit_rows,
+def views_of(
+    store: StoreReader, settings: Settings, *, index: SampleIndex | None = None, ranks: Ranks | None = None,
+    places: Places | None = None,
+) -> StoredViews:  # fmt: skip
+    """What the run learns from: all rows, or, without a teacher, those that have a true label."""
+    ranks = ranks or Ranks()
+    return StoredViews(
+        store,
+        index=index,
         batch=settings.batch,
         seed=settings.seed,
+        views=settings.views,
         repeats=settings.repeats,
-        classes=index.classes if alone else None,
+        answer=str(store.manifest.keep) if settings.distill == "soft" else "argmax",
+        tau=settings.tau,
+        rank=ranks.rank,
+        world=ranks.world,
+        device=ranks.device,
+        workers=places.workers if places else 0,
+        start_method=places.start_method if places else None,
+        accept_drift=settings.accept_drift,
+        labelled_only=settings.distill == "none",
     )
 
 
@@ -173,17 +166,6 @@ def meta_of(store: StoreReader, settings: Settings, statistics: dict[str, tuple[
     }
 
 
-def _loader(order: Order, index: SampleIndex, places: Places) -> Loader:
-    return Loader(
-        order.recipe,
-        index,
-        batch=piece_capacity(order),
-        workers=places.workers,
-        together=pieces_together(order),
-        start_method=places.start_method,
-    )
-
-
 def _validation(store: StoreReader, places: Places, ranks: Ranks, stack: contextlib.ExitStack) -> Validation | None:
     if not places.val_shards:
         return None
@@ -205,43 +187,6 @@ def _validation(store: StoreReader, places: Places, ranks: Ranks, stack: context
     )
     stack.enter_context(validation.loader)
     return validation
-
-
-def _require_same_views(store: StoreReader, loader: Loader, settings: Settings) -> None:
-    """The store's witness views, drawn here by those who will draw all others."""
-    witness = store.witness()
-    drawn = loader.render(requests_for(witness, loader.batch))
-    drift = drift_of(witness, (slot.pixels_BHWC for slot in drawn))
-    log.info("%s", drift)
-    if drift.kind == "identical" or (drift.kind == "drifted" and settings.accept_drift):
-        return
-    remedy = "--accept-drift trains with every view held within 2 levels of its thumbnail"
-    if drift.kind == "different":
-        remedy = "These are other pictures or another program"
-    raise ViewError(
-        f"This machine does not draw the views that the teacher saw: {drift}. {remedy}; "
-        "the same library versions as the store's (stages.verify_logits shows them), or labelling here, end the drift."
-    )
-
-
-def _feed(
-    store: StoreReader, index: SampleIndex, settings: Settings, order: Order, loader: Loader, ranks: Ranks,
-    stack: contextlib.ExitStack,
-) -> Feed:  # fmt: skip
-    names = needed(store.manifest, soft=settings.distill == "soft", luma=settings.accept_drift)
-    answers = StoredAnswers(store, names, keep_units=2 * order.spread * order.repeats)
-    stack.callback(answers.close)
-    return Feed(
-        order,
-        answers,
-        index,
-        loader,
-        ranks,
-        keep=store.manifest.keep,
-        temperatures=store.manifest.temperatures,
-        temperature=settings.loss().tau,
-        accept_drift=settings.accept_drift,
-    )
 
 
 def _engine(store: StoreReader, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:

@@ -28,7 +28,7 @@ from student.feed.feed import Feed, piece_capacity
 from student.feed.stored_answers import StoredAnswers, needed
 from student.learning.settings import Settings
 from student.ranks.ranks import Ranks
-from student.run.launch import order_of, require_fit
+from student.run.launch import require_fit, views_of
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import encoded, scene, tiny_shards
 from tests.small_students import RECIPE, make_store
@@ -150,7 +150,7 @@ def _world(worlds: dict[str, StoreReader], place: Path, recipe: Recipe) -> Store
 def feeding(store: StoreReader, index: SampleIndex, renderer: Renderer | None) -> Iterator[Feed]:
     """What a run trains on, with this renderer in place of its own."""
     settings = Settings(batch=24, epochs=2, views=store.layout.views)
-    order = order_of(store, store.index, settings)
+    order = views_of(store, settings).order
     answers = StoredAnswers(store, needed(store.manifest, soft=False, luma=False), keep_units=8)
     with Loader(order.recipe, index, batch=piece_capacity(order), workers=0) as loader:
         if renderer is not None:

@@ -137,7 +137,7 @@ def sabotage(place: Path) -> Tally:
     """The student does not look at the witnesses, nor at the checksums: drift must come through."""
     tally = Tally()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("student.run.launch._require_same_views", lambda *_: None)
+        patch.setattr("student.dataset.StoredViews.require_same_views", lambda *_: None)
         patch.setattr("student.feed.feed.Feed._check", lambda *_: None)
         _made_up(tally, place / "drifted", "drifted", 1)
     return tally

@@ -19,7 +19,7 @@ from pipeline.rendering.loader import Loader, Request
 from pipeline.store.reader import StoreReader
 from student.feed.order import Batch, Order
 from student.learning.settings import Settings
-from student.run.launch import order_of
+from student.run.launch import views_of
 from tests.campaign.tally import Scale, Tally
 from tests.small_students import make_store
 
@@ -70,7 +70,7 @@ def stream(store: StoreReader, world: int, workers: int, batch: int, start: str)
 
 
 def _order(store: StoreReader) -> Order:
-    return order_of(store, store.index, Settings(batch=32, epochs=2, views=store.layout.views))
+    return views_of(store, Settings(batch=32, epochs=2, views=store.layout.views)).order
 
 
 def _pieces(share: Batch, batch: int) -> Iterator[Request]:

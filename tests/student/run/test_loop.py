@@ -28,7 +28,7 @@ from student.learning.engine import Engine
 from student.learning.settings import Settings
 from student.network.model import build
 from student.ranks.ranks import Ranks
-from student.run.launch import order_of
+from student.run.launch import views_of
 from tests.small_students import CLASSES, RECIPE, make_store
 
 STEPS = 20
@@ -73,7 +73,7 @@ class LiveAnswers:
 @contextlib.contextmanager
 def training(store: StoreReader, answers: AnswerSource, settings: Settings) -> Iterator[tuple[Feed, Engine]]:
     """A feed from these answers, and a fresh student."""
-    order = order_of(store, store.index, settings)
+    order = views_of(store, settings).order
     student = build(settings.spec(CLASSES, 32), seed=1)
     engine = Engine(student, settings, settings.schedule_of(order.steps), Ranks(), **STATS)
     with Loader(RECIPE, store.index, batch=piece_capacity(order), workers=0) as loader:

@@ -1,0 +1,27 @@
+"""A WebDataset pipeline of one's own with the teacher in it: python examples/webdataset_pipeline.py STORE TAR…"""
+
+import sys
+
+import torch
+import webdataset as wds
+from torch.nn.functional import cross_entropy
+
+from student.webdataset import with_teacher
+
+
+def main(store: str, urls: list[str], workers: int = 4, batch: int = 64) -> tuple[int, float]:
+    """How many views one epoch has, and how far the true labels are from the teacher's answers."""
+    stage = with_teacher(store, answer="soft", tau=1.0)
+    shards = wds.WebDataset(urls, shardshuffle=100, nodesplitter=wds.split_by_node, workersplitter=wds.split_by_worker)
+    pipeline = shards.compose(stage).shuffle(1000).batched(batch)
+    loader = wds.WebLoader(pipeline, batch_size=None, num_workers=workers)
+    stage.set_epoch(0)
+    count, total = 0, torch.zeros(())
+    for view_BCHW, label_BC, teacher_BC in loader:
+        count += len(view_BCHW)
+        total += cross_entropy(teacher_BC.log(), label_BC, reduction="sum")
+    return count, float(total / count)
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,291 @@
+"""How does anybody's trainer get the views of a store, with the teacher's answers, in two lines?
+
+    with StoredViews("stores/train.zarr", batch=256, answer="soft", tau=3.0, workers=8) as views:
+        for epoch in range(300):
+            views.set_epoch(epoch)
+            for batch in views:                       # a `ViewBatch`: batch.pixels, batch.truth(C), batch.soft, …
+                ...
+
+It is a data set of torch, so a `DataLoader` takes it as well, with ``batch_size=None``; then the loader's workers draw
+the views (and ``workers`` stays 0). Worker w of N draws the steps w, w + N, …, which a `DataLoader` hands on in turn:
+the order is the same as without.
+
+Every view is drawn here and held to the checksum stored beside the teacher's answer, and the first one that differs is
+an error. The order is a pure function of (seed, epoch, step): `student.feed.order` tells which. Each rank gets its
+share of every step. ``state_dict`` and ``load_state_dict`` go on at the very next step, on any number of ranks and
+workers.
+
+`student.train` gets its steps through this door too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.rendering.drift import drift_of, requests_for
+from pipeline.rendering.loader import Loader
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.patterns import expand
+from pipeline.store.reader import StoreReader
+from pipeline.views.imagenet import MEAN, STD
+from student.feed.feed import Feed, Step, piece_capacity, pieces_together
+from student.feed.position import Position
+from student.feed.stored_answers import StoredAnswers, needed
+from student.feed.usable import order_of, require_usable
+from student.feed.view_batch import Channels, NarrowedAnswers, Pixels, Shape, ViewBatch
+from student.ranks.ranks import Ranks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What one process draws with."""
+
+    process: int
+    loader: Loader
+    answers: StoredAnswers
+    feed: Feed
+
+    def close(self) -> None:
+        self.answers.close()
+        self.loader.close()
+
+
+class StoredViews(IterableDataset[ViewBatch]):
+    """The views of a finished store and the teacher's answers about them, step by step, each proven.
+
+    Args:
+        store: path or URL of the store.
+        shards: where the labelled shards lie now, if not where they lay (patterns).
+        batch: most views of one step, over all ranks.
+        seed: of the order. What is in a view was decided when it was labelled.
+        views: use the first so many views of the store; all by default.
+        repeats: repeated augmentation, as ``student.train --repeats``.
+        answer: "argmax", "soft" (probabilities of all classes at `tau`), "topk:K" or "dense" (logits).
+        tau: the temperature of "soft".
+        pixels: "float32", normalised by `mean` and `std`, or "uint8".
+        channels: "first" [B, 3, S, S] or "last" [B, S, S, 3].
+        rank, world: this process among those that share each step; by default what torch.distributed says, or RANK
+            and WORLD_SIZE, as torchrun sets them.
+        device: where the tensors come to be.
+        workers: processes that draw; 0 draws here. Stays 0 with the workers of a `DataLoader`.
+        accept_drift: hold views to their thumbnails instead, within two levels.
+        labelled_only: leave rows without a true label out.
+    """
+
+    def __init__(
+        self,
+        store: str | Path | StoreReader,
+        *,
+        shards: Sequence[str] = (),
+        index: SampleIndex | None = None,
+        batch: int = 256,
+        seed: int = 0,
+        views: int | None = None,
+        repeats: int = 1,
+        answer: str = "argmax",
+        tau: float = 3.0,
+        pixels: Pixels = "float32",
+        channels: Channels = "first",
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        rank: int | None = None,
+        world: int | None = None,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+        start_method: str | None = None,
+        accept_drift: bool = False,
+        labelled_only: bool = False,
+    ) -> None:
+        self.store = store if isinstance(store, StoreReader) else StoreReader.open(store)
+        own = index or self.store.index
+        self.index = own.moved_to(expand(shards)) if shards else own
+        require_usable(self.store, self.index, accept_drift=accept_drift)
+        self.shape = Shape(
+            manifest=self.store.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),
+            std=tuple(std),
+        )  # fmt: skip
+        here, of = _place()
+        self.ranks = Ranks(
+            rank=here if rank is None else rank, world=of if world is None else world, device=torch.device(device)
+        )
+        self.workers, self.start_method, self.accept_drift = workers, start_method, accept_drift
+        self.order = order_of(
+            self.store, self.index, batch=batch, seed=seed, views=views, repeats=repeats, labelled_only=labelled_only
+        )
+        self.order.require_shares(self.ranks.world)
+        self._asked = {"batch": batch, "seed": seed, "repeats": repeats, "views": len(self.order.views)}
+        self._position = Position()
+        self._opened: _Opened | None = None
+        self._given: Iterator[Step] | None = None
+
+    # ---- beginning and end
+
+    def __enter__(self) -> StoredViews:
+        self._ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> Feed:
+        """Start the workers, if they are not there yet: what draws and proves the steps."""
+        if self._opened is None or self._opened.process != os.getpid():  # a fork has its parent's in vain
+            self._opened = self._open()
+        return self._opened.feed
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._opened is not None and self._opened.process == os.getpid():
+            self._opened.close()
+        self._opened = self._given = None
+
+    def require_same_views(self) -> None:
+        """Refuse a machine that draws the store's witness views otherwise, by those who will draw all others."""
+        witness, loader = self.store.witness(), self.start().loader
+        drawn = loader.render(requests_for(witness, loader.batch))
+        drift = drift_of(witness, (slot.pixels_BHWC for slot in drawn))
+        log.info("%s", drift)
+        if drift.kind == "identical" or (drift.kind == "drifted" and self.accept_drift):
+            return
+        remedy = "--accept-drift trains with every view held within 2 levels of its thumbnail"
+        if drift.kind == "different":
+            remedy = "These are other pictures or another program"
+        raise ViewError(
+            f"This machine does not draw the views that the teacher saw: {drift}. {remedy}; "
+            "the same library versions as the store's (stages.verify_logits shows them), or labelling here, end the "
+            "drift."
+        )
+
+    # ---- the views
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return self.order.steps
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        """The views of one epoch, from where they stand; then they stand at the beginning of the next."""
+        info = get_worker_info()
+        worker, every = (None, 1) if info is None else (info.id, info.num_workers)
+        epoch, step = self._position.get(worker)
+        first = step + (worker or 0)
+        for given in self._steps(epoch, first, every) if first < self.order.steps else ():
+            if worker is None:
+                self._position.advance(*self._after(epoch, given.step))
+            yield self.shape.of(given)
+        if worker is not None:
+            self._position.advance(epoch + 1, 0, worker)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch; in the midst of it (after `load_state_dict`) the views go on there."""
+        self._position.begin(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next step; `set_epoch` and `load_state_dict` set it, and so does the end of an epoch."""
+        return self._position.get()[0]
+
+    def state_dict(self, after: ViewBatch | None = None) -> dict[str, Any]:
+        """Where to go on: behind the views given last, or behind `after`.
+
+        With the workers of a `DataLoader` only `after` tells: they draw ahead.
+        """
+        if after is None and not self._position.known:
+            raise StudentError(
+                "These views are drawn ahead by the workers of a DataLoader, so they cannot say which were used. "
+                "Give the last batch that was: state_dict(after=batch)."
+            )
+        epoch, step = self._position.get() if after is None else self._after(after.epoch, after.step)
+        return {"epoch": epoch, "step": step, **self._same()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at a state of this store, batch, seed, repeats and views; other ones are refused."""
+        for name, now in self._same().items():
+            if state.get(name) != now:
+                raise MismatchError(
+                    f"The state is of {name} {state.get(name)}, these views are of {name} {now}. Open them as they "
+                    "were, or begin anew."
+                )
+        self._position.set(state["epoch"], state["step"])
+
+    # ---- the parts
+
+    def _steps(self, epoch: int, step: int, every: int) -> Iterator[Step]:
+        feed = self._ready(proven=get_worker_info() is not None)
+        if self._given is not None:
+            self._given.close()  # type: ignore[attr-defined]  # a loop that was left early has asked ahead
+        assert self._opened is not None
+        self._opened.answers.forget()
+        self._given = feed.steps(epoch, step, epoch + 1, every=every)
+        return self._given
+
+    def _ready(self, *, proven: bool = False) -> Feed:
+        """The parts of this process; when they are new, the witness views come first, but for those of a worker."""
+        new = self._opened is None or self._opened.process != os.getpid()
+        feed = self.start()
+        if new and not proven:
+            self.require_same_views()
+        return feed
+
+    def _open(self) -> _Opened:
+        here = get_worker_info() is not None
+        if here:
+            cv2.setNumThreads(0)
+            if self.workers:
+                raise StudentError(
+                    f"workers={self.workers} cannot draw within a worker of a DataLoader. Leave workers at 0 there; "
+                    "its num_workers do the work."
+                )
+        order, manifest = self.order, self.store.manifest
+        loader = Loader(
+            order.recipe,
+            self.index,
+            batch=piece_capacity(order),
+            workers=self.workers,
+            together=pieces_together(order),
+            start_method=self.start_method,
+        )
+        names = needed(manifest, soft=self.shape.logits, luma=self.accept_drift)
+        answers = StoredAnswers(self.store, names, keep_units=2 * order.spread * order.repeats)
+        narrowed = self.shape.logits and self.shape.keep != manifest.keep
+        feed = Feed(
+            order,
+            NarrowedAnswers(answers, self.shape) if narrowed else answers,
+            self.index,
+            loader,
+            self.ranks,
+            keep=self.shape.keep,
+            temperatures=self.shape.temperatures,
+            temperature=self.shape.tau,
+            accept_drift=self.accept_drift,
+        )
+        return _Opened(os.getpid(), loader, answers, feed)
+
+    def _after(self, epoch: int, step: int) -> tuple[int, int]:
+        return (epoch, step + 1) if step + 1 < self.order.steps else (epoch + 1, 0)
+
+    def _same(self) -> dict[str, Any]:
+        """What a state must have in common with these views."""
+        store = self.store.manifest.fingerprint()
+        return {"store": store, **self._asked, "labelled_only": self.order.classes is not None}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None, "_given": None}
+
+
+def _place() -> tuple[int, int]:
+    """This process among those of a launcher."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

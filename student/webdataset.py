@@ -1,0 +1,277 @@
+"""How does a WebDataset pipeline of one's own get the views that a teacher saw, and its answers?
+
+    stage = with_teacher("stores/train.zarr", answer="soft", tau=3.0)
+    pipeline = wds.WebDataset(urls, shardshuffle=100, nodesplitter=wds.split_by_node).compose(stage)
+    loader = wds.WebLoader(pipeline.shuffle(1000).batched(256), batch_size=None, num_workers=8)
+
+The stage takes raw samples (before any ``decode``) and gives (view, label, teacher): the pixels that the teacher saw,
+the true labels mixed as they are [C], and the teacher's answer. Each sample is found in the store by its shard and its
+key, its bytes are held to the checksum of the index, and its view to the one stored beside the answer.
+
+Views are mixed in pairs within windows of consecutive rows (`pipeline.views.mixing`), so the stage gathers the samples
+of a window and draws its pairs one after another. A partner that does not come along, because its shard went to another
+worker or node, or because it was filtered out, is read at its place in its shard. So shards may come in any order, more
+than once, and split in any way; samples within a shard must come in their order. A ``shuffle`` belongs behind the
+stage. Nothing here imports webdataset: a stage is a callable.
+
+Shapes: B samples of one window, C classes, H W C picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import google_crc32c
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import MismatchError, ShardError, StudentError
+from pipeline.rendering.renderer import Renderer
+from pipeline.shards.files import ShardFiles
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.patterns import expand
+from pipeline.shards.samples import IMAGE_FIELDS
+from pipeline.shards.tar import TarMember
+from pipeline.store.reader import StoreReader
+from pipeline.views.imagenet import MEAN, STD
+from pipeline.views.mixing import plan_mixing
+from student.feed.feed import PIECE, Step, require_seen
+from student.feed.order import Batch
+from student.feed.position import Position
+from student.feed.stored_answers import StoredAnswers, needed
+from student.feed.tensors import teacher_labels, truth_of
+from student.feed.usable import require_usable
+from student.feed.view_batch import Channels, Pixels, Shape
+
+KEEP_UNITS = 16
+CPU = torch.device("cpu")
+
+Raw = Mapping[str, Any]
+
+
+class Taught(NamedTuple):
+    """What one sample has become."""
+
+    view: Tensor
+    label: Tensor
+    """[C] float32; sums up to what of the mixture has a label"""
+    teacher: Tensor
+    """The class for the answer "argmax", [C] probabilities for "soft", [C] logits for "dense"."""
+
+
+def with_teacher(
+    store: str | Path | StoreReader,
+    *,
+    shards: Sequence[str] = (),
+    views: int | None = None,
+    answer: str = "argmax",
+    tau: float = 3.0,
+    pixels: Pixels = "float32",
+    channels: Channels = "first",
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> TeacherStage:
+    """A stage for ``compose``; the words mean what they mean to `student.dataset.StoredViews`.
+
+    `shards` (patterns) are needed where the shards have other names than when they were labelled. In epoch e the views
+    numbered e mod `views` are given: ``set_epoch`` of the stage says so to its workers too.
+    """
+    opened = store if isinstance(store, StoreReader) else StoreReader.open(store)
+    index = opened.index.moved_to(expand(shards)) if shards else opened.index
+    require_usable(opened, index, accept_drift=False)
+    shape = Shape(
+        manifest=opened.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),
+        std=tuple(std),
+    )  # fmt: skip
+    if answer.startswith("topk"):
+        raise StudentError(f"answer {answer} is no single tensor. Ask for argmax, soft or dense.")
+    return TeacherStage(opened, index, shape, opened.layout.views if views is None else views)
+
+
+class TeacherStage:
+    """Turns raw samples into `Taught` ones; may be pickled, and used in a worker."""
+
+    def __init__(self, store: StoreReader, index: SampleIndex, shape: Shape, views: int) -> None:
+        if not 1 <= views <= store.layout.views:
+            raise MismatchError(
+                f"views is {views}, and {store.name} has {store.layout.views}. Ask for 1 to {store.layout.views}."
+            )
+        self.store, self.index, self.shape, self.views = store, index, shape, views
+        self._position = Position()
+        self._shards = {url: number for number, url in enumerate(index.urls)}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the views of this epoch from the next iteration on."""
+        self._position.set(epoch, 0)
+
+    def __call__(self, samples: Iterable[Raw]) -> Iterator[Taught]:
+        """All samples, taught; those of a mix window come pair by pair."""
+        view = self._position.get()[0] % self.views
+        files = _AtHand(self.index)
+        renderer = Renderer(self.shape.manifest.recipe, self.index, files)
+        names = needed(self.shape.manifest, soft=self.shape.logits, luma=False)
+        answers = StoredAnswers(self.store, names, keep_units=KEEP_UNITS)
+        try:
+            for row_B in self._windows(samples, files):
+                yield from self._taught(row_B, view, renderer, answers)
+                files.held.clear()
+        finally:
+            answers.close()
+
+    def _windows(self, samples: Iterable[Raw], files: _AtHand) -> Iterator[NDArray[np.int64]]:
+        """The rows that come one after another and lie in one mix window; their bytes are at hand."""
+        rows = _Rows(self.index, self._shards, self.store.name)
+        window, found = -1, list[int]()
+        for sample in samples:
+            row = rows.of(sample)
+            if row // self.shape.manifest.recipe.mix_window != window and found:
+                yield np.array(found, np.int64)
+                found = []
+            window = row // self.shape.manifest.recipe.mix_window
+            found.append(row)
+            files.hold(row, sample)
+        if found:
+            yield np.array(found, np.int64)
+
+    def _taught(
+        self, row_B: NDArray[np.int64], view: int, renderer: Renderer, answers: StoredAnswers
+    ) -> Iterator[Taught]:
+        batch = self._paired(row_B, view)
+        opens = np.append(np.flatnonzero(batch.opens_B), len(batch))
+        cuts = [0]
+        while cuts[-1] < len(batch):
+            cuts.append(int(opens[np.searchsorted(opens, cuts[-1] + PIECE, side="right") - 1]))
+        for start, stop in pairwise(cuts):
+            yield from self._drawn(batch.part(start, stop), renderer, answers)
+
+    def _paired(self, row_B: NDArray[np.int64], view: int) -> Batch:
+        """These rows with their mixing, partners side by side."""
+        view_B = np.full(len(row_B), view, np.int64)
+        mixing = plan_mixing(self.shape.manifest.recipe, len(self.index), row_B, view_B)
+        lead_B = np.minimum(row_B, mixing.partner_B)
+        order = np.lexsort((row_B, lead_B))
+        lead_B = lead_B[order]
+        return Batch(
+            row_B=row_B[order],
+            view_B=view_B,
+            partner_B=mixing.partner_B[order],
+            lam_B=mixing.lam_B[order],
+            opens_B=np.append(True, lead_B[1:] != lead_B[:-1]),
+        )
+
+    def _drawn(self, batch: Batch, renderer: Renderer, answers: StoredAnswers) -> Iterator[Taught]:
+        """Some views, drawn and proven."""
+        answers.expect(batch)
+        side, manifest = self.shape.manifest.recipe.image_size, self.shape.manifest
+        pixels_BHWC = np.empty((len(batch), side, side, 3), np.uint8)
+        drawn = renderer.render(batch.row_B, batch.view_B, pixels_BHWC)
+        found = answers.gather(batch)
+        require_seen(self.index, batch, found, drawn.crc_B, drawn.luma_B16, accept_drift=False)
+        labels = teacher_labels(self.shape.keep, found.labels, self.shape.temperatures, CPU, self.shape.tau)
+        given = self.shape.of(
+            Step(
+                epoch=0, step=0, whole=batch, batch=batch, pixels_BHWC=torch.from_numpy(pixels_BHWC),
+                truth=truth_of(self.index, batch, CPU), teacher=labels,
+            )
+        )  # fmt: skip
+        chosen = {"argmax": given.argmax, "soft": given.soft, "dense": given.logits}[self.shape.answer]
+        assert chosen is not None
+        return map(Taught, given.pixels, given.truth(manifest.num_classes), chosen)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Which row each sample is: by its shard and its key, in the order of the shard."""
+
+    index: SampleIndex
+    shards: Mapping[str, int]
+    name: str
+    shard: int = -1
+    last: int = -1
+    row_of: dict[str, int] = field(default_factory=dict)
+
+    def of(self, sample: Raw) -> int:
+        """The row of a sample."""
+        url, key = str(sample.get("__url__")), str(sample.get("__key__"))
+        shard = self.shards.get(url)
+        if shard is None:
+            raise MismatchError(
+                f"{url} is not one of the shards that {self.name} labels ({self.index.urls[0]} …). Where they have "
+                "other names now, name them all: with_teacher(…, shards=…)."
+            )
+        if shard != self.shard:
+            start, stop = (int(self.index.shard_starts[shard + more]) for more in (0, 1))
+            self.shard, self.last = shard, -1
+            self.row_of = {self.index.key(row): row for row in range(start, stop)}
+        row = self.row_of.get(key)
+        if row is None:
+            raise MismatchError(f"{url} has a sample '{key}', and had none when {self.name} was labelled. Restore it.")
+        if row == int(self.index.shard_starts[shard]):
+            self.last = -1  # the shard comes once more
+        if row <= self.last:
+            raise StudentError(
+                f"{url}: sample '{key}' (row {row}) comes after row {self.last}. Views are mixed with their "
+                "neighbours, so the stage needs a shard's samples in their order: put shuffle behind with_teacher."
+            )
+        self.last = row
+        return row
+
+
+class _AtHand(ShardFiles):
+    """Shards of which some payloads are here already; others are read at their place."""
+
+    def __init__(self, index: SampleIndex) -> None:
+        super().__init__(index.urls, index.shard_sizes.tolist())
+        self.index = index
+        self.held: dict[tuple[int, int], bytes] = {}
+
+    def hold(self, row: int, sample: Raw) -> None:
+        """Keep a sample's picture, once it is the one that was indexed."""
+        shard = int(self.index.shard_of(row))
+        fields = [name for name in sample if name.rpartition(".")[2] in IMAGE_FIELDS]
+        payloads = [sample[name] for name in fields]
+        if not payloads or not all(isinstance(data, bytes) for data in payloads):
+            kinds = ", ".join(f"{name}: {type(sample[name]).__name__}" for name in fields) or "none"
+            raise StudentError(
+                f"{self.urls[shard]}: sample '{self.index.key(row)}' has no picture in bytes ({kinds}). The stage "
+                "draws from the files themselves: put decode behind with_teacher, or leave it out."
+            )
+        self._hold_class(row, sample)
+        known = int(self.index.payload_crc[row])
+        for data in payloads:
+            if google_crc32c.value(data) == known:
+                self.held[shard, int(self.index.offsets[row])] = data
+                return
+        raise ShardError(
+            f"{self.urls[shard]}: the image of row {row} ({self.index.key(row)!r}) has crc32c "
+            f"{google_crc32c.value(payloads[0]):08x}, and had {known:08x} when it was indexed: the shard was changed "
+            "or damaged. Restore it."
+        )
+
+    def _hold_class(self, row: int, sample: Raw) -> None:
+        """Refuse a class that was corrected since; a sample that comes without one is looked up in its shard."""
+        fields = {name: TarMember(name=name, offset=0, size=len(data)) for name, data in sample.items()
+                  if isinstance(data, bytes)}  # fmt: skip
+        known, url = int(self.index.classes[row]), self.urls[int(self.index.shard_of(row))]
+        try:
+            found = self.index.label_rule.class_of(fields, lambda member, _: sample[member.name])
+        except ValueError as error:
+            raise ShardError(f"{url}: sample '{self.index.key(row)}': {error}.") from None
+        if found == known:
+            self.first_time(row)  # it need not be read again
+        elif found != -1:
+            raise ShardError(
+                f"{url}: row {row} ({self.index.key(row)!r}) has class {found}, and had {known} when it was indexed: "
+                "the shard was changed. Restore it, or label these shards anew under another --out."
+            )
+
+    def read(self, shard: int, offset: int, length: int) -> bytes:
+        """From what is held, or from the shard."""
+        held = self.held.get((shard, offset))
+        return super().read(shard, offset, length) if held is None else held
