@@ -25,6 +25,7 @@ from benchmarks.render import WINDOW, our_turns
 from benchmarks.report import Table, grid
 from pipeline.labelling.environment import describe_environment
 from pipeline.labels.soft_labels import encode
+from pipeline.rendering import decoded
 from pipeline.rendering import renderer as render
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.rendering.loader import CACHE_BYTES
@@ -36,7 +37,7 @@ PLOT = Path(__file__).parents[1] / "docs/speed_profile.png"
 STAGES: Mapping[str, tuple[tuple[object, str], ...]] = {
     "plan": ((render, "plan_views"),),
     "read": ((SampleIndex, "payload"),),
-    "decode": ((render, "decode"),),
+    "decode": ((decoded, "decode_part"),),
     "crop, resize": ((render, "_cut"),),
     "RandAugment": ((render, "apply"),),
     "erase": ((render, "erase"),),

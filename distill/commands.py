@@ -14,6 +14,10 @@ import click
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "pack": ("stages.pack:main", "Pack a folder of images into shuffled, byte-reproducible WebDataset shards."),
+    "tile": (
+        "stages.tile:main",
+        "Rewrite the JPEGs of shards so that a crop costs what it covers: the same pixels, keys, classes and order.",
+    ),
     "inspect": ("stages.inspect_views:main", "Print the plan of some views, and draw them on a contact sheet."),
     "fit-teacher": (
         "stages.fit_teacher:main",

@@ -1,7 +1,7 @@
 """What can be wrong from the user's point of view: each message says what, both values, and the remedy.
 
-Commands turn a `UserError` into one line on standard error and exit status 1 (`pipeline.cli`); anything else that
-escapes is a defect of ours and keeps its traceback.
+Commands turn a `UserError` into one line on standard error and exit status 1 (`pipeline.commands.command`); anything
+else that escapes is a defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations

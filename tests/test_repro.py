@@ -174,3 +174,20 @@ def test_a_preset_runs_what_it_asks_for_and_nothing_else(tmp_path: Path, preset:
     assert tree(folder / "stores/train.zarr") == store, "fewer views than stored use the store as it is"
     previous = [torch.load(folder / f"runs/{name}.previous/last.pt", weights_only=True) for name in ("none-0", student)]
     assert [state["meta"]["settings"]["lr"] == 2e-3 for state in previous] == [False, False], "they are set aside"
+
+
+def test_make_clean_leaves_what_took_long(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("data", "stores", "runs", "reports", "export", ".mypy_cache"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "work").write_text(name)
+    done = subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "Makefile",
+        "data",
+        "export",
+        "reports",
+        "runs",
+        "stores",
+    ]
+    assert "stores stays (" in done.stdout and "remove it yourself: rm -r stores" in done.stdout

@@ -27,6 +27,7 @@ from pipeline.errors import UserError
 from pipeline.pictures import images
 from pipeline.shards.samples import _Rows, samples
 from pipeline.shards.tar import members
+from pipeline.shards.truth import PLAIN
 from pipeline.store.arrays import DamagedError
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.receipts import Base, contract_of, read_complete, read_unit_receipt, unit_keys
@@ -58,7 +59,7 @@ def tar(data: bytes) -> None:
 
 def index(data: bytes) -> None:
     """Read the rows of a shard."""
-    rows = _Rows(url="x.tar", file=io.BytesIO(data))
+    rows = _Rows(url="x.tar", file=io.BytesIO(data), rule=PLAIN)
     for sample in samples(io.BytesIO(data), "x.tar", len(data)):
         rows.add(sample)
     rows.done(len(data))

@@ -39,7 +39,7 @@ def test_what_has_no_room_is_left_out_and_at_last_cut():
 
 SHOW = """
 import logging, sys, time
-from pipeline.cli import configure_logging
+from pipeline.commands.command import configure_logging
 from pipeline.progress import Progress
 configure_logging("info")
 with Progress("teacher", 500_000, "views", interval=0) as progress:

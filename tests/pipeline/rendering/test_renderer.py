@@ -34,6 +34,10 @@ class CountingFiles(ShardFiles):
 
     reads = 0
 
+    def first_time(self, row):
+        """The class of a row is looked at elsewhere."""
+        return False
+
     def read(self, shard, offset, length):
         self.reads += 1
         return super().read(shard, offset, length)

@@ -117,7 +117,7 @@ def test_an_image_without_a_header_is_counted_and_shown(tmp_path: Path) -> None:
          "sample '0': has class -2; -1 (unlabelled) to 1,048,575 are allowed."),
         ([("0.jpg", IMAGE), ("0.cls", b"9999999999")], "sample '0': has class 9999999999; -1 (unlabelled) to"),
         ([("0.jpg", IMAGE), ("0.json", b'{"label": 1, "size": {"w": 2}, "label": 1}')],
-         "sample '0': '0.json' is no JSON: 'label' is given twice."),
+         "sample '0': '0.json' has the key 'label' 2 times: [1, 1]."),
         ([("0.jpg", IMAGE), ("0.json", b'{"label": true}')],
          "sample '0': '0.json' has the label 'True', which is no integer."),
         ([("0.jpg", IMAGE), ("0.json", b'{"label": "cat"}')],

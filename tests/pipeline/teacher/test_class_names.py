@@ -14,8 +14,9 @@ from pipeline.teacher.class_names import TeacherNames, map_by_name, names_of, re
 
 C = ("c0", "c1", "c2", "c3")
 FITTED = TeacherNames(C, "local-dir:runs/teacher")
-SYNSETS = [ImageNetInfo().index_to_label_name(number) for number in range(1000)]
-CALLED = [ImageNetInfo().index_to_description(number) for number in range(1000)]
+INFO = ImageNetInfo()
+SYNSETS = [INFO.index_to_label_name(number) for number in range(1000)]
+CALLED = [INFO.index_to_description(number) for number in range(1000)]
 
 
 def imagenet() -> TeacherNames:

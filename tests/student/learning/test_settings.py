@@ -42,7 +42,7 @@ def test_temperatures(tau: float) -> None:
 
 
 def test_sizes_rates_optimisers_and_devices() -> None:
-    with pytest.raises(StudentError, match="width is 99999999999999; it must be from 1 to 65536"):
+    with pytest.raises(StudentError, match="width is 99999999999999; it must be from 1 to 16384"):
         StudentSpec(num_classes=3, width=99999999999999)
     with pytest.raises(StudentError, match=r"lr is 1e\+300; it must be from 0 to 1e\+30"):
         Schedule(lr=1e300, epochs=1, updates_per_epoch=1)
