@@ -27,3 +27,7 @@ def log_level() -> Iterator[None]:
 def _restore() -> None:
     logging.root.setLevel(FIRST[0])
     logging.disable(FIRST[1])
+    for name, logger in logging.root.manager.loggerDict.items():  # which a library's own set-up may have silenced
+        if isinstance(logger, logging.Logger) and name.split(".")[0] in ("pipeline", "stages", "student"):
+            logger.disabled = False
+            logger.setLevel(logging.NOTSET)

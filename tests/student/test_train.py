@@ -62,7 +62,7 @@ def test_a_run_leaves_what_it_promises(whole: Path, store: Path) -> None:
 def test_a_terminal_is_told_of_every_step_in_a_line_that_fits(columns: int, folder: Path, store: Path) -> None:
     """Between two records, too, which are far apart here; and what is recorded does not depend on who looks on."""
     shown, unseen = folder / f"shown-{columns}", folder / f"unseen-{columns}"
-    flags = ("--epochs", "30", "--log-every", "45", "--val-every", "15")
+    flags = ("--epochs", "30", "--log-every", "45", "--val-every", "15", "--depth", "8")  # no faster than it is drawn
     with terminal(["-m", "student.train", *line(store, shown, *flags)], columns=columns) as window:
         written = window.read().decode()
     assert window.status == 0, written
