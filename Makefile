@@ -15,7 +15,7 @@ repro: $(SYNCED)  ## the whole graph on the embedded default; outside git too
 test: $(SYNCED)  ## every test
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations=10 --durations-min=5
 
-quick: $(SYNCED)  ## the tests that take no time: under 90 s on two idle cores
+quick: $(SYNCED)  ## without the files whose tests start many processes
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m 'not slow'
 
 check: $(SYNCED)  ## what CI runs besides the tests
