@@ -78,7 +78,10 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 @click.option("--std", help="The teacher's input standard deviation, likewise.  [default: the model's own]")
 @click.option("--teacher-size", default="auto", help="Side at which the teacher looks: auto, view, or pixels.")
 @click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", help="auto: bf16 on cuda."
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    help="auto: bf16 on cuda, fp16 where cuda emulates it.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=128, help="Views a forward pass; part of the contract."
