@@ -21,9 +21,10 @@ import torch
 
 from pipeline.commands.class_flags import label_options, read_class_list, take_rule
 from pipeline.commands.command import Finite, command
-from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
+from pipeline.commands.outputs import beside, require_new_folder, require_writable
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.durable.file import write_json
 from pipeline.durable.objects import open_objects
 from pipeline.errors import ContractError, MismatchError, TeacherError
 from pipeline.inspection.doctor import doctor_text, examine, plain_recipe, sample_rows

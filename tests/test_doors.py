@@ -44,6 +44,15 @@ def names_used(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def layouts(tree: ast.Module) -> Iterator[ast.Call]:
+    """Calls that lay JSON out for people, or write it into an open file."""
+    for node in ast.walk(tree):
+        name = dotted(node.func) if isinstance(node, ast.Call) else ""
+        indented = name == "json.dumps" and any(word.arg in ("indent", None) for word in node.keywords)
+        if name == "json.dump" or indented:
+            yield node
+
+
 def who_uses(*names: str) -> set[str]:
     return {path for path, tree in SOURCES.items() if set(names_used(tree)) & set(names)}
 
@@ -75,6 +84,12 @@ def test_one_file_chooses_the_device_and_the_precision() -> None:
     known = {"pipeline/models/weights.py"}  # which number formats a file of weights may have
     widened = {"student/learning/loss.py"}  # what is summed in single precision
     assert who_uses("torch.float16", "torch.bfloat16", "torch.half") - known - widened == door
+
+
+def test_one_file_lays_out_json_results() -> None:
+    assert len(list(layouts(ast.parse("json.dump(a, b); json.dumps(a, indent=2); json.dumps(a); pickle.dump(a)")))) == 2
+    shown = {"stages/reporting/background.py"}  # in a page
+    assert {path for path, tree in SOURCES.items() if any(layouts(tree))} - shown == {"pipeline/durable/file.py"}
 
 
 def test_the_environment_is_read_where_it_is_told() -> None:
