@@ -248,11 +248,11 @@ def _require_equal(subject: Subject, crc_B: NDArray[np.uint32], stored_B: NDArra
     found = compare_views(Seen(crc_B), Seen(stored_B))
     if found.first is None:
         return
-    first, plan = found.first, subject.plan
+    first, plan, other = found.first, subject.plan, int(found.other_B.sum())
     raise ViewError(
-        f"{int(found.other_B.sum())} of {len(crc_B)} views are not those that the teacher saw; the first is row "
-        f"{plan.row_B[first]}, view {plan.view_B[first]}: checksum {crc_B[first]:08x}, stored is {stored_B[first]:08x}. {out} shows "
-        "them as drawn here. 'python -m stages.verify_logits' says how far they drifted."
+        f"{other} of {len(crc_B)} views are not those that the teacher saw; the first is row {plan.row_B[first]}, "
+        f"view {plan.view_B[first]}: checksum {crc_B[first]:08x}, stored is {stored_B[first]:08x}. {out} shows them as "
+        "drawn here. 'python -m stages.verify_logits' says how far they drifted."
     )
 
 
