@@ -27,6 +27,7 @@ import torch
 
 from pipeline.commands.class_flags import label_options, take_rule
 from pipeline.commands.command import command
+from pipeline.commands.places import SHARDS, InputPath, OutputFolder, ResultFile
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import default_workers, shards_option, speed_options
 from pipeline.errors import TeacherError
@@ -66,16 +67,12 @@ COUNT = click.IntRange(min=1)
 @command()
 @shards_option
 @label_options
-@click.option("--val-shards", multiple=True, metavar="PATTERN", help="Shards to score the teacher on.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/teacher"), help="Its folder."
-)
+@click.option("--val-shards", type=SHARDS, multiple=True, help="Shards to score the teacher on.")
+@click.option("--out", type=OutputFolder(file_okay=False), default=Path("runs/teacher"), help="Its folder.")
 @click.option("--model", default="regnety_032", help="Any timm classifier; or module:function, which returns a model.")
 @click.option("--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="An argument of timm's model.")
 @click.option("--pretrained/--no-pretrained", default=False, help="Begin from timm's own weights (with a new head).")
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="Begin from this file (a head of other classes is new)."
-)
+@click.option("--weights", type=InputPath(), help="Begin from this file (a head of other classes is new).")
 @click.option(
     "--input-size",
     type=click.IntRange(1, LARGEST_SIDE),
@@ -97,8 +94,8 @@ COUNT = click.IntRange(min=1)
     "--precision", type=click.Choice(["auto", *PRECISIONS]), default="auto", help="auto: bf16 on cuda, else fp32."
 )
 @click.option("--val-every", type=COUNT, default=1, help="Epochs from one validation to the next.")
-@click.option("--metrics", type=click.Path(path_type=Path), help="JSON file for the final figures.")
-@click.option("--history", type=click.Path(path_type=Path), help="CSV file for the curves, a line an epoch.")
+@click.option("--metrics", type=ResultFile(), help="JSON file for the final figures.")
+@click.option("--history", type=ResultFile(), help="CSV file for the curves, a line an epoch.")
 @click.option(
     "--if-changed",
     type=click.Choice(["refuse", "restart"]),

@@ -24,8 +24,8 @@ from PIL import Image
 
 from pipeline.commands.cache_flags import cache_options
 from pipeline.commands.class_flags import label_options, take_rule
-from pipeline.commands.command import command, require_no_other_file
-from pipeline.commands.outputs import require_suffix
+from pipeline.commands.command import command
+from pipeline.commands.places import SHARDS, STORE, ResultFile
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.labels.soft_labels import SoftLabels
@@ -70,11 +70,16 @@ class Subject:
 
 
 @command()
-@click.option("--shards", multiple=True, metavar="PATTERN", help="WebDataset tars; with --logits: where they are now.")
-@click.option("--logits", metavar="STORE", help="A finished store, whose recipe and answers are shown.")
+@click.option(
+    "--shards",
+    type=SHARDS,
+    multiple=True,
+    help="WebDataset tars; with --logits: where they are now.",
+)
+@click.option("--logits", type=STORE, help="A finished store, whose recipe and answers are shown.")
 @click.option("--rows", default=DEFAULT_ROWS, help="Rows to show: 'FIRST:END', or numbers with commas, or both.")
 @click.option("--views", type=click.IntRange(1, MOST_VIEWS), default=4, help="Views of each row, from view 0.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("views.png"), help="The contact sheet.")
+@click.option("--out", type=ResultFile(".png"), default=Path("views.png"), help="The contact sheet.")
 @label_options
 @recipe_options
 @cache_options
@@ -86,9 +91,7 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     Example:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
-    require_suffix(out, "--out", ".png")
     require_packages("the contact sheet", "matplotlib", extra="report")
-    require_no_other_file(out, "--out")
     subject = _subject(context, **flags)
     plan, side = subject.plan, subject.recipe.image_size
     pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)

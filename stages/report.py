@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from pipeline.commands.command import command
+from pipeline.commands.places import SHARDS, STORE, InputPath, OutputFolder, ResultFile
 from pipeline.commands.speed_flags import speed_options
 from pipeline.durable.file import write_json
 from pipeline.durable.local import LocalObjects
@@ -35,20 +36,23 @@ from stages.reporting.report_data import Story
 from stages.reporting.results import Results, mean_curve, read_results
 
 log = logging.getLogger(__name__)
-FOLDER = click.Path(path_type=Path)
+FOLDER = InputPath()
 
 
 @command()
 @click.option("--results", type=FOLDER, default=Path("reports"), help="Folder of the other stages' figures.")
 @click.option("--runs", type=FOLDER, default=Path("runs"), help="Folder of the students' runs, KIND-SEED.")
-@click.option("--logits", required=True, metavar="STORE", help="The store that the students learned from.")
+@click.option("--logits", type=STORE, required=True, help="The store that the students learned from.")
 @click.option(
-    "--shards", multiple=True, metavar="PATTERN", help="Where its shards are now.  [default: where they were]"
+    "--shards",
+    type=SHARDS,
+    multiple=True,
+    help="Where its shards are now.  [default: where they were]",
 )
-@click.option("--val-logits", metavar="STORE", help="A store of the held-out pictures, for the gallery.")
-@click.option("--val-shards", multiple=True, metavar="PATTERN", help="Where the held-out shards are now.")
-@click.option("--out", type=FOLDER, default=Path("reports/page"), help="Folder for the page and its figures.")
-@click.option("--summary", type=FOLDER, help="JSON file for the few numbers.  [default: none]")
+@click.option("--val-logits", type=STORE, help="A store of the held-out pictures, for the gallery.")
+@click.option("--val-shards", type=SHARDS, multiple=True, help="Where the held-out shards are now.")
+@click.option("--out", type=OutputFolder(), default=Path("reports/page"), help="Folder for the page and its figures.")
+@click.option("--summary", type=ResultFile(), help="JSON file for the few numbers.  [default: none]")
 @click.option(
     "--measure/--no-measure", "measured", default=True, help="Time the teacher again, for the table of costs."
 )

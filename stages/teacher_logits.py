@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +21,7 @@ import torch
 from pipeline.commands.class_flags import label_options, read_class_list, take_rule
 from pipeline.commands.command import Finite, command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable
+from pipeline.commands.places import InputPath, OutputStore, ResultFile
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.durable.file import write_json
@@ -63,18 +63,19 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 @command()
 @shards_option
 @label_options
-@click.option("--out", default="store.zarr", help="The store to fill: a directory, or s3://bucket/name.zarr.")
+@click.option(
+    "--out",
+    type=OutputStore("text"),
+    default="store.zarr",
+    help="The store to fill: a directory, or s3://bucket/name.zarr.",
+)
 @click.option("--model", default="regnety_160", help="A timm model, local-dir:FOLDER, or module:function of yours.")
-@click.option("--weights", type=click.Path(path_type=Path), help="safetensors or checkpoint.  [default: timm's own]")
+@click.option("--weights", type=InputPath(), help="safetensors or checkpoint.  [default: timm's own]")
 @click.option("--views", type=click.IntRange(1, 1_000_000), default=10, help="Augmented views of every row.")
 @click.option("--keep", default="dense", help="What of the logits: dense, topk:K, lowrank:K+R, or argmax.")
 @click.option("--temperatures", default="1,3", help="Temperatures at which a topk store is exact.")
-@click.option(
-    "--class-map", type=click.Path(path_type=Path), help="Which teacher class each data class is: JSON, or by-name."
-)
-@click.option(
-    "--teacher-classes", type=click.Path(path_type=Path), help="Names of the teacher's classes.  [default: its own]"
-)
+@click.option("--class-map", type=InputPath(), help="Which teacher class each data class is: JSON, or by-name.")
+@click.option("--teacher-classes", type=InputPath(), help="Names of the teacher's classes.  [default: its own]")
 @click.option("--mean", help="The teacher's input mean, as 'R,G,B' in 0 to 1.  [default: the model's own]")
 @click.option("--std", help="The teacher's input standard deviation, likewise.  [default: the model's own]")
 @click.option("--teacher-size", default="auto", help="Side at which the teacher looks: auto, view, or pixels.")
@@ -106,7 +107,7 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 @click.option(
     "--views-together", type=click.IntRange(min=1), default=8, help="Views that share one decode. Speed only."
 )
-@click.option("--summary", type=click.Path(path_type=Path), help="Summary JSON.  [default: beside the store]")
+@click.option("--summary", type=ResultFile(), help="Summary JSON.  [default: beside the store]")
 @click.option(
     "--if-changed",
     type=click.Choice(["refuse", "rebuild"]),

@@ -17,7 +17,8 @@ from typing import Any
 
 import click
 
-from pipeline.commands.command import Finite, command, require_no_other_file
+from pipeline.commands.command import Finite, command
+from pipeline.commands.places import SHARDS, STORE, InputPath, ResultFile
 from pipeline.commands.speed_flags import speed_options
 from pipeline.durable.file import write_json
 from pipeline.durable.objects import open_objects
@@ -39,22 +40,28 @@ SHOWN = 20
 
 @command()
 @click.option(
-    "--logits", required=True, metavar="STORE", help="The store to check: a directory, or s3://bucket/name.zarr."
+    "--logits",
+    type=STORE,
+    required=True,
+    help="The store to check: a directory, or s3://bucket/name.zarr.",
 )
 @click.option(
-    "--shards", multiple=True, metavar="PATTERN", help="Where the shards are now.  [default: where they were]"
+    "--shards",
+    type=SHARDS,
+    multiple=True,
+    help="Where the shards are now.  [default: where they were]",
 )
 @click.option("--sample", type=click.IntRange(min=0), default=1000, help="Views to draw again, beside the witnesses.")
 @click.option("--digests-only", is_flag=True, help="Draw nothing: check the store's bytes alone, without the shards.")
 @click.option("--accept-drift", is_flag=True, help="Hold views to their thumbnails, not to their checksums.")
 @click.option("--teacher", is_flag=True, help="Ask the teacher again about the sample, in whole batches of its run.")
 @click.option("--model", help="The teacher, where it has another name now.  [default: the stored name]")
-@click.option("--weights", type=click.Path(path_type=Path), help="The teacher's weights.  [default: timm's own]")
+@click.option("--weights", type=InputPath(), help="The teacher's weights.  [default: timm's own]")
 @click.option(
     "--tolerance", type=Finite(min=0), default=0.05, help="How far a logit of the teacher may be off, in logits."
 )
 @speed_options
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the result here, as JSON.")
+@click.option("--out", type=ResultFile(), help="Also write the result here, as JSON.")
 def main(logits: str, out: Path | None, **flags: Any) -> None:
     """Check a finished store: its bytes, its views, and its teacher.
 
@@ -66,7 +73,6 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
         raise click.UsageError(
             "--digests-only draws nothing, so --teacher and --shards have no part in it. Leave one out."
         )
-    require_no_other_file(out, "--out")
     findings = _check_bytes(logits)
     result: dict[str, Any] = {"store": logits, "witness": None, "sample": None, "gauge": None}
     try:

@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from pipeline.commands.class_flags import label_options, take_rule
-from pipeline.commands.command import command, require_no_other_file
-from pipeline.commands.outputs import require_suffix
+from pipeline.commands.command import command
+from pipeline.commands.places import STORE, OutputFolder, ResultFile
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.errors import require_packages
 from pipeline.models.device import PRECISIONS
@@ -44,22 +44,22 @@ from student.ranks.ranks import joined
 @label_options
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=ResultFile(dir_okay=False),
     help="JSON file for the metrics; images/s go to NAME.speed.json beside it.",
 )
 @click.option(
     "--predictions",
     "answers",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=ResultFile(dir_okay=False),
     help="Table (.npz) of the class that each head names for each picture.",
 )
-@click.option("--plots", "plot_dir", type=click.Path(path_type=Path, file_okay=False), help="Folder for figures (PNG).")
+@click.option("--plots", "plot_dir", type=OutputFolder(file_okay=False), help="Folder for figures (PNG).")
 @click.option(
-    "--per-class", type=click.Path(path_type=Path, dir_okay=False), help="Table of the classes (.csv or .json)."
+    "--per-class", type=ResultFile(".csv", ".json", dir_okay=False), help="Table of the classes (.csv or .json)."
 )
 @click.option(
     "--logits",
-    metavar="STORE",
+    type=STORE,
     help="A label store of these shards, labelled with --recipe none: adds agreement with the teacher.",
 )
 @click.option("--ema/--no-ema", default=None, help="Judge the moving average, too.  [default: where there is one]")
@@ -78,10 +78,8 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.evaluate --checkpoint runs/student --shards 'data/val/*.tar' --out metrics.json
     """
-    require_suffix(flags["per_class"], "--per-class", ".csv", ".json")
     if flags["plot_dir"]:
         require_packages("--plots", "matplotlib", extra="report")
-    require_no_other_file(flags["out"], "--out")
     rule = take_rule(flags)
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])

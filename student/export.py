@@ -17,6 +17,7 @@ import click
 
 from pipeline.commands.class_flags import read_class_list
 from pipeline.commands.command import command
+from pipeline.commands.places import InputPath, OutputFolder
 from pipeline.durable.file import write_json
 from pipeline.errors import MismatchError, require_packages
 from pipeline.shards.truth import brief
@@ -32,16 +33,14 @@ log = logging.getLogger("student.export")
 
 @command()
 @checkpoint_options
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("export"), help="Folder to write to."
-)
+@click.option("--out", type=OutputFolder(file_okay=False), default=Path("export"), help="Folder to write to.")
 @click.option(
     "--format", "kind", type=click.Choice(["timm", "onnx"]), default="timm", help="A timm folder, or one ONNX file."
 )
 @click.option("--ema", is_flag=True, help="Export the moving average of the weights.")
 @click.option(
     "--classes",
-    type=click.Path(path_type=Path),
+    type=InputPath(),
     help="Names of the classes, where the student has none: classes.json, or a text file with one a line.",
 )
 @click.option("--head", type=click.Choice(HEADS), default="fused", help="Which answer becomes `logits`.")

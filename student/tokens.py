@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from pipeline.commands.command import command, require_no_other_file
-from pipeline.commands.outputs import require_suffix
+from pipeline.commands.command import command
+from pipeline.commands.places import ResultFile
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.durable.file import write_json
 from pipeline.errors import require_packages
@@ -28,8 +28,8 @@ from student.ranks.ranks import joined
 @checkpoint_options
 @shards_option
 @click.option("--ema", is_flag=True, help="Look at the moving average of the weights.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the figures.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="PNG file for the curve over the blocks.")
+@click.option("--out", type=ResultFile(dir_okay=False), help="JSON file for the figures.")
+@click.option("--plot", type=ResultFile(".png", dir_okay=False), help="PNG file for the curve over the blocks.")
 @bad_image_option
 @batch_option
 @speed_options
@@ -41,10 +41,8 @@ def main(**flags: Any) -> None:
     Example:
       python -m student.tokens --checkpoint runs/student --shards 'data/val/*.tar' --plot tokens.png
     """
-    require_suffix(flags["plot"], "--plot", ".png")
     if flags["plot"]:
         require_packages("--plot", "matplotlib", extra="report")
-    require_no_other_file(flags["out"], "--out")
     saved = open_saved(flags["checkpoint"], flags["which"])
     student = saved.weights(flags["ema"])
     require_tokens(student)

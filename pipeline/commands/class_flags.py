@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from pipeline.commands.command import options
+from pipeline.commands.places import InputPath
 from pipeline.errors import ShardError
 from pipeline.shards.sidecars import read_class_names, require_class_names
 from pipeline.shards.truth import LabelRule
@@ -27,7 +28,7 @@ label_options = options(
     label_key_option,
     click.option(
         "--classes",
-        type=click.Path(path_type=Path),
+        type=InputPath(),
         help="Names of the classes in the order of their numbers: classes.json, or a text file with one a line.  "
         "[default: classes.json beside the shards]",
     ),

@@ -7,9 +7,25 @@ from typing import Any
 
 import click
 
-from pipeline.commands.command import _pair, options
+from pipeline.commands.command import options
 from pipeline.errors import RecipeError
 from pipeline.views.recipe import Recipe
+
+
+def _pair(name: str) -> Callable[[click.Context, click.Parameter, str | None], tuple[float, float] | None]:
+    """A callback that reads 'LOW,HIGH'."""
+
+    def read(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[float, float] | None:
+        if value is None:
+            return None
+        try:
+            low, high = (float(part) for part in value.split(","))
+        except ValueError:
+            raise click.BadParameter(f"{name} takes two numbers with a comma between them, not {value!r}") from None
+        return low, high
+
+    return read
+
 
 _RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option(

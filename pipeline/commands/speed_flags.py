@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from pipeline.commands.cache_flags import cache_options
 from pipeline.commands.command import options
+from pipeline.commands.places import SHARDS
 
 
 def default_workers() -> int:
@@ -28,9 +29,9 @@ def share_workers(workers: int, local_world: int) -> int:
 shards_option = click.option(
     "--shards",
     "shards",
+    type=SHARDS,
     multiple=True,
     required=True,
-    metavar="PATTERN",
     help="WebDataset tars: a folder of them, paths, globs, {000..003} braces or URLs; may be given several times.",
 )
 
