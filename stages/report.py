@@ -19,7 +19,7 @@ import click
 
 from pipeline.commands.command import command
 from pipeline.commands.places import SHARDS, STORE, InputPath, OutputFolder, ResultFile
-from pipeline.commands.speed_flags import speed_options
+from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.durable.file import write_json
 from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError, require_packages
@@ -75,9 +75,7 @@ def main(
     rows: int,
     views: int,
     examples: int,
-    device: str,
-    workers: int,
-    start_method: str | None,
+    speed: Speed,
 ) -> None:
     """Write one self-contained page about what the students gained from the teacher's labels.
 
@@ -94,7 +92,7 @@ def main(
         store=store,
         index=index,
         architecture=_architecture(store.manifest.teacher.name),
-        cost=_cost(store, index, weights, device, workers, start_method) if measured else None,
+        cost=_cost(store, index, weights, speed) if measured else None,
         per_view=accuracy_per_view(store, index),
         views=view_shelves(store, index, rows=rows, views=views) if rows else [],
         held_out=_held_out(found, val_logits, val_shards, examples),
@@ -126,14 +124,17 @@ def _architecture(name: str) -> str | None:
         return None
 
 
-def _cost(
-    store: StoreReader, index: SampleIndex, weights: Path | None, device: str, workers: int, start_method: str | None
-) -> Cost | None:
+def _cost(store: StoreReader, index: SampleIndex, weights: Path | None, speed: Speed) -> Cost | None:
     """The teacher's speed, measured now; left out where the teacher is not at hand any more."""
     try:
-        teacher = load_stored_teacher(store, weights=weights, device=device)
+        teacher = load_stored_teacher(store, weights=weights, device=speed.device)
         return estimate(
-            store.manifest, index, teacher, views=store.layout.views, workers=workers, start_method=start_method
+            store.manifest,
+            index,
+            teacher,
+            views=store.layout.views,
+            workers=speed.workers,
+            start_method=speed.start_method,
         )
     except UserError as error:
         log.warning("costs are told without the teacher's speed: %s", error)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -45,20 +44,28 @@ log = logging.getLogger("student.export")
 )
 @click.option("--head", type=click.Choice(HEADS), default="fused", help="Which answer becomes `logits`.")
 @crop_option
-def main(**flags: Any) -> None:
+def main(
+    checkpoint: Path,
+    which: str,
+    out: Path,
+    kind: str,
+    ema: bool,
+    classes: Path | None,
+    head: str,
+    crop_pct: float | None,
+) -> None:
     """Write a trained student for other programs, and check that it answers the same there.
 
     \b
     Example:
       python -m student.export --checkpoint runs/student --out export/ --format onnx
     """
-    if flags["kind"] == "onnx":
+    if kind == "onnx":
         require_packages("--format onnx", "onnx", "onnxscript", "onnxruntime", extra="export")
-    saved = _named(open_saved(flags["checkpoint"], flags["which"]), flags["classes"])
-    student, out, head = saved.weights(flags["ema"]), flags["out"], flags["head"]
-    prepared = description(saved, flags["crop_pct"])
+    saved = _named(open_saved(checkpoint, which), classes)
+    student, prepared = saved.weights(ema), description(saved, crop_pct)
     with placed(out) as folder:
-        if flags["kind"] == "onnx":
+        if kind == "onnx":
             path, difference = write_onnx(student, folder, prepared, head)
             log.info("ONNX Runtime and PyTorch differ by at most %.2g in a logit", difference)
             answers = "logits, class_logits, distillation_logits" if student.two_heads else "logits"

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from pipeline.commands.command import command
-from pipeline.commands.speed_flags import share_workers, speed_options
+from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.models.out_of_memory import within_memory
 from pipeline.processes.world import Place
 from student.checkpoints import checkpoint
@@ -57,9 +57,7 @@ def main(
     dvclive: bool | None,
     tensorboard: bool,
     timeout: float,
-    device: str,
-    workers: int,
-    start_method: str | None,
+    speed: Speed,
     **settings: Any,
 ) -> None:
     """Train a student with the labels of a store, as if the teacher stood beside it.
@@ -75,13 +73,13 @@ def main(
         label_key=label_key,
         resume=resume,
         if_changed=if_changed,
-        workers=share_workers(workers, Place.among_ranks().local_world),
-        start_method=start_method,
+        workers=speed.shared_by(Place.among_ranks().local_world).workers,
+        start_method=speed.start_method,
         loggers=loggers,
         dvclive=dvclive,
         tensorboard=tensorboard,
     )
-    with joined(device, timeout) as ranks, Stop().listening() as stop:
+    with joined(speed.device, timeout) as ranks, Stop().listening() as stop:
         if not ranks.main:
             logging.getLogger().setLevel(logging.WARNING)
         with (

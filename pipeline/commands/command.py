@@ -1,9 +1,9 @@
 """What do all commands have in common: how they fail, how they log, and the options they share.
 
     @command()
-    @recipe_options
-    @speed_options
-    def main(**flags): ...
+    @recipe_options                                     # arrives as `recipe`
+    @speed_options                                      # arrives as `speed`
+    def main(recipe: Recipe, speed: Speed): ...
 
 A `UserError` (and a missing file, a full disk, an interrupt) ends in one line on standard error and exit status 1 (130
 for an interrupt); a wrong flag ends in click's usage line and status 2. Options that change only speed have environment
