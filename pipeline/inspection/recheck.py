@@ -20,8 +20,8 @@ from pipeline.inspection.audit import Finding
 from pipeline.labels.codes import SCALE
 from pipeline.labels.dense import Dense
 from pipeline.labels.soft_labels import SoftLabels, encode
-from pipeline.rendering.drift import TOLERANCE
 from pipeline.rendering.loader import Loader
+from pipeline.rendering.proof import apart, changed, how_far, kept, most_apart
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
@@ -53,7 +53,9 @@ class Recheck:
     changed: int = 0
     """Views whose checksum is another"""
     thumbnail_levels: int = 0
-    """The largest step between a thumbnail then and now"""
+    """The largest step between a thumbnail then and now, where thumbnails are kept"""
+    other_looks: int = 0
+    """Views that do not look as they did, by their thumbnails or sketches: more than a drift"""
     asked: int = 0
     """Views that the teacher was asked about"""
     argmax_changes: int = 0
@@ -139,21 +141,23 @@ def _compare_pixels(
     stored: UnitLabels,
     accept_drift: bool,
 ) -> None:
-    step_B = np.zeros(len(slot.crc_B), np.int64)
-    if stored.luma_B16 is not None:
-        step_B = np.abs(slot.luma_B16.astype(np.int64) - stored.luma_B16).max(axis=1)
-    changed_B = slot.crc_B != stored.crc_B
+    luma = store.manifest.luma
+    changed_B = changed(luma, stored.crc_B, slot.crc_B, slot.luma_B16)
+    off_B = apart(luma, stored.crc_B, stored.luma_B16, slot.luma_B16)
+    other_B = changed_B if off_B is None else off_B > most_apart(luma)
     result.views += len(changed_B)
     result.changed += int(changed_B.sum())
-    result.thumbnail_levels = max(result.thumbnail_levels, int(step_B.max(initial=0)))
-    known = accept_drift and stored.luma_B16 is not None
-    for at in np.flatnonzero(step_B > TOLERANCE if known else changed_B).tolist():
+    if off_B is not None:
+        result.other_looks += int(other_B.sum())
+        result.thumbnail_levels = max(result.thumbnail_levels, int(off_B.max(initial=0)) if luma is True else 0)
+    now_B = kept(luma, slot.crc_B, slot.luma_B16)[0]
+    for at in np.flatnonzero(other_B if accept_drift else changed_B).tolist():
         row = int(request.row_B[at])
-        apart = "" if stored.luma_B16 is None else f", and its thumbnail differs by {step_B[at]} levels"
+        looks = "" if off_B is None else f", and {how_far(luma, int(off_B[at]))}"
         result.findings.append(
             Finding(
                 f"{store.name}: view {request.unit.view}, row {row} (key {index.key(row)!r})",
-                f"drawn here it has checksum {slot.crc_B[at]:08x}, {stored.crc_B[at]:08x} is stored{apart}",
+                f"drawn here it has checksum {now_B[at]:08x}, {stored.crc_B[at]:08x} is stored{looks}",
             )
         )
 

@@ -24,6 +24,7 @@ from pipeline.errors import ViewError
 from pipeline.labels.keep import Keep
 from pipeline.rendering.drift import TOLERANCE
 from pipeline.rendering.loader import Loader, Request
+from pipeline.rendering.proof import apart, changed, how_far, kept, most_apart
 from pipeline.rendering.ring import LUMA, Slot
 from pipeline.shards.index import SampleIndex
 from student.feed.order import Batch, Order
@@ -131,16 +132,18 @@ def require_seen(
     *, accept_drift: bool,
 ) -> None:  # fmt: skip
     """Refuse the first view that is not the one the teacher saw."""
+    luma, off_B = answers.luma, None
     if accept_drift:
-        assert answers.luma_B16 is not None, "drift is accepted only where thumbnails are stored"
-        off_B = np.abs(luma_B16.astype(np.int16) - answers.luma_B16).max(axis=1)
-        other_B = off_B > TOLERANCE
+        off_B = apart(luma, answers.crc_B, answers.luma_B16, luma_B16)
+        assert off_B is not None, "drift is accepted only where it is stored how views look"
+        other_B = off_B > most_apart(luma)
     else:
-        other_B = crc_B != answers.crc_B
+        other_B = changed(luma, answers.crc_B, crc_B, luma_B16)
     if other_B.any():
         at = int(other_B.argmax())
-        found = f"its thumbnail is {off_B[at]} levels off" if accept_drift else (
-            f"its pixels have checksum {crc_B[at]:08x} here and had {answers.crc_B[at]:08x} before the teacher"
+        found = how_far(luma, int(off_B[at])) if off_B is not None else (
+            f"its pixels have checksum {kept(luma, crc_B, luma_B16)[0][at]:08x} here and had {answers.crc_B[at]:08x} "
+            "before the teacher"
         )  # fmt: skip
         raise ViewError(_other_view(index, batch, at, found, int(other_B.sum())))
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.soft_labels import SoftLabels
-from pipeline.store.manifest import Manifest
+from pipeline.store.manifest import Luma, Manifest
 from pipeline.store.reader import StoreReader
 from student.feed.order import Batch
 
@@ -37,6 +37,8 @@ class Answers:
     labels: SoftLabels
     crc_B: NDArray[np.uint32]
     luma_B16: NDArray[np.uint8] | None
+    luma: Luma = False
+    """How to read these two (`pipeline.rendering.proof`)"""
 
 
 class AnswerSource(Protocol):
@@ -92,7 +94,8 @@ class StoredAnswers:
                 out[where] = array[offset_B[where]]
         self._release(unit_U.tolist())
         crc_B, luma_B16 = gathered.pop("crc"), gathered.pop("luma", None)
-        return Answers(labels=SoftLabels.from_arrays(gathered), crc_B=crc_B, luma_B16=luma_B16)
+        labels, luma = SoftLabels.from_arrays(gathered), self._store.manifest.luma
+        return Answers(labels=labels, crc_B=crc_B, luma_B16=luma_B16, luma=luma)
 
     def _units_of(self, batch: Batch) -> NDArray[np.int64]:
         """One number a (view, run)."""

@@ -25,10 +25,12 @@ from torch import Tensor
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, requests_of
+from pipeline.rendering.proof import changed, kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import PLAIN, LabelRule
+from pipeline.store.manifest import Luma
 from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe
 from student.checkpoints.trained import Saved
@@ -52,6 +54,8 @@ class Teaching:
     """Row 0 of the arrays"""
     argmax_R: NDArray[np.int64]
     crc_R: NDArray[np.uint32]
+    luma: Luma
+    """How to read it (`pipeline.rendering.proof`)"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +106,13 @@ class EvaluationSet:
 
     def _require_same_views(self, slot: Slot, teaching: Teaching) -> None:
         known_B = teaching.crc_R[slot.row_B - teaching.first]
-        other_B = slot.crc_B != known_B
+        other_B = changed(teaching.luma, known_B, slot.crc_B, slot.luma_B16)
         if other_B.any():
             at = int(other_B.argmax())
-            row = int(slot.row_B[at])
+            row, now_B = int(slot.row_B[at]), kept(teaching.luma, slot.crc_B, slot.luma_B16)[0]
             raise ViewError(
                 f"Row {row} (key '{self.index.key(row)}') is not the picture that the teacher saw: its pixels have "
-                f"checksum {slot.crc_B[at]:08x} here, {known_B[at]:08x} in the store. "
+                f"checksum {now_B[at]:08x} here, {known_B[at]:08x} in the store. "
                 "Label these shards here, or leave --logits out."
             )
 
@@ -169,6 +173,7 @@ def _teaching(store: StoreReader, ranks: Ranks) -> Teaching:
         first=runs.start * unit_rows,
         argmax_R=np.concatenate([unit["argmax"] for unit in units]).astype(np.int64),
         crc_R=np.concatenate([unit["crc"] for unit in units]),
+        luma=store.manifest.luma,
     )
 
 
