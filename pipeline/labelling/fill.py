@@ -28,9 +28,11 @@ from pipeline.labelling.tasks import Handout, Task, tasks_of
 from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, Request
+from pipeline.rendering.proof import kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
+from pipeline.store.manifest import Luma
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher.teacher import Teacher
@@ -118,13 +120,10 @@ class Gathering:
     lumas: list[NDArray[np.uint8]] = field(default_factory=list)
     rows: int = 0
 
-    def whole(self, luma: bool) -> UnitLabels:
+    def whole(self, luma: Luma) -> UnitLabels:
         """All of it, in the order of the rows."""
-        return UnitLabels(
-            labels=SoftLabels.concatenate(self.labels),
-            crc_B=np.concatenate(self.crcs),
-            luma_B16=np.concatenate(self.lumas) if luma else None,
-        )
+        crc_B, luma_B16 = kept(luma, np.concatenate(self.crcs), np.concatenate(self.lumas))
+        return UnitLabels(labels=SoftLabels.concatenate(self.labels), crc_B=crc_B, luma_B16=luma_B16)
 
 
 class Commits:
