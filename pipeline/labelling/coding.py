@@ -22,7 +22,6 @@ from torch import Tensor
 from pipeline.labels.codes import MAX_CODE, OFFSET, SCALE, Name, class_dtype
 from pipeline.labels.keep import Keep
 from pipeline.labels.soft_labels import SoftLabels, encode, from_codes
-from pipeline.labels.topk import TopK
 from pipeline.store.manifest import Manifest
 
 Arrays = Sequence[NDArray[np.generic]]
@@ -79,7 +78,7 @@ class DeviceCoding:
         outside = ((steps_BC < 0) | (steps_BC > MAX_CODE)).any()
         code_BC = steps_BC.clamp(0, MAX_CODE).to(torch.int32)
         parts = (argmax_B, outside, code_BC.to(torch.int16))  # the low 16 bits; torch can do little with uint16
-        return (*parts, ranked(code_BC, self.keep.k)) if isinstance(self.keep, TopK) else parts
+        return (*parts, ranked(code_BC, self.keep.ranks)) if self.keep.ranks else parts
 
     def labels(self, parts: Arrays, logits: Callable[[], NDArray[np.float32]], name: Name) -> SoftLabels:
         """What is left to do."""
@@ -93,7 +92,6 @@ class DeviceCoding:
         codes_BC = code_BC.view(np.uint16)
         if not largest:
             return from_codes(argmax_B, codes_BC, self.keep, self.temperatures)
-        assert isinstance(self.keep, TopK)
         code_BK, rank_BK = np.divmod(largest[0].astype(np.int64), self.classes)
         kept = self.keep.parts_of(self.classes - 1 - rank_BK, code_BK, codes_BC, self.temperatures)
         return SoftLabels(argmax_B=argmax_B, parts=kept)

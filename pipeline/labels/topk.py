@@ -55,6 +55,11 @@ class TopK(Keep):
         """K."""
         return self.k
 
+    @property
+    def ranks(self) -> int:
+        """K."""
+        return self.k
+
     def require_fit(self, num_classes: int) -> None:
         """Refuse a K above the number of classes."""
         if self.k > num_classes:
