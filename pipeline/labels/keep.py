@@ -105,7 +105,7 @@ class Keep(ABC):
     def parts_of(
         self, index_BK: NDArray[Any], code_BK: NDArray[Any], codes_BC: NDArray[np.uint16], temperatures: Sequence[float]
     ) -> dict[str, NDArray[Any]]:
-        """The same arrays from the codes and the `ranks` largest of each row, ranked by code and then by lower class."""
+        """The same arrays, from the codes and the `ranks` largest of each row, by code and then by lower class."""
         raise NotImplementedError(f"{self} stores nothing by rank: {index_BK.shape}, {code_BK.shape}")
 
     def flaws(
