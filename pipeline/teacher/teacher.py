@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.errors import MismatchError, TeacherError
-from pipeline.models.device import PRECISIONS
+from pipeline.models.device import PRECISIONS, autocast
 from pipeline.models.stream import Sent, Stream, stream_of
 from pipeline.shards.index import SampleIndex
 from pipeline.store.manifest import TeacherCard
@@ -144,7 +143,7 @@ class Teacher:
         if x_BCHW.shape[-1] != size:
             x_BCHW = F.interpolate(x_BCHW, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
         x_BCHW = (x_BCHW - self._mean_1311) / self._std_1311
-        with self._autocast():
+        with autocast(self.device, self.precision):
             logits_BM: Tensor = self._forward(x_BCHW)
         if logits_BM.ndim != 2 or logits_BM.shape[1] != self.card.classes:
             raise TeacherError(
@@ -153,11 +152,6 @@ class Teacher:
             )
         logits_BM = logits_BM[:count].float()
         return logits_BM if self._map is None else logits_BM[:, self._map]
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
 
 
 class Answering:
