@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.models.stream import registered
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
@@ -57,9 +59,11 @@ class _Opened:
     loader: Loader
     answers: StoredAnswers
     feed: Feed
+    registered: ExitStack
 
     def close(self) -> None:
         self.answers.close()
+        self.registered.close()
         self.loader.close()
 
 
@@ -271,7 +275,9 @@ class StoredViews(IterableDataset[ViewBatch]):
             temperature=self.shape.tau,
             accept_drift=self.accept_drift,
         )
-        return _Opened(os.getpid(), loader, answers, feed)
+        stack = ExitStack()
+        stack.enter_context(registered(loader.ring.memory, self.ranks.device))
+        return _Opened(os.getpid(), loader, answers, feed, stack)
 
     def _after(self, epoch: int, step: int) -> tuple[int, int]:
         return (epoch, step + 1) if step + 1 < self.order.steps else (epoch + 1, 0)
