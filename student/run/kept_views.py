@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.rendering.checksums import checksum
 from pipeline.rendering.loader import Request
 from pipeline.rendering.ring import Slot
 
@@ -128,7 +128,7 @@ class KeptViews:
         except OSError:
             return None
         pixels_BHWC = buffer[: batch.nbytes].reshape(batch.shape)
-        same = all(checksum(view) == crc for view, crc in zip(pixels_BHWC, batch.crc_B.tolist(), strict=True))
+        same = all(google_crc32c.value(view) == crc for view, crc in zip(pixels_BHWC, batch.crc_B.tolist(), strict=True))
         return pixels_BHWC if same else None
 
 
