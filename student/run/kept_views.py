@@ -128,8 +128,8 @@ class KeptViews:
         except OSError:
             return None
         pixels_BHWC = buffer[: batch.nbytes].reshape(batch.shape)
-        same = all(google_crc32c.value(view) == crc for view, crc in zip(pixels_BHWC, batch.crc_B.tolist(), strict=True))
-        return pixels_BHWC if same else None
+        crcs = [google_crc32c.value(view) for view in pixels_BHWC]
+        return pixels_BHWC if crcs == batch.crc_B.tolist() else None
 
 
 def _free(folder: Path) -> int:
