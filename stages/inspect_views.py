@@ -31,6 +31,7 @@ from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
+from pipeline.rendering.same_views import Seen, compare_views
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.store.manifest import Manifest
@@ -244,12 +245,12 @@ def _view_cell(subject: Subject, i: int, pixels_HWC: NDArray[np.uint8], answers:
 
 
 def _require_equal(subject: Subject, crc_B: NDArray[np.uint32], stored_B: NDArray[np.uint32], out: Path) -> None:
-    wrong = np.flatnonzero(crc_B != stored_B)
-    if not len(wrong):
+    found = compare_views(Seen(crc_B), Seen(stored_B))
+    if found.first is None:
         return
-    first, plan = int(wrong[0]), subject.plan
+    first, plan, other = found.first, subject.plan, int(found.other_B.sum())
     raise ViewError(
-        f"{len(wrong)} of {len(crc_B)} views are not those that the teacher saw; the first is row {plan.row_B[first]}, "
+        f"{other} of {len(crc_B)} views are not those that the teacher saw; the first is row {plan.row_B[first]}, "
         f"view {plan.view_B[first]}: checksum {crc_B[first]:08x}, stored is {stored_B[first]:08x}. {out} shows them as "
         "drawn here. 'python -m stages.verify_logits' says how far they drifted."
     )

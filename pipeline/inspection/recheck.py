@@ -20,9 +20,9 @@ from pipeline.inspection.audit import Finding
 from pipeline.labels.codes import SCALE
 from pipeline.labels.dense import Dense
 from pipeline.labels.soft_labels import SoftLabels, encode
-from pipeline.rendering.drift import TOLERANCE
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.ring import Slot
+from pipeline.rendering.same_views import Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
@@ -139,17 +139,17 @@ def _compare_pixels(
     stored: UnitLabels,
     accept_drift: bool,
 ) -> None:
-    step_B = np.zeros(len(slot.crc_B), np.int64)
-    if stored.luma_B16 is not None:
-        step_B = np.abs(slot.luma_B16.astype(np.int64) - stored.luma_B16).max(axis=1)
-    changed_B = slot.crc_B != stored.crc_B
-    result.views += len(changed_B)
-    result.changed += int(changed_B.sum())
-    result.thumbnail_levels = max(result.thumbnail_levels, int(step_B.max(initial=0)))
-    known = accept_drift and stored.luma_B16 is not None
-    for at in np.flatnonzero(step_B > TOLERANCE if known else changed_B).tolist():
+    found = compare_views(
+        Seen(slot.crc_B, slot.luma_B16), Seen(stored.crc_B, stored.luma_B16), accept_drift=accept_drift
+    )
+    levels_B = found.levels_B
+    result.views += len(found.changed_B)
+    result.changed += int(found.changed_B.sum())
+    if levels_B is not None:
+        result.thumbnail_levels = max(result.thumbnail_levels, int(levels_B.max(initial=0)))
+    for at in np.flatnonzero(found.other_B).tolist():
         row = int(request.row_B[at])
-        apart = "" if stored.luma_B16 is None else f", and its thumbnail differs by {step_B[at]} levels"
+        apart = "" if levels_B is None else f", and its thumbnail differs by {levels_B[at]} levels"
         result.findings.append(
             Finding(
                 f"{store.name}: view {request.unit.view}, row {row} (key {index.key(row)!r})",

@@ -27,6 +27,7 @@ from pipeline.models.device import autocast
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, requests_of
 from pipeline.rendering.ring import Slot
+from pipeline.rendering.same_views import Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import PLAIN, LabelRule
@@ -101,9 +102,8 @@ class EvaluationSet:
 
     def _require_same_views(self, slot: Slot, teaching: Teaching) -> None:
         known_B = teaching.crc_R[slot.row_B - teaching.first]
-        other_B = slot.crc_B != known_B
-        if other_B.any():
-            at = int(other_B.argmax())
+        at = compare_views(Seen(slot.crc_B), Seen(known_B)).first
+        if at is not None:
             row = int(slot.row_B[at])
             raise ViewError(
                 f"Row {row} (key '{self.index.key(row)}') is not the picture that the teacher saw: its pixels have "
