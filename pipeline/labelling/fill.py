@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from pipeline.labelling.tasks import Handout, Task, tasks_of
 from pipeline.labels.soft_labels import SoftLabels, encode
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, Request
 from pipeline.rendering.ring import Slot
@@ -49,6 +50,7 @@ def label_missing(
     index: SampleIndex | None = None,
     handout: Handout | None = None,
     shown: bool = True,
+    pictures: PictureCache | None = None,
 ) -> list[int]:
     """Fill what `tasks` name (all that is missing, where none are given).
 
@@ -66,6 +68,7 @@ def label_missing(
             workers=workers,
             together=views_together,
             start_method=start_method,
+            pictures=pictures,
         )
         with loader, Commits(store) as commits:
             batches = loader.render(_requests(store, planned, batch))
