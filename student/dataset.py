@@ -34,6 +34,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.models.stream import registered
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
@@ -85,6 +86,7 @@ class StoredViews(IterableDataset[ViewBatch]):
             and WORLD_SIZE, as torchrun sets them.
         device: where the tensors come to be.
         workers: processes that draw; 0 draws here. Stays 0 with the workers of a `DataLoader`.
+        pictures: decoded pictures that this node keeps, as ``student.train --picture-cache`` does.
         accept_drift: hold views to their thumbnails instead, within two levels.
         labelled_only: leave rows without a true label out.
     """
@@ -110,6 +112,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         device: str | torch.device = "cpu",
         workers: int = 0,
         start_method: str | None = None,
+        pictures: PictureCache | None = None,
         accept_drift: bool = False,
         labelled_only: bool = False,
     ) -> None:
@@ -126,6 +129,7 @@ class StoredViews(IterableDataset[ViewBatch]):
             rank=here if rank is None else rank, world=of if world is None else world, device=torch.device(device)
         )
         self.workers, self.start_method, self.accept_drift = workers, start_method, accept_drift
+        self.pictures = pictures
         self.order = order_of(
             self.store, self.index, batch=batch, seed=seed, views=views, repeats=repeats, labelled_only=labelled_only
         )
@@ -260,6 +264,7 @@ class StoredViews(IterableDataset[ViewBatch]):
             workers=self.workers,
             together=pieces_together(order),
             start_method=self.start_method,
+            pictures=self.pictures,
         )
         names = needed(manifest, soft=self.shape.logits, luma=self.accept_drift)
         answers = StoredAnswers(self.store, names, keep_units=2 * order.spread * order.repeats)

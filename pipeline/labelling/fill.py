@@ -32,6 +32,7 @@ from pipeline.labelling.coding import Coding, coding_of
 from pipeline.labelling.tasks import Handout, Task, tasks_of
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.models.stream import registered
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, Request
 from pipeline.rendering.ring import Slot
@@ -58,6 +59,7 @@ def label_missing(
     index: SampleIndex | None = None,
     handout: Handout | None = None,
     shown: bool = True,
+    pictures: PictureCache | None = None,
 ) -> list[int]:
     """Fill what `tasks` name (all that is missing, where none are given).
 
@@ -75,6 +77,7 @@ def label_missing(
             workers=workers,
             together=views_together,
             start_method=start_method,
+            pictures=pictures,
         )
         coding = coding_of(store.manifest, apart=teacher.stream.apart)
         with loader, registered(loader.ring.memory, teacher.device), Commits(store, coding) as commits:
