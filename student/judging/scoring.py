@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.models.device import autocast
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, requests_of
 from pipeline.rendering.ring import Slot
@@ -40,8 +41,6 @@ from student.judging.predictions import Predictions
 from student.network.model import Heads, Student
 from student.ranks.ranks import Ranks
 from student.ranks.shared_index import indexed
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +223,7 @@ class Judge:
         x_BCHW = self.prepare(pixels_BHWC)
         found = {}
         for name, student in self.students.items():
-            with torch.inference_mode(), self.autocast():
+            with torch.inference_mode(), autocast(self.ranks.device, self.precision):
                 heads: Heads = student(x_BCHW)
             found[name] = _finite(heads_on_cpu(heads), name, self.precision)
             self._answered += len(x_BCHW)
@@ -234,10 +233,6 @@ class Judge:
     def prepare(self, pixels_BHWC: Tensor) -> Tensor:
         """uint8 pictures as the student's input."""
         return normalise(pixels_BHWC, self._mean, self._std)
-
-    def autocast(self) -> torch.autocast:
-        """A context for forward passes in the chosen precision."""
-        return torch.autocast(self.ranks.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
 
 
 def _finite(heads: Heads, name: str, precision: str) -> Heads:
