@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,10 @@ class Saved:
     std: tuple[float, ...]
     epoch: int
     step: int
+    settings: Mapping[str, Any]
+    """How it was trained: the flags of student.train, as they were"""
+    keep: str | None
+    """What the store that it learned from keeps of an answer"""
 
     @property
     def spec(self) -> StudentSpec:
@@ -64,6 +69,8 @@ def open_saved(path: Path, which: str = "last") -> Saved:
         std=tuple(meta.get("std", STD)),
         epoch=found["epoch"],
         step=found["step"],
+        settings=meta.get("settings", {}),
+        keep=meta.get("store", {}).get("keep"),
     )
 
 
