@@ -14,6 +14,7 @@ import logging
 
 import click
 
+from pipeline.commands.cache_flags import picture_cache_options
 from pipeline.commands.class_flags import label_options
 from pipeline.commands.command import Finite, command
 from pipeline.commands.gather import gather
@@ -61,9 +62,14 @@ from stages.labelling.teacher_choice import TeacherChoice
     type=click.IntRange(min=1),
     help="Rows finished at once, a power of two.  [default: by the data's size]",
 )
-@click.option("--luma/--no-luma", default=True, help="Keep 16-byte thumbnails, which --accept-drift needs.")
+@click.option(
+    "--luma/--no-luma",
+    default=None,
+    help="Keep 16-byte thumbnails for --accept-drift, or nothing.  [default: 2 bytes, within the checksum's 4]",
+)
 @recipe_options
 @speed_options
+@picture_cache_options
 @click.option(
     "--timeout",
     type=Finite(min=1),

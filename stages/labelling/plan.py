@@ -14,10 +14,12 @@ from pipeline.errors import ContractError, MismatchError
 from pipeline.labelling import generations
 from pipeline.labelling.first_answers import Answers
 from pipeline.labelling.tasks import Task, slice_of, tasks_of
-from pipeline.labelling.writers import open_to_label
+from pipeline.labelling.writers import luma_for, open_to_label
 from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.world import Place
+from pipeline.rendering.kept_pictures import pictures_in
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
@@ -46,9 +48,12 @@ class LabellingPlan:
     keep: Keep
     temperatures: tuple[float, ...]
     unit_rows: int | None
-    luma: bool
+    luma: bool | None
+    """Whether thumbnails are kept; None leaves it to the store"""
     views_together: int
     timeout: float
+    picture_cache: Path | None
+    picture_cache_size: int
     rebuild: bool
     """Whether a store that was made otherwise is set aside"""
     recheck: bool
@@ -56,8 +61,9 @@ class LabellingPlan:
     @classmethod
     def of(
         cls, shards: tuple[str, ...], rule: LabelRule, recipe: Recipe, teacher: TeacherChoice, speed: Speed, out: str,
-        summary: Path | None, views: int, keep: str, temperatures: str, unit_rows: int | None, luma: bool,
-        views_together: int, timeout: float, if_changed: str, recheck: bool,
+        summary: Path | None, views: int, keep: str, temperatures: str, unit_rows: int | None, luma: bool | None,
+        views_together: int, timeout: float, picture_cache: Path | None, picture_cache_size: int, if_changed: str,
+        recheck: bool,
     ) -> LabellingPlan:  # fmt: skip
         """What the flags ask for; each parameter is called as its flag."""
         place = Place.from_environment()
@@ -77,6 +83,8 @@ class LabellingPlan:
             luma=luma,
             views_together=views_together,
             timeout=timeout,
+            picture_cache=picture_cache,
+            picture_cache_size=picture_cache_size,
             rebuild=if_changed == "rebuild",
             recheck=recheck,
         )
@@ -108,7 +116,7 @@ class LabellingPlan:
             class_names=index.class_names,
             class_map=teacher.class_map,
             unit_rows=self.unit_rows or unit_rows_for(len(index), self.recipe.mix_window),
-            luma=self.luma,
+            luma=luma_for(self.out, self.luma),
         )
 
     def open(self, manifest: Manifest, index: SampleIndex, answers: Answers) -> StoreWriter:
@@ -133,6 +141,11 @@ class LabellingPlan:
                 f"{store.name} is opened with {store.layout.views} views, this process asks for {self.views}. Give one "
                 "number."
             )
+
+    def pictures(self, index: SampleIndex) -> PictureCache | None:
+        """The decoded pictures that this node keeps, if it keeps any."""
+        folder = self.picture_cache
+        return None if folder is None else pictures_in(folder, self.picture_cache_size, index)
 
     def missing(self, store: StoreWriter) -> list[Task]:
         """The tasks of this process's slice that are left."""

@@ -115,6 +115,7 @@ def _label(
             index=index,
             handout=handout,
             shown=shown,
+            pictures=plan.pictures(index),
         )
 
 
