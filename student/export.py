@@ -76,7 +76,7 @@ def main(
             log.info("timm loads it, and its logits differ by at most %.2g", difference)
             last = f'{out}: timm.create_model("local-dir:{out}", pretrained=True)'
         write_json(folder / PREPROCESSING, prepared)
-    write_card(out, saved, head=head, ema=flags["ema"])
+    write_card(out, saved, head=head, ema=ema)
     click.echo(last)
 
 
