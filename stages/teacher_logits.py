@@ -34,7 +34,14 @@ from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.first_answers import Answers, answers_of
 from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
-from pipeline.labelling.writers import following_writer, index_at, leading_seat, leading_writer, open_to_label
+from pipeline.labelling.writers import (
+    Telling,
+    following_writer,
+    index_at,
+    leading_seat,
+    leading_writer,
+    open_to_label,
+)
 from pipeline.labels.keep import parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.models.out_of_memory import within_memory
@@ -171,12 +178,17 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
             _require_same(store, manifest, flags["views"])
             tasks = _missing(store, place, flags)
             todo = handout.announce(tasks)
-            lost = _label(store, teacher, todo, index, flags, handout) if tasks else handout.settle(lambda _: None)
+            telling = Telling(seat, place)
+            lost = (
+                _label(store, teacher, todo, index, flags, handout, telling)
+                if tasks
+                else handout.settle(lambda _: None)
+            )
             if lost:
                 log.warning("ranks %s were lost; what they had in hand is done here", ", ".join(map(str, lost)))
             _refresh(store, place)
             if rest := _missing(store, place, flags):
-                _label(store, teacher, rest, index, flags, Handout())
+                _label(store, teacher, rest, index, flags, Handout(), telling)
                 _refresh(store, place)  # meanwhile the other slices may have ended, and left the finish to this one
             if left := len(store.missing()):
                 click.echo(
@@ -194,11 +206,11 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
 def _follow(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, ...], handout: Handout) -> None:
     """Do what is handed out."""
     todo = handout.listen()
-    with following_writer(open_objects(flags["out"]), flags["timeout"]) as store:
+    with following_writer(open_objects(flags["out"]), flags["timeout"]) as (store, seat):
         index = index_at(store.index, urls)
         teacher = _teacher(flags, place, recipe, index)
         _require_same(store, _manifest(flags, recipe, index, store.manifest.index_digest, teacher), flags["views"])
-        _label(store, teacher, todo, index, flags, handout, shown=False)
+        _label(store, teacher, todo, index, flags, handout, Telling(seat, place), shown=False)
 
 
 def _refresh(store: StoreWriter, place: Place) -> None:
@@ -219,6 +231,7 @@ def _label(
     index: SampleIndex,
     flags: dict[str, Any],
     handout: Handout,
+    telling: Telling,
     shown: bool = True,
 ) -> list[int]:
     with within_memory(teacher.device, SMALLER):
@@ -232,6 +245,7 @@ def _label(
             index=index,
             handout=handout,
             shown=shown,
+            tell=telling,
         )
 
 

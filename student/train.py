@@ -21,7 +21,7 @@ import click
 from pipeline.commands.command import command
 from pipeline.commands.speed_flags import share_workers, speed_options
 from pipeline.models.out_of_memory import within_memory
-from student.checkpoints import checkpoint
+from student.checkpoints.run_folder import path_of
 from student.learning.settings import Settings
 from student.ranks.ranks import Stop, joined, local_world
 from student.run import flags
@@ -90,7 +90,7 @@ def main(
             if run is not None:
                 fit(run)
     if ranks.main:
-        last = checkpoint.path_of(out)
+        last = path_of(out)
         if run is None:
             click.echo(f"finished before: {last if resume == 'auto' else resume}")
         elif run.stopped:
