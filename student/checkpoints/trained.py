@@ -42,6 +42,18 @@ class Saved:
     """What the run's validation found of it, by name; empty where it found nothing"""
 
     @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it was trained: the flags of student.train, as they were."""
+        settings: Mapping[str, Any] = self.meta.get("settings", {})
+        return settings
+
+    @property
+    def keep(self) -> str | None:
+        """What the store that it learned from keeps of an answer."""
+        keep: str | None = self.meta.get("store", {}).get("keep")
+        return keep
+
+    @property
     def spec(self) -> StudentSpec:
         """Its architecture."""
         return self.student.spec

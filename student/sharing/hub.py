@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from pipeline.errors import UserError
 from pipeline.progress import Progress
