@@ -5,7 +5,7 @@
     python -m benchmarks.evidence tokens --commands         # only say what would be run
     python -m benchmarks.evidence distillation --minutes 8  # a slice: what is running then is stopped, and goes on
     python -m benchmarks.evidence distillation --finished   # only write the table of what is done
-    python -m benchmarks.evidence --tables --scale epochs   # only write the verdicts of all published tables
+    python -m benchmarks.evidence --tables                  # only write the verdicts of all published tables
 
 Killed, it goes on where it was; runs that several tables need are done once, and a table is written again after each.
 Tables go to benchmarks/results/evidence, their pictures to docs/evidence; those of another scale into a folder of its
@@ -72,7 +72,7 @@ def main(
     (--scale photographs)."""
     of_scale = "" if scale == "small" else scale
     if only_verdicts:
-        write_verdicts(PAGE, RESULTS.relative_to(Path.cwd()) / "evidence", of_scale)
+        write_verdicts(PAGE, RESULTS.relative_to(Path.cwd()) / "evidence")
         return
     if data is None:
         raise UserError("--data is missing: CIFAR-10 as sprites, or a folder with train/ and val/.")
@@ -110,11 +110,17 @@ def publish(name: str, experiment: Experiment, lab: Lab, around: Circumstances, 
 
 
 def command(name: str) -> str:
-    """This table's line, without the places of this machine."""
-    given = [part for part in sys.argv[1:] if part not in (*EXPERIMENTS, *ALONE)]
-    for flag in ("--data", "--teachers", "--work", "--out", "--plots"):
-        if flag in given:
-            given[given.index(flag) + 1] = flag.removeprefix("--").upper()
+    """This table's line, without the places of this machine and what only says how it was cut into parts."""
+    said = iter(sys.argv[1:])
+    given: list[str] = []
+    for part in said:
+        if part in ("--data", "--teachers", "--work"):
+            next(said)
+            given += [part, part.removeprefix("--").upper()]
+        elif part in ("--out", "--plots", "--jobs", "--minutes"):
+            next(said)
+        elif part not in (*EXPERIMENTS, *ALONE, "--finished"):
+            given.append(part)
     return shlex.join(["python", "-m", "benchmarks.evidence", name, *given])
 
 

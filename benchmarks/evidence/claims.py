@@ -16,6 +16,8 @@ from pathlib import Path
 from benchmarks.evidence.statistic import Effect, more, paired, same
 
 START, END = "<!-- verdicts: python -m benchmarks.evidence --tables -->", "<!-- end of verdicts -->"
+SCALES_TOLD = ("large", "epochs", "longer", "")
+"""In this order; tables of the small scale lie in the folder of results itself."""
 SEED = re.compile(r", seed (\d+)$")
 
 
@@ -82,10 +84,6 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("the moving average is better than the weights", "its moving average of weights", "the whole recipe"),
         Claim("AdamW is better than SGD", "the whole recipe", "SGD in place of AdamW"),
     ),
-    "views": (
-        Claim("3 stored views do what a new one every epoch does", "soft, 3 views", "soft, 100 views", equal=True),
-        Claim("10 stored views do what a new one every epoch does", "soft, 10 views", "soft, 100 views", equal=True),
-    ),
     "storage": (
         Claim("the largest logit teaches as well as all", "soft, the 1 largest", "soft, all logits", equal=True),
         Claim("the 3 largest logits teach as well as all", "soft, the 3 largest", "soft, all logits", equal=True),
@@ -107,14 +105,25 @@ def judged(name: str, figures: Mapping[str, float]) -> Iterator[tuple[Claim, Eff
 
 def _of_numbers(name: str, figures: Mapping[str, float]) -> Iterator[Claim]:
     """Claims about rows that are named by a number of labels or epochs, which differ from scale to scale."""
-    rows = list(dict.fromkeys(SEED.sub("", figure) for figure in figures))
+    rows = sorted({SEED.sub("", figure) for figure in figures}, key=_number)
     if name == "efficiency":
         yield from _of_labels(rows)
     if name == "length":
         yield from _of_epochs(rows)
+    if name == "views":
+        for row in rows[:-1]:
+            yield Claim(
+                f"{row.removeprefix('soft, ')} do what {rows[-1].removeprefix('soft, ')} do", row, rows[-1], equal=True
+            )
     if name == "transfer":
         for row in (row for row in rows if "undistilled" not in row and " distilled" in row):
             yield Claim(f"{row}: better than undistilled", row, row.replace(" distilled", " undistilled"))
+
+
+def _number(row: str) -> tuple[int, str]:
+    """What a row is sorted by: the first number in its name."""
+    found = re.search(r"\d[\d,]*", row)
+    return int(found[0].replace(",", "")) if found else 0, row
 
 
 def _of_labels(rows: list[str]) -> Iterator[Claim]:
@@ -147,14 +156,16 @@ def table(name: str, figures: Mapping[str, float]) -> list[str]:
     return ["| claim | points, 95 % interval | verdict |", "|---|---|---|", *lines] if lines else []
 
 
-def write_verdicts(page: Path, results: Path, scale: str) -> None:
-    """Put what the published tables of a scale say between the marks of a page."""
+def write_verdicts(page: Path, results: Path) -> None:
+    """Put what the published tables of every scale say between the marks of a page."""
     lines: list[str] = []
-    for path in sorted((results / scale).glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if found := table(path.stem, record["figures"]):
-            seeds = len({SEED.sub(r"\1", name[name.rindex(",") :]) for name in record["figures"]})
-            lines += ["", f"**{record['title']}** ([{path.stem}.md]({_link(page, path)}), {seeds} seeds)", "", *found]
+    for scale in SCALES_TOLD:
+        for path in sorted((results / scale).glob("*.json")):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if found := table(path.stem, record["figures"]):
+                seeds = len({name[name.rindex(",") :] for name in record["figures"]})
+                title = f"{record['title']}, `--scale {scale or 'small'}`"
+                lines += ["", f"**{title}** ([runs]({_link(page, path)}), {seeds} seeds)", "", *found]
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)

@@ -71,6 +71,14 @@ def test_few_labels_and_lengths_are_claims_of_whatever_numbers_there_are() -> No
     ]
 
 
+def test_fewer_views_are_to_lose_nothing_against_the_most() -> None:
+    found = {f"soft, {count} views, seed {seed}": 0.4 for count in (10, 100, 3) for seed in (0, 1)}
+    assert [(claim.text, verdict) for claim, _, verdict in judged("views", found)] == [
+        ("3 views do what 100 views do", "reproduced"),
+        ("10 views do what 100 views do", "reproduced"),
+    ]
+
+
 def test_verdicts_are_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
     none, hard = ("no distillation", "hard, without token")
     found = {f"{row}, seed {seed}": value + seed / 1000 for row, value in ((none, 0.4), (hard, 0.5)) for seed in (0, 1)}
@@ -79,10 +87,16 @@ def test_verdicts_are_written_between_the_marks_of_a_page(tmp_path: Path) -> Non
     (results / "epochs/distillation.json").write_text(json.dumps({"title": "How to distil", "figures": found}))
     page = tmp_path / "page.md"
     page.write_text(f"before\n{START}\nold\n{END}\nafter\n")
-    write_verdicts(page, results, "epochs")
+    write_verdicts(page, results)
     text = page.read_text()
     assert "| hard labels help a student without one | +10.0 [+10.0, +10.0] | reproduced |" in text
-    assert "2 seeds" in text and "old" not in text and text.startswith("before\n") and text.endswith(f"{END}\nafter\n")
-    write_verdicts(page, results, "epochs")
+    assert (
+        "`--scale epochs`" in text
+        and "2 seeds" in text
+        and "old" not in text
+        and text.startswith("before\n")
+        and text.endswith(f"{END}\nafter\n")
+    )
+    write_verdicts(page, results)
     assert page.read_text() == text
     assert table("distillation", {}) == [] and len(CLAIMS["distillation"]) == 9

@@ -36,7 +36,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(folder: Path, *, labelled: bool) -> Path:
-    (folder / "classes.json").write_text(json.dumps(list(NAMES)))
+    (folder / "classes.json").write_text(json.dumps({"classes": list(NAMES)}))
     rows = [sample(f"{i}", encoded(scene(i, 40, 40), "PNG"), i % 4 if labelled else None, "png") for i in range(8)]
     write_tar(folder / "0.tar", [member for row in rows for member in row])
     return folder

@@ -29,7 +29,7 @@ from pipeline.commands.recipe_flags import _RECIPE_FIELDS
 ROOT = Path(__file__).parents[2]
 GRAPH = ROOT / "dvc.yaml"
 PACKAGES = ("pipeline", "stages", "student")
-PARAMS = ("params.yaml", "params.imagenet.yaml", "params.folder.yaml")
+PARAMS = ("params.yaml", "params.imagenet.yaml", "params.folder.yaml", "params.charts.yaml")
 PARTS = ("demo_images", "pack", "hold_out", "teacher_logits")
 """Groups that are a dictionary of parts, each a stage of its own"""
 OURS = re.compile(rf"(?:{'|'.join(PACKAGES)})/[\w/]+(?:\.py)?$")
