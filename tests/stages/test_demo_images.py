@@ -125,7 +125,7 @@ def test_a_picture_depends_on_its_own_number_alone(digits):
 
 def test_charts_have_as_many_of_each_pattern_and_need_no_package(tmp_path, monkeypatch):
     monkeypatch.setattr("stages.demo_images.load_digits", lambda: 1 / 0)
-    charts = ("--kind", "charts", "--labelled", 16, "--unlabelled", 8, "--val", 8)
+    charts = ("--kind", "charts", "--labelled", 16, "--unlabelled", 8, "--val", 16)
     make(tmp_path / "charts", *charts)
     assert sorted(p.name for p in (tmp_path / "charts" / "train").iterdir()) == list(price_chart.CLASSES)
     assert {len(list(p.iterdir())) for p in (tmp_path / "charts" / "train").iterdir()} == {2}
@@ -134,7 +134,7 @@ def test_charts_have_as_many_of_each_pattern_and_need_no_package(tmp_path, monke
     assert tree(tmp_path / "again") == tree(tmp_path / "charts")
     make(tmp_path / "more", *charts, "--labelled", 24)
     both = tree(tmp_path / "charts").keys() & tree(tmp_path / "more").keys() - {"demo.json"}
-    assert len(both) == 32 and all(tree(tmp_path / "more")[name] == tree(tmp_path / "charts")[name] for name in both)
+    assert len(both) == 40 and all(tree(tmp_path / "more")[name] == tree(tmp_path / "charts")[name] for name in both)
     assert json.loads((tmp_path / "charts" / "demo.json").read_text())["kind"] == "charts"
 
 
