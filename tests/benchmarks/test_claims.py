@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import gain
 from benchmarks.evidence.claims import CLAIMS, END, START, Claim, judged, table, write_verdicts
 from benchmarks.evidence.statistic import Effect, distribution, more, paired, quantile, same
+from pipeline.errors import UserError
 
 
 @pytest.mark.parametrize(("freedom", "known"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216)])
@@ -100,3 +102,16 @@ def test_verdicts_are_written_between_the_marks_of_a_page(tmp_path: Path) -> Non
     write_verdicts(page, results)
     assert page.read_text() == text
     assert table("distillation", {}) == [] and len(CLAIMS["distillation"]) == 9
+
+
+def test_a_preset_is_judged_seed_by_seed(tmp_path: Path) -> None:
+    (tmp_path / "students").mkdir()
+    for name, share in (("none-0", 0.40), ("none-1", 0.50), ("soft-0", 0.50), ("soft-1", 0.61), ("soft-0.speed", 0.9)):
+        answers = {"student": {"fused_logits": {"top1": share}, "class": {"top1": 0.1}}}
+        (tmp_path / "students" / f"{name}.json").write_text(json.dumps(answers))
+    (tmp_path / "teacher.json").write_text('{"val_top1": 0.96}')
+    found = gain.table("t", "T", gain.read(tmp_path), gain.teacher(tmp_path), ("so",))
+    assert found.rows == (("none", "45.0 ± 7.1", "", ""), ("soft", "55.5 ± 7.8", "+10.5 [+4.1, +16.9]", "reproduced"))
+    assert found.figures["soft, seed 1"] == 0.61 and found.notes[1:] == ("The teacher's own top-1: 96.0 %.", "so")
+    with pytest.raises(UserError, match="Run `dvc repro` first"):
+        gain.read(tmp_path / "students")
