@@ -45,12 +45,20 @@ class WeightsError(UserError):
     """A file of weights is absent, damaged, would run code, or belongs to another model."""
 
 
+class DeviceError(UserError):
+    """A device that was named cannot compute here."""
+
+
 class TeacherError(UserError):
     """A teacher cannot be loaded, has a head that was never trained, or gives answers that cannot be stored."""
 
 
 class StudentError(UserError):
     """A student cannot be built, trained, resumed, evaluated or exported as asked."""
+
+
+class PictureCacheError(UserError):
+    """The folder for decoded pictures cannot be used as asked."""
 
 
 class WorkerError(UserError):

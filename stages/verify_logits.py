@@ -12,7 +12,6 @@ is off, with what and where.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import click
 
 from pipeline.commands.command import Finite, command, require_no_other_file
 from pipeline.commands.speed_flags import speed_options
+from pipeline.durable.file import write_json
 from pipeline.durable.objects import open_objects
 from pipeline.errors import StoreError, UserError
 from pipeline.inspection.audit import Finding, audit
@@ -46,7 +46,7 @@ SHOWN = 20
 )
 @click.option("--sample", type=click.IntRange(min=0), default=1000, help="Views to draw again, beside the witnesses.")
 @click.option("--digests-only", is_flag=True, help="Draw nothing: check the store's bytes alone, without the shards.")
-@click.option("--accept-drift", is_flag=True, help="Hold views to their thumbnails, not to their checksums.")
+@click.option("--accept-drift", is_flag=True, help="Hold views to how they looked, not to their checksums.")
 @click.option("--teacher", is_flag=True, help="Ask the teacher again about the sample, in whole batches of its run.")
 @click.option("--model", help="The teacher, where it has another name now.  [default: the stored name]")
 @click.option("--weights", type=click.Path(path_type=Path), help="The teacher's weights.  [default: timm's own]")
@@ -87,8 +87,7 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
         findings += [] if told else [Finding("not checked further", said)]
     result["findings"] = [dataclasses.asdict(finding) for finding in findings]
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(out, result)
     for finding in findings[:SHOWN]:
         click.echo(f"  {finding}")
     if findings:
@@ -146,7 +145,8 @@ def _check_sample(store: StoreReader, index: SampleIndex, flags: dict[str, Any])
             ask=teacher,
             progress=progress.advance,
         )
-    click.echo(f"sample     {again.views} views drawn again: {again.changed} have another checksum")
+    looks = f", {again.other_looks} look otherwise" if again.changed and store.manifest.luma else ""
+    click.echo(f"sample     {again.views} views drawn again: {again.changed} have another checksum{looks}")
     if teacher:
         click.echo(
             f"teacher    asked about {again.asked} views: logits deviate by at most {again.largest_deviation:.4f}, "

@@ -18,12 +18,14 @@ from typing import Any
 
 import click
 
+from pipeline.commands.cache_flags import picture_cache_options
 from pipeline.commands.command import command
 from pipeline.commands.speed_flags import share_workers, speed_options
 from pipeline.models.out_of_memory import within_memory
+from pipeline.processes.world import Place
 from student.checkpoints import checkpoint
 from student.learning.settings import Settings
-from student.ranks.ranks import Stop, joined, local_world
+from student.ranks.ranks import Stop, joined
 from student.run import flags
 from student.run.launch import launched
 from student.run.loop import exit_code, fit
@@ -44,6 +46,7 @@ SMALLER = (
 @flags.recipe_options
 @flags.running_options
 @speed_options
+@picture_cache_options
 def main(
     logits: str,
     shards: tuple[str, ...],
@@ -59,6 +62,8 @@ def main(
     device: str,
     workers: int,
     start_method: str | None,
+    picture_cache: Path | None,
+    picture_cache_size: int,
     **settings: Any,
 ) -> None:
     """Train a student with the labels of a store, as if the teacher stood beside it.
@@ -74,8 +79,10 @@ def main(
         label_key=label_key,
         resume=resume,
         if_changed=if_changed,
-        workers=share_workers(workers, local_world()),
+        workers=share_workers(workers, Place.among_ranks().local_world),
         start_method=start_method,
+        picture_cache=picture_cache,
+        picture_cache_size=picture_cache_size,
         loggers=loggers,
         dvclive=dvclive,
         tensorboard=tensorboard,
