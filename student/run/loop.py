@@ -13,6 +13,7 @@ A loss or a weight that is not a number ends the run, naming the batch; the last
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import StudentError
+from pipeline.feeding.watch import Watch
 from student.checkpoints import checkpoint
 from student.feed.feed import Feed, Step
 from student.feed.order import Batch
@@ -70,6 +72,8 @@ class Run:
     meta: dict[str, Any]
     log: RunLog | None = None
     """On rank 0 alone."""
+    watch: Watch | None = None
+    """Likewise."""
     epoch: int = 0
     step: int = 0
     best: float | None = None
@@ -120,7 +124,8 @@ def learn(run: Run, step: Step) -> None:
     """One step: weights, position, losses, log line."""
     if log.isEnabledFor(logging.DEBUG):
         log.debug("epoch %d step %d: %d views, digest %s", step.epoch, step.step, step.count, step.whole.digest())
-    losses = run.engine.learn(step, run.update)
+    with run.watch.working() if run.watch else contextlib.nullcontext():
+        losses = run.engine.learn(step, run.update)
     run.step += 1
     run._pace.add(step.count)
     run._readings.append(_send(run, step, losses))
@@ -134,6 +139,8 @@ def learn(run: Run, step: Step) -> None:
         rate, wait = run._pace.look(run.feed.waited)
         loss = run.means.take_interval(keep=True)["loss"]
         run.log.live(run.update, loss, rate=rate, wait=wait, left=_left(run, rate))
+    if run.watch:
+        run.watch.took(len(step.batch), run.feed.waited)
 
 
 def read_losses(run: Run, left: int) -> None:
