@@ -36,7 +36,14 @@ from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.first_answers import Answers, answers_of
 from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
-from pipeline.labelling.writers import following_writer, index_at, leading_seat, leading_writer, open_to_label
+from pipeline.labelling.writers import (
+    following_writer,
+    index_at,
+    leading_seat,
+    leading_writer,
+    luma_for,
+    open_to_label,
+)
 from pipeline.labels.keep import parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.models.out_of_memory import within_memory
@@ -95,7 +102,11 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
     type=click.IntRange(min=1),
     help="Rows finished at once, a power of two.  [default: by the data's size]",
 )
-@click.option("--luma/--no-luma", default=True, help="Keep 16-byte thumbnails, which --accept-drift needs.")
+@click.option(
+    "--luma/--no-luma",
+    default=None,
+    help="Keep 16-byte thumbnails for --accept-drift, or nothing.  [default: 2 bytes, within the checksum's 4]",
+)
 @recipe_options
 @speed_options
 @picture_cache_options
@@ -354,7 +365,7 @@ def _manifest(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, digest:
         class_names=index.class_names,
         class_map=teacher.class_map,
         unit_rows=flags["unit_rows"] or unit_rows_for(len(index), recipe.mix_window),
-        luma=flags["luma"],
+        luma=luma_for(flags["out"], flags["luma"]),
     )
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import drift_of, requests_for
@@ -58,9 +60,11 @@ class _Opened:
     loader: Loader
     answers: StoredAnswers
     feed: Feed
+    registered: ExitStack
 
     def close(self) -> None:
         self.answers.close()
+        self.registered.close()
         self.loader.close()
 
 
@@ -83,7 +87,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         device: where the tensors come to be.
         workers: processes that draw; 0 draws here. Stays 0 with the workers of a `DataLoader`.
         pictures: decoded pictures that this node keeps, as ``student.train --picture-cache`` does.
-        accept_drift: hold views to their thumbnails instead, within two levels.
+        accept_drift: hold views to how they looked to the teacher instead, within two levels.
         labelled_only: leave rows without a true label out.
     """
 
@@ -164,7 +168,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         log.info("%s", drift)
         if drift.kind == "identical" or (drift.kind == "drifted" and self.accept_drift):
             return
-        remedy = "--accept-drift trains with every view held within 2 levels of its thumbnail"
+        remedy = "--accept-drift trains with every view held within 2 levels of how it looked to the teacher"
         if drift.kind == "different":
             remedy = "These are other pictures or another program"
         raise ViewError(
@@ -276,7 +280,9 @@ class StoredViews(IterableDataset[ViewBatch]):
             temperature=self.shape.tau,
             accept_drift=self.accept_drift,
         )
-        return _Opened(os.getpid(), loader, answers, feed)
+        stack = ExitStack()
+        stack.enter_context(registered(loader.ring.memory, self.ranks.device))
+        return _Opened(os.getpid(), loader, answers, feed, stack)
 
     def _after(self, epoch: int, step: int) -> tuple[int, int]:
         return (epoch, step + 1) if step + 1 < self.order.steps else (epoch + 1, 0)

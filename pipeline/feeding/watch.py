@@ -3,7 +3,7 @@
     watch = Watch(loader, device)
     with watch.working():         # around what is handed to the device
         …
-    watch.took(len(views), waited)
+    watch.took(len(views))
 
 On a GPU the work is timed by the device itself, between two events, because the host only hands it over; on a processor
 by the clock. The first steps, in which kernels are chosen and caches are cold, are not counted.
@@ -40,10 +40,16 @@ class Watch:
     """What a run does in its first minute."""
 
     def __init__(
-        self, loader: Loader, device: torch.device, *, repeats: int | None = None, seconds: float = SECONDS
+        self,
+        loader: Loader,
+        device: torch.device,
+        *,
+        repeats: int | None = None,
+        seconds: float = SECONDS,
+        told: bool = True,
     ) -> None:
         self.loader, self.device, self.repeats, self.limit = loader, device, repeats, seconds
-        self._over = False
+        self._over = not told
         self._steps = self._views = 0
         self._host = self._waited = 0.0
         self._begun = self._begun_waiting = 0.0
@@ -71,16 +77,17 @@ class Watch:
         event.record()
         return event
 
-    def took(self, views: int, waited: float) -> None:
-        """At the end of a step; `waited` is the run's total so far. Says once what there is to say."""
+    def took(self, views: int) -> None:
+        """At the end of a step of so many views. Says once what there is to say."""
         if self._over:
             return
         self._steps += 1
         if self._steps <= FIRST_STEPS:
-            self._begun, self._begun_waiting, self._begun_effort = time.perf_counter(), waited, copy(self.loader.effort)
+            self._begun, self._begun_waiting = time.perf_counter(), self.loader.waited
+            self._begun_effort = copy(self.loader.effort)
             return
         self._views += views
-        self._waited = waited - self._begun_waiting
+        self._waited = self.loader.waited - self._begun_waiting
         if time.perf_counter() - self._begun >= self.limit:
             self._over = True
             if (told := advice(self.measurement())) is not None:

@@ -190,10 +190,10 @@ def _validation(store: StoreReader, places: Places, ranks: Ranks, stack: context
         num_classes=manifest.num_classes,
         ranks=ranks,
         workers=places.workers,
+        folder=places.out,
         start_method=places.start_method,
     )
-    stack.enter_context(validation.loader)
-    return validation
+    return stack.enter_context(validation)
 
 
 def _engine(store: StoreReader, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:

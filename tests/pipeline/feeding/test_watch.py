@@ -33,7 +33,7 @@ def drawn(loader: Loader, rows: int, seconds: float, limit: float = 1e9) -> Watc
     for slot in loader.render(requests_of(np.arange(rows), 0, BATCH)):
         with watch.working():
             time.sleep(seconds)
-        watch.took(len(slot.row_B), loader.waited)
+        watch.took(len(slot.row_B))
     return watch
 
 
