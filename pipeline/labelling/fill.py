@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.feeding.watch import Watch
 from pipeline.labelling.coding import Coding, coding_of
 from pipeline.labelling.tasks import Handout, Task, tasks_of
 from pipeline.labels.soft_labels import SoftLabels
@@ -86,7 +87,8 @@ def label_missing(
         coding = coding_of(store.manifest, apart=teacher.stream.apart)
         with loader, registered(loader.ring.memory, teacher.device), Commits(store, coding) as commits:
             batches = loader.render(_requests(store, planned, batch))
-            for answer in _answers(teacher, coding, batches):
+            watch = Watch(loader, teacher.device, told=shown)
+            for answer in _answers(teacher, coding, batches, watch):
                 commits.take(answer)
                 slot = answer.slot
                 tell(len(slot.row_B))
@@ -130,7 +132,7 @@ class Answer:
     launched: Launched
 
 
-def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot]) -> Iterator[Answer]:
+def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot], watch: Watch) -> Iterator[Answer]:
     """Each batch with its answer; a device that computes apart has the next ones under way while one is used."""
     under_way: deque[tuple[Slot, Launched]] = deque()
 
@@ -139,7 +141,9 @@ def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot]) -> Itera
         return Answer(slot, teacher.collect(launched, slot.name_of), launched)
 
     for slot in batches:
-        launched = teacher.launch(slot.pixels_BHWC, coding.there)
+        with watch.working():
+            launched = teacher.launch(slot.pixels_BHWC, coding.there)
+        watch.took(len(slot.row_B))
         under_way.append((slot.answers(), launched))
         if len(under_way) > AHEAD * teacher.stream.apart:
             yield oldest()
