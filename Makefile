@@ -13,10 +13,10 @@ repro: $(SYNCED)  ## the whole graph on the embedded default; outside git too
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 test: $(SYNCED)  ## every test
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations=10 --durations-min=5
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=5
 
 quick: $(SYNCED)  ## without the files whose tests start many processes
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m 'not slow'
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 check: $(SYNCED)  ## what CI runs besides the tests
 	$(BIN)/ruff format --check .

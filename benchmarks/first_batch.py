@@ -23,7 +23,8 @@ def main(store: Path, out: Path, batch: int, workers: int) -> None:
     import student.train  # noqa: F401  # all that the command imports
     from benchmarks.commands import peak_bytes, resident
     from benchmarks.startup import settings_for
-    from student.ranks.ranks import Ranks, Stop, choose_device
+    from pipeline.models.device import choose_device
+    from student.ranks.ranks import Ranks, Stop
     from student.run.launch import launched
     from student.run.resume import Places
 

@@ -38,7 +38,7 @@ from benchmarks.report import Table, grid
 from pipeline.errors import UserError
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.writers import open_to_label
-from pipeline.models.device import make_repeatable
+from pipeline.models.device import choose_device, make_repeatable
 from pipeline.pictures.images import decode
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
@@ -48,7 +48,7 @@ from pipeline.store.reader import StoreReader
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.plan import ViewPlan, plan_views
 from pipeline.views.recipe import Recipe
-from student.ranks.ranks import Ranks, choose_device
+from student.ranks.ranks import Ranks
 
 TEACHER_BATCH, ROWS, VIEWS = 128, 2048, 8
 DECODED_TOGETHER = 64

@@ -26,13 +26,14 @@ from benchmarks.report import Table, grid
 from benchmarks.student_step import steps
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
+from pipeline.models.device import choose_device
 from pipeline.rendering.loader import CACHE_BYTES
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.teacher import Teacher
 from student.feed.feed import Feed
 from student.feed.tensors import teacher_labels
 from student.learning.engine import Engine
-from student.ranks.ranks import Ranks, choose_device
+from student.ranks.ranks import Ranks
 
 TEACHER, ALONE, OFFLINE, ONLINE, RENDER = "teacher", "student", "offline", "online", "render"
 REUSES = (1, 2, 5, 10)

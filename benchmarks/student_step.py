@@ -14,9 +14,10 @@ from benchmarks.bench import Bench
 from benchmarks.labels_at_hand import made_up_store, settings_of, training
 from benchmarks.race import Contestant, race
 from benchmarks.report import Table, grid
+from pipeline.models.device import choose_device
 from student.feed.feed import Feed
 from student.learning.engine import Engine
-from student.ranks.ranks import Ranks, choose_device
+from student.ranks.ranks import Ranks
 
 CASES = {
     "no teacher": ("none", "argmax"),

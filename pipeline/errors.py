@@ -45,6 +45,10 @@ class WeightsError(UserError):
     """A file of weights is absent, damaged, would run code, or belongs to another model."""
 
 
+class DeviceError(UserError):
+    """A device that was named cannot compute here."""
+
+
 class TeacherError(UserError):
     """A teacher cannot be loaded, has a head that was never trained, or gives answers that cannot be stored."""
 

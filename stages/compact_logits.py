@@ -15,7 +15,8 @@ from pathlib import Path
 import click
 
 from pipeline.commands.command import command
-from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
+from pipeline.commands.outputs import beside, require_new_folder, require_writable
+from pipeline.durable.file import write_json
 from pipeline.durable.objects import open_objects
 from pipeline.errors import MismatchError
 from pipeline.inspection.fidelity import compare, table

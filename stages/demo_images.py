@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pipeline.commands.command import command
 from pipeline.commands.speed_flags import default_workers
 from pipeline.durable import aside
+from pipeline.durable.file import json_text
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
 from pipeline.errors import UserError, require_packages
@@ -141,7 +142,7 @@ def _remove(out: Path) -> None:
 
 
 def _text(options: dict[str, int]) -> bytes:
-    return (json.dumps({"format": FORMAT, **options}, indent=2, sort_keys=True) + "\n").encode()
+    return json_text({"format": FORMAT, **options}, escaped=True).encode()
 
 
 def load_digits() -> Digits:

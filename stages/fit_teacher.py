@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import ast
 import logging
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from pipeline.errors import TeacherError
 from pipeline.models.device import choose_device, make_repeatable, settle_precision
 from pipeline.models.out_of_memory import within_memory
 from pipeline.models.weights import read_weights, weights_digest
+from pipeline.processes.world import threads_are_set
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex, scan
@@ -57,7 +57,8 @@ from pipeline.views.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+PRECISIONS = ("fp32", "bf16")
+"""No fp16: its small gradients would need a scaled loss"""
 DEFAULTS = FitSettings()
 COUNT = click.IntRange(min=1)
 
@@ -121,7 +122,7 @@ def main(**flags: Any) -> None:
     if val is not None:
         _require_same_classes(index, val)
     device = choose_device(flags["device"])
-    contract = _contract(flags, recipe, index, settle_precision(flags["precision"], device))
+    contract = _contract(flags, recipe, index, settle_precision(flags["precision"], device, PRECISIONS))
     with FittedFolder(flags["out"]).claimed() as folder:
         found = folder.open(contract, restart=flags["if_changed"] == "restart")
         if found != "finished":
@@ -180,7 +181,7 @@ def _model_args(given: tuple[str, ...]) -> dict[str, Any]:
 
 def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: SampleIndex, device: torch.device) -> Fit:
     make_repeatable(device)
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # the rest of the cores draw views
+    if device.type == "cpu" and not threads_are_set():  # the rest of the cores draw views
         torch.set_num_threads(max(1, min(torch.get_num_threads(), default_workers() - flags["workers"])))
     model, config = build_model(
         contract.model,
@@ -206,7 +207,7 @@ def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: Sampl
         recipe=recipe,
         index=index,
         device=device,
-        autocast=PRECISIONS[contract.precision],
+        precision=contract.precision,
         eye=Eye(contract.input_size, tuple(config["mean"]), tuple(config["std"])),
     )
 

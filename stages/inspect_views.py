@@ -30,8 +30,8 @@ from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
-from pipeline.rendering.proof import kept
 from pipeline.rendering.renderer import GREY, Renderer
+from pipeline.rendering.same_views import Compared, Seen, compare_views
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.store.manifest import Manifest
@@ -99,8 +99,8 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     _sheet(subject, pixels_BHWC, labels).save(out, "PNG")
     if subject.store is not None and stored_B is not None:
-        crc_B = kept(subject.store.manifest.luma, drawn.crc_B, drawn.luma_B16)[0]
-        _require_equal(subject, crc_B, stored_B, out)
+        labelled = Seen(stored_B, sketched=subject.store.manifest.sketched)
+        _require_equal(subject, compare_views(Seen(drawn.crc_B, drawn.luma_B16), labelled), labelled, out)
         click.echo(f"all {len(plan)} views have the checksum that is stored with their label")
     click.echo(f"contact sheet: {out} ({len(plan) // subject.views} rows × {subject.views} views)")
 
@@ -245,14 +245,14 @@ def _view_cell(subject: Subject, i: int, pixels_HWC: NDArray[np.uint8], answers:
     )
 
 
-def _require_equal(subject: Subject, crc_B: NDArray[np.uint32], stored_B: NDArray[np.uint32], out: Path) -> None:
-    wrong = np.flatnonzero(crc_B != stored_B)
-    if not len(wrong):
+def _require_equal(subject: Subject, found: Compared, labelled: Seen, out: Path) -> None:
+    if found.first is None:
         return
-    first, plan = int(wrong[0]), subject.plan
+    first, plan, other_B = found.first, subject.plan, found.other_B
+    now, then = found.crc_B[first], labelled.crc_B[first]
     raise ViewError(
-        f"{len(wrong)} of {len(crc_B)} views are not those that the teacher saw; the first is row {plan.row_B[first]}, "
-        f"view {plan.view_B[first]}: checksum {crc_B[first]:08x}, stored is {stored_B[first]:08x}. {out} shows them as "
+        f"{other_B.sum()} of {len(other_B)} views are not those that the teacher saw; the first is row "
+        f"{plan.row_B[first]}, view {plan.view_B[first]}: checksum {now:08x}, stored is {then:08x}. {out} shows them as "
         "drawn here. 'python -m stages.verify_logits' says how far they drifted."
     )
 

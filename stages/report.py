@@ -19,6 +19,7 @@ import click
 
 from pipeline.commands.command import command
 from pipeline.commands.speed_flags import speed_options
+from pipeline.durable.file import write_json
 from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError, require_packages
 from pipeline.inspection.view_quality import accuracy_per_view
@@ -97,7 +98,7 @@ def main(
     write(story, out)
     numbers = found.summary()
     if summary is not None:
-        LocalObjects(summary.parent).put(summary.name, (json.dumps(numbers, indent=2, sort_keys=True) + "\n").encode())
+        write_json(summary, numbers)
     gains = ", ".join(f"{kind} {100 * gain:+.1f} points" for kind, gain in numbers["gain"].items())
     click.echo(f"report: {out / 'index.html'} ({gains or 'no student without a teacher to compare with'})")
 

@@ -21,9 +21,10 @@ import torch
 
 from pipeline.commands.class_flags import label_options, read_class_list, take_rule
 from pipeline.commands.command import Finite, command
-from pipeline.commands.outputs import beside, require_new_folder, require_writable, write_json
+from pipeline.commands.outputs import beside, require_new_folder, require_writable
 from pipeline.commands.recipe_flags import recipe_options, take_recipe
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.durable.file import write_json
 from pipeline.durable.objects import open_objects
 from pipeline.errors import ContractError, MismatchError, TeacherError
 from pipeline.inspection.doctor import doctor_text, examine, plain_recipe, sample_rows
@@ -85,7 +86,10 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 @click.option("--std", help="The teacher's input standard deviation, likewise.  [default: the model's own]")
 @click.option("--teacher-size", default="auto", help="Side at which the teacher looks: auto, view, or pixels.")
 @click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", help="auto: bf16 on cuda."
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    help="auto: bf16 on cuda, fp16 where cuda emulates it.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=128, help="Views a forward pass; part of the contract."

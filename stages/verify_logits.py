@@ -12,7 +12,6 @@ is off, with what and where.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import click
 
 from pipeline.commands.command import Finite, command, require_no_other_file
 from pipeline.commands.speed_flags import speed_options
+from pipeline.durable.file import write_json
 from pipeline.durable.objects import open_objects
 from pipeline.errors import StoreError, UserError
 from pipeline.inspection.audit import Finding, audit
@@ -87,8 +87,7 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
         findings += [] if told else [Finding("not checked further", said)]
     result["findings"] = [dataclasses.asdict(finding) for finding in findings]
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(out, result)
     for finding in findings[:SHOWN]:
         click.echo(f"  {finding}")
     if findings:

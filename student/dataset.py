@@ -32,6 +32,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.processes.world import Place
 from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
@@ -288,4 +289,5 @@ def _place() -> tuple[int, int]:
     """This process among those of a launcher."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    place = Place.among_ranks()
+    return place.rank, place.world

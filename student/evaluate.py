@@ -18,7 +18,9 @@ from pipeline.commands.command import command, require_no_other_file
 from pipeline.commands.outputs import require_suffix
 from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
 from pipeline.errors import require_packages
+from pipeline.models.device import PRECISIONS
 from pipeline.models.out_of_memory import within_memory
+from pipeline.processes.world import Place
 from student.checkpoints.flags import (
     SMALLER_BATCH,
     bad_image_option,
@@ -31,9 +33,9 @@ from student.checkpoints.trained import Saved, open_saved
 from student.judging import results
 from student.judging.metrics import Scores
 from student.judging.predictions import Predictions, Table, write_predictions
-from student.judging.scoring import PRECISIONS, EvaluationSet, Judge, open_evaluation_set
+from student.judging.scoring import EvaluationSet, Judge, open_evaluation_set
 from student.network.model import Student
-from student.ranks.ranks import joined, local_world
+from student.ranks.ranks import joined
 
 
 @command()
@@ -83,7 +85,7 @@ def main(**flags: Any) -> None:
     rule = take_rule(flags)
     saved = open_saved(flags["checkpoint"], flags["which"])
     students = _students(saved, flags["ema"])
-    flags["workers"] = share_workers(flags["workers"], local_world())
+    flags["workers"] = share_workers(flags["workers"], Place.among_ranks().local_world)
     chosen = {name: flags[name] for name in ("crop_pct", "on_bad_image", "logits", "workers")}
     speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
     with joined(flags["device"], flags["timeout"]) as ranks, within_memory(ranks.device, SMALLER_BATCH):

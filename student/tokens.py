@@ -16,11 +16,12 @@ from pipeline.commands.speed_flags import shards_option, share_workers, speed_op
 from pipeline.durable.file import write_json
 from pipeline.errors import require_packages
 from pipeline.models.out_of_memory import within_memory
+from pipeline.processes.world import Place
 from student.checkpoints.flags import SMALLER_BATCH, bad_image_option, batch_option, checkpoint_options, timeout_option
 from student.checkpoints.trained import open_saved
 from student.judging.scoring import Judge, open_evaluation_set
 from student.judging.token_similarity import Similarity, require_tokens
-from student.ranks.ranks import joined, local_world
+from student.ranks.ranks import joined
 
 
 @command()
@@ -47,7 +48,7 @@ def main(**flags: Any) -> None:
     saved = open_saved(flags["checkpoint"], flags["which"])
     student = saved.weights(flags["ema"])
     require_tokens(student)
-    flags["workers"] = share_workers(flags["workers"], local_world())
+    flags["workers"] = share_workers(flags["workers"], Place.among_ranks().local_world)
     chosen = {name: flags[name] for name in ("on_bad_image", "workers")}
     with joined(flags["device"], flags["timeout"]) as ranks, within_memory(ranks.device, SMALLER_BATCH):
         pictures = open_evaluation_set(flags["shards"], saved, ranks, **chosen)

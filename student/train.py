@@ -21,9 +21,10 @@ import click
 from pipeline.commands.command import command
 from pipeline.commands.speed_flags import share_workers, speed_options
 from pipeline.models.out_of_memory import within_memory
+from pipeline.processes.world import Place
 from student.checkpoints import checkpoint
 from student.learning.settings import Settings
-from student.ranks.ranks import Stop, joined, local_world
+from student.ranks.ranks import Stop, joined
 from student.run import flags
 from student.run.launch import launched
 from student.run.loop import exit_code, fit
@@ -74,7 +75,7 @@ def main(
         label_key=label_key,
         resume=resume,
         if_changed=if_changed,
-        workers=share_workers(workers, local_world()),
+        workers=share_workers(workers, Place.among_ranks().local_world),
         start_method=start_method,
         loggers=loggers,
         dvclive=dvclive,

@@ -18,21 +18,28 @@ os.environ.setdefault("DISTILL_DEVICE", "cpu")  # what tests expect of numbers; 
 
 
 SLOW = (
-    *("test_repro", "test_interrupts", "campaign/test_campaign", "distill/test_extras", "distill/test_wheel"),
-    *("stages/test_teacher_logits", "stages/test_many_ranks", "stages/test_hub", "stages/test_urls"),
-    *("stages/test_demo_images", "pipeline/remote/test_hub", "student/test_dataset", "student/test_train"),
-    *("student/test_webdataset", "student/learning/test_compiling", "student/run/test_threads"),
-    *("student/feed/test_remote", "student/ranks/test_cut_off", "student/ranks/test_shared_index"),
+    *("test_repro", "campaign/test_campaign", "stages/test_teacher_logits", "test_interrupts"),
+    *("student/learning/test_compiling", "stages/test_many_ranks", "student/run/test_threads"),
+    *("pipeline/remote/test_hub", "student/feed/test_remote", "stages/test_hub", "student/test_dataset"),
+    *("distill/test_extras", "student/ranks/test_cut_off", "student/test_train", "stages/test_urls"),
+    *("student/ranks/test_shared_index", "distill/test_wheel", "student/test_webdataset", "stages/test_demo_images"),
     "student/ranks/test_torchrun",
 )
-"""Files whose tests start many processes; `make quick` leaves them out"""
+"""Files whose tests start many processes, the longest first; `make quick` leaves them out"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow."""
+    """Mark what is slow, and begin with it: a long file that is handed out last leaves the other processes idle."""
+    place = {item.path: _place(item.path) for item in items}
     for item in items:
-        if item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix() in SLOW:
+        if place[item.path] < len(SLOW):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: place[item.path])
+
+
+def _place(path: Path) -> int:
+    name = path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+    return SLOW.index(name) if name in SLOW else len(SLOW)
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import tempfile
 from pathlib import Path
 
-from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError
 
 
@@ -47,9 +45,3 @@ def require_writable(path: Path, flag: str) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}. Give another {flag}.") from error
-
-
-def write_json(path: Path, values: object) -> None:
-    """A result, whole or not at all."""
-    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-    LocalObjects(path.parent).put(path.name, text.encode())

@@ -19,10 +19,14 @@ class NotCanonicalError(ValueError):
     """Bytes that are not the canonical text of any record."""
 
 
+def one_line(value: object) -> bytes:
+    """The one text of a value, without the newline."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
 def dump(value: object) -> bytes:
-    """The one text of a value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return (text + "\n").encode("ascii")
+    """The one text of a value, as a file holds it."""
+    return one_line(value) + b"\n"
 
 
 def load(data: bytes) -> dict[str, Any]:

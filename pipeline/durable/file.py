@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.durable.local import failure
+from pipeline.durable.local import failure, flush_directory
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:
@@ -31,6 +31,7 @@ def write_with(path: Path, write: Callable[[Path], object]) -> Path:
             _flush(temporary)
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
+            flush_directory(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
             os.close(descriptor)
@@ -60,9 +61,13 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, value: object) -> Path:
-    """JSON for people and for version control: sorted keys, indented, one final newline."""
-    text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False)
-    return write_text(path, text + "\n")
+    """A command's result as a JSON file."""
+    return write_text(path, json_text(value))
+
+
+def json_text(value: object, *, escaped: bool = False) -> str:
+    """JSON for people and for version control: sorted keys, indented, one final newline; `escaped` is ASCII alone."""
+    return json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=escaped) + "\n"
 
 
 def _flush(path: Path) -> None:

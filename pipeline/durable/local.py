@@ -93,7 +93,7 @@ class LocalObjects:
         path = self.root / key
         with self._temporary(path, data) as temporary:
             temporary.replace(path)
-            _flush_directory(path.parent)
+            flush_directory(path.parent)
 
     def put_new(self, key: str, data: bytes) -> bool:
         """The same with a hard link in place of the rename, which does not replace what is there."""
@@ -109,7 +109,7 @@ class LocalObjects:
                 if path.exists():  # no hard links on this file system: the check and the rename are two steps
                     return False
                 temporary.replace(path)
-            _flush_directory(path.parent)
+            flush_directory(path.parent)
         return True
 
     def delete(self, key: str) -> None:
@@ -124,7 +124,7 @@ class LocalObjects:
             if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST, errno.ENOTDIR):
                 raise failure("remove", path, error) from error
         with contextlib.suppress(OSError):  # a removal that is lost with the power is made again by the next sweep
-            _flush_directory(path.parent)
+            flush_directory(path.parent)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -172,7 +172,7 @@ class LocalObjects:
             self._make_directory(directory.parent)
             Path(os.path.realpath(directory)).mkdir(exist_ok=True)  # a link whose folder was moved gets a new one
         if directory == self.root or self.root in directory.parents:
-            _flush_directory(directory.parent)
+            flush_directory(directory.parent)
         self._flushed.add(directory)
 
 
@@ -190,7 +190,8 @@ def _write_file(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _flush_directory(directory: Path) -> None:
+def flush_directory(directory: Path) -> None:
+    """Have the names in a directory written to the disk, as the bytes of its files were."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

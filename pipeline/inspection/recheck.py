@@ -21,8 +21,8 @@ from pipeline.labels.codes import SCALE
 from pipeline.labels.dense import Dense
 from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.rendering.loader import Loader
-from pipeline.rendering.proof import apart, changed, how_far, kept, most_apart
 from pipeline.rendering.ring import Slot
+from pipeline.rendering.same_views import Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
@@ -141,23 +141,22 @@ def _compare_pixels(
     stored: UnitLabels,
     accept_drift: bool,
 ) -> None:
-    luma = store.manifest.luma
-    changed_B = changed(luma, stored.crc_B, slot.crc_B, slot.luma_B16)
-    off_B = apart(luma, stored.crc_B, stored.luma_B16, slot.luma_B16)
-    other_B = changed_B if off_B is None else off_B > most_apart(luma)
-    result.views += len(changed_B)
-    result.changed += int(changed_B.sum())
-    if off_B is not None:
-        result.other_looks += int(other_B.sum())
-        result.thumbnail_levels = max(result.thumbnail_levels, int(off_B.max(initial=0)) if luma is True else 0)
-    now_B = kept(luma, slot.crc_B, slot.luma_B16)[0]
-    for at in np.flatnonzero(other_B if accept_drift else changed_B).tolist():
+    labelled = Seen(stored.crc_B, stored.luma_B16, sketched=store.manifest.sketched)
+    found = compare_views(Seen(slot.crc_B, slot.luma_B16), labelled, accept_drift=accept_drift)
+    result.views += len(found.changed_B)
+    result.changed += int(found.changed_B.sum())
+    if found.looks_other is not None:
+        result.other_looks += int(found.looks_other.sum())
+    if found.levels_B is not None:
+        result.thumbnail_levels = max(result.thumbnail_levels, int(found.levels_B.max(initial=0)))
+    for at in np.flatnonzero(found.other_B).tolist():
         row = int(request.row_B[at])
-        looks = "" if off_B is None else f", and {how_far(luma, int(off_B[at]))}"
+        looks = "" if found.levels_B is None else f", and its thumbnail differs by {found.levels_B[at]} levels"
+        looks = looks if found.parts_B is None else f", and {found.parts_B[at]} of 8 parts of its sketch do not fit"
         result.findings.append(
             Finding(
                 f"{store.name}: view {request.unit.view}, row {row} (key {index.key(row)!r})",
-                f"drawn here it has checksum {now_B[at]:08x}, {stored.crc_B[at]:08x} is stored{looks}",
+                f"drawn here it has checksum {found.crc_B[at]:08x}, {stored.crc_B[at]:08x} is stored{looks}",
             )
         )
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
+from pipeline.durable.file import json_text
 from pipeline.durable.folder import LOCK, claimed
 from pipeline.errors import ShardError
 from pipeline.packing.tiled import tiled
@@ -31,7 +32,14 @@ from pipeline.progress import Progress
 from pipeline.remote.client import is_remote
 from pipeline.shards.files import local_path
 from pipeline.shards.samples import IMAGE_FIELDS, MAX_PAYLOAD, Sample, samples
-from pipeline.shards.sidecars import CLASSES_FILE, PACK_FILE, ShardSummary, class_names_beside, digests_beside
+from pipeline.shards.sidecars import (
+    CLASSES_FILE,
+    PACK_FILE,
+    ShardSummary,
+    class_names_beside,
+    classes_json,
+    digests_beside,
+)
 from pipeline.shards.tar import BLOCK, TarMember
 
 FORMAT = 1
@@ -56,7 +64,7 @@ class TileSummary:
             shard.name: {"bytes": shard.bytes, "rows": shard.rows, "sha256": shard.sha256} for shard in self.shards
         }
         record = {**asdict(self), "shards": shards, "options": {"tiled": True}}
-        return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
+        return json_text(record, escaped=True).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +108,7 @@ def retile(urls: Sequence[str], out: Path, *, effort: Effort | None = None) -> T
                 shards=tuple(shard.summary for shard in copied),
             )
             if classes is not None:
-                text = json.dumps({"classes": classes}, indent=2, ensure_ascii=False) + "\n"
-                staging.write(CLASSES_FILE, text.encode())
+                staging.write(CLASSES_FILE, classes_json(classes))
             staging.write(PACK_FILE, summary.to_json())
             staging.finish()
         except OSError as error:

@@ -34,7 +34,7 @@ from pipeline.packing.sources import Source, Sources
 from pipeline.packing.tiled import tiled
 from pipeline.processes.ordered_map import ordered_map
 from pipeline.progress import Progress
-from pipeline.shards.sidecars import CLASSES_FILE, PACK_FILE, PackSummary, ShardSummary, read_pack
+from pipeline.shards.sidecars import CLASSES_FILE, PACK_FILE, PackSummary, ShardSummary, classes_json, read_pack
 from pipeline.shards.tar import BLOCK
 
 FORMAT = 1
@@ -266,8 +266,7 @@ def _summary(sources: Sources, rows: Sequence[Row], written: Sequence[Written], 
 def _write_notes(staging: Staging, sources: Sources, rows: Sequence[Row], summary: PackSummary) -> None:
     """The small files beside the shards; pack.json last."""
     if sources.class_names is not None:
-        text = json.dumps({"classes": sources.class_names}, indent=2, ensure_ascii=False) + "\n"
-        staging.write(CLASSES_FILE, text.encode())
+        staging.write(CLASSES_FILE, classes_json(sources.class_names))
     bad = [(source.name, checked.problem) for source, checked in rows if checked.problem is not None]
     if bad:
         table = io.StringIO(newline="")

@@ -14,11 +14,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import UserError
 
 PORT = 29500
 """Where ranks meet if MASTER_PORT does not say it; torch's own default"""
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ class Place:
         """The place that the launcher gave to this process; alone where there was none."""
         part, parts = _array(env)
         if "RANK" in env and "WORLD_SIZE" in env:
-            numbers = _numbers(env, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+            numbers = _numbers(env, *TORCHRUN)
         elif _in_step(env):
             numbers = _numbers(env, "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
         else:
@@ -72,21 +75,24 @@ class Place:
         rank, world, local_rank, local_world = numbers
         if world == 1:
             return cls(slice=part, slices=parts)
+        node: dict[str, Any] = {"local_rank": local_rank, "local_world": max(1, local_world)}
         if "MASTER_ADDR" not in env:
-            return cls(
-                slice=part * world + rank, slices=parts * world, local_rank=local_rank, local_world=max(1, local_world)
-            )
-        return cls(
-            rank=rank,
-            world=world,
-            slice=part,
-            slices=parts,
-            address=env["MASTER_ADDR"],
-            port=_numbers({"MASTER_PORT": str(PORT), **env}, "MASTER_PORT")[0],
-            hosted=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-            local_rank=local_rank,
-            local_world=max(1, local_world),
-        )
+            return cls(slice=part * world + rank, slices=parts * world, **node)
+        return cls(rank=rank, world=world, slice=part, slices=parts, **_meeting(env), **node)
+
+    @classmethod
+    def among_ranks(cls, env: Mapping[str, str] = os.environ) -> Place:
+        """The place that torchrun gave to this process, in a run whose processes always meet; alone without it."""
+        if "RANK" not in env or "WORLD_SIZE" not in env:
+            return cls()
+        rank, world, local_rank, local_world = _numbers(env, *TORCHRUN)
+        node: dict[str, Any] = {"local_rank": local_rank, "local_world": max(1, local_world)}
+        return cls(rank=rank, world=world, **_meeting(env), **node)
+
+
+def threads_are_set(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether the launcher, or who started it, has said with how many threads to compute."""
+    return "OMP_NUM_THREADS" in env
 
 
 def _array(env: Mapping[str, str]) -> tuple[int, int]:
@@ -103,6 +109,15 @@ def _in_step(env: Mapping[str, str]) -> bool:
     """Whether srun started this; sbatch sets the same variables for the batch script, which is one process alone."""
     batch = "SLURM_JOB_ID" in env and "SLURM_STEP_ID" not in env
     return "SLURM_PROCID" in env and "SLURM_NTASKS" in env and not batch
+
+
+def _meeting(env: Mapping[str, str]) -> dict[str, Any]:
+    """Where ranks meet, and who keeps the place open."""
+    return {
+        "address": env.get("MASTER_ADDR", ""),
+        "port": _numbers({"MASTER_PORT": str(PORT), **env}, "MASTER_PORT")[0],
+        "hosted": env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    }
 
 
 def _numbers(env: Mapping[str, str], *names: str) -> list[int]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from pipeline.durable.file import json_text
 from pipeline.errors import ShardError
 from pipeline.remote.client import is_remote
 from pipeline.remote.files import small_file
@@ -76,7 +77,12 @@ class PackSummary:
         if self.whole is None:
             del record["whole"]
         record["shards"] = {entry.pop("name"): entry for entry in record["shards"]}
-        return (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
+        return json_text(record, escaped=True).encode()
+
+
+def classes_json(names: Sequence[str]) -> bytes:
+    """The text of classes.json."""
+    return json_text({"classes": list(names)}).encode()
 
 
 def read_pack(folder: Path) -> PackSummary:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.errors import TeacherError
+from pipeline.models.device import autocast
 from pipeline.models.weights import load_moments, load_strictly
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, Request
@@ -90,7 +91,7 @@ class Fit:
     recipe: Recipe
     index: SampleIndex
     device: torch.device
-    autocast: torch.dtype | None
+    precision: str
     eye: Eye
     row_R: NDArray[np.int64] = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -233,7 +234,7 @@ def _learn(fit: Fit, x_BCHW: Tensor, target_BK: Tensor, update: int) -> Tensor:
     devices = [fit.device] if fit.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(key_hash(f"fit {fit.settings.seed} {update}") >> 1)  # noqa: TID251
-        with torch.autocast(fit.device.type, fit.autocast, enabled=fit.autocast is not None):
+        with autocast(fit.device, fit.precision):
             logits_BK = cast(Tensor, fit.model(x_BCHW)).float()
         loss = smoothed_loss(logits_BK, target_BK, fit.settings.smoothing)
         fit.optimizer.zero_grad()

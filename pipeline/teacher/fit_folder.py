@@ -24,6 +24,7 @@ import torch
 from timm.models._hub import save_config_for_hf
 
 from pipeline.durable import aside
+from pipeline.durable.file import json_text, write_json, write_text
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
 from pipeline.errors import MismatchError, TeacherError
@@ -169,7 +170,7 @@ class FittedFolder:
             "weights_sha256": weights_digest(weights),
             "history": fit.history,
         }
-        self._objects.put(RECORD, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+        self._objects.put(RECORD, json_text(record, escaped=True).encode())
         self._objects.delete(STATE)
         aside.keep_one(
             self.path,
@@ -201,14 +202,12 @@ class FittedFolder:
         curves: History = self._record()["history"]
         figures = {name: value for name, value in curves[-1].items() if name != "epoch"}
         if metrics is not None:
-            LocalObjects(metrics.parent).put(
-                metrics.name, (json.dumps(figures, indent=2, sort_keys=True) + "\n").encode()
-            )
+            write_json(metrics, figures)
         if history is not None:
             columns = sorted({name for line in curves for name in line} - {"epoch"})
             lines = [",".join(["epoch", *columns])]
             lines += [",".join(str(line.get(name, "")) for name in ("epoch", *columns)) for line in curves]
-            LocalObjects(history.parent).put(history.name, ("\n".join(lines) + "\n").encode())
+            write_text(history, "\n".join(lines) + "\n")
         return figures
 
 

@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.errors import MismatchError, TeacherError
-from pipeline.models.device import PRECISIONS
+from pipeline.models.device import PRECISIONS, autocast
 from pipeline.shards.index import SampleIndex
 from pipeline.store.manifest import TeacherCard
 from pipeline.teacher.class_names import BY_NAME, TeacherNames, listed, require_same_names
@@ -102,7 +100,7 @@ class Teacher:
             if x_BCHW.shape[-1] != size:
                 x_BCHW = F.interpolate(x_BCHW, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
             x_BCHW = (x_BCHW - self._mean_1311) / self._std_1311
-            with self._autocast():
+            with autocast(self.device, self.precision):
                 logits_BM: Tensor = self._forward(x_BCHW)
             if logits_BM.ndim != 2 or logits_BM.shape[1] != self.card.classes:
                 raise TeacherError(
@@ -126,11 +124,6 @@ class Teacher:
                 f"{self.card.precision}. Use --precision fp32 (fp16 overflows at 65,504), and check the weights."
             )
         return answer
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
 
 
 def _parts(text: str, compiled: bool) -> tuple[str, bool]:

@@ -4,5 +4,5 @@
 numbers of them, `randaugment` operations out of the rows of `operation_table`; `crops` and `mixing` places and
 partners, and `plan` puts it all into arrays that can be printed. `imagenet` has two constants.
 
-Imports `shards`, for keys and sizes.
+Imports `shards`, for keys and sizes, and `durable`, for a recipe's one text.
 """

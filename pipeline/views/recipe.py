@@ -13,13 +13,12 @@ in `RENDERED` are still drawn as they were:
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from pipeline.durable.canonical import one_line, sha256
 from pipeline.errors import RecipeError
 from pipeline.views.randaugment import Policy, parse
 
@@ -151,8 +150,7 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON text."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+        return sha256(one_line(self.to_json()))
 
     def to_json(self) -> dict[str, object]:
         """All fields by name, as JSON has them."""

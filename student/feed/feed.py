@@ -22,10 +22,9 @@ from torch import Tensor
 
 from pipeline.errors import ViewError
 from pipeline.labels.keep import Keep
-from pipeline.rendering.drift import TOLERANCE
 from pipeline.rendering.loader import Loader, Request
-from pipeline.rendering.proof import apart, changed, how_far, kept, most_apart
 from pipeline.rendering.ring import LUMA, Slot
+from pipeline.rendering.same_views import TOLERANCE, Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from student.feed.order import Batch, Order
 from student.feed.stored_answers import Answers, AnswerSource
@@ -111,7 +110,7 @@ class Feed:
             self._assemble.put(start, slot.pixels_BHWC)
             crc_B[start:stop], luma_B16[start:stop] = slot.crc_B, slot.luma_B16
         answers = self.answers.gather(batch)
-        self._check(batch, answers, crc_B, luma_B16)
+        require_seen(self.index, batch, answers, Seen(crc_B, luma_B16), accept_drift=self.accept_drift)
         device = self.ranks.device
         return Step(
             epoch=epoch,
@@ -123,29 +122,19 @@ class Feed:
             teacher=teacher_labels(self.keep, answers.labels, self.temperatures, device, self.temperature),
         )
 
-    def _check(self, batch: Batch, answers: Answers, crc_B: NDArray[np.uint32], luma_B16: NDArray[np.uint8]) -> None:
-        require_seen(self.index, batch, answers, crc_B, luma_B16, accept_drift=self.accept_drift)
 
-
-def require_seen(
-    index: SampleIndex, batch: Batch, answers: Answers, crc_B: NDArray[np.uint32], luma_B16: NDArray[np.uint8],
-    *, accept_drift: bool,
-) -> None:  # fmt: skip
+def require_seen(index: SampleIndex, batch: Batch, answers: Answers, drawn: Seen, *, accept_drift: bool) -> None:
     """Refuse the first view that is not the one the teacher saw."""
-    luma, off_B = answers.luma, None
-    if accept_drift:
-        off_B = apart(luma, answers.crc_B, answers.luma_B16, luma_B16)
-        assert off_B is not None, "drift is accepted only where it is stored how views look"
-        other_B = off_B > most_apart(luma)
-    else:
-        other_B = changed(luma, answers.crc_B, crc_B, luma_B16)
-    if other_B.any():
-        at = int(other_B.argmax())
-        found = how_far(luma, int(off_B[at])) if off_B is not None else (
-            f"its pixels have checksum {kept(luma, crc_B, luma_B16)[0][at]:08x} here and had {answers.crc_B[at]:08x} "
-            "before the teacher"
-        )  # fmt: skip
-        raise ViewError(_other_view(index, batch, at, found, int(other_B.sum())))
+    found = compare_views(drawn, answers.seen, accept_drift=accept_drift)
+    assert found.looks_other is not None or not accept_drift, "drift is accepted only where it is kept how views look"
+    if found.first is not None:
+        at, levels_B, parts_B = found.first, found.levels_B, found.parts_B
+        what = f"its pixels have checksum {found.crc_B[at]:08x} here and had {answers.crc_B[at]:08x} before the teacher"
+        if accept_drift and levels_B is not None:
+            what = f"its thumbnail is {levels_B[at]} levels off"
+        elif accept_drift and parts_B is not None:
+            what = f"{parts_B[at]} of 8 parts of its sketch do not fit"
+        raise ViewError(_other_view(index, batch, at, what, int(found.other_B.sum())))
 
 
 def cut_pieces(batch: Batch, order: Order) -> list[int]:

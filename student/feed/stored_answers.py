@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.soft_labels import SoftLabels
-from pipeline.store.manifest import Luma, Manifest
+from pipeline.rendering.same_views import Seen
+from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from student.feed.order import Batch
 
@@ -37,8 +38,13 @@ class Answers:
     labels: SoftLabels
     crc_B: NDArray[np.uint32]
     luma_B16: NDArray[np.uint8] | None
-    luma: Luma = False
-    """How to read these two (`pipeline.rendering.proof`)"""
+    sketched: bool = False
+    """Is half of each checksum a sketch?"""
+
+    @property
+    def seen(self) -> Seen:
+        """The pixels that the teacher saw."""
+        return Seen(self.crc_B, self.luma_B16, sketched=self.sketched)
 
 
 class AnswerSource(Protocol):
@@ -94,8 +100,8 @@ class StoredAnswers:
                 out[where] = array[offset_B[where]]
         self._release(unit_U.tolist())
         crc_B, luma_B16 = gathered.pop("crc"), gathered.pop("luma", None)
-        labels, luma = SoftLabels.from_arrays(gathered), self._store.manifest.luma
-        return Answers(labels=labels, crc_B=crc_B, luma_B16=luma_B16, luma=luma)
+        labels, sketched = SoftLabels.from_arrays(gathered), self._store.manifest.sketched
+        return Answers(labels=labels, crc_B=crc_B, luma_B16=luma_B16, sketched=sketched)
 
     def _units_of(self, batch: Batch) -> NDArray[np.int64]:
         """One number a (view, run)."""

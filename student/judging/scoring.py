@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.models.device import autocast
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, requests_of
-from pipeline.rendering.proof import changed, kept
 from pipeline.rendering.ring import Slot
+from pipeline.rendering.same_views import Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import PLAIN, LabelRule
-from pipeline.store.manifest import Luma
 from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe
 from student.checkpoints.trained import Saved
@@ -43,8 +43,6 @@ from student.network.model import Heads, Student
 from student.ranks.ranks import Ranks
 from student.ranks.shared_index import indexed
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Teaching:
@@ -54,8 +52,8 @@ class Teaching:
     """Row 0 of the arrays"""
     argmax_R: NDArray[np.int64]
     crc_R: NDArray[np.uint32]
-    luma: Luma
-    """How to read it (`pipeline.rendering.proof`)"""
+    sketched: bool
+    """Is half of each checksum a sketch?"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +104,12 @@ class EvaluationSet:
 
     def _require_same_views(self, slot: Slot, teaching: Teaching) -> None:
         known_B = teaching.crc_R[slot.row_B - teaching.first]
-        other_B = changed(teaching.luma, known_B, slot.crc_B, slot.luma_B16)
-        if other_B.any():
-            at = int(other_B.argmax())
-            row, now_B = int(slot.row_B[at]), kept(teaching.luma, slot.crc_B, slot.luma_B16)[0]
+        found = compare_views(Seen(slot.crc_B, slot.luma_B16), Seen(known_B, sketched=teaching.sketched))
+        if (at := found.first) is not None:
+            row = int(slot.row_B[at])
             raise ViewError(
                 f"Row {row} (key '{self.index.key(row)}') is not the picture that the teacher saw: its pixels have "
-                f"checksum {now_B[at]:08x} here, {known_B[at]:08x} in the store. "
+                f"checksum {found.crc_B[at]:08x} here, {known_B[at]:08x} in the store. "
                 "Label these shards here, or leave --logits out."
             )
 
@@ -173,7 +170,7 @@ def _teaching(store: StoreReader, ranks: Ranks) -> Teaching:
         first=runs.start * unit_rows,
         argmax_R=np.concatenate([unit["argmax"] for unit in units]).astype(np.int64),
         crc_R=np.concatenate([unit["crc"] for unit in units]),
-        luma=store.manifest.luma,
+        sketched=store.manifest.sketched,
     )
 
 
@@ -229,7 +226,7 @@ class Judge:
         x_BCHW = self.prepare(pixels_BHWC)
         found = {}
         for name, student in self.students.items():
-            with torch.inference_mode(), self.autocast():
+            with torch.inference_mode(), autocast(self.ranks.device, self.precision):
                 heads: Heads = student(x_BCHW)
             found[name] = _finite(heads_on_cpu(heads), name, self.precision)
             self._answered += len(x_BCHW)
@@ -239,10 +236,6 @@ class Judge:
     def prepare(self, pixels_BHWC: Tensor) -> Tensor:
         """uint8 pictures as the student's input."""
         return normalise(pixels_BHWC, self._mean, self._std)
-
-    def autocast(self) -> torch.autocast:
-        """A context for forward passes in the chosen precision."""
-        return torch.autocast(self.ranks.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32")
 
 
 def _finite(heads: Heads, name: str, precision: str) -> Heads:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import StudentError
+from pipeline.models.device import autocast
 from pipeline.models.weights import load_moments, load_strictly
 from student.feed.feed import Step
 from student.feed.tensors import across, normalise, part_of, sum_dtype
@@ -35,8 +36,6 @@ from student.network.model import Heads, Student
 from student.ranks.ranks import Ranks
 
 log = logging.getLogger(__name__)
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Engine:
@@ -115,7 +114,10 @@ class Engine:
     @torch.inference_mode()
     def answer(self, student: Student, pixels_BHWC: Tensor) -> Heads:
         """What a student in evaluation says about views, at the run's precision; not compiled for it."""
-        with self._precision(), torch.compiler.set_stance("force_eager" if self.settings.compile else "default"):
+        with (
+            autocast(self.ranks.device, self.settings.precision),
+            torch.compiler.set_stance("force_eager" if self.settings.compile else "default"),
+        ):
             return cast(Heads, student(normalise(pixels_BHWC, self.mean, self.std)))
 
     def averaged(self) -> Student:
@@ -123,9 +125,8 @@ class Engine:
         assert self.ema is not None
         return cast(Student, self.ema.module.eval())
 
-    def _precision(self) -> torch.autocast:
-        precision = self.settings.precision
-        return torch.autocast(self.ranks.device.type, DTYPES[precision], enabled=precision != "fp32")
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        return autocast(self.ranks.device, self.settings.precision)
 
     def _learn_part(self, step: Step, part: slice) -> Tensor:
         count = part.stop - part.start

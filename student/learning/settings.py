@@ -11,13 +11,13 @@ import math
 from collections.abc import Mapping
 
 from pipeline.errors import StudentError
+from pipeline.models.device import PRECISIONS
 from student.learning.loss import DistillationLoss
 from student.learning.optimizer import LARGEST, REFERENCE_BATCH, OptimizerSpec, Schedule, scaled_lr
 from student.network.model import StudentSpec
 
 Value = str | int | float | bool | None
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 ATTENTIONS = ("auto", "math", "fused")
 
 FREE = frozenset(

@@ -12,7 +12,6 @@ rank sees it after the same step.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import signal
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from pipeline.errors import StudentError
+from pipeline.models.device import choose_device
 from pipeline.processes.rendezvous import met
 from pipeline.processes.world import Place
 
@@ -69,39 +69,34 @@ class Ranks:
             )
 
 
-def local_world() -> int:
-    """How many ranks torchrun started on this node."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
 @contextlib.contextmanager
 def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
     """The process group, from the environment that torchrun makes; no group for a process alone."""
-    world, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
-    if world == 1:
+    place = Place.among_ranks()
+    chosen = choose_device(device, place.local_rank)
+    if place.world == 1:
         yield Ranks(device=chosen, timeout_s=timeout_s)
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     try:
-        _group("nccl" if chosen.type == "cuda" else "gloo", timeout_s)
-        yield Ranks(rank=rank, world=world, device=chosen, timeout_s=timeout_s)
+        _group(place, "nccl" if chosen.type == "cuda" else "gloo", timeout_s)
+        yield Ranks(rank=place.rank, world=place.world, device=chosen, timeout_s=timeout_s)
     except RuntimeError as error:
         if not _is_network(error):
             raise
         raise StudentError(
-            f"Rank {rank} of {world} lost the others (time-out {timeout_s:g} s): {str(error).splitlines()[0]} "
+            f"Rank {place.rank} of {place.world} lost the others (time-out {timeout_s:g} s): "
+            f"{str(error).splitlines()[0]} "
             "Start the same command again: it goes on from the last checkpoint, with any number of processes."
         ) from error
     else:  # after an error the others may wait in a collective, and so would this
         dist.destroy_process_group()
 
 
-def _group(backend: str, timeout_s: float) -> None:
+def _group(place: Place, backend: str, timeout_s: float) -> None:
     """Make the process group, which believes whatever stands in its store."""
     within = timedelta(seconds=timeout_s)
-    place = Place.from_environment()
     if not place.hosted:  # rank 0 opens a store that is new
         dist.init_process_group(backend, timeout=within)
         return
@@ -124,21 +119,6 @@ def _agreed_name(place: Place, timeout_s: float) -> str:
                 "Start the same command again: it goes on from the last checkpoint, with any number of processes."
             )
         return name
-
-
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device that `name` means for this process; `auto` is the best one here."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise StudentError(f"--device {name} is not known. Known: auto, cpu, cuda, cuda:N, mps.") from None
-    if device.type == "meta":
-        raise StudentError(f"--device {name} holds no numbers. Known: auto, cpu, cuda, cuda:N, mps.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise StudentError(f"--device {name}: torch {torch.__version__} sees no CUDA device here. Use --device cpu.")
-    return torch.device("cuda", local_rank) if device.type == "cuda" and device.index is None else device
 
 
 class Stop:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
-import os
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.index_checks import DTYPES, lengths_of
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import PLAIN, LabelRule
-from student.ranks.ranks import Ranks, local_world
+from student.ranks.ranks import Ranks
 
 PIECE = 1 << 20
 """Bytes of an array that are published at once; a value in torch's store may not be much larger"""
@@ -37,23 +37,18 @@ def indexed(patterns: Sequence[str], ranks: Ranks, *, workers: int, rule: LabelR
     """The index of the shards that the patterns mean, the same one on every rank; scanned once."""
     if ranks.world == 1:
         return scan(expand(patterns), workers=workers, rule=rule)
-    with met(_place(ranks), ranks.timeout_s) as meeting:
+    place = dataclasses.replace(Place.among_ranks(), hosted=True)  # rank 0, or torchrun, keeps it open
+    with met(place, ranks.timeout_s) as meeting:
         if not ranks.main:
             return _received(meeting)
         try:
-            everyone = workers * local_world()  # those of this node's others are idle
+            everyone = workers * Place.among_ranks().local_world  # those of this node's others are idle
             index = scan(expand(patterns), workers=everyone, rule=rule)
         except Exception as error:
             _tell(meeting, error)
             raise
         _hand_round(meeting, index)
         return index
-
-
-def _place(ranks: Ranks) -> Place:
-    """Where the process group met; who keeps it open (torchrun, or rank 0) goes on doing so."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return Place(rank=ranks.rank, world=ranks.world, address=address, port=port, hosted=True)
 
 
 def _hand_round(meeting: Meeting, index: SampleIndex) -> None:

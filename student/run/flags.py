@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from pipeline.commands.command import Finite, options
+from pipeline.models.device import PRECISIONS
 from student.learning.loss import KINDS, REDUCTIONS
 from student.learning.optimizer import SCHEDULES
-from student.learning.settings import ATTENTIONS, PRECISIONS, Settings
+from student.learning.settings import ATTENTIONS, Settings
 from student.run.loggers import EXTRAS
 
 DEFAULTS = Settings()
@@ -119,7 +120,7 @@ recipe_options = options(
     _flag("ema", "Keep a moving average of the weights, and score it too."),
     _flag("ema-decay", "Its decay in one step.", float),
     _flag("ema-warmup", "Let the decay grow with the steps, for runs too short for it."),
-    _flag("precision", "Number format of the forward and backward pass.", click.Choice(PRECISIONS)),
+    _flag("precision", "Number format of the forward and backward pass.", click.Choice(list(PRECISIONS))),
     _flag("seed", "Seed of weights, order, drop path and dropout.", click.IntRange(0, 2**64 - 1)),
 )
 

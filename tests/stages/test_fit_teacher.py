@@ -251,7 +251,7 @@ def test_targets_are_the_shares_of_the_labels(shards):
     recipe = Recipe(image_size=32, mix_window=8)
     run = Fit(
         model=torch.nn.Linear(1, 1), settings=FitSettings(), recipe=recipe, index=index, device=torch.device("cpu"),
-        autocast=None, eye=None,
+        precision="fp32", eye=None,
     )  # fmt: skip
     row_B, view_B = np.arange(30), np.full(30, 4)
     mixing = plan_mixing(recipe, 30, row_B, view_B)

@@ -1,6 +1,5 @@
 """What all commands share."""
 
-import os
 from pathlib import Path
 
 import click
@@ -8,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.commands.command import command
-from pipeline.commands.outputs import beside, require_writable, write_json
+from pipeline.commands.outputs import beside, require_writable
 from pipeline.commands.speed_flags import default_workers, share_workers, workers_option
 from pipeline.errors import UserError
 
@@ -54,11 +53,3 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
         with pytest.raises(UserError) as error:
             require_writable(path, "--summary")
         assert str(error.value) == f"cannot write {path}: {why}. Give another --summary."
-
-
-def test_a_result_replaces_the_name_and_not_the_file(tmp_path):
-    (tmp_path / "cached").write_text("cached")
-    os.link(tmp_path / "cached", tmp_path / "a.json")
-    write_json(tmp_path / "a.json", {"b": 1, "a": 2})
-    assert (tmp_path / "a.json").read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'
-    assert (tmp_path / "cached").read_text() == "cached"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,14 @@ from pipeline.durable.file import write_json, write_with
 from pipeline.errors import StoreError
 from student.checkpoints.checkpoint import save
 from student.judging.predictions import write_predictions
+
+
+def test_a_result_replaces_the_name_and_not_the_file(tmp_path: Path) -> None:
+    (tmp_path / "cached").write_text("cached")
+    os.link(tmp_path / "cached", tmp_path / "a.json")
+    write_json(tmp_path / "a.json", {"b": "ö", "a": 2})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "a": 2,\n  "b": "ö"\n}\n'
+    assert (tmp_path / "cached").read_text() == "cached"
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

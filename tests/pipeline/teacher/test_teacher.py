@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.errors import MismatchError, TeacherError, WeightsError
+from pipeline.errors import DeviceError, MismatchError, TeacherError, WeightsError
 from pipeline.teacher.loading import load_teacher
 from tests.faults import apart
 
@@ -193,7 +193,7 @@ def test_an_answer_that_is_not_finite_stops_the_run():
 def test_a_device_that_is_not_here_is_refused():
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
-    with pytest.raises(TeacherError, match="--device cuda cannot be used here"):
+    with pytest.raises(DeviceError, match="--device cuda cannot be used here"):
         load_teacher("tests.pipeline.teacher.test_teacher:flat", view_size=64, device="cuda")
 
 

@@ -12,7 +12,6 @@ from student.learning.loss import DistillationLoss
 from student.learning.optimizer import OptimizerSpec, Schedule
 from student.learning.settings import Settings
 from student.network.model import StudentSpec
-from student.ranks.ranks import choose_device
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def test_temperatures(tau: float) -> None:
         DistillationLoss(tau=tau)
 
 
-def test_sizes_rates_optimisers_and_devices() -> None:
+def test_sizes_rates_and_optimisers() -> None:
     with pytest.raises(StudentError, match="width is 99999999999999; it must be from 1 to 16384"):
         StudentSpec(num_classes=3, width=99999999999999)
     with pytest.raises(StudentError, match=r"lr is 1e\+300; it must be from 0 to 1e\+30"):
@@ -51,8 +50,6 @@ def test_sizes_rates_optimisers_and_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(StudentError, match=r"--opt fusedadam cannot be used here: .*APEX.* Use adamw, say"):
             OptimizerSpec(name="fusedadam")
-    with pytest.raises(StudentError, match="--device meta holds no numbers"):
-        choose_device("meta")
 
 
 def test_the_peak_learning_rate_and_how_it_is_told() -> None:

@@ -1,0 +1,123 @@
+"""Of each thing that two would do otherwise there is one way: who finds a second here has gone past the door."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("distill", "pipeline", "stages", "student")
+SOURCES = {
+    str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8"))
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def dotted(node: ast.AST) -> str:
+    """`torch.cuda.is_available` of an expression of names, else nothing."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
+
+
+def launcher_words(tree: ast.Module) -> Iterator[str]:
+    """Variables that a launcher sets, as texts of the code."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            word = node.value
+            if word in ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS") or (
+                word.startswith(("LOCAL_", "MASTER_", "SLURM_", "TORCHELASTIC_")) and word.isupper()
+            ):
+                yield word
+
+
+def names_used(tree: ast.Module) -> Iterator[str]:
+    """Attributes and imported names, dotted."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield dotted(node)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layouts(tree: ast.Module) -> Iterator[ast.Call]:
+    """Calls that lay JSON out for people, or write it into an open file."""
+    for node in ast.walk(tree):
+        name = dotted(node.func) if isinstance(node, ast.Call) else ""
+        indented = name == "json.dumps" and any(word.arg in ("indent", None) for word in node.keywords)
+        if name == "json.dump" or indented:
+            yield node
+
+
+def checksum_questions(tree: ast.Module) -> Iterator[ast.Compare]:
+    """Comparisons of the stored checksums of views with others."""
+    for node in ast.walk(tree):
+        equal = isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Eq, ast.NotEq))
+        if equal and any(re.search(r"\bcrc_B", dotted(part)) for part in ast.walk(node)):
+            yield node
+
+
+def who_uses(*names: str) -> set[str]:
+    return {path for path, tree in SOURCES.items() if set(names_used(tree)) & set(names)}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('import os; os.environ.get("RANK", 0)', ["RANK"]),
+        ('env["MASTER_PORT"]', ["MASTER_PORT"]),
+        ('"the RANK of this process"', []),
+    ],
+)
+def test_what_is_looked_for_is_found(text: str, found: list[str]) -> None:
+    assert list(launcher_words(ast.parse(text))) == found
+    assert set(names_used(ast.parse("import torch\ntorch.cuda.is_available()\nfrom torch import float16"))) >= {
+        "torch.cuda.is_available", "torch.float16",
+    }  # fmt: skip
+
+
+def test_one_file_reads_what_a_launcher_says() -> None:
+    assert {path for path, tree in SOURCES.items() if any(launcher_words(tree))} == {"pipeline/processes/world.py"}
+
+
+def test_one_file_chooses_the_device_and_the_precision() -> None:
+    door = {"pipeline/models/device.py"}
+    described = {"pipeline/labelling/environment.py"}  # tells which card was there
+    assert who_uses("torch.cuda.is_available", "torch.backends.mps.is_available") - described == door
+    assert who_uses("torch.autocast", "torch.cuda.get_device_capability", "torch.cuda.is_bf16_supported") == door
+    known = {"pipeline/models/weights.py"}  # which number formats a file of weights may have
+    widened = {"student/learning/loss.py"}  # what is summed in single precision
+    assert who_uses("torch.float16", "torch.bfloat16", "torch.half") - known - widened == door
+
+
+def test_one_file_lays_out_json_results() -> None:
+    assert len(list(layouts(ast.parse("json.dump(a, b); json.dumps(a, indent=2); json.dumps(a); pickle.dump(a)")))) == 2
+    shown = {"stages/reporting/background.py"}  # in a page
+    assert {path for path, tree in SOURCES.items() if any(layouts(tree))} - shown == {"pipeline/durable/file.py"}
+
+
+def test_one_file_says_whether_a_view_is_the_one_that_was_labelled() -> None:
+    assert len(list(checksum_questions(ast.parse("a = slot.crc_B != known_B\nb = int(crc_B[3]) == now")))) == 2
+    witness = {"pipeline/inspection/audit.py"}  # holds a store's own pictures to its own checksums; draws nothing
+    door = {"pipeline/rendering/same_views.py"}
+    assert {path for path, tree in SOURCES.items() if any(checksum_questions(tree))} - witness == door
+    assert who_uses("pipeline.rendering.same_views.TOLERANCE") == {
+        "pipeline/rendering/drift.py",  # witnesses, by the pixels themselves
+        "student/feed/feed.py",  # tells it
+    }
+
+
+def test_the_environment_is_read_where_it_is_told() -> None:
+    """Each file that reads it, and what for; flags have their own way (`envvar`)."""
+    assert who_uses("os.environ", "os.getenv", "os.putenv") == {
+        "pipeline/processes/world.py",  # the launcher
+        "pipeline/commands/cache_flags.py", "pipeline/remote/cache_settings.py",  # the node's cache
+        "pipeline/teacher/hub.py",  # timm's and the hub's own
+        "student/run/loggers.py",  # the trackers' own
+        "student/learning/engine.py",  # what cuBLAS reads
+    }  # fmt: skip
