@@ -252,8 +252,8 @@ def _require_equal(subject: Subject, found: Compared, labelled: Seen, out: Path)
     now, then = found.crc_B[first], labelled.crc_B[first]
     raise ViewError(
         f"{other_B.sum()} of {len(other_B)} views are not those that the teacher saw; the first is row "
-        f"{plan.row_B[first]}, view {plan.view_B[first]}: checksum {now:08x}, stored is {then:08x}. {out} shows them as "
-        "drawn here. 'python -m stages.verify_logits' says how far they drifted."
+        f"{plan.row_B[first]}, view {plan.view_B[first]}: checksum {now:08x}, stored is {then:08x}. {out} shows them "
+        "as drawn here. 'python -m stages.verify_logits' says how far they drifted."
     )
 
 
