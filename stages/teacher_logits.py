@@ -202,7 +202,7 @@ def _lead(flags: dict[str, Any], place: Place, recipe: Recipe, urls: tuple[str, 
             labels = store.finish()
             generations.keep_one(flags["out"])
             summary = summarise(labels) | {"gauge": measured}
-            summary["doctor"] = _examined(labels, teacher, index, answers, summary["view_agreement"], flags)
+            summary["doctor"] = _examined(labels, teacher, index, answers, summary, flags)
             _report(labels, summary, flags)
 
 
@@ -260,7 +260,7 @@ def _require_same(store: StoreWriter, manifest: Manifest, views: int) -> None:
 
 
 def _examined(
-    store: StoreReader, teacher: Teacher, index: SampleIndex, answers: Answers, agreement: float | None,
+    store: StoreReader, teacher: Teacher, index: SampleIndex, answers: Answers, summary: dict[str, Any],
     flags: dict[str, Any],
 ) -> dict[str, Any] | None:  # fmt: skip
     """What is found of the teacher beside its labels; None where its views are plain, or logits beyond all codes."""
@@ -270,7 +270,7 @@ def _examined(
     asked = answers_of(teacher, plain, index, workers=flags["workers"], start_method=flags["start_method"])
     rows = sample_rows(store.manifest.rows, store.layout.views)
     try:
-        return examine(store.manifest.recipe, index, rows, answers, asked, agreement)
+        return examine(store.manifest.recipe, index, rows, answers, asked, summary)
     except TeacherError as error:
         log.warning("the teacher was not examined: %s", error)
         return None
