@@ -31,7 +31,7 @@ from pipeline.views.recipe import Recipe
 CLEAR = 0.8
 FEWEST = 20
 """Clear views, below which nothing is concluded"""
-DEPTH = 0.6
+DEPTH = 0.7
 """Of its top-1 on plain views: below it a teacher is out of its depth"""
 SURER = 0.15
 """Mean probability of its answer, above its top-1, from which it is overconfident"""
