@@ -31,7 +31,7 @@ from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
-from pipeline.rendering.same_views import Compared, Seen, compare_views
+from pipeline.rendering.same_views import Labelled, Seen, compare_views
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.store.manifest import Manifest
@@ -99,8 +99,8 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     _sheet(subject, pixels_BHWC, labels).save(out, "PNG")
     if subject.store is not None and stored_B is not None:
-        labelled = Seen(stored_B, sketched=subject.store.manifest.sketched)
-        _require_equal(subject, compare_views(Seen(drawn.crc_B, drawn.luma_B16), labelled), labelled, out)
+        labelled = Labelled(subject.store.manifest.luma, stored_B)
+        _require_equal(subject, Seen(drawn.crc_B, drawn.luma_B16), labelled, out)
         click.echo(f"all {len(plan)} views have the checksum that is stored with their label")
     click.echo(f"contact sheet: {out} ({len(plan) // subject.views} rows × {subject.views} views)")
 
@@ -245,15 +245,15 @@ def _view_cell(subject: Subject, i: int, pixels_HWC: NDArray[np.uint8], answers:
     )
 
 
-def _require_equal(subject: Subject, found: Compared, labelled: Seen, out: Path) -> None:
+def _require_equal(subject: Subject, drawn: Seen, labelled: Labelled, out: Path) -> None:
+    found = compare_views(drawn, labelled)
     if found.first is None:
         return
-    first, plan, other_B = found.first, subject.plan, found.other_B
-    now, then = found.crc_B[first], labelled.crc_B[first]
+    first, plan, other = found.first, subject.plan, int(found.other_B.sum())
     raise ViewError(
-        f"{other_B.sum()} of {len(other_B)} views are not those that the teacher saw; the first is row "
-        f"{plan.row_B[first]}, view {plan.view_B[first]}: checksum {now:08x}, stored is {then:08x}. {out} shows them "
-        "as drawn here. 'python -m stages.verify_logits' says how far they drifted."
+        f"{other} of {len(plan)} views are not those that the teacher saw; the first is row {plan.row_B[first]}, "
+        f"view {plan.view_B[first]}: checksum {found.crc_B[first]:08x}, stored is {labelled.crc_B[first]:08x}. "
+        f"{out} shows them as drawn here. 'python -m stages.verify_logits' says how far they drifted."
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import click
 import torch
 
+from pipeline.commands.cache_flags import picture_cache_options
 from pipeline.commands.class_flags import label_options, read_class_list, take_rule
 from pipeline.commands.command import Finite, command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable
@@ -46,8 +47,10 @@ from pipeline.labelling.writers import (
 from pipeline.labels.keep import parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.models.out_of_memory import within_memory
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.start import settle_start_method
 from pipeline.processes.world import Place
+from pipeline.rendering.kept_pictures import pictures_in
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
@@ -106,6 +109,7 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
 )
 @recipe_options
 @speed_options
+@picture_cache_options
 @click.option(
     "--timeout",
     type=Finite(min=1),
@@ -247,7 +251,14 @@ def _label(
             index=index,
             handout=handout,
             shown=shown,
+            pictures=_pictures(flags, index),
         )
+
+
+def _pictures(flags: dict[str, Any], index: SampleIndex) -> PictureCache | None:
+    """The decoded pictures that this node keeps."""
+    folder = flags["picture_cache"]
+    return None if folder is None else pictures_in(folder, flags["picture_cache_size"], index)
 
 
 def _require_same(store: StoreWriter, manifest: Manifest, views: int) -> None:

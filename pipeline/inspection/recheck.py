@@ -22,7 +22,7 @@ from pipeline.labels.dense import Dense
 from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.ring import Slot
-from pipeline.rendering.same_views import Seen, compare_views
+from pipeline.rendering.same_views import Labelled, Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
@@ -141,22 +141,23 @@ def _compare_pixels(
     stored: UnitLabels,
     accept_drift: bool,
 ) -> None:
-    labelled = Seen(stored.crc_B, stored.luma_B16, sketched=store.manifest.sketched)
-    found = compare_views(Seen(slot.crc_B, slot.luma_B16), labelled, accept_drift=accept_drift)
+    found = compare_views(
+        Seen(slot.crc_B, slot.luma_B16),
+        Labelled(store.manifest.luma, stored.crc_B, stored.luma_B16),
+        accept_drift=accept_drift,
+    )
     result.views += len(found.changed_B)
     result.changed += int(found.changed_B.sum())
-    if found.looks_other is not None:
-        result.other_looks += int(found.looks_other.sum())
-    if found.levels_B is not None:
-        result.thumbnail_levels = max(result.thumbnail_levels, int(found.levels_B.max(initial=0)))
+    result.other_looks += int(found.unlike.sum())
+    if stored.luma_B16 is not None and found.off_B is not None:
+        result.thumbnail_levels = max(result.thumbnail_levels, int(found.off_B.max(initial=0)))
     for at in np.flatnonzero(found.other_B).tolist():
-        row = int(request.row_B[at])
-        looks = "" if found.levels_B is None else f", and its thumbnail differs by {found.levels_B[at]} levels"
-        looks = looks if found.parts_B is None else f", and {found.parts_B[at]} of 8 parts of its sketch do not fit"
+        row, looks = int(request.row_B[at]), found.how_far(at)
         result.findings.append(
             Finding(
                 f"{store.name}: view {request.unit.view}, row {row} (key {index.key(row)!r})",
-                f"drawn here it has checksum {found.crc_B[at]:08x}, {stored.crc_B[at]:08x} is stored{looks}",
+                f"drawn here it has checksum {found.crc_B[at]:08x}, {stored.crc_B[at]:08x} is stored"
+                + (f", and {looks}" if looks else ""),
             )
         )
 

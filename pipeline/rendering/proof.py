@@ -1,4 +1,4 @@
-"""What does a store keep of the pixels that the teacher saw?
+"""What does a store keep of the pixels that the teacher saw, and how is another view told by it?
 
 Every view has four bytes, in the store's array ``crc``. What is in them is the manifest's `luma`:
 
@@ -26,6 +26,10 @@ from pipeline.store.manifest import SKETCH, Luma
 
 PARTS = 8
 STEP, STEPS = 32, 4
+TOLERANCE = 2
+"""Levels of a thumbnail: decoders differ by less, but where an operation makes a jump of a step (decision 0195)"""
+
+_SLACK = 2 * TOLERANCE  # of a sum of two cells
 _SHIFT_P = np.arange(0, 2 * PARTS, 2, dtype=np.uint32)
 _UPPER = np.uint32(0xFFFF0000)
 
@@ -53,12 +57,27 @@ def sketches(luma_B16: Thumbnails) -> Checksums:
     return result
 
 
-def parts_apart(stored_B: Checksums, luma_B16: Thumbnails, levels: int) -> NDArray[np.int64]:
-    """How many parts of each stored sketch do not fit a view with this thumbnail, give or take so many levels [B]."""
-    part_BP, slack = (stored_B[:, None] >> _SHIFT_P).astype(np.int64) % STEPS, 2 * levels  # of a sum of two cells
-    past_BP = (_sums(luma_B16) - STEP * part_BP + slack) % (STEP * STEPS)
-    count_B: NDArray[np.int64] = (past_BP >= STEP + 2 * slack).sum(axis=1)
-    return count_B
+def apart(
+    luma: Luma, stored_B: Checksums, stored_B16: Thumbnails | None, luma_B16: Thumbnails
+) -> NDArray[np.int64] | None:
+    """How far each view is from how it looked: levels of a thumbnail, or parts of a sketch; None if none is kept."""
+    if luma == SKETCH:
+        part_BP = (stored_B[:, None] >> _SHIFT_P).astype(np.int64) % STEPS
+        past_BP = (_sums(luma_B16) - STEP * part_BP + _SLACK) % (STEP * STEPS)
+        return np.asarray((past_BP >= STEP + 2 * _SLACK).sum(axis=1), np.int64)
+    if stored_B16 is None:
+        return None
+    return np.asarray(np.abs(luma_B16.astype(np.int64) - stored_B16).max(axis=1, initial=0), np.int64)
+
+
+def most_apart(luma: Luma) -> int:
+    """As far as that a view may be from how it looked, and still be the same one, drawn otherwise."""
+    return 0 if luma == SKETCH else TOLERANCE
+
+
+def how_far(luma: Luma, off: int) -> str:
+    """In words."""
+    return f"{off} of {PARTS} parts of its sketch differ" if luma == SKETCH else f"its thumbnail is {off} levels off"
 
 
 def _sums(luma_B16: Thumbnails) -> NDArray[np.int64]:

@@ -109,11 +109,6 @@ class Manifest:
                     "Give one entry for each class."
                 )
 
-    @property
-    def sketched(self) -> bool:
-        """Is half of each checksum a sketch?"""
-        return self.luma == SKETCH
-
     def fingerprint(self) -> str:
         """SHA-256 of the canonical text."""
         return canonical.sha256(canonical.dump(self.to_json()))
