@@ -68,7 +68,7 @@ def lead(plan: LabellingPlan, handout: Handout) -> None:
             labels = store.finish()
             generations.keep_one(plan.out)
             summary = summarise(labels) | {"gauge": measured}
-            summary["doctor"] = _examined(plan, labels, teacher, index, answers, summary["view_agreement"])
+            summary["doctor"] = _examined(plan, labels, teacher, index, answers, summary)
             _report(plan, labels, summary)
 
 
@@ -128,7 +128,7 @@ def _answers(plan: LabellingPlan, teacher: Teacher, recipe: Recipe, index: Sampl
 
 def _examined(
     plan: LabellingPlan, store: StoreReader, teacher: Teacher, index: SampleIndex, answers: Answers,
-    agreement: float | None,
+    summary: dict[str, Any],
 ) -> dict[str, Any] | None:  # fmt: skip
     """What is found of the teacher beside its labels; None where its views are plain, or logits beyond all codes."""
     plain = plain_recipe(store.manifest.recipe)
@@ -137,7 +137,7 @@ def _examined(
     rows = sample_rows(store.manifest.rows, store.layout.views)
     asked = _answers(plan, teacher, plain, index)
     try:
-        return examine(store.manifest.recipe, index, rows, answers, asked, agreement)
+        return examine(store.manifest.recipe, index, rows, answers, asked, summary)
     except TeacherError as error:
         log.warning("the teacher was not examined: %s", error)
         return None
