@@ -6,11 +6,11 @@ kind of operation are done together, each with its own argument, so the number o
     tables    eight operations as one look-up in a table a view and channel
     blends    colour, sharpness: integers, shifted down
     shifts    shears and translations: four taps along rows, one gather each; along columns by turning the views
-    rotation  `grid_sample`, which has OpenCV's cubic kernel (a = −0.75)
+    rotation  bilinear: OpenCV's maps in 1/32 pixel, four gathers, weights of 1/1024; cubic: left to the processor
     blur      three boxes along rows, three along columns
 
-All but rotation are done in integers, or in the very chain of single IEEE operations of the processor's renderer, and
-equal it bit for bit. Rotation has OpenCV's kernel and seam, and its places in 32-bit floats: at most a level off.
+All are done in integers, or in the very chain of single IEEE operations of the processor's renderer, and equal it bit
+for bit. OpenCV's cubic warp has its places in floats of its own, so those few views go to the host and back.
 `torch.compile` would fuse operations and must stay away.
 
 Shapes: B views, N of them that share a kind, L layers, C = 3 channels, H = W = S the side, V = 256 levels, K taps.
@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.rendering.operations import BLUR_PASSES, FILL, FLOOR, MATRIX_ONE, box_taps
+from pipeline.rendering.operations import BLUR_PASSES, FILL, FLOOR, MATRIX_ONE, apply, box_taps
 from pipeline.views.operation_table import ARGUMENT_ONE, Kind, Op, ops_of
 
 ARGUMENT_BITS = ARGUMENT_ONE.bit_length() - 1
 LUMA = (19595, 38470, 7471)
-MAP_ONE, GRID_ONE = 1 << 16, 32
+MAP_BITS, GRID_BITS = 16, 5
+MAP_ONE, GRID_ONE = 1 << MAP_BITS, 1 << GRID_BITS
 SHEARS, UPRIGHT = (Op.SHEAR_X, Op.SHEAR_Y), (Op.SHEAR_Y, Op.TRANSLATE_Y)
 
 
@@ -212,31 +213,53 @@ def _fill(device: torch.device) -> Tensor:
 def rotate(image_NCSS: Tensor, steps: Steps) -> Tensor:
     """Counter-clockwise around the centre, bicubic and bilinear apart."""
     turned_NCSS = torch.empty_like(image_NCSS)
-    for cubic, mode in ((True, "bicubic"), (False, "bilinear")):
+    for cubic, turn in ((True, by_the_processor), (False, _turned)):
         place_M = np.flatnonzero(steps.cubic_N == cubic)
         if len(place_M):
             place = moved(place_M, image_NCSS.device)
-            grid_MSS2 = _grid(steps.argument_N[place_M], cubic, image_NCSS.shape[3], image_NCSS.device)
-            fill = _fill(image_NCSS.device)
-            above_MCSS = image_NCSS[place].float() - fill  # outside is 0, which is the fill colour
-            value_MCSS = functional.grid_sample(above_MCSS, grid_MSS2, mode, "zeros", align_corners=True) + fill
-            turned_NCSS[place] = value_MCSS.round_().clamp_(0, 255).to(torch.uint8)
+            turned_NCSS[place] = turn(image_NCSS[place], steps.some(place_M))
     return turned_NCSS
 
 
-def _grid(argument_N: NDArray[np.int32], cubic: bool, side: int, device: torch.device) -> Tensor:
-    """Where each pixel looks, from −1 to 1 as `grid_sample` wants it; OpenCV's bilinear maps are in 1/32 pixel."""
+def by_the_processor(image_NCSS: Tensor, steps: Steps) -> Tensor:
+    """What the renderer does, on the host."""
+    image_NSSC = image_NCSS.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    for image_SSC, op, argument, cubic in zip(image_NSSC, steps.op_N, steps.argument_N, steps.cubic_N, strict=True):
+        apply(int(op), int(argument), image_SSC, cubic=bool(cubic))
+    return moved(image_NSSC, image_NCSS.device).permute(0, 3, 1, 2)
+
+
+def _turned(image_NCSS: Tensor, steps: Steps) -> Tensor:
+    """Between the four pixels around the place where each one looks, the fill colour being outside."""
+    device, side = image_NCSS.device, image_NCSS.shape[3]
+    fill_C1 = torch.tensor(FILL, dtype=torch.int32, device=device)[:, None]
+    pixels_NCP = image_NCSS.flatten(2).int()
+    x_NSS, y_NSS = _places(steps.argument_N, side, device)
+    right_NSS, below_NSS = x_NSS & GRID_ONE - 1, y_NSS & GRID_ONE - 1
+    total_NCP = torch.full_like(pixels_NCP, 1 << GRID_BITS * 2 - 1)
+    for down, across in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        weight_NSS = (below_NSS if down else GRID_ONE - below_NSS) * (right_NSS if across else GRID_ONE - right_NSS)
+        row_NSS, column_NSS = (y_NSS >> GRID_BITS) + down, (x_NSS >> GRID_BITS) + across
+        inside_NSS = (row_NSS >= 0) & (row_NSS < side) & (column_NSS >= 0) & (column_NSS < side)
+        place_NSS = row_NSS.clamp(0, side - 1) * side + column_NSS.clamp(0, side - 1)
+        value_NCP = pixels_NCP.gather(2, place_NSS.flatten(1)[:, None].expand(-1, 3, -1))
+        value_NCP = torch.where(inside_NSS.flatten(1)[:, None], value_NCP, fill_C1)
+        total_NCP += weight_NSS.flatten(1)[:, None].int() * value_NCP
+    return (total_NCP >> GRID_BITS * 2).to(torch.uint8).view_as(image_NCSS)
+
+
+def _places(argument_N: NDArray[np.int32], side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The column and the row where each pixel looks, in 1/32 pixel."""
     turn_N = [math.radians(argument / ARGUMENT_ONE) for argument in argument_N.tolist()]
     cosine, sine = (np.rint(np.array([f(t) for t in turn_N]) * MATRIX_ONE) / MATRIX_ONE for f in (math.cos, math.sin))
-    middle, place_S = (side - 1) / 2, torch.arange(side, device=device, dtype=torch.float64)
+    middle, place_S = (side - 1) / 2, torch.arange(side, device=device)
     rows = ((cosine, -sine, middle * (1 - cosine + sine)), (sine, cosine, middle * (1 - sine - cosine)))
     axes = []
     for row_3N in map(np.stack, rows):
-        exact_3N = row_3N if cubic else np.rint(row_3N * MAP_ONE) / MAP_ONE
-        along, down, start = (moved(number_N, device)[:, None, None] for number_N in exact_3N)
-        place_NSS = along * place_S + (down * place_S[:, None] + start)
-        axes.append(place_NSS if cubic else (place_NSS * GRID_ONE).floor() / GRID_ONE)
-    return torch.stack(axes, 3).mul_(2 / (side - 1)).sub_(1).float()
+        whole_3N = np.rint(row_3N * MAP_ONE).astype(np.int64)
+        along, down, start = (moved(number_N, device)[:, None, None] for number_N in whole_3N)
+        axes.append(along * place_S + down * place_S[:, None] + start >> MAP_BITS - GRID_BITS)
+    return axes[0], axes[1]
 
 
 # Blur

@@ -5,15 +5,14 @@
     cut      crops of like size together: two batched matrix products with the weights of torch's antialiased uint8
              kernel (a = −0.5, 15 bits), rounded after each as there; mirroring is in the weights
     operate  `benchmarks.device_operations`
-    erase    noise of the same distribution from another generator: a hash of key, view and place, not Philox
+    erase    `benchmarks.device_noise`
     mix      both base views of a pair are in the call, and are mixed with each other
 
-Nothing of it draws a view that is stored or trained on. From the same decoded pictures its pixels are those of
-`pipeline.rendering.renderer` but for erased boxes (other noise), rotated views (a level off in one value of 10,000,
-bilinear 400) and crops shrunk to less than a third (a level off in one value of millions: sums beyond 24 bits); a later
-operation can make more of a level. Therefore, and because nvJPEG decodes otherwise, it would need a decoder name of its
-own in the recipe. `benchmarks.gpu` measures it; tests/benchmarks/test_device_render.py holds it to the processor's
-renderer. Products must be true 32-bit ones: no TF32 (`pipeline.teacher.teacher.make_repeatable`).
+From the same decoded pictures its pixels are those of `pipeline.rendering.renderer`, bit for bit: sums are integers, or
+whole numbers in 64-bit floats. One operation is left to the processor: rotation by OpenCV's cubic kernel (6 to 7 % of
+DeiT's base views). So it is a second executor of plans, written from their meaning, and each holds the other to it
+(tests/benchmarks/test_device_render.py). Nothing of it draws a view that is stored or trained on, and nvJPEG would
+decode otherwise. `benchmarks.gpu` measures it.
 
 Shapes: B views, N of them that are worked on together, S the side of a view, R that of the resized picture, h × w the
 largest crop among N, A = 2 axes, C = 3 channels, K taps, P bytes of all pictures.
@@ -29,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.device_noise import words
 from benchmarks.device_operations import moved, operate
 from pipeline.errors import UserError
 from pipeline.rendering.noise import levels
@@ -85,13 +85,13 @@ def _alike(size_B2: Ints) -> Iterator[Ints]:
 
 
 def _crops(pixels_P: Tensor, crop_N4: Ints, start_N: Ints, shape_N2: Ints) -> Tensor:
-    """The crops [N, h, C, w] as floats; beyond its last row and column a crop repeats them, which have no weight."""
+    """The crops [N, h, C, w] as doubles; beyond its last row and column a crop repeats them, which have no weight."""
     (top_N, left_N, height_N, width_N), (tall_N, wide_N) = crop_N4.T, shape_N2.T
     y_Nh = top_N[:, None] + np.minimum(np.arange(height_N.max()), height_N[:, None] - 1)
     x_Nw = left_N[:, None] + np.minimum(np.arange(width_N.max()), width_N[:, None] - 1)
     plane_NC = start_N[:, None] + np.arange(3) * (tall_N * wide_N)[:, None]
     row_Nh, plane_NC, x_Nw = (moved(array, pixels_P.device) for array in (y_Nh * wide_N[:, None], plane_NC, x_Nw))
-    return pixels_P[row_Nh[:, :, None, None] + plane_NC[:, None, :, None] + x_Nw[:, None, None]].float()
+    return pixels_P[row_Nh[:, :, None, None] + plane_NC[:, None, :, None] + x_Nw[:, None, None]].double()
 
 
 def _resized(part_NhCw: Tensor, taps: _Taps, span: slice) -> Tensor:
@@ -133,13 +133,14 @@ class _Taps:
         weight_ABRK = torch.where(index_ABRK < end_ABR[..., None], _kernel(far_ABRK, cubic[..., None] > 0), 0.0)
         weight_ABRK = _in_bits(weight_ABRK / weight_ABRK.sum(3, keepdim=True))
         shown_ABSK = moved(_shown(plan, order_B, side), device)[..., None].expand(-1, -1, -1, index_ABRK.shape[3])
-        return cls(most_AB, index_ABRK.long().gather(2, shown_ABSK), weight_ABRK.float().gather(2, shown_ABSK))
+        return cls(most_AB, index_ABRK.long().gather(2, shown_ABSK), weight_ABRK.gather(2, shown_ABSK))
 
     def dense(self, axis: int, span: slice, length: int) -> Tensor:
         """What each row (or column) of some views takes from each of their crops [N, S, length]."""
         most = int(self.most_AB[axis, span].max())
         index_NSK, weight_NSK = (tensor[axis, span, :, :most] for tensor in (self.index_ABSK, self.weight_ABSK))
-        room = torch.zeros((*index_NSK.shape[:2], length + most), device=index_NSK.device)  # taps may end beyond it
+        taps_end = (*index_NSK.shape[:2], length + most)  # they may reach beyond the crop
+        room = torch.zeros(taps_end, dtype=torch.float64, device=index_NSK.device)
         return room.scatter_(2, index_NSK, weight_NSK)[..., :length]
 
 
@@ -178,30 +179,18 @@ def erase(base_BCSS: Tensor, plan: ViewPlan, seed: int) -> None:
     if not len(place_N):
         return
     place, device, side = moved(place_N, base_BCSS.device), base_BCSS.device, base_BCSS.shape[3]
-    state_N = _states(plan.key_B[place_N], plan.view_B[place_N], seed, device)
-    pixel_CSS = torch.arange(3 * side * side, dtype=torch.int32, device=device).view(3, side, side)
-    word_NCSS = _scrambled(pixel_CSS ^ state_N[:, None, None, None]) & 0xFFFF
-    table_T, channel_C11 = moved(levels().ravel(), device), torch.arange(3, device=device)[:, None, None]
-    noise_NCSS = table_T[word_NCSS + (channel_C11 << 16)]
+    top_N, left_N, height_N, width_N = (moved(edge_N, device) for edge_N in plan.erase_B4[place_N].T.astype(np.int64))
+    row_NS1 = (torch.arange(side, device=device) - top_N[:, None])[:, :, None]
+    column_N1S = (torch.arange(side, device=device) - left_N[:, None])[:, None]
+    inner_N1SS = (row_NS1 * width_N[:, None, None] + column_N1S)[:, None]
+    channel_C11 = torch.arange(3, device=device)[:, None, None]
+    count = 3 * int(plan.erase_B4[place_N, 2:].astype(np.int64).prod(axis=1).max())
+    word_NCSS = inner_N1SS + channel_C11 * (height_N * width_N)[:, None, None, None]
+    word_NW = words(plan.key_B[place_N], plan.view_B[place_N], seed, count, device)
+    drawn_NCSS = word_NW.gather(1, word_NCSS.clamp_(0, count - 1).flatten(1)).view(-1, 3, side, side)
+    noise_NCSS = moved(levels().ravel(), device)[drawn_NCSS + (channel_C11 << 16)]
     inside_N1SS = _inside(plan.erase_B4[place_N], side, device)
     base_BCSS[place] = torch.where(inside_N1SS, noise_NCSS, base_BCSS[place])
-
-
-def _states(key_N: NDArray[np.uint64], view_N: Ints, seed: int, device: torch.device) -> Tensor:
-    """32 bits for each view."""
-    halves = np.ascontiguousarray(key_N, "<u8").view("<i4").reshape(-1, 2)
-    ends = (view_N.astype(np.int32), np.full(len(view_N), seed & 0x7FFFFFFF, np.int32))
-    state_N = torch.zeros(len(view_N), dtype=torch.int32, device=device)
-    for word_N in (*halves.T, *ends):
-        state_N = _scrambled(state_N ^ moved(word_N, device))
-    return state_N
-
-
-def _scrambled(word: Tensor) -> Tensor:
-    """A bijection of 32 bits that leaves nothing alike; products wrap."""
-    for down, kept, factor in ((16, 0xFFFF, 0x7FEB352D), (15, 0x1FFFF, 0x846CA68B - (1 << 32))):
-        word = (word ^ (word >> down & kept)) * factor
-    return word ^ (word >> 16 & 0xFFFF)
 
 
 # Mixing

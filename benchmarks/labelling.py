@@ -36,7 +36,7 @@ from pipeline.models.device import PRECISIONS
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.store.manifest import TeacherCard
 from pipeline.store.writer import StoreWriter
-from pipeline.teacher.teacher import Teacher
+from pipeline.teacher.teacher import Launched, Teacher, Then
 
 BARE = "bare forward loop, tensors in memory"
 OURS = {1: "teacher_logits, one view a row", 8: "teacher_logits, eight views a row, decoded once"}
@@ -87,7 +87,7 @@ class TakingTurns(Teacher):
         self.first = self.last = 0.0
         """When the first batch came, and when the last was answered"""
 
-    def launch(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
+    def launch(self, pixels_BHWC: NDArray[np.uint8], *then: Then) -> Launched:
         """As a teacher does, but for the pauses."""
         if self._batches % TURN == 0:
             if not self._batches:
@@ -99,7 +99,7 @@ class TakingTurns(Teacher):
                 self.bare.append(timed(self._bare))
             self._began, self._busy = time.perf_counter(), time.process_time()
         self._batches += 1
-        answer = super().launch(pixels_BHWC)
+        answer = super().launch(pixels_BHWC, *then)
         self.last = time.perf_counter()
         return answer
 

@@ -42,6 +42,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "student.export:main",
         "Write a trained student for other programs, and check that it answers the same there.",
     ),
+    "push": (
+        "student.push:main",
+        "Put an exported student, or a finished store, on the Hugging Face Hub, with its card.",
+    ),
     "report": (
         "stages.report:main",
         "Write one self-contained page about what the students gained from the teacher's labels.",

@@ -57,6 +57,10 @@ class StudentError(UserError):
     """A student cannot be built, trained, resumed, evaluated or exported as asked."""
 
 
+class PictureCacheError(UserError):
+    """The folder for decoded pictures cannot be used as asked."""
+
+
 class WorkerError(UserError):
     """A process that renders views died, or said something that nobody expected."""
 

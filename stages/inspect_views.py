@@ -31,6 +31,7 @@ from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
+from pipeline.rendering.same_views import Labelled, Seen, compare_views
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.store.manifest import Manifest
@@ -92,13 +93,14 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     plan, side = subject.plan, subject.recipe.image_size
     pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)
     renderer = Renderer(subject.recipe, subject.index, subject.index.files())
-    crc_B = renderer.render(plan.row_B, plan.view_B, pixels_BHWC).crc_B
+    drawn = renderer.render(plan.row_B, plan.view_B, pixels_BHWC)
     labels, stored_B = _answers(subject)
     click.echo(_table(subject, labels))
     out.parent.mkdir(parents=True, exist_ok=True)
     _sheet(subject, pixels_BHWC, labels).save(out, "PNG")
-    if stored_B is not None:
-        _require_equal(subject, crc_B, stored_B, out)
+    if subject.store is not None and stored_B is not None:
+        labelled = Labelled(subject.store.manifest.luma, stored_B)
+        _require_equal(subject, Seen(drawn.crc_B, drawn.luma_B16), labelled, out)
         click.echo(f"all {len(plan)} views have the checksum that is stored with their label")
     click.echo(f"contact sheet: {out} ({len(plan) // subject.views} rows × {subject.views} views)")
 
@@ -243,15 +245,15 @@ def _view_cell(subject: Subject, i: int, pixels_HWC: NDArray[np.uint8], answers:
     )
 
 
-def _require_equal(subject: Subject, crc_B: NDArray[np.uint32], stored_B: NDArray[np.uint32], out: Path) -> None:
-    wrong = np.flatnonzero(crc_B != stored_B)
-    if not len(wrong):
+def _require_equal(subject: Subject, drawn: Seen, labelled: Labelled, out: Path) -> None:
+    found = compare_views(drawn, labelled)
+    if found.first is None:
         return
-    first, plan = int(wrong[0]), subject.plan
+    first, plan, other = found.first, subject.plan, int(found.other_B.sum())
     raise ViewError(
-        f"{len(wrong)} of {len(crc_B)} views are not those that the teacher saw; the first is row {plan.row_B[first]}, "
-        f"view {plan.view_B[first]}: checksum {crc_B[first]:08x}, stored is {stored_B[first]:08x}. {out} shows them as "
-        "drawn here. 'python -m stages.verify_logits' says how far they drifted."
+        f"{other} of {len(plan)} views are not those that the teacher saw; the first is row {plan.row_B[first]}, "
+        f"view {plan.view_B[first]}: checksum {found.crc_B[first]:08x}, stored is {labelled.crc_B[first]:08x}. "
+        f"{out} shows them as drawn here. 'python -m stages.verify_logits' says how far they drifted."
     )
 
 

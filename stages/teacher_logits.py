@@ -19,6 +19,7 @@ from typing import Any
 import click
 import torch
 
+from pipeline.commands.cache_flags import picture_cache_options
 from pipeline.commands.class_flags import label_options, read_class_list, take_rule
 from pipeline.commands.command import Finite, command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable
@@ -35,12 +36,21 @@ from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.first_answers import Answers, answers_of
 from pipeline.labelling.tasks import Handout, Task, handout_of, slice_of, tasks_of
-from pipeline.labelling.writers import following_writer, index_at, leading_seat, leading_writer, open_to_label
+from pipeline.labelling.writers import (
+    following_writer,
+    index_at,
+    leading_seat,
+    leading_writer,
+    luma_for,
+    open_to_label,
+)
 from pipeline.labels.keep import parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.models.out_of_memory import within_memory
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.start import settle_start_method
 from pipeline.processes.world import Place
+from pipeline.rendering.kept_pictures import pictures_in
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
@@ -92,9 +102,14 @@ SMALLER = "Give a smaller --batch-size: it is part of the contract, so a store t
     type=click.IntRange(min=1),
     help="Rows finished at once, a power of two.  [default: by the data's size]",
 )
-@click.option("--luma/--no-luma", default=True, help="Keep 16-byte thumbnails, which --accept-drift needs.")
+@click.option(
+    "--luma/--no-luma",
+    default=None,
+    help="Keep 16-byte thumbnails for --accept-drift, or nothing.  [default: 2 bytes, within the checksum's 4]",
+)
 @recipe_options
 @speed_options
+@picture_cache_options
 @click.option(
     "--timeout",
     type=Finite(min=1),
@@ -236,7 +251,14 @@ def _label(
             index=index,
             handout=handout,
             shown=shown,
+            pictures=_pictures(flags, index),
         )
+
+
+def _pictures(flags: dict[str, Any], index: SampleIndex) -> PictureCache | None:
+    """The decoded pictures that this node keeps."""
+    folder = flags["picture_cache"]
+    return None if folder is None else pictures_in(folder, flags["picture_cache_size"], index)
 
 
 def _require_same(store: StoreWriter, manifest: Manifest, views: int) -> None:
@@ -343,7 +365,7 @@ def _manifest(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, digest:
         class_names=index.class_names,
         class_map=teacher.class_map,
         unit_rows=flags["unit_rows"] or unit_rows_for(len(index), recipe.mix_window),
-        luma=flags["luma"],
+        luma=luma_for(flags["out"], flags["luma"]),
     )
 
 

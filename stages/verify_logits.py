@@ -46,7 +46,7 @@ SHOWN = 20
 )
 @click.option("--sample", type=click.IntRange(min=0), default=1000, help="Views to draw again, beside the witnesses.")
 @click.option("--digests-only", is_flag=True, help="Draw nothing: check the store's bytes alone, without the shards.")
-@click.option("--accept-drift", is_flag=True, help="Hold views to their thumbnails, not to their checksums.")
+@click.option("--accept-drift", is_flag=True, help="Hold views to how they looked, not to their checksums.")
 @click.option("--teacher", is_flag=True, help="Ask the teacher again about the sample, in whole batches of its run.")
 @click.option("--model", help="The teacher, where it has another name now.  [default: the stored name]")
 @click.option("--weights", type=click.Path(path_type=Path), help="The teacher's weights.  [default: timm's own]")
@@ -145,7 +145,8 @@ def _check_sample(store: StoreReader, index: SampleIndex, flags: dict[str, Any])
             ask=teacher,
             progress=progress.advance,
         )
-    click.echo(f"sample     {again.views} views drawn again: {again.changed} have another checksum")
+    looks = f", {again.other_looks} look otherwise" if again.changed and store.manifest.luma else ""
+    click.echo(f"sample     {again.views} views drawn again: {again.changed} have another checksum{looks}")
     if teacher:
         click.echo(
             f"teacher    asked about {again.asked} views: logits deviate by at most {again.largest_deviation:.4f}, "

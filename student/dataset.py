@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import MismatchError, StudentError, ViewError
+from pipeline.models.stream import registered
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
@@ -57,9 +60,11 @@ class _Opened:
     loader: Loader
     answers: StoredAnswers
     feed: Feed
+    registered: ExitStack
 
     def close(self) -> None:
         self.answers.close()
+        self.registered.close()
         self.loader.close()
 
 
@@ -81,7 +86,8 @@ class StoredViews(IterableDataset[ViewBatch]):
             and WORLD_SIZE, as torchrun sets them.
         device: where the tensors come to be.
         workers: processes that draw; 0 draws here. Stays 0 with the workers of a `DataLoader`.
-        accept_drift: hold views to their thumbnails instead, within two levels.
+        pictures: decoded pictures that this node keeps, as ``student.train --picture-cache`` does.
+        accept_drift: hold views to how they looked to the teacher instead, within two levels.
         labelled_only: leave rows without a true label out.
     """
 
@@ -106,6 +112,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         device: str | torch.device = "cpu",
         workers: int = 0,
         start_method: str | None = None,
+        pictures: PictureCache | None = None,
         accept_drift: bool = False,
         labelled_only: bool = False,
     ) -> None:
@@ -122,6 +129,7 @@ class StoredViews(IterableDataset[ViewBatch]):
             rank=here if rank is None else rank, world=of if world is None else world, device=torch.device(device)
         )
         self.workers, self.start_method, self.accept_drift = workers, start_method, accept_drift
+        self.pictures = pictures
         self.order = order_of(
             self.store, self.index, batch=batch, seed=seed, views=views, repeats=repeats, labelled_only=labelled_only
         )
@@ -160,7 +168,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         log.info("%s", drift)
         if drift.kind == "identical" or (drift.kind == "drifted" and self.accept_drift):
             return
-        remedy = "--accept-drift trains with every view held within 2 levels of its thumbnail"
+        remedy = "--accept-drift trains with every view held within 2 levels of how it looked to the teacher"
         if drift.kind == "different":
             remedy = "These are other pictures or another program"
         raise ViewError(
@@ -256,6 +264,7 @@ class StoredViews(IterableDataset[ViewBatch]):
             workers=self.workers,
             together=pieces_together(order),
             start_method=self.start_method,
+            pictures=self.pictures,
         )
         names = needed(manifest, soft=self.shape.logits, luma=self.accept_drift)
         answers = StoredAnswers(self.store, names, keep_units=2 * order.spread * order.repeats)
@@ -271,7 +280,9 @@ class StoredViews(IterableDataset[ViewBatch]):
             temperature=self.shape.tau,
             accept_drift=self.accept_drift,
         )
-        return _Opened(os.getpid(), loader, answers, feed)
+        stack = ExitStack()
+        stack.enter_context(registered(loader.ring.memory, self.ranks.device))
+        return _Opened(os.getpid(), loader, answers, feed, stack)
 
     def _after(self, epoch: int, step: int) -> tuple[int, int]:
         return (epoch, step + 1) if step + 1 < self.order.steps else (epoch + 1, 0)

@@ -3,7 +3,7 @@
     python -m student.export --checkpoint runs/student --out export/ --format timm
     python -m student.export --checkpoint runs/student --out export/ --format onnx
 
-Both may be written to one folder.
+Both may be written to one folder, with a README.md that says who this is; ``student.push`` puts it on a hub.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pipeline.shards.truth import brief
 from student.checkpoints.flags import checkpoint_options, crop_option
 from student.checkpoints.trained import Saved, open_saved
 from student.exporting.export_folder import PREPROCESSING, placed
+from student.exporting.model_card import write_card
 from student.exporting.onnx_graph import write_onnx
 from student.exporting.preprocessing import description
 from student.exporting.timm_folder import HEADS, write_timm
@@ -69,6 +70,7 @@ def main(**flags: Any) -> None:
             log.info("timm loads it, and its logits differ by at most %.2g", difference)
             last = f'{out}: timm.create_model("local-dir:{out}", pretrained=True)'
         write_json(folder / PREPROCESSING, prepared)
+    write_card(out, saved, head=head, ema=flags["ema"])
     click.echo(last)
 
 

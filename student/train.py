@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from pipeline.commands.cache_flags import picture_cache_options
 from pipeline.commands.command import command
 from pipeline.commands.speed_flags import share_workers, speed_options
 from pipeline.models.out_of_memory import within_memory
@@ -45,6 +46,7 @@ SMALLER = (
 @flags.recipe_options
 @flags.running_options
 @speed_options
+@picture_cache_options
 def main(
     logits: str,
     shards: tuple[str, ...],
@@ -60,6 +62,8 @@ def main(
     device: str,
     workers: int,
     start_method: str | None,
+    picture_cache: Path | None,
+    picture_cache_size: int,
     **settings: Any,
 ) -> None:
     """Train a student with the labels of a store, as if the teacher stood beside it.
@@ -77,6 +81,8 @@ def main(
         if_changed=if_changed,
         workers=share_workers(workers, Place.among_ranks().local_world),
         start_method=start_method,
+        picture_cache=picture_cache,
+        picture_cache_size=picture_cache_size,
         loggers=loggers,
         dvclive=dvclive,
         tensorboard=tensorboard,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def layouts(tree: ast.Module) -> Iterator[ast.Call]:
             yield node
 
 
+def checksum_questions(tree: ast.Module) -> Iterator[ast.Compare]:
+    """Comparisons of the stored checksums of views with others."""
+    for node in ast.walk(tree):
+        equal = isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Eq, ast.NotEq))
+        if equal and any(re.search(r"\bcrc_B", dotted(part)) for part in ast.walk(node)):
+            yield node
+
+
 def who_uses(*names: str) -> set[str]:
     return {path for path, tree in SOURCES.items() if set(names_used(tree)) & set(names)}
 
@@ -90,6 +99,18 @@ def test_one_file_lays_out_json_results() -> None:
     assert len(list(layouts(ast.parse("json.dump(a, b); json.dumps(a, indent=2); json.dumps(a); pickle.dump(a)")))) == 2
     shown = {"stages/reporting/background.py"}  # in a page
     assert {path for path, tree in SOURCES.items() if any(layouts(tree))} - shown == {"pipeline/durable/file.py"}
+
+
+def test_one_file_says_whether_a_view_is_the_one_that_was_labelled() -> None:
+    assert len(list(checksum_questions(ast.parse("a = slot.crc_B != known_B\nb = int(crc_B[3]) == now")))) == 2
+    witness = {"pipeline/inspection/audit.py"}  # holds a store's own pictures to its own checksums; draws nothing
+    door = {"pipeline/rendering/same_views.py"}
+    assert {path for path, tree in SOURCES.items() if any(checksum_questions(tree))} - witness == door
+    assert who_uses("pipeline.rendering.proof.apart") == door
+    assert who_uses("pipeline.rendering.proof.TOLERANCE") == {
+        "pipeline/rendering/drift.py",  # witnesses, by the pixels themselves
+        "student/feed/feed.py",  # tells it
+    }
 
 
 def test_the_environment_is_read_where_it_is_told() -> None:

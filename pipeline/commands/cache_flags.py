@@ -1,9 +1,14 @@
-"""Where does a node keep what it fetched, and how much of it? `--cache-dir` and `--cache-size`."""
+"""Where does a node keep what it fetched, and what it decoded, and how much of it?
+
+`--cache-dir` and `--cache-size` are about what came from URLs, `--picture-cache` and `--picture-cache-size` about
+decoded pictures.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -46,6 +51,37 @@ def cache_options(command: F) -> F:
             callback=_into(SIZE_VARIABLE),
             expose_value=False,
             help="Bytes of shards from URLs that are kept on this node, 500G for example.  [default: 64GiB]",
+        ),
+    )
+    for option in options:
+        command = option(command)
+    return command
+
+
+def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    try:
+        return bytes_of(value, "--picture-cache-size")
+    except ShardError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def picture_cache_options(command: F) -> F:
+    """`--picture-cache` and `--picture-cache-size`, which change speed only."""
+    options = (
+        click.option(
+            "--picture-cache-size",
+            default="64GiB",
+            envvar="DISTILL_PICTURE_CACHE_SIZE",
+            show_default=True,
+            callback=_size,
+            help="Bytes of decoded pictures that are kept, 400G for example; beyond that nothing is added.",
+        ),
+        click.option(
+            "--picture-cache",
+            type=click.Path(path_type=Path, file_okay=False),
+            envvar="DISTILL_PICTURE_CACHE",
+            help="A folder on a fast disk of this node, or in memory (/dev/shm/…), for decoded pictures: each is "
+            "decoded once, for all processes and later runs. Changes speed only.  [default: none is kept]",
         ),
     )
     for option in options:

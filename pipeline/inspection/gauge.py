@@ -50,7 +50,7 @@ MEASURED, FITTED = 512, 2048
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0)
 """Measured beside those that are stored"""
 OTHERS = (
-    "topk:5", "topk:10", "topk:20", "topk:50", "lowrank:3+6", "lowrank:4+16", "lowrank:5+24", "lowrank:5+38",
+    "topk:5", "topk:10", "topk:20", "topk:50", "lowrank:3+6", "lowrank:4+16", "lowrank:5+24", "lowrank:5+35",
     "lowrank:8+64", "lowrank:8+92", "lowrank:12+128", "dense",
 )  # fmt: skip
 MOST_CLASSES_FITTED = 4096

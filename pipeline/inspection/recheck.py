@@ -20,9 +20,9 @@ from pipeline.inspection.audit import Finding
 from pipeline.labels.codes import SCALE
 from pipeline.labels.dense import Dense
 from pipeline.labels.soft_labels import SoftLabels, encode
-from pipeline.rendering.drift import TOLERANCE
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.ring import Slot
+from pipeline.rendering.same_views import Labelled, Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
@@ -53,7 +53,9 @@ class Recheck:
     changed: int = 0
     """Views whose checksum is another"""
     thumbnail_levels: int = 0
-    """The largest step between a thumbnail then and now"""
+    """The largest step between a thumbnail then and now, where thumbnails are kept"""
+    other_looks: int = 0
+    """Views that do not look as they did, by their thumbnails or sketches: more than a drift"""
     asked: int = 0
     """Views that the teacher was asked about"""
     argmax_changes: int = 0
@@ -139,21 +141,23 @@ def _compare_pixels(
     stored: UnitLabels,
     accept_drift: bool,
 ) -> None:
-    step_B = np.zeros(len(slot.crc_B), np.int64)
-    if stored.luma_B16 is not None:
-        step_B = np.abs(slot.luma_B16.astype(np.int64) - stored.luma_B16).max(axis=1)
-    changed_B = slot.crc_B != stored.crc_B
-    result.views += len(changed_B)
-    result.changed += int(changed_B.sum())
-    result.thumbnail_levels = max(result.thumbnail_levels, int(step_B.max(initial=0)))
-    known = accept_drift and stored.luma_B16 is not None
-    for at in np.flatnonzero(step_B > TOLERANCE if known else changed_B).tolist():
-        row = int(request.row_B[at])
-        apart = "" if stored.luma_B16 is None else f", and its thumbnail differs by {step_B[at]} levels"
+    found = compare_views(
+        Seen(slot.crc_B, slot.luma_B16),
+        Labelled(store.manifest.luma, stored.crc_B, stored.luma_B16),
+        accept_drift=accept_drift,
+    )
+    result.views += len(found.changed_B)
+    result.changed += int(found.changed_B.sum())
+    result.other_looks += int(found.unlike.sum())
+    if stored.luma_B16 is not None and found.off_B is not None:
+        result.thumbnail_levels = max(result.thumbnail_levels, int(found.off_B.max(initial=0)))
+    for at in np.flatnonzero(found.other_B).tolist():
+        row, looks = int(request.row_B[at]), found.how_far(at)
         result.findings.append(
             Finding(
                 f"{store.name}: view {request.unit.view}, row {row} (key {index.key(row)!r})",
-                f"drawn here it has checksum {slot.crc_B[at]:08x}, {stored.crc_B[at]:08x} is stored{apart}",
+                f"drawn here it has checksum {found.crc_B[at]:08x}, {stored.crc_B[at]:08x} is stored"
+                + (f", and {looks}" if looks else ""),
             )
         )
 

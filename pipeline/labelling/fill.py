@@ -7,9 +7,11 @@ are rendered together, batch of rows by batch of rows, so that each picture is d
 is still its own unit with its own batches (consecutive rows of one view), which is why nothing about the store depends
 on what was computed together.
 
-Three things overlap: workers render ahead, the teacher answers, and one thread encodes, writes and commits.
+Three things overlap: workers render ahead, the teacher answers, and one thread encodes, writes and commits. A GPU has
+the next two batches queued behind the one that it computes (`pipeline.models.stream`), and reads pixels where the
+workers drew them; a slot of theirs is handed back when its copy has left it.
 
-Legend: B views of a batch, H W sides, C classes.
+Legend: B views of a batch, H W sides.
 """
 
 from __future__ import annotations
@@ -17,25 +19,35 @@ from __future__ import annotations
 import io
 import logging
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.labelling.coding import Coding, coding_of
 from pipeline.labelling.tasks import Handout, Task, tasks_of
-from pipeline.labels.soft_labels import SoftLabels, encode
+from pipeline.labels.soft_labels import SoftLabels
+from pipeline.models.stream import registered
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, Request
+from pipeline.rendering.proof import kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
+from pipeline.store.manifest import Luma
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.writer import StoreWriter
-from pipeline.teacher.teacher import Teacher
+from pipeline.teacher.teacher import Launched, Teacher
 
 log = logging.getLogger(__name__)
+
+AHEAD = 2
+"""Batches under way behind the one whose answer is used, on a device that computes apart"""
 
 
 def label_missing(
@@ -49,6 +61,7 @@ def label_missing(
     index: SampleIndex | None = None,
     handout: Handout | None = None,
     shown: bool = True,
+    pictures: PictureCache | None = None,
 ) -> list[int]:
     """Fill what `tasks` name (all that is missing, where none are given).
 
@@ -66,11 +79,14 @@ def label_missing(
             workers=workers,
             together=views_together,
             start_method=start_method,
+            pictures=pictures,
         )
-        with loader, Commits(store) as commits:
+        coding = coding_of(store.manifest, apart=teacher.stream.apart)
+        with loader, registered(loader.ring.memory, teacher.device), Commits(store, coding) as commits:
             batches = loader.render(_requests(store, planned, batch))
-            for slot, logits_BC in _answers(teacher, batches):
-                commits.take(slot, logits_BC)
+            for answer in _answers(teacher, coding, batches):
+                commits.take(answer)
+                slot = answer.slot
                 progress.advance(
                     handout.count(len(slot.row_B)), note=f"waited {100 * loader.waited / progress.elapsed:.0f}%"
                 )
@@ -96,17 +112,31 @@ def _requests(store: StoreWriter, tasks: Iterable[Task], batch: int) -> Iterator
                 yield row_B, np.full(len(row_B), view)
 
 
-def _answers(teacher: Teacher, batches: Iterable[Slot]) -> Iterator[tuple[Slot, NDArray[np.float32]]]:
-    """Each batch with its logits; on a GPU the next batch is under way while this one's answer is used."""
-    waiting = None
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the teacher said about one batch, coded as far as its device does it."""
+
+    slot: Slot
+    """Without its pixels"""
+    parts: tuple[NDArray[Any], ...]
+    launched: Launched
+
+
+def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot]) -> Iterator[Answer]:
+    """Each batch with its answer; a device that computes apart has the next ones under way while one is used."""
+    under_way: deque[tuple[Slot, Launched]] = deque()
+
+    def oldest() -> Answer:
+        slot, launched = under_way.popleft()
+        return Answer(slot, teacher.collect(launched, slot.name_of), launched)
+
     for slot in batches:
-        launched = teacher.launch(slot.pixels_BHWC)
-        kept = slot.answers()
-        if waiting is not None:
-            yield waiting[0], teacher.collect(waiting[1], waiting[0].name_of)
-        waiting = kept, launched
-    if waiting is not None:
-        yield waiting[0], teacher.collect(waiting[1], waiting[0].name_of)
+        launched = teacher.launch(slot.pixels_BHWC, coding.there)
+        under_way.append((slot.answers(), launched))
+        if len(under_way) > AHEAD * teacher.stream.apart:
+            yield oldest()
+    while under_way:
+        yield oldest()
 
 
 @dataclass(slots=True)
@@ -118,20 +148,17 @@ class Gathering:
     lumas: list[NDArray[np.uint8]] = field(default_factory=list)
     rows: int = 0
 
-    def whole(self, luma: bool) -> UnitLabels:
+    def whole(self, luma: Luma) -> UnitLabels:
         """All of it, in the order of the rows."""
-        return UnitLabels(
-            labels=SoftLabels.concatenate(self.labels),
-            crc_B=np.concatenate(self.crcs),
-            luma_B16=np.concatenate(self.lumas) if luma else None,
-        )
+        crc_B, luma_B16 = kept(luma, np.concatenate(self.crcs), np.concatenate(self.lumas))
+        return UnitLabels(labels=SoftLabels.concatenate(self.labels), crc_B=crc_B, luma_B16=luma_B16)
 
 
 class Commits:
     """Encodes, gathers and commits in one thread of its own; an error there stops the run at the next batch."""
 
-    def __init__(self, store: StoreWriter, ahead: int = 4) -> None:
-        self.store, self.ahead = store, ahead
+    def __init__(self, store: StoreWriter, coding: Coding, ahead: int = 4) -> None:
+        self.store, self.coding, self.ahead = store, coding, ahead
         self._open: dict[Unit, Gathering] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._pending: list[Future[None]] = []
@@ -147,11 +174,12 @@ class Commits:
         finally:
             self._thread.shutdown(cancel_futures=True)
 
-    def take(self, slot: Slot, logits_BC: NDArray[np.float32]) -> None:
+    def take(self, answer: Answer) -> None:
         """Hand over one answered batch."""
+        slot = answer.slot
         self._tell_grey(slot)
         run = int(slot.row_B[0]) // self.store.manifest.unit_rows
-        self._pending.append(self._thread.submit(self._add, Unit(int(slot.view_B[0]), run), slot, logits_BC))
+        self._pending.append(self._thread.submit(self._add, Unit(int(slot.view_B[0]), run), answer))
         self._settle(self.ahead)
 
     def _tell_grey(self, slot: Slot) -> None:
@@ -166,13 +194,12 @@ class Commits:
         while len(self._pending) > most:
             self._pending.pop(0).result()
 
-    def _add(self, unit: Unit, slot: Slot, logits_BC: NDArray[np.float32]) -> None:
-        manifest = self.store.manifest
-        gathering = self._open.setdefault(unit, Gathering())
-        gathering.labels.append(encode(logits_BC, manifest.keep, manifest.temperatures, name=slot.name_of))
+    def _add(self, unit: Unit, answer: Answer) -> None:
+        slot, gathering = answer.slot, self._open.setdefault(unit, Gathering())
+        gathering.labels.append(self.coding.labels(answer.parts, answer.launched.logits, slot.name_of))
         gathering.crcs.append(slot.crc_B)
         gathering.lumas.append(slot.luma_B16)
         gathering.rows += len(slot.row_B)
         start, stop = self.store.layout.rows_of(unit)
         if gathering.rows == stop - start:
-            self.store.write(unit, self._open.pop(unit).whole(manifest.luma))
+            self.store.write(unit, self._open.pop(unit).whole(self.store.manifest.luma))

@@ -17,14 +17,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.durable.objects import Objects
+from pipeline.durable.objects import Objects, open_objects
 from pipeline.durable.writer_lock import Seat, seated
 from pipeline.labelling.environment import describe_environment
 from pipeline.labelling.first_answers import Answers
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.shards.index import SampleIndex, bytes_of
-from pipeline.store.manifest import Manifest
+from pipeline.store.manifest import SKETCH, Luma, Manifest
+from pipeline.store.recovery import read_base, stored_layout
 from pipeline.store.writer import StoreWriter
 
 
@@ -81,6 +82,15 @@ def open_to_label(
         answers=answers,
         recheck=recheck,
     )
+
+
+def luma_for(out: str | Path, asked: bool | None) -> Luma:
+    """How it is kept how views look: as asked for; else as in the store that is there; else by sketches."""
+    if asked is not None:
+        return asked
+    objects = open_objects(out)
+    layout = stored_layout(objects, read_base(objects))
+    return SKETCH if layout is None else layout.manifest.luma
 
 
 def index_at(index: SampleIndex, urls: tuple[str, ...]) -> SampleIndex:

@@ -84,6 +84,11 @@ class Keep(ABC):
         """Classes of an answer whose logits are known; None where all or none are."""
         return None
 
+    @property
+    def ranks(self) -> int:
+        """How many of the largest codes it stores, in order; where a device has ranked them, `parts_of` takes them."""
+        return 0
+
     def require_fit(self, num_classes: int) -> None:  # noqa: B027  # most keeps fit any number
         """Refuse to keep more classes than there are."""
 
@@ -96,6 +101,12 @@ class Keep(ABC):
         self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
     ) -> dict[str, NDArray[Any]]:
         """These arrays, of the answers with these codes and, at full precision, this argmax."""
+
+    def parts_of(
+        self, index_BK: NDArray[Any], code_BK: NDArray[Any], codes_BC: NDArray[np.uint16], temperatures: Sequence[float]
+    ) -> dict[str, NDArray[Any]]:
+        """The same arrays, from the codes and the `ranks` largest of each row, by code and then by lower class."""
+        raise NotImplementedError(f"{self} stores nothing by rank: {index_BK.shape}, {code_BK.shape}")
 
     def flaws(
         self, parts: Parts, num_classes: int, temperatures: Sequence[float]

@@ -43,14 +43,14 @@ class LowRank(Keep):
 
     @classmethod
     def read(cls, argument: str | None) -> LowRank | None:
-        """``lowrank:5+38``."""
+        """``lowrank:5+35``."""
         found = re.fullmatch(r"([0-9]{1,9})\+([0-9]{1,9})", argument or "", re.ASCII)
         return None if found is None else cls(int(found[1]), int(found[2]))
 
     def __post_init__(self) -> None:
         if self.kept < 1 or self.rank < 1:
             raise RecipeError(
-                f"keep '{self}' keeps no class, or no component. Give lowrank:K+R (for example lowrank:5+38), both of "
+                f"keep '{self}' keeps no class, or no component. Give lowrank:K+R (for example lowrank:5+35), both of "
                 "at least 1; or topk:K."
             )
 

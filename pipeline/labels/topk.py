@@ -55,6 +55,11 @@ class TopK(Keep):
         """K."""
         return self.k
 
+    @property
+    def ranks(self) -> int:
+        """K."""
+        return self.k
+
     def require_fit(self, num_classes: int) -> None:
         """Refuse a K above the number of classes."""
         if self.k > num_classes:
@@ -80,10 +85,15 @@ class TopK(Keep):
         self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
     ) -> dict[str, NDArray[Any]]:
         """The K largest of each row, and the sums over it."""
-        index_BK, code_BK = _largest(codes_BC, self.k)
+        return self.parts_of(*_largest(codes_BC, self.k), codes_BC, temperatures)
+
+    def parts_of(
+        self, index_BK: NDArray[Any], code_BK: NDArray[Any], codes_BC: NDArray[np.uint16], temperatures: Sequence[float]
+    ) -> dict[str, NDArray[Any]]:
+        """The same, where somebody has ranked them already."""
         return {
-            "topk_index": index_BK,
-            "topk_logit": code_BK,
+            "topk_index": index_BK.astype(class_dtype(codes_BC.shape[1])),
+            "topk_logit": code_BK.astype(CODE),
             "lse": log_sum_exp(codes_BC, temperatures).astype(LSE),
         }
 

@@ -29,11 +29,11 @@ def cache() -> Cache:
     return _caches[key]
 
 
-def bytes_of(text: str) -> int:
+def bytes_of(text: str, flag: str = "--cache-size") -> int:
     """The number of bytes that a person writes as 500G, 64GiB or 1000000."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
     if not match or match[2] == "I":
-        raise ShardError(f"--cache-size {text!r} is no size. Give bytes, or a number such as 500G or 64GiB.")
+        raise ShardError(f"{flag} {text!r} is no size. Give bytes, or a number such as 500G or 64GiB.")
     return int(float(match[1]) * UNITS[match[2]])
 
 

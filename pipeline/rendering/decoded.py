@@ -3,6 +3,9 @@
 A call says which box of a row all of its views lie in, and of a tiled picture (`pipeline.pictures.parts`) that box
 alone is decoded. What was decoded is kept, as long as there is room, and answers for every box inside it. A row that is
 asked for again with another box is likely to be asked for once more: then it is decoded whole.
+
+With a `PictureCache` what somebody on this node has decoded before is read from there, and what is decoded here goes
+there, whole, as long as it takes more.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from pipeline.errors import ImageError
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.pictures.parts import Box, Shown, decode_part
+from pipeline.rendering.kept_pictures import picture_of
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
 from pipeline.views.recipe import Recipe
@@ -19,8 +24,10 @@ from pipeline.views.recipe import Recipe
 class DecodedRows:
     """Decoded pictures by row; those used longest ago make room."""
 
-    def __init__(self, recipe: Recipe, index: SampleIndex, files: ShardFiles, limit: int) -> None:
-        self.recipe, self.index, self.files, self.limit = recipe, index, files, limit
+    def __init__(
+        self, recipe: Recipe, index: SampleIndex, files: ShardFiles, limit: int, cache: PictureCache | None = None
+    ) -> None:
+        self.recipe, self.index, self.files, self.limit, self.cache = recipe, index, files, limit, cache
         self._kept: OrderedDict[int, Shown | None] = OrderedDict()
         self._bytes = 0
 
@@ -44,6 +51,19 @@ class DecodedRows:
         self._bytes -= _bytes_of(self._kept.pop(row))
 
     def _decode(self, row: int, box: Box | None) -> Shown | None:
+        """From the node's cache, if it is there; else from the shard."""
+        picture = None if self.cache is None else picture_of(self.index, row)
+        if self.cache is None or picture is None:
+            return self._decode_payload(row, box)
+        if (shown := self.cache.crop(picture, box)) is not None:
+            self.index.require_class_once(self.files, row)
+            return shown
+        shown = self._decode_payload(row, None if self.cache.takes else box)
+        if shown is not None:
+            self.cache.keep(picture, shown.pixels_HWC)
+        return shown
+
+    def _decode_payload(self, row: int, box: Box | None) -> Shown | None:
         payload = self.index.payload(self.files, row)
         try:
             shown = decode_part(payload, box)

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError, WorkerError
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.ordered_map import follow_parent
 from pipeline.processes.start import checked_start_method, starting
 from pipeline.rendering.renderer import Renderer
@@ -58,8 +59,9 @@ class Loader:
         workers: int,
         together: int = 1,
         start_method: str | None = None,
+        pictures: PictureCache | None = None,
     ) -> None:
-        self.recipe, self.index, self.batch = recipe, index, batch
+        self.recipe, self.index, self.batch, self.pictures = recipe, index, batch, pictures
         self.waited = 0.0
         slot_bytes = batch * recipe.image_size**2 * 3
         self.together = max(1, min(together, RING_BYTES // (slot_bytes * 2 * max(workers, 1))))
@@ -68,7 +70,7 @@ class Loader:
         self._crew: list[tuple[BaseProcess, Connection]] = []
         self._unanswered = [0] * workers
         self._answers: list[deque[Exception | None]] = [deque() for _ in range(workers)]
-        self._renderer = _renderer(recipe, index) if workers == 0 else None
+        self._renderer = _renderer(recipe, index, pictures) if workers == 0 else None
         context = multiprocessing.get_context(checked_start_method(index.urls, start_method))
         try:
             for number in range(workers):
@@ -80,7 +82,10 @@ class Loader:
     def _start(self, context: multiprocessing.context.BaseContext, number: int) -> None:
         ours, theirs = context.Pipe()
         process = context.Process(  # type: ignore[attr-defined]  # every concrete context has Process
-            target=_work, args=(theirs, self.recipe, self.index, self.ring), name=f"render-{number}", daemon=True
+            target=_work,
+            args=(theirs, self.recipe, self.index, self.ring, self.pictures),
+            name=f"render-{number}",
+            daemon=True,
         )
         with starting(context.get_start_method()):
             process.start()
@@ -193,8 +198,8 @@ class Loader:
         )
 
 
-def _renderer(recipe: Recipe, index: SampleIndex) -> Renderer:
-    return Renderer(recipe, index, index.files(), cache_bytes=CACHE_BYTES)
+def _renderer(recipe: Recipe, index: SampleIndex, pictures: PictureCache | None) -> Renderer:
+    return Renderer(recipe, index, index.files(), cache_bytes=CACHE_BYTES, pictures=pictures)
 
 
 def _ask(slot: Slot, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Slot:
@@ -214,7 +219,9 @@ def _answer(renderer: Renderer, slot: Slot) -> None:
     slot.bad_B[:] = np.isin(slot.row_B, rendered.bad_rows) if rendered.bad_rows else 0
 
 
-def _work(connection: Connection, recipe: Recipe, index: SampleIndex, ring: Ring) -> None:
+def _work(
+    connection: Connection, recipe: Recipe, index: SampleIndex, ring: Ring, pictures: PictureCache | None
+) -> None:
     """A worker's life: take a slot number, render, say done; end with the parent."""
     import cv2
     import torch
@@ -222,7 +229,7 @@ def _work(connection: Connection, recipe: Recipe, index: SampleIndex, ring: Ring
     follow_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    renderer = _renderer(recipe, index)
+    renderer = _renderer(recipe, index, pictures)
     slots = [ring.slot(number) for number in range(ring.slots)]
     while True:
         try:

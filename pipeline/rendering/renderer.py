@@ -5,7 +5,8 @@ thumbnail of each). Each step has one meaning, written down elsewhere, and what 
 depend on what else is in the call:
 
     decode    `pipeline.pictures.images`, once a row and call, and of a tiled picture only what the call's views need
-              (`pipeline.pictures.parts`); kept in a cache of bounded size between calls (`pipeline.rendering.decoded`)
+              (`pipeline.pictures.parts`); kept in a cache of bounded size between calls (`pipeline.rendering.decoded`),
+              and on the node where one is given (`pipeline.picture_cache`)
     geometry  cut, antialiased resize by torch (its uint8 kernel: integer weights, the same bits on every processor, at
               most two levels from Pillow's), mirror
     pixels    `pipeline.rendering.operations`, then `pipeline.rendering.noise` in the erased box
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.pictures.parts import Box, Shown
 from pipeline.rendering.checksums import checksum as checksum
 from pipeline.rendering.checksums import luma as luma
@@ -65,10 +67,11 @@ class Renderer:
     """Draws views of one index by one recipe; for one thread."""
 
     def __init__(
-        self, recipe: Recipe, index: SampleIndex, files: ShardFiles, *, cache_bytes: int = CACHE_BYTES
-    ) -> None:
+        self, recipe: Recipe, index: SampleIndex, files: ShardFiles, *, cache_bytes: int = CACHE_BYTES,
+        pictures: PictureCache | None = None,
+    ) -> None:  # fmt: skip
         self.recipe, self.index = recipe, index
-        self._pictures = DecodedRows(recipe, index, files, cache_bytes)
+        self._pictures = DecodedRows(recipe, index, files, cache_bytes, pictures)
         self._spare_HWC = np.empty((recipe.image_size, recipe.image_size, 3), np.uint8)
 
     def render(self, row_B: Ints, view_B: Ints, out_BHWC: Image) -> Rendered:

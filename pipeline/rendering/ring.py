@@ -84,6 +84,11 @@ class Ring:
         """Bytes of the whole ring."""
         return self.slots * self._stride
 
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """All of its bytes, in place."""
+        return np.frombuffer(self._memory, np.uint8)
+
     def slot(self, number: int) -> Slot:
         """The arrays of one slot, in place."""
         starts = itertools.accumulate(self._sizes[:-1], initial=number * self._stride)

@@ -137,9 +137,13 @@ class SampleIndex:
                 f"{files.urls[shard]}: the image of row {row} ({self.key(row)!r}) has crc32c {found:08x}, and had "
                 f"{known:08x} when it was indexed: the shard was changed or damaged. Restore it."
             )
+        self.require_class_once(files, row)
+        return data
+
+    def require_class_once(self, files: ShardFiles, row: int) -> None:
+        """Refuse, at the first time, a row whose class in its shard is no longer the one that was indexed."""
         if files.first_time(row):
             self.require_class(files, row)
-        return data
 
     def require_class(self, files: ShardFiles, row: int) -> None:
         """Refuse a row whose class in its shard is no longer the one that was indexed; its image is not read."""

@@ -38,6 +38,8 @@ LAST, PREVIOUS, BEST = "last", "previous", "best"
 RECORD, LOCK = "metrics.jsonl", ".lock"
 OWN = (*(f"{which}.pt" for which in (LAST, PREVIOUS, BEST)), "last.damaged", "last.tmp", "best.tmp", RECORD)
 OWN_FOLDERS = ("dvclive", "mlflow", "tensorboard", "wandb")
+KEPT = ("spec", "model", "ema", "meta", "epoch", "step", "validation")
+"""What of a state is in `best`"""
 OTHERS = {"zarr.json": "a Zarr store", "fit.json": "a fitted teacher", "pack.json": "a folder of shards"}
 """What lies in folders that no run belongs in"""
 
@@ -145,9 +147,8 @@ def save(run: Path, state: State) -> Path:
 
 def save_best(run: Path, state: State) -> Path:
     """Write `best`: the weights and what they mean, without the training state."""
-    kept = ("spec", "model", "ema", "meta", "epoch", "step", "validation")
     best = path_of(run, BEST)
-    temporary = _write_temporary(best, {key: state[key] for key in kept if key in state})
+    temporary = _write_temporary(best, {key: state[key] for key in KEPT if key in state})
     with telling(best):
         temporary.replace(best)
         _sync(run)

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from pipeline.errors import ViewError
 from pipeline.labels.keep import Keep
-from pipeline.rendering.drift import TOLERANCE
 from pipeline.rendering.loader import Loader, Request
+from pipeline.rendering.proof import TOLERANCE
 from pipeline.rendering.ring import LUMA, Slot
+from pipeline.rendering.same_views import Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from student.feed.order import Batch, Order
 from student.feed.stored_answers import Answers, AnswerSource
@@ -110,7 +111,7 @@ class Feed:
             self._assemble.put(start, slot.pixels_BHWC)
             crc_B[start:stop], luma_B16[start:stop] = slot.crc_B, slot.luma_B16
         answers = self.answers.gather(batch)
-        self._check(batch, answers, crc_B, luma_B16)
+        require_seen(self.index, batch, answers, Seen(crc_B, luma_B16), accept_drift=self.accept_drift)
         device = self.ranks.device
         return Step(
             epoch=epoch,
@@ -122,27 +123,18 @@ class Feed:
             teacher=teacher_labels(self.keep, answers.labels, self.temperatures, device, self.temperature),
         )
 
-    def _check(self, batch: Batch, answers: Answers, crc_B: NDArray[np.uint32], luma_B16: NDArray[np.uint8]) -> None:
-        require_seen(self.index, batch, answers, crc_B, luma_B16, accept_drift=self.accept_drift)
 
-
-def require_seen(
-    index: SampleIndex, batch: Batch, answers: Answers, crc_B: NDArray[np.uint32], luma_B16: NDArray[np.uint8],
-    *, accept_drift: bool,
-) -> None:  # fmt: skip
+def require_seen(index: SampleIndex, batch: Batch, answers: Answers, drawn: Seen, *, accept_drift: bool) -> None:
     """Refuse the first view that is not the one the teacher saw."""
-    if accept_drift:
-        assert answers.luma_B16 is not None, "drift is accepted only where thumbnails are stored"
-        off_B = np.abs(luma_B16.astype(np.int16) - answers.luma_B16).max(axis=1)
-        other_B = off_B > TOLERANCE
-    else:
-        other_B = crc_B != answers.crc_B
-    if other_B.any():
-        at = int(other_B.argmax())
-        found = f"its thumbnail is {off_B[at]} levels off" if accept_drift else (
-            f"its pixels have checksum {crc_B[at]:08x} here and had {answers.crc_B[at]:08x} before the teacher"
+    assert answers.seen.luma or not accept_drift, "drift is accepted only where it is stored how views look"
+    found = compare_views(drawn, answers.seen, accept_drift=accept_drift)
+    if found.first is not None:
+        at = found.first
+        what = found.how_far(at) if accept_drift else (
+            f"its pixels have checksum {found.crc_B[at]:08x} here and had {answers.seen.crc_B[at]:08x} "
+            "before the teacher"
         )  # fmt: skip
-        raise ViewError(_other_view(index, batch, at, found, int(other_B.sum())))
+        raise ViewError(_other_view(index, batch, at, what, int(found.other_B.sum())))
 
 
 def cut_pieces(batch: Batch, order: Order) -> list[int]:

@@ -1,7 +1,8 @@
 """How do a batch's arrays become tensors on the device?
 
 Everything crosses in its smallest form: pixels as uint8, logits as 16-bit codes, and becomes floating point there. On
-CUDA a batch is assembled in pinned memory and copied on a stream of its own, while the step before it computes.
+CUDA the pieces of a batch are copied to their places there, on a stream of its own, while the step before it computes;
+from where the workers drew them, if that memory is registered (`pipeline.models.stream`).
 
 Shapes: B views, H W C picture, K kept classes, T temperatures.
 """
@@ -19,6 +20,7 @@ from torch import Tensor
 from pipeline.labels.codes import OFFSET, SCALE
 from pipeline.labels.keep import Keep
 from pipeline.labels.soft_labels import SoftLabels
+from pipeline.models.stream import sleeping_event
 from pipeline.shards.index import SampleIndex
 from student.feed.order import Batch
 from student.feed.targets import TeacherLabels, Truth
@@ -84,41 +86,46 @@ def part_of(record: R, part: slice) -> R:
 
 def normalise(pixels_BHWC: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 views as the network's input x_BCHW: float32, channels last in memory."""
-    x_BHWC = pixels_BHWC.to(torch.float32).sub_(mean * 255).div_(std * 255)
-    return x_BHWC.permute(0, 3, 1, 2)
+    if pixels_BHWC.is_cuda:  # widened while they are subtracted from: one pass over memory less, the same numbers
+        x_BHWC = torch.sub(pixels_BHWC, mean * 255)
+    else:
+        x_BHWC = pixels_BHWC.to(torch.float32).sub_(mean * 255)
+    return x_BHWC.div_(std * 255).permute(0, 3, 1, 2)
 
 
 class Assembler:
     """Puts pieces together into one batch on the device."""
 
     def __init__(self, device: torch.device, most: int, side: int) -> None:
-        self._device, cuda = device, device.type == "cuda"
-        self._buffers = [
-            torch.empty((most, side, side, 3), dtype=torch.uint8, pin_memory=cuda) for _ in range(2 if cuda else 1)
-        ]
-        self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
-        self._copied: list[torch.cuda.Event | None] = [None] * len(self._buffers)
-        self._turn = 0
+        self._device, self._cuda = device, device.type == "cuda"
+        self._shape = (most, side, side, 3)
+        self._batch = None if self._cuda else torch.empty(self._shape, dtype=torch.uint8)
+        self._stream = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
 
     def put(self, start: int, pixels_BHWC: NDArray[np.uint8]) -> None:
-        """Copy one piece to its place."""
-        copied = self._copied[self._turn]
-        if copied is not None:
-            copied.synchronize()  # the buffer's last batch must have left it
-            self._copied[self._turn] = None
-        self._buffers[self._turn].numpy()[start : start + len(pixels_BHWC)] = pixels_BHWC
+        """Copy one piece to its place; its memory may be used again afterwards."""
+        piece, stop = torch.from_numpy(pixels_BHWC), start + len(pixels_BHWC)
+        if self._stream is None:
+            assert self._batch is not None
+            self._batch[start:stop] = piece
+            return
+        source = piece if piece.is_pinned() else piece.pin_memory()
+        with torch.cuda.stream(self._stream):
+            if self._batch is None:
+                self._batch = torch.empty(self._shape, dtype=torch.uint8, device=self._device)
+            self._batch[start:stop].copy_(source, non_blocking=True)
+            left = sleeping_event()
+            left.record(self._stream)
+        left.synchronize()  # for the copy alone: the step before goes on computing meanwhile
 
     def take(self, count: int) -> Tensor:
         """The batch on the device; on the CPU it is valid until the next piece is put."""
-        batch_BHWC = self._buffers[self._turn][:count]
+        assert self._batch is not None, "nothing was put"
+        batch_BHWC = self._batch[:count]
         if self._stream is None:
             return batch_BHWC.to(self._device)
-        with torch.cuda.stream(self._stream):
-            there = batch_BHWC.to(self._device, non_blocking=True)
-            copied = self._stream.record_event()
         current = torch.cuda.current_stream(self._device)
-        current.wait_event(copied)
-        there.record_stream(current)
-        self._copied[self._turn] = copied
-        self._turn = (self._turn + 1) % len(self._buffers)
-        return there
+        current.wait_stream(self._stream)
+        batch_BHWC.record_stream(current)
+        self._batch = None
+        return batch_BHWC

@@ -160,7 +160,8 @@ class Engine:
     def finite(self) -> bool:
         """Whether every weight is a number."""
         with torch.no_grad():
-            return all(bool(torch.isfinite(value).all()) for value in self.student.parameters())
+            finite = [torch.isfinite(value).all() for value in self.student.parameters()]
+            return bool(torch.stack(finite).all())  # asked once, so that the device is waited for once
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of this."""

@@ -20,6 +20,7 @@ from typing import Any
 from pipeline.durable.objects import open_objects
 from pipeline.errors import MismatchError
 from pipeline.inspection.gauge import gauge_text, stored_gauge
+from pipeline.rendering.kept_pictures import pictures_in
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
@@ -126,6 +127,9 @@ def views_of(
 ) -> StoredViews:  # fmt: skip
     """What the run learns from: all rows, or, without a teacher, those that have a true label."""
     ranks = ranks or Ranks()
+    kept = None
+    if places and places.picture_cache:
+        kept = pictures_in(places.picture_cache, places.picture_cache_size, index or store.index)
     return StoredViews(
         store,
         index=index,
@@ -140,6 +144,7 @@ def views_of(
         device=ranks.device,
         workers=places.workers if places else 0,
         start_method=places.start_method if places else None,
+        pictures=kept,
         accept_drift=settings.accept_drift,
         labelled_only=settings.distill == "none",
     )
@@ -183,10 +188,10 @@ def _validation(store: StoreReader, places: Places, ranks: Ranks, stack: context
         num_classes=manifest.num_classes,
         ranks=ranks,
         workers=places.workers,
+        folder=places.out,
         start_method=places.start_method,
     )
-    stack.enter_context(validation.loader)
-    return validation
+    return stack.enter_context(validation)
 
 
 def _engine(store: StoreReader, settings: Settings, order: Order, ranks: Ranks, initial: Initial | None) -> Engine:

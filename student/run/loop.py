@@ -8,6 +8,7 @@ losses are summed over the ranks together with their wishes to stop: all ranks d
 CUDA that sum is read one step late, so that reading never makes the device wait; before a log line, a checkpoint or the
 end of an epoch everything is read.
 
+Checkpoints are copied between two steps and written by a thread while training goes on; what it cannot do ends the run.
 A loss or a weight that is not a number ends the run, naming the batch; the last checkpoint is from before.
 """
 
@@ -27,7 +28,9 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import StudentError
+from pipeline.models.stream import sleeping_event
 from student.checkpoints import checkpoint
+from student.checkpoints.background import Writing
 from student.feed.feed import Feed, Step
 from student.feed.order import Batch
 from student.learning.engine import Engine
@@ -75,10 +78,14 @@ class Run:
     best: float | None = None
     means: Means = field(default_factory=Means)
     stopped: bool = False
+    writing: Writing = field(init=False)
     _readings: deque[Reading] = field(default_factory=deque)
     _pace: Pace = field(default_factory=Pace)
     _saved: float = field(default_factory=time.monotonic)
     _saved_at: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        self.writing = Writing(self.directory)
 
     @property
     def steps(self) -> int:
@@ -100,20 +107,26 @@ class Run:
 def fit(run: Run) -> None:
     """Train to the end, or to an agreed stop; either way `last` is where the run stands."""
     run._pace = Pace()
-    if run.step == run.steps:
-        end_epoch(run)
-    if not run.stopped and run.update < run.total:
-        for step in run.feed.steps(run.epoch, run.step, run.settings.epochs):
-            learn(run, step)
-            if not run.stopped and run.step == run.steps:
-                end_epoch(run)
-            if run.stopped or run.update >= run.total:
-                break
-            if _is_due(run):
-                save(run)
-    save(run)
+    with run.writing:
+        if run.step == run.steps:
+            end_epoch(run)
+        if not run.stopped and run.update < run.total:
+            _steps(run)
+        save(run)
     if run.log and run.epoch >= run.settings.epochs:
         checkpoint.keep_one(run.directory)
+
+
+def _steps(run: Run) -> None:
+    for step in run.feed.steps(run.epoch, run.step, run.settings.epochs):
+        learn(run, step)
+        run.writing.check()
+        if not run.stopped and run.step == run.steps:
+            end_epoch(run)
+        if run.stopped or run.update >= run.total:
+            return
+        if _is_due(run):
+            save(run)
 
 
 def learn(run: Run, step: Step) -> None:
@@ -183,7 +196,7 @@ def end_epoch(run: Run) -> None:
 
 
 def save(run: Run) -> None:
-    """Write `last`, on rank 0; never with a weight that is not a number."""
+    """Have `last` written as all is now, on rank 0; never with a weight that is not a number."""
     read_losses(run, 0)
     if run._saved_at == (run.epoch, run.step):
         return
@@ -191,7 +204,7 @@ def save(run: Run) -> None:
     if run.log:
         _require_finite(run)
         run.log.flush()
-        checkpoint.save(run.directory, state_of(run))
+        run.writing.save(state_of(run))
 
 
 def state_of(run: Run) -> checkpoint.State:
@@ -213,12 +226,12 @@ def restore(run: Run, state: checkpoint.State) -> None:
 
 def _send(run: Run, step: Step, losses: Tensor) -> Reading:
     """Add up over the ranks and bring to the host, without waiting for it."""
-    wish = losses.new_tensor([float(run.stop.signal != 0)])
+    wish = losses.new_full((1,), float(run.stop.signal != 0))  # filled there: a number that is sent over is waited for
     sums = run.engine.ranks.sum(torch.cat([losses, wish]))
     arrived = None
     if sums.device.type == "cuda":
         sums = sums.to("cpu", non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived = sleeping_event()
         arrived.record()
     return Reading(step.epoch, step.step, step.whole, sums, arrived)
 
@@ -235,7 +248,7 @@ def _keep_best(run: Run, scores: dict[str, float]) -> None:
         run.best = max(found.values())
         if run.log:
             _require_finite(run)
-            checkpoint.save_best(run.directory, {**state_of(run), "validation": scores})
+            run.writing.save_best({**state_of(run), "validation": scores})
 
 
 def _require_finite(run: Run) -> None:

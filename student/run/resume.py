@@ -36,6 +36,9 @@ class Places:
     """What becomes of a run that was begun otherwise: refuse keeps it, restart sets it aside and begins again."""
     workers: int = 0
     start_method: str | None = None
+    picture_cache: Path | None = None
+    """Where decoded pictures are kept on this node; None keeps none."""
+    picture_cache_size: int = 0
     loggers: tuple[str, ...] = ()
     """Who is told how it goes, besides those of the next two."""
     dvclive: bool | None = None

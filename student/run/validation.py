@@ -1,14 +1,17 @@
 """How good is the student in the middle of its training?
 
 Every rank scores its own part of the validation rows (no row twice, none padded), the student and its moving average on
-the same pixels; the counts are then added up. A request to stop ends it early on all ranks, without a result.
+the same pixels, which are drawn once (`kept_views`); the counts are then added up. A request to stop ends it early on
+all ranks, without a result.
 
 Shapes: B views.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,8 +23,11 @@ from student.judging.metrics import Scores
 from student.learning.engine import Engine
 from student.network.model import Heads, Student
 from student.ranks.ranks import Ranks, Stop
+from student.run.kept_views import KeptViews
 
-BATCH = 64
+BATCH = {"cpu": 64}
+LARGE_BATCH = 256
+"""Of other devices, which are idle while the host launches the next"""
 SHOWN = {"": ("fused_logits", "class"), "_class": ("class",), "_distillation": ("distillation",)}
 """Endings of the names in the log → the answer that they are about (the first that the student has)."""
 
@@ -37,12 +43,23 @@ class Validation:
         num_classes: int,
         ranks: Ranks,
         workers: int,
+        folder: Path,
         start_method: str | None = None,
     ) -> None:
+        """The views are kept in `folder` once they have been drawn."""
         self.index, self.num_classes, self.ranks = index, num_classes, ranks
         recipe = evaluation_recipe(image_size)
-        self.loader = Loader(recipe, index, batch=BATCH, workers=workers, start_method=start_method)
-        self.row_R = np.arange(*ranks.part(len(index)))
+        batch = BATCH.get(ranks.device.type, LARGE_BATCH)
+        self.loader = Loader(recipe, index, batch=batch, workers=workers, start_method=start_method)
+        requests = list(requests_of(np.arange(*ranks.part(len(index))), 0, batch))
+        self.kept = KeptViews(requests, image_size, folder)
+
+    def __enter__(self) -> Validation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loader.close()
+        self.kept.close()
 
     def __call__(self, engine: Engine, stop: Stop) -> dict[str, float] | None:
         """Scores by name; those of the moving average begin with ``ema_``. None when a rank was asked to stop."""
@@ -64,12 +81,13 @@ class Validation:
     def _answers(
         self, engine: Engine, students: dict[str, Student], stop: Stop
     ) -> Iterator[tuple[dict[str, Heads], torch.Tensor]]:
-        for slot in self.loader.render(requests_of(self.row_R, 0, BATCH)):
-            if stop.signal:
-                return
-            pixels_BHWC = torch.from_numpy(slot.pixels_BHWC).to(self.ranks.device)
-            truth_B = torch.from_numpy(self.index.classes[slot.row_B].astype(np.int64))
-            yield {name: engine.answer(student, pixels_BHWC) for name, student in students.items()}, truth_B
+        with contextlib.closing(self.kept.batches(self.loader.render)) as batches:
+            for row_B, drawn_BHWC in batches:
+                if stop.signal:
+                    return
+                pixels_BHWC = torch.from_numpy(drawn_BHWC).to(self.ranks.device)
+                truth_B = torch.from_numpy(self.index.classes[row_B].astype(np.int64))
+                yield {name: engine.answer(student, pixels_BHWC) for name, student in students.items()}, truth_B
 
 
 def _shown(score: Scores) -> dict[str, float]:

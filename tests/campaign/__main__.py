@@ -28,7 +28,7 @@ from tests.faults import memory_disk
 
 ROWS = (
     *("kills", "writes", "flips", "tars", "misalignments", "topology"),
-    *("student_kills", "worker_kills", "races", "losses", "hostile", "zoo", "stacks", "old_stores"),
+    *("student_kills", "worker_kills", "races", "losses", "hostile", "picture_caches", "zoo", "stacks", "old_stores"),
 )
 PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ImageError, ShardError
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.pictures.jpeg_tiling import tile
 from pipeline.pictures.parts import decode_part
 from pipeline.rendering import decoded
+from pipeline.rendering.decoded import DecodedRows
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import scan
 from pipeline.views.recipe import Recipe
@@ -47,6 +49,46 @@ def test_every_kind_has_the_same_checksums(both, recipe, cache_bytes):
     for some in np.array_split(order, 40):
         out = np.empty((len(some), SIDE, SIDE, 3), np.uint8)
         assert np.array_equal(renderer.render(rows[some], views[some], out).crc_B, wanted[some])
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 400_000, 0], ids=["all", "some", "none"])
+@pytest.mark.parametrize("which", [0, 1], ids=["plain", "tiled"])
+def test_a_node_cache_changes_no_checksum(both, tmp_path, which, limit):
+    """First while it fills, then from what is in it, by a renderer that has drawn nothing yet."""
+    index, recipe = both[which], RECIPES[0]
+    rows, views = np.tile(np.arange(len(index)), 3), np.repeat(np.arange(3), len(index))
+    wanted = drawn(both[0], recipe, rows, views)[1].crc_B
+    reads = []
+    for _ in range(2):
+        files = CountingFiles(index.urls)
+        cache = PictureCache(tmp_path / "cache", limit).prepared()
+        renderer = Renderer(recipe, index, files, cache_bytes=0, pictures=cache)
+        for some in np.array_split(np.random.default_rng(1).permutation(len(rows)), 12):
+            out = np.empty((len(some), SIDE, SIDE, 3), np.uint8)
+            assert np.array_equal(renderer.render(rows[some], views[some], out).crc_B, wanted[some])
+        reads.append(files.reads)
+        assert cache.damaged == 0 and cache.used() <= limit and cache.takes == (limit > 400_000)
+    assert reads[0] >= len(index) and (reads[1] == 0 if limit > 400_000 else reads[1] > len(index) // 2)
+
+
+def test_of_a_kept_picture_only_the_rows_of_the_crop_are_read(both, tmp_path):
+    plain, recipe = both[0], Recipe(image_size=SIDE, mix_prob=0.0, crop_scale=(0.05, 0.2))
+    cache, row = PictureCache(tmp_path / "cache", 1 << 30).prepared(), len(plain) - 1
+    drawn(plain, recipe, [row], [0], pictures=cache)
+    rows = DecodedRows(recipe, plain, plain.files(), 0, cache)
+    shown = rows.get(row, (40, 10, 30, 30))
+    assert shown.pixels_HWC.shape == (48, 300, 3) and (shown.top, shown.left) == (32, 0)
+
+
+def test_a_class_that_was_changed_is_noticed_though_the_picture_is_kept(tmp_path):
+    members = [("a.jpg", sampled("420", 60, 50)), ("a.cls", b"1")]
+    path = write_tar(tmp_path / "x.tar", members)
+    index, cache = scan([str(path)]), PictureCache(tmp_path / "cache", 1 << 30).prepared()
+    recipe = Recipe(image_size=SIDE, mix_prob=0.0)
+    drawn(index, recipe, [0], [0], pictures=cache)
+    write_tar(path, [members[0], ("a.cls", b"2")])
+    with pytest.raises(ShardError, match="the shard was changed"):
+        drawn(index, recipe, [0], [0], pictures=cache)
 
 
 def test_one_view_is_drawn_from_its_part(both, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -220,7 +221,7 @@ def test_a_compiled_teacher_is_another_and_its_card_builds_it_again():
 
 
 @apart  # once torch.compile has traced, no fork of a process that has ever gone backward can do so
-def test_a_compiled_teacher_has_one_graph_a_shape_whatever_it_saw_before(monkeypatch):
+def test_a_compiled_teacher_has_one_graph_for_batches_of_any_length(monkeypatch, caplog):
     """Traced as by torch.compile, and run by nobody: what a compiler would be given is looked at."""
     torch.compiler.reset()
     graphs = []
@@ -231,8 +232,28 @@ def test_a_compiled_teacher_has_one_graph_a_shape_whatever_it_saw_before(monkeyp
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=seen))
-    teacher, eager = traced(compiled=True), traced()
-    for count in (8, 5, 3, 8):
+    caplog.set_level("INFO")
+    teacher, eager = traced(compiled=True, batch_size=8), traced(batch_size=8)
+    for count in (3, 8, 5, 8):
         np.testing.assert_array_equal(teacher(pixels(count, 16)), eager(pixels(count, 16)))
-    assert [symbolic for _, symbolic in graphs] == [False] * 3
-    assert [(count, 3, 16, 16) in sizes for count, (sizes, _) in zip((8, 5, 3), graphs, strict=True)] == [True] * 3
+    [(sizes, symbolic)] = graphs
+    assert (8, 3, 16, 16) in sizes and not symbolic
+    assert re.findall(r"--compile: the first batch took [\d.]+ s, compilation included", caplog.text) == [
+        caplog.messages[-1]
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_efficientnet", "test_convnext"])
+def test_an_answer_does_not_depend_on_what_a_batch_is_filled_with(tmp_path, name, precision):
+    """In a batch of 8, three views have the same answers beside nothing, beside grey and beside other pictures."""
+    path, _ = saved(tmp_path, name=name)
+    teacher = load_teacher(
+        name, view_size=64, weights=path, device="cpu", input_size="view", batch_size=8, precision=precision
+    )
+    alone = teacher(pixels(3))
+    teacher.fills = True
+    filled = teacher(pixels(3))
+    for rest in (np.full((5, 64, 64, 3), 128, np.uint8), pixels(5, seed=1)):
+        assert np.array_equal(teacher(np.concatenate([pixels(3), rest]))[:3], filled)
+    assert np.abs(filled - alone).max() <= (1e-4 if precision == "fp32" else 0.1)

@@ -11,12 +11,14 @@ import pytest
 import timm
 import torch
 from numpy.typing import NDArray
+from torch.overrides import TorchFunctionMode
 
 from pipeline.labels.dense import Dense
 from pipeline.labels.keep import Keep
 from pipeline.labels.soft_labels import encode
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.same_views import Labelled
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
 from student.feed.feed import Feed, piece_capacity
@@ -27,8 +29,9 @@ from student.feed.tensors import normalise, teacher_labels
 from student.learning.engine import Engine
 from student.learning.settings import Settings
 from student.network.model import build
-from student.ranks.ranks import Ranks
+from student.ranks.ranks import Ranks, Stop
 from student.run.launch import views_of
+from student.run.loop import Run, _send
 from tests.small_students import CLASSES, RECIPE, make_store
 
 STEPS = 20
@@ -67,7 +70,7 @@ class LiveAnswers:
         drawn = self.renderer.render(batch.row_B, batch.view_B, pixels)
         self.raw_BC = self.teacher.logits(batch.row_B, 0, pixels)
         labels = encode(self.raw_BC, self.keep, TEMPERATURES)
-        return Answers(labels=labels, crc_B=drawn.crc_B, luma_B16=drawn.luma_B16)
+        return Answers(labels=labels, seen=Labelled(True, drawn.crc_B, drawn.luma_B16))
 
 
 @contextlib.contextmanager
@@ -146,3 +149,41 @@ def test_the_raw_teacher_is_within_the_error_of_its_encoding(teacher: Beside, tm
             assert parts[0].cls == parts[1].cls
             stored, live_loss = (float(part.dist.detach()) for part in parts)
             assert abs(stored - live_loss) < 0.004 * max(live_loss, 1)
+
+
+class NothingWaits(TorchFunctionMode):
+    """Refuses what would make the host wait for a GPU: a number read from it, or sent to it from ordinary memory."""
+
+    WAITING = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "nonzero", "new_tensor", "tensor")
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = getattr(func, "__name__", str(func))
+        assert name not in self.WAITING, f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_device(teacher: Beside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of a step is read later, but for the optimiser's own counters, which lie on the host."""
+    store = StoreReader.open(make_store(tmp_path, rows=60, logits=teacher.logits))
+    settings = Settings(
+        distill="soft", patch_size=8, width=32, depth=2, heads=2, epochs=1, batch=20, views=1, clip_grad=1.0, ema=True,
+        accumulate=2, precision="bf16", drop=0.1,
+    )  # fmt: skip
+    stored = StoredAnswers(store, needed(store.manifest, soft=True, luma=False), keep_units=8)
+    with training(store, stored, settings) as (feed, engine):
+        move = engine.optimizer.step
+
+        def moved(*args: object, **more: object) -> object:
+            with torch._C.DisableTorchFunction():
+                return move(*args, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(engine.optimizer, "step", moved)
+        monkeypatch.setattr("student.network.dropout.kept", lambda key, _call, n, _p: key.new_ones(key.shape[1], n) > 0)
+        run = Run(
+            directory=tmp_path, settings=settings, engine=engine, feed=feed, stop=Stop(), validate=None, meta={}
+        )  # fmt: skip
+        for step in feed.steps(0, 0, 1):
+            with NothingWaits():
+                sums = _send(run, step, engine.learn(step, step.step)).sums
+            assert len(sums.tolist()) == 4
+    stored.close()

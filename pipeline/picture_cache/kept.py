@@ -1,0 +1,223 @@
+"""Which pictures need not be decoded, because somebody on this node has decoded them before?
+
+    cache = PictureCache(folder, limit).prepared()
+    shown = cache.crop(picture, box)            # None: decode it, and
+    cache.keep(picture, pixels_HWC)             # let the others have it
+
+A folder of one file a picture (`entry`), for each decoder its own; all processes of a node share it, and a later run
+finds it again. A file is written under another name, by one process at a time, and renamed when it is whole. When the
+next picture would exceed the bound nothing more is added, and nothing goes: every epoch asks for every picture once, so
+whatever went out would be asked for before what came in. What is damaged is removed, and decoded again.
+
+Whatever goes wrong here costs time and no pixel: pictures are then decoded, as without a cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pipeline.errors import PictureCacheError
+from pipeline.picture_cache import entry
+from pipeline.picture_cache.decoder import decoder
+from pipeline.picture_cache.entry import DamagedError, Picture, Pixels
+from pipeline.picture_cache.ledger import Account, account
+from pipeline.pictures.parts import Box, Shown
+
+FOLDER = re.compile(r"pictures-[0-9a-f]{16}")
+GONE = re.compile(r"pictures-[0-9a-f]{16}\.[0-9a-f]{8}\.gone")
+NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})-([0-9a-f]+)-([0-9]{1,9})x([0-9]{1,9})")
+PARTS, LEDGER = "parts", "ledger"
+
+log = logging.getLogger(__name__)
+
+
+class PictureCache:
+    """Decoded pictures on this node; may be pickled, and used after a fork."""
+
+    def __init__(self, folder: Path, limit: int, *, decoded_by: bytes | None = None) -> None:
+        self.folder, self.limit = folder, limit
+        self._decoder = decoded_by or decoder()
+        self._place = folder / f"pictures-{self._decoder.hex()}"
+        self._takes = True
+        self.damaged = 0
+
+    @property
+    def takes(self) -> bool:
+        """Whether another picture would be kept, as far as this process knows."""
+        return self._takes
+
+    # ---- beginning
+
+    def prepared(self) -> PictureCache:
+        """Make the folder, and remove what killed processes and other decoders left; a folder of no use is refused."""
+        try:
+            for place in (self.folder, self._place, self._place / PARTS):
+                place.mkdir(mode=0o700, parents=place is self.folder, exist_ok=True)
+            status = self._place.lstat()
+            if self._place.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                raise PictureCacheError(
+                    f"{self._place} is a link, or others may write there. Remove it, or give another --picture-cache."
+                )
+            self._remove_others()
+            with self._account() as found:
+                self._remove_unfinished(found)
+            (self._place / PARTS / (probe := secrets.token_hex(8))).touch()
+            (self._place / PARTS / probe).unlink()
+        except OSError as error:
+            raise PictureCacheError(
+                f"the picture cache {self.folder} cannot be used: {error.strerror}. Give another --picture-cache."
+            ) from None
+        return self
+
+    def used(self) -> int:
+        """Bytes of all pictures."""
+        with self._account() as found:
+            return found.used
+
+    def _remove_others(self) -> None:
+        """Pictures of other decoders: nobody will look at them again, and they take room."""
+        for path in self.folder.iterdir():
+            if path == self._place or path.lstat().st_uid != os.geteuid() or not path.is_dir() or path.is_symlink():
+                continue
+            if FOLDER.fullmatch(path.name) and (path / LEDGER).is_file():
+                log.info("%s: pictures of another decoder are removed", path)
+                path = path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.gone"))
+            if GONE.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _remove_unfinished(self, found: Account) -> None:
+        """What is being written is locked by its writer; what is not, was left by one that was killed."""
+        left = [path for path in (self._place / PARTS).iterdir() if not _is_held(path)]
+        for path in left:
+            path.unlink(missing_ok=True)
+        if left:
+            found.set(self._count())
+
+    def _count(self) -> int:
+        """What all files take, by their names."""
+        names = (match for name in self._names() if (match := NAME.fullmatch(name)))
+        return sum(_named(match).disk_bytes for match in names)
+
+    def _names(self) -> Iterator[str]:
+        for place in self._place.iterdir():
+            if place.is_dir() and not place.is_symlink():
+                with os.scandir(place) as found:
+                    yield from (file.name for file in found)
+
+    # ---- reading
+
+    def crop(self, picture: Picture, box: Box | None) -> Shown | None:
+        """The rows of a picture that a box lies in, or all of them; None where they are not here."""
+        top, height = (0, picture.height) if box is None else (box[0], box[2])
+        path = self._path(picture)
+        try:
+            first, pixels_HWC = entry.read(path, picture, self._decoder, max(top, 0), min(top + height, picture.height))
+        except FileNotFoundError:
+            return None
+        except (DamagedError, OSError) as error:  # an OSError is a symbolic link, for example
+            self._forget(picture, path, error)
+            return None
+        size = {"height": picture.height, "width": picture.width}
+        return Shown(pixels_HWC=pixels_HWC, top=first, left=0, nbytes=pixels_HWC.nbytes, **size)
+
+    def _forget(self, picture: Picture, path: str, error: Exception) -> None:
+        """Remove a damaged file, unless another process has put a sound one in its place."""
+        self.damaged += 1
+        log.debug("%s: %s", path, error)
+        with suppress(OSError), self._account() as found:
+            try:
+                entry.read(path, picture, self._decoder, 0, picture.height)
+            except FileNotFoundError:
+                return
+            except (DamagedError, OSError):
+                Path(path).unlink()
+                found.add(-picture.disk_bytes)
+
+    # ---- writing
+
+    def keep(self, picture: Picture, pixels_HWC: Pixels) -> None:
+        """Take a picture in, if there is room and nobody else is doing so."""
+        if not self._takes:
+            return
+        try:
+            with self._part(picture) as descriptor:
+                if descriptor is not None:
+                    entry.write(descriptor, picture, self._decoder, pixels_HWC)
+        except OSError as error:
+            self._takes = False
+            log.warning(
+                "no more pictures are kept in %s: %s. Training and labelling go on without", self.folder, error.strerror
+            )
+
+    @contextmanager
+    def _part(self, picture: Picture) -> Iterator[int | None]:
+        """A descriptor to write a picture to, which then gets its name; None where it is not to be written."""
+        part, path = self._place / PARTS / picture.name, Path(self._path(picture))
+        descriptor = self._begun(picture, part, path)
+        if descriptor is None:
+            yield None
+            return
+        try:
+            yield descriptor
+            with self._account():
+                part.rename(path)
+        except BaseException:
+            with self._account() as found:
+                part.unlink(missing_ok=True)
+                found.add(-picture.disk_bytes)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _begun(self, picture: Picture, part: Path, path: Path) -> int | None:
+        with self._account() as found:
+            if os.path.lexists(path) or os.path.lexists(part):
+                return None
+            if found.used + picture.disk_bytes > self.limit:
+                self._takes = False
+                return None
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            found.add(picture.disk_bytes)
+            try:
+                descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except OSError:
+                found.add(-picture.disk_bytes)
+                raise
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return descriptor
+
+    @contextmanager
+    def _account(self) -> Iterator[Account]:
+        with account(self._place / LEDGER, self._count) as found:
+            yield found
+
+    def _path(self, picture: Picture) -> str:
+        return f"{self._place}/{picture.payload_crc & 0xFF:02x}/{picture.name}"
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process holds the lock on a file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _named(match: re.Match[str]) -> Picture:
+    crc, key, length = (int(match[group], 16) for group in (1, 2, 3))
+    return Picture(payload_crc=crc, key_hash=key, length=length, width=int(match[4]), height=int(match[5]))

@@ -1,0 +1,309 @@
+"""What the cache shows was decoded, of that picture, by this decoder; it never grows beyond its bound; and it helps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import PictureCacheError
+from pipeline.picture_cache import entry
+from pipeline.picture_cache.decoder import decoder
+from pipeline.picture_cache.entry import Picture
+from pipeline.picture_cache.kept import PARTS, PictureCache
+from tests.faults import in_child, wait_for
+
+ROOM = 1 << 24
+
+
+def picture(number: int, width: int = 37, height: int = 50) -> tuple[Picture, np.ndarray]:
+    """A picture that there is no second of."""
+    pixels_HWC = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    which = {"payload_crc": number * 2_654_435_761 % (1 << 32), "length": 1000 + number, "key_hash": 77 + number}
+    return Picture(**which, width=width, height=height), pixels_HWC
+
+
+def opened(folder: Path, limit: int = ROOM) -> PictureCache:
+    return PictureCache(folder / "cache", limit).prepared()
+
+
+def files(folder: Path) -> list[Path]:
+    found = (path for path in (folder / "cache").rglob("*-*-*-*") if path.is_file() or path.is_symlink())
+    return sorted(path for path in found if path.parent.name != PARTS)
+
+
+def disk_bytes(folder: Path) -> int:
+    return sum(-(-path.lstat().st_size // 4096) * 4096 for path in (folder / "cache").rglob("*-*-*-*"))
+
+
+@pytest.mark.parametrize("height", [1, 15, 16, 17, 50])
+def test_any_rows_come_back(tmp_path: Path, height: int) -> None:
+    which, pixels_HWC = picture(1, height=height)
+    cache = opened(tmp_path)
+    assert cache.crop(which, (0, 0, 1, 1)) is None
+    cache.keep(which, pixels_HWC)
+    for top in range(height):
+        for bottom in range(top + 1, height + 1):
+            box = (top, 3, bottom - top, 20)
+            shown = opened(tmp_path).crop(which, box) if top == 0 else cache.crop(which, box)
+            assert shown is not None and shown.holds(box) and (shown.height, shown.width) == (height, 37)
+            assert np.array_equal(shown.cut(box), pixels_HWC[top:bottom, 3:23])
+            assert len(shown.pixels_HWC) < bottom - top + 2 * entry.BAND, "more rows were read than were asked for"
+    whole = cache.crop(which, None)
+    assert whole is not None and np.array_equal(whole.pixels_HWC, pixels_HWC)
+
+
+def test_every_flipped_byte_is_seen(tmp_path: Path) -> None:
+    """In the head, the gap behind it, and the pixels; a byte of the gap is no pixel, and is not read."""
+    which, pixels_HWC = picture(2, 9, 40)
+    opened(tmp_path).keep(which, pixels_HWC)
+    (path,) = files(tmp_path)
+    sound = path.read_bytes()
+    for place in range(len(sound)):
+        path.write_bytes(sound[:place] + bytes((sound[place] ^ 0x40,)) + sound[place + 1 :])
+        cache = PictureCache(tmp_path / "cache", ROOM)
+        shown = cache.crop(which, None)
+        if which.head_bytes <= place < which.start:
+            assert shown is not None and np.array_equal(shown.pixels_HWC, pixels_HWC)
+        else:
+            assert shown is None and cache.damaged == 1 and not path.exists()
+
+
+def test_only_bands_that_are_read_are_held_to_their_checksum(tmp_path: Path) -> None:
+    which, pixels_HWC = picture(2, 9, 40)
+    cache = opened(tmp_path)
+    cache.keep(which, pixels_HWC)
+    (path,) = files(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    shown = cache.crop(which, (0, 0, 32, 9))
+    assert shown is not None and np.array_equal(shown.pixels_HWC, pixels_HWC[:32])
+    assert cache.crop(which, (30, 0, 10, 9)) is None
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def _empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def _lengthen(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"\0")
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def _fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _unreadable(path: Path) -> None:
+    path.write_bytes(b"something else altogether")
+
+
+@pytest.mark.parametrize("damage", [_cut, _empty, _lengthen, _link, _fifo, _unreadable])
+def test_damage_is_removed_and_made_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    which, pixels_HWC = picture(3)
+    cache = opened(tmp_path)
+    cache.keep(which, pixels_HWC)
+    used = cache.used()
+    damage(files(tmp_path)[0])
+    assert cache.crop(which, (4, 0, 9, 9)) is None and cache.used() == 0
+    cache.keep(which, pixels_HWC)
+    shown = cache.crop(which, None)
+    assert shown is not None and np.array_equal(shown.pixels_HWC, pixels_HWC) and cache.used() == used
+    (path,) = (path for path in files(tmp_path) if path.name == which.name)
+    assert stat.S_ISREG(path.lstat().st_mode)
+
+
+def test_exchanged_files_are_noticed(tmp_path: Path) -> None:
+    """Of one size, so that the head alone tells."""
+    cache, pairs = opened(tmp_path), [picture(number) for number in range(2)]
+    for which, pixels_HWC in pairs:
+        cache.keep(which, pixels_HWC)
+    first, second = files(tmp_path)
+    other = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(other)
+    assert [cache.crop(which, None) for which, _ in pairs] == [None, None] and cache.damaged == 2
+
+
+def test_another_decoders_pictures_are_never_shown_and_go(tmp_path: Path) -> None:
+    which, pixels_HWC = picture(4)
+    old = PictureCache(tmp_path / "cache", ROOM, decoded_by=bytes(8)).prepared()
+    old.keep(which, pixels_HWC)
+    (path,) = files(tmp_path)
+    copied = path.read_bytes()
+    now = opened(tmp_path)
+    assert now.crop(which, None) is None and not files(tmp_path) and now.used() == 0
+    assert old.crop(which, None) is None
+    old.keep(which, pixels_HWC)
+    assert not old.takes and [place.name for place in (tmp_path / "cache").iterdir()] == [f"pictures-{decoder().hex()}"]
+    now.keep(which, pixels_HWC)
+    (path,) = files(tmp_path)
+    path.write_bytes(copied)  # the very file of the other decoder
+    assert now.crop(which, None) is None
+
+
+def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+    for name in ("pictures-0123456789abcdef", "pictures-of-cats"):
+        (tmp_path / "cache" / name).mkdir(parents=True)
+        (tmp_path / "cache" / name / "cat.jpg").write_bytes(b"cat")
+    cache = opened(tmp_path)
+    cache.keep(*picture(5))
+    (files(tmp_path)[0].parent / "foreign").write_bytes(b"foreign")
+    opened(tmp_path)
+    assert len(list((tmp_path / "cache").rglob("cat.jpg"))) == 2 and len(list(tmp_path.rglob("foreign"))) == 1
+
+
+def test_the_bound_is_kept(tmp_path: Path) -> None:
+    each = picture(0)[0].disk_bytes
+    cache = opened(tmp_path, 5 * each + each // 2)
+    for number in range(9):
+        cache.keep(*picture(number))
+    assert len(files(tmp_path)) == 5 and not cache.takes and cache.used() == 5 * each == disk_bytes(tmp_path)
+    again = opened(tmp_path, 5 * each)
+    again.keep(*picture(8))
+    assert len(files(tmp_path)) == 5 and again.crop(picture(0)[0], None) is not None
+
+
+def test_a_number_that_cannot_be_read_is_counted_anew(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    for number in range(3):
+        cache.keep(*picture(number))
+    ledger = next((tmp_path / "cache").rglob("ledger"))
+    sound, used = ledger.read_bytes(), cache.used()
+    for place in range(len(sound)):
+        ledger.write_bytes(sound[:place] + bytes((sound[place] ^ 1,)) + sound[place + 1 :])
+        assert cache.used() == used
+    ledger.unlink()
+    assert cache.used() == used
+
+
+def _fill(folder: Path, order: np.ndarray, limit: int) -> None:
+    cache = PictureCache(folder / "cache", limit).prepared()
+    for number in order.tolist():
+        which, pixels_HWC = picture(number)
+        shown = cache.crop(which, (9, 0, 20, 30))
+        assert shown is None or np.array_equal(shown.cut((9, 0, 20, 30)), pixels_HWC[9:29, :30])
+        cache.keep(which, pixels_HWC)
+
+
+def test_processes_share_it_and_may_be_killed(tmp_path: Path) -> None:
+    """Four fill it at once; whenever they are killed, no file is torn, and all of them together keep to the bound."""
+    each, generator = picture(0)[0].disk_bytes, np.random.default_rng(0)
+    limit, whole = 60 * each, 0
+
+    def four() -> list[int]:
+        orders = [generator.permutation(80) for _ in range(4)]
+        return [in_child(partial(_fill, tmp_path, order, limit)) for order in orders]
+
+    for _ in range(6):
+        children = four()
+        time.sleep(generator.uniform(0.0, 0.05))
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert disk_bytes(tmp_path) <= limit
+    children = four()
+    assert [wait_for(child) for child in children] == [0] * 4
+    cache = opened(tmp_path, limit)
+    for number in range(80):
+        which, pixels_HWC = picture(number)
+        shown = cache.crop(which, None)
+        assert shown is None or np.array_equal(shown.pixels_HWC, pixels_HWC)
+        whole += shown is not None
+    assert 55 <= whole <= 60 and cache.damaged == 0 and disk_bytes(tmp_path) == whole * each <= cache.used() <= limit
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    cache, (which, pixels_HWC) = opened(tmp_path), picture(6)
+
+    def half() -> None:
+        with cache._part(which) as descriptor:
+            assert descriptor is not None
+            os.write(descriptor, b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.waitpid(in_child(half), 0)
+    assert cache.crop(which, None) is None and cache.used() == which.disk_bytes
+    cache.keep(which, pixels_HWC)
+    assert cache.crop(which, None) is None, "a writer that may be at work is not disturbed"
+    again = opened(tmp_path)
+    assert again.used() == 0
+    again.keep(which, pixels_HWC)
+    assert again.crop(which, None) is not None
+
+
+def test_a_full_disk_costs_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    cache = opened(tmp_path)
+    cache.keep(*picture(7))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        cache._takes = True
+        with pytest.raises(OSError), cache._account() as found:
+            found.set(0)
+        cache.keep(*picture(8))
+    assert not cache.takes and cache.crop(picture(8)[0], None) is None and cache.crop(picture(7)[0], None) is not None
+    assert caplog.messages == [
+        f"no more pictures are kept in {tmp_path / 'cache'}: No space left on device. Training and labelling go on "
+        "without"
+    ]
+
+
+@pytest.mark.parametrize("what", ["a file", "a link", "others may write"])
+def test_a_folder_of_no_use_is_refused(tmp_path: Path, what: str) -> None:
+    place = tmp_path / "cache" / f"pictures-{decoder().hex()}"
+    if what == "a file":
+        (tmp_path / "cache").write_bytes(b"")
+    else:
+        place.parent.mkdir()
+        (tmp_path / "other").mkdir(mode=0o700)
+        if what == "a link":
+            place.symlink_to(tmp_path / "other")
+        else:
+            place.mkdir()
+            place.chmod(0o777)
+    with pytest.raises(PictureCacheError) as refused:
+        opened(tmp_path)
+    assert str(refused.value) == (
+        f"the picture cache {tmp_path / 'cache'} cannot be used: File exists. Give another --picture-cache."
+        if what == "a file"
+        else f"{place} is a link, or others may write there. Remove it, or give another --picture-cache."
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder where nobody can write")
+def test_a_folder_where_nobody_can_write_is_refused() -> None:
+    with pytest.raises(
+        PictureCacheError, match=r"^the picture cache /proc/self/cache cannot be used: .*\. Give another"
+    ):
+        opened(Path("/proc/self"))
+
+
+def test_a_folder_that_is_taken_away_costs_no_picture(tmp_path: Path) -> None:
+    cache, (which, pixels_HWC) = opened(tmp_path), picture(9)
+    (tmp_path / "cache").rename(tmp_path / "gone")
+    assert cache.crop(which, None) is None
+    cache.keep(which, pixels_HWC)
+    assert not cache.takes

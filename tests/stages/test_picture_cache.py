@@ -1,0 +1,79 @@
+"""Labels and weights are the same with a picture cache and without, whatever happens to the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from stages import teacher_logits
+from student import train
+from tests.jpegs import sampled
+from tests.pictures import write_tar
+from tests.small_students import HERE, STUDENT
+from tests.stages.test_tiled_labels import NET, objects, run, weights_of
+
+ROWS = 16
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    members = [
+        item
+        for row in range(ROWS)
+        for item in (
+            (f"{row:03d}.jpg", sampled(("420", "444")[row % 2], 120, 90, seed=row)),
+            (f"{row:03d}.cls", b"%d" % (row % 3)),
+        )
+    ]
+    (folder / "plain").mkdir()
+    write_tar(folder / "plain" / "0.tar", members)
+    torch.manual_seed(0)
+    safetensors.torch.save_file(timm.create_model(NET, num_classes=3).state_dict(), folder / "teacher.safetensors")
+    return folder
+
+
+def label(folder: Path, store: Path, *more: object) -> str:
+    words = ["--shards", folder / "plain", "--out", store, "--model", NET, "--weights", folder / "teacher.safetensors"]
+    words += ["--image-size", 32, "--teacher-size", "view", "--mix-window", 8, "--device", "cpu", "--views", 2]
+    words += ["--batch-size", 16, "--unit-rows", 16, "--keep", "argmax", "--workers", 0, "--views-together", 1]
+    return run(teacher_logits.main, *words, "--log-level", "error", *more)
+
+
+def learn(folder: Path, store: Path, out: Path, *more: object) -> dict[str, torch.Tensor]:
+    words = ["--logits", store, "--out", out, *STUDENT, *HERE, "--epochs", 2, "--batch", 8, "--warmup-epochs", 0.5]
+    run(train.main, *words, "--lr", 0.01, "--log-level", "error", *more)
+    return weights_of(out)
+
+
+def test_the_same_labels_and_weights(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filled by the teacher's stage, damaged in every file, filled again by the student, and read by the next one."""
+    cache = tmp_path / "cache"
+    label(world, tmp_path / "without.zarr")
+    label(world, tmp_path / "with.zarr", "--picture-cache", cache, "--picture-cache-size", "10M")
+    assert objects(tmp_path / "without.zarr") == objects(tmp_path / "with.zarr")
+    kept = sorted(cache.rglob("*-*-*-*"))
+    assert len(kept) == ROWS
+    for number, path in enumerate(kept):
+        data = bytearray(path.read_bytes())
+        data[[60, len(data) // 2, -1][number % 3]] ^= 1
+        path.write_bytes(data)
+    plain = learn(world, tmp_path / "without.zarr", tmp_path / "plain")
+    monkeypatch.setenv("DISTILL_PICTURE_CACHE", str(cache))
+    for name in ("mended", "read", "workers"):
+        workers = ("--workers", 2) if name == "workers" else ()  # processes that read one another's pictures
+        ours = learn(world, tmp_path / "without.zarr", tmp_path / name, *workers)
+        assert ours.keys() == plain.keys() and all(torch.equal(ours[key], plain[key]) for key in plain)
+    assert sorted(cache.rglob("*-*-*-*")) == kept
+
+
+def test_sizes_and_folders_of_no_use_are_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"--picture-cache-size 'much' is no size\. Give bytes, or a number"):
+        label(world, tmp_path / "x.zarr", "--picture-cache", tmp_path / "c", "--picture-cache-size", "much")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(AssertionError, match="is a file"):
+        label(world, tmp_path / "x.zarr", "--picture-cache", tmp_path / "file")
