@@ -23,7 +23,7 @@ from pipeline.commands.command import command
 from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.models.out_of_memory import within_memory
 from pipeline.processes.world import Place
-from student.checkpoints import checkpoint
+from student.checkpoints.run_folder import path_of
 from student.learning.settings import Settings
 from student.ranks.ranks import Stop, joined
 from student.run import flags
@@ -95,7 +95,7 @@ def main(
             if run is not None:
                 fit(run)
     if ranks.main:
-        last = checkpoint.path_of(out)
+        last = path_of(out)
         if run is None:
             click.echo(f"finished before: {last if resume == 'auto' else resume}")
         elif run.stopped:

@@ -27,7 +27,7 @@ from pipeline.labels.soft_labels import encode
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
 from pipeline.teacher.teacher import Teacher
-from student.checkpoints import checkpoint
+from student.checkpoints.run_folder import path_of
 from student.feed.feed import Feed, Step
 from student.feed.tensors import teacher_labels
 from student.learning.settings import Settings
@@ -74,7 +74,7 @@ def main(
             )  # fmt: skip
             run.feed = Answered(run.feed, live)
             fit(run)
-    click.echo(f"{checkpoint.path_of(places.out)}")
+    click.echo(f"{path_of(places.out)}")
     if run is not None and run.stopped:
         sys.exit(exit_code(run))
 

@@ -20,7 +20,7 @@ from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.first_answers import Answers, answers_of
 from pipeline.labelling.tasks import Handout, Task
-from pipeline.labelling.writers import following_writer, index_at, leading_seat, leading_writer
+from pipeline.labelling.writers import Telling, following_writer, index_at, leading_seat, leading_writer
 from pipeline.models.out_of_memory import within_memory
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
@@ -58,7 +58,7 @@ def lead(plan: LabellingPlan, handout: Handout) -> None:
         answers = _answers(plan, teacher, plan.recipe, index)
         with leading_writer(objects, place, seat, partial(plan.open, manifest, index, answers)) as store:
             plan.require_same(store, manifest)
-            _label_all(plan, store, teacher, index, handout)
+            _label_all(plan, store, teacher, index, handout, Telling(seat, place))
             if left := len(store.missing()):
                 click.echo(
                     f"slice {place.slice + 1} of {place.slices} is done; {left} units of other slices are missing"
@@ -68,30 +68,32 @@ def lead(plan: LabellingPlan, handout: Handout) -> None:
             labels = store.finish()
             generations.keep_one(plan.out)
             summary = summarise(labels) | {"gauge": measured}
-            summary["doctor"] = _examined(plan, labels, teacher, index, answers, summary["view_agreement"])
+            summary["doctor"] = _examined(plan, labels, teacher, index, answers, summary)
             _report(plan, labels, summary)
 
 
 def follow(plan: LabellingPlan, handout: Handout) -> None:
     """Do what is handed out."""
     todo = handout.listen()
-    with following_writer(open_objects(plan.out), plan.timeout) as store:
+    with following_writer(open_objects(plan.out), plan.timeout) as (store, seat):
         index = index_at(store.index, plan.urls)
         teacher = plan.load_teacher(index)
         plan.require_same(store, plan.manifest(index, store.manifest.index_digest, teacher))
-        _label(plan, store, teacher, todo, index, handout, shown=False)
+        _label(plan, store, teacher, todo, index, handout, Telling(seat, plan.place), shown=False)
 
 
-def _label_all(plan: LabellingPlan, store: StoreWriter, teacher: Teacher, index: SampleIndex, handout: Handout) -> None:
+def _label_all(
+    plan: LabellingPlan, store: StoreWriter, teacher: Teacher, index: SampleIndex, handout: Handout, telling: Telling
+) -> None:
     """Hand out what is missing of this slice, and do what lost ranks had in hand."""
     tasks = plan.missing(store)
     todo = handout.announce(tasks)
-    lost = _label(plan, store, teacher, todo, index, handout) if tasks else handout.settle(lambda _: None)
+    lost = _label(plan, store, teacher, todo, index, handout, telling) if tasks else handout.settle(lambda _: None)
     if lost:
         log.warning("ranks %s were lost; what they had in hand is done here", ", ".join(map(str, lost)))
     _refresh(plan, store)
     if rest := plan.missing(store):
-        _label(plan, store, teacher, rest, index, Handout())
+        _label(plan, store, teacher, rest, index, Handout(), telling)
         _refresh(plan, store)  # meanwhile the other slices may have ended, and left the finish to this one
 
 
@@ -102,7 +104,7 @@ def _refresh(plan: LabellingPlan, store: StoreWriter) -> None:
 
 def _label(
     plan: LabellingPlan, store: StoreWriter, teacher: Teacher, tasks: Iterable[Task], index: SampleIndex,
-    handout: Handout, shown: bool = True,
+    handout: Handout, telling: Telling, shown: bool = True,
 ) -> list[int]:  # fmt: skip
     with within_memory(teacher.device, SMALLER):
         return label_missing(
@@ -115,6 +117,7 @@ def _label(
             index=index,
             handout=handout,
             shown=shown,
+            tell=telling,
             pictures=plan.pictures(index),
         )
 
@@ -125,7 +128,7 @@ def _answers(plan: LabellingPlan, teacher: Teacher, recipe: Recipe, index: Sampl
 
 def _examined(
     plan: LabellingPlan, store: StoreReader, teacher: Teacher, index: SampleIndex, answers: Answers,
-    agreement: float | None,
+    summary: dict[str, Any],
 ) -> dict[str, Any] | None:  # fmt: skip
     """What is found of the teacher beside its labels; None where its views are plain, or logits beyond all codes."""
     plain = plain_recipe(store.manifest.recipe)
@@ -134,7 +137,7 @@ def _examined(
     rows = sample_rows(store.manifest.rows, store.layout.views)
     asked = _answers(plan, teacher, plain, index)
     try:
-        return examine(store.manifest.recipe, index, rows, answers, asked, agreement)
+        return examine(store.manifest.recipe, index, rows, answers, asked, summary)
     except TeacherError as error:
         log.warning("the teacher was not examined: %s", error)
         return None
