@@ -82,6 +82,7 @@ def test_offline_equals_online_bit_for_bit_and_nothing_runs_twice(lab: Lab, caps
     assert all(torch.equal(mine[name], theirs[name]) for name in mine) and len(mine) > 10
     table = table_of("online", experiment, lab.work, lab.seeds)
     assert table.rows[1][4].startswith("+0.0")
+    assert any(note.startswith("Labels ") and "2 views of 32 pictures, entropy" in note for note in table.notes)
     assert draw("online", experiment, lab.work, lab.seeds, lab.work / "plots").stat().st_size > 5000
     capsys.readouterr()
     run(experiment.steps(), lab.work, jobs=2)
