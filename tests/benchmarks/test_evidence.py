@@ -17,6 +17,8 @@ from PIL import Image
 
 from benchmarks.evidence import courses
 from benchmarks.evidence import online as evidence_online
+from benchmarks.evidence.__main__ import command
+from benchmarks.evidence.__main__ import main as evidence
 from benchmarks.evidence.catalogue import EXPERIMENTS
 from benchmarks.evidence.courses import course, inherit, transfer
 from benchmarks.evidence.experiments import HARD, Experiment, Row, online, packing
@@ -210,6 +212,28 @@ def test_a_table_compares_seed_by_seed(tmp_path: Path) -> None:
     assert table.rows[2] == ("its distillation head", "", "58.0 ± 5.7", "", "+13.0 [+0.3, +25.7]")
     assert table.figures["hard, seed 1"] == 0.52
     assert draw("t", Experiment(title="T", rows=rows), tmp_path, (0, 1), tmp_path / "plots").exists()
+
+
+def test_a_slice_that_is_over_says_so_and_nothing_is_published(tmp_path: Path) -> None:
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(32):
+            (tmp_path / name / f"{i}.png").write_bytes(encoded(scene(i, 32, 32), "PNG"))
+    line = ["distillation", "--data", str(tmp_path), "--work", str(tmp_path / "work"), "--scale", "tiny"]
+    line += ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
+    result = CliRunner().invoke(evidence, [*line, "--minutes", "0"])
+    assert result.exit_code == 75 and "the same command goes on" in result.output, result.output
+    result = CliRunner().invoke(evidence, [*line, "--finished"])
+    assert result.exit_code == 0 and "Not run: no distillation; no distillation, two class tokens;" in result.output
+    assert not (tmp_path / "out").exists()
+    assert CliRunner().invoke(evidence, ["distillation"]).exit_code == 1
+
+
+def test_the_command_of_a_table_leaves_out_where_and_how_it_was_cut(monkeypatch) -> None:
+    said = "x distillation views --data /here --minutes 8 --seeds 1,2 --finished --jobs 3 --work /there"
+    monkeypatch.setattr("sys.argv", said.split())
+    told = "python -m benchmarks.evidence views --data DATA --seeds 1,2 --work WORK"
+    assert command("views") == told
 
 
 def test_subsets_are_nested_and_balanced(data: Path, tmp_path: Path) -> None:
