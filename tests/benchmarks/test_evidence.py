@@ -336,7 +336,7 @@ def test_a_convnet_of_imagenet_knows_folders_by_their_wnid(lab: Lab, tmp_path: P
     (tmp_path / "val").mkdir()
     (tmp_path / "tf_efficientnet_lite0.safetensors").touch()
     lab = replace(lab, pictures=prepare(tmp_path, tmp_path), work=tmp_path, weights=tmp_path)
-    teacher = lab.of_imagenet()
+    teacher = replace(lab, scale=SCALES["photographs"]).teacher()
     class_map = tmp_path / teacher.flags[teacher.flags.index("--class-map") + 1]
     assert json.loads(class_map.read_text()) == {"n01440764": 0, "n02102040": 217}
     (tmp_path / "train" / "dogs").mkdir()
