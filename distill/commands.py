@@ -46,6 +46,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "student.push:main",
         "Put an exported student, or a finished store, on the Hugging Face Hub, with its card.",
     ),
+    "status": (
+        "student.status:main",
+        "Say how far a labelling or a training is: what is done, by whom, how fast, how long still.",
+    ),
     "report": (
         "stages.report:main",
         "Write one self-contained page about what the students gained from the teacher's labels.",

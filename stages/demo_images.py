@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.commands.command import command
+from pipeline.commands.places import OutputFolder
 from pipeline.commands.speed_flags import default_workers
 from pipeline.durable import aside
 from pipeline.durable.file import json_text
@@ -88,7 +89,7 @@ class Folder:
 @command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputFolder(file_okay=False),
     default=Path("data/demo_images"),
     help="Folder for the parts train/, unlabelled/ and val/.",
 )

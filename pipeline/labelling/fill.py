@@ -20,7 +20,7 @@ import io
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.feeding.watch import Watch
 from pipeline.labelling.coding import Coding, coding_of
 from pipeline.labelling.tasks import Handout, Task, tasks_of
 from pipeline.labels.soft_labels import SoftLabels
@@ -61,12 +62,14 @@ def label_missing(
     index: SampleIndex | None = None,
     handout: Handout | None = None,
     shown: bool = True,
+    tell: Callable[[int], None] = lambda _: None,
     pictures: PictureCache | None = None,
 ) -> list[int]:
     """Fill what `tasks` name (all that is missing, where none are given).
 
     `index` says where the shards lie, if not where the store has them. With a `handout` the progress, if it is `shown`,
-    is that of all ranks; rank 0 waits for the others to end, and the answer is which of them were lost.
+    is that of all ranks; rank 0 waits for the others to end, and the answer is which of them were lost. `tell` hears
+    of the views that are answered here.
     """
     planned = tasks_of(store.missing(), views_together) if tasks is None else tasks
     handout = handout or Handout()
@@ -84,13 +87,20 @@ def label_missing(
         coding = coding_of(store.manifest, apart=teacher.stream.apart)
         with loader, registered(loader.ring.memory, teacher.device), Commits(store, coding) as commits:
             batches = loader.render(_requests(store, planned, batch))
-            for answer in _answers(teacher, coding, batches):
+            watch = Watch(loader, teacher.device, told=shown)
+            for answer in _answers(teacher, coding, batches, watch):
                 commits.take(answer)
                 slot = answer.slot
+                tell(len(slot.row_B))
                 progress.advance(
                     handout.count(len(slot.row_B)), note=f"waited {100 * loader.waited / progress.elapsed:.0f}%"
                 )
-        return handout.settle(progress.advance)
+
+        def counted(views: int) -> None:
+            progress.advance(views)
+            tell(0)
+
+        return handout.settle(counted)
 
 
 def _progress(store: StoreWriter, shown: bool) -> Progress:
@@ -122,7 +132,7 @@ class Answer:
     launched: Launched
 
 
-def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot]) -> Iterator[Answer]:
+def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot], watch: Watch) -> Iterator[Answer]:
     """Each batch with its answer; a device that computes apart has the next ones under way while one is used."""
     under_way: deque[tuple[Slot, Launched]] = deque()
 
@@ -131,7 +141,9 @@ def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot]) -> Itera
         return Answer(slot, teacher.collect(launched, slot.name_of), launched)
 
     for slot in batches:
-        launched = teacher.launch(slot.pixels_BHWC, coding.there)
+        with watch.working():
+            launched = teacher.launch(slot.pixels_BHWC, coding.there)
+        watch.took(len(slot.row_B))
         under_way.append((slot.answers(), launched))
         if len(under_way) > AHEAD * teacher.stream.apart:
             yield oldest()

@@ -24,7 +24,7 @@ import click
 import pytest
 import yaml
 
-from pipeline.commands.recipe_flags import _RECIPE_FIELDS
+from pipeline.commands.recipe_flags import RECIPE_FLAGS
 
 ROOT = Path(__file__).parents[2]
 GRAPH = ROOT / "dvc.yaml"
@@ -239,7 +239,7 @@ def test_labels_are_of_the_views_that_the_teacher_was_fitted_to(file):
 
 
 def recipe_options_of(command: click.Command) -> list[list[str]]:
-    names = {"preset", *_RECIPE_FIELDS}
+    names = {"preset", *RECIPE_FLAGS}
     return [parameter.opts for parameter in command.params if parameter.name in names]
 
 

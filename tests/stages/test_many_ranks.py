@@ -22,6 +22,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from pipeline.durable import s3_lease
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.s3 import S3Objects
+from pipeline.labelling.store_status import store_status
 from pipeline.remote import client as remote
 from pipeline.store.reader import StoreReader
 from pipeline.store.writer import StoreWriter
@@ -180,6 +181,11 @@ def test_a_run_does_not_sweep_while_a_process_of_an_earlier_one_writes(
     hold.on(monkeypatch, LocalObjects)
     group = begin(ranks, meeting(2), folder, out)
     hold.wait_for(*group)
+    seen = store_status(out)
+    assert [(writer.told["rank"], writer.pid, writer.works) for writer in seen.writers] == [
+        (number, rank.process.pid, True) for number, rank in enumerate(group)
+    ]
+    assert (seen.state, seen.units, seen.units_done) == ("labelling", UNITS, 0)
     late = begin(ranks, [{}], folder, out)[0]
     assert late.wait() == 1
     assert "is being written by" in late.said
