@@ -243,8 +243,9 @@ def test_what_is_absent_is_left_out_and_said(results, stores):
         path.write_text(json.dumps(older))
     report(results, stores)
     assert outline(results).titles == [
-        "What stands out, and what to try next", "Accuracy of each head", "What the teacher saw", "What it cost",
-        "What it rests on",
+        "What stands out, and what to try next", "Accuracy of each head", "What the teacher saw",
+        "The teacher’s labels",  # the labelling left its word beside the store
+        "What it cost", "What it rests on",
     ]  # fmt: skip
     lacking = "settings, reliability, the answers to single pictures, how each student learned"
     assert f"Not in the files that this was made from: {lacking}." in said(results)
