@@ -18,15 +18,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import torch
 
-from pipeline.commands.command import command, require_no_other_file
-from pipeline.commands.outputs import require_suffix
-from pipeline.commands.speed_flags import shards_option, speed_options
+from pipeline.commands.command import command
+from pipeline.commands.gather import gather
+from pipeline.commands.places import InputPath, ResultFile
+from pipeline.commands.speed_flags import Speed, shards_option, speed_options
 from pipeline.durable.file import write_json, write_with
 from pipeline.errors import TeacherError, require_packages
 from pipeline.progress import Progress
@@ -54,8 +54,18 @@ class Model:
     answer: Teacher
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """How each model is tried."""
+
+    batch: int
+    turns: int
+    seconds: float
+    precision: str
+
+
 @command()
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="RUN...")
+@click.argument("runs", nargs=-1, type=InputPath(exists=True, file_okay=False), metavar="RUN...")
 @click.option(
     "--teacher",
     "teachers",
@@ -67,35 +77,37 @@ class Model:
 @click.option("--turns", type=click.IntRange(min=1), default=5, help="How often each model is timed.")
 @click.option("--seconds", type=click.FloatRange(min=0.01), default=1.0, help="Length of a turn.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", help="Of all models.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the figures.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="PNG file for the picture.")
+@click.option("--out", type=ResultFile(".json"), help="JSON file for the figures.")
+@click.option("--plot", type=ResultFile(".png"), help="PNG file for the picture.")
 @speed_options
-def main(runs: tuple[Path, ...], teachers: tuple[str, ...], shards: tuple[str, ...], **flags: Any) -> None:
+@gather("trial", Trial)
+def main(
+    runs: tuple[Path, ...], teachers: tuple[str, ...], shards: tuple[str, ...], trial: Trial, speed: Speed,
+    out: Path | None, plot: Path | None,
+) -> None:  # fmt: skip
     """Measure accuracy against images a second, of students and teachers on one machine.
 
     \b
     Example:
       python -m stages.frontier runs/small runs/large --teacher runs/teacher --shards 'data/val/*.tar'
     """
-    require_suffix(flags["plot"], "--plot", ".png")
-    if flags["plot"]:
+    if plot:
         require_packages("--plot", "matplotlib", extra="report")
-    require_no_other_file(flags["out"], "--out")
     if not runs and not teachers:
         raise TeacherError("There is nothing to measure: name run directories, or models with --teacher.")
-    index = scan(expand(shards), workers=flags["workers"])
+    index = scan(expand(shards), workers=speed.workers)
     if not (index.classes >= 0).any():
         raise TeacherError("No row of --shards has a label, so nothing can be called right. Give labelled shards.")
     with tempfile.TemporaryDirectory(prefix="frontier-") as folder:
-        models = [*_students(runs, Path(folder), flags), *_teachers(teachers, flags)]
-    places = frontier(measure(models, index, flags))
+        models = [*_students(runs, Path(folder), trial, speed), *_teachers(teachers, trial, speed)]
+    places = frontier(measure(models, index, trial, speed))
     click.echo(f"{table(places)}\n\n{_machine(models[0].answer)}")
-    if flags["out"]:
-        click.echo(f"wrote {write_json(flags['out'], [asdict(place) for place in places])}")
-    if flags["plot"]:
+    if out:
+        click.echo(f"wrote {write_json(out, [asdict(place) for place in places])}")
+    if plot:
         from stages.reporting.frontier_plot import draw  # only now: it brings matplotlib, which is an extra
 
-        click.echo(f"wrote {write_with(flags['plot'], lambda path: path.write_bytes(draw(places)))}")
+        click.echo(f"wrote {write_with(plot, lambda path: path.write_bytes(draw(places)))}")
 
 
 def _machine(answer: Teacher) -> str:
@@ -107,10 +119,10 @@ def _machine(answer: Teacher) -> str:
     return f"on {name}, {answer.card.precision}"
 
 
-def _students(runs: Sequence[Path], folder: Path, flags: dict[str, Any]) -> Iterator[Model]:
+def _students(runs: Sequence[Path], folder: Path, trial: Trial, speed: Speed) -> Iterator[Model]:
     for number, run in enumerate(runs):
         exported = run if (run / "config.json").exists() else _exported(run, folder / str(number))
-        yield _model(str(run), "student", f"local-dir:{exported}", flags)
+        yield _model(str(run), "student", f"local-dir:{exported}", trial, speed)
 
 
 def _exported(run: Path, folder: Path) -> Path:
@@ -123,22 +135,22 @@ def _exported(run: Path, folder: Path) -> Path:
     return folder
 
 
-def _teachers(names: Sequence[str], flags: dict[str, Any]) -> Iterator[Model]:
+def _teachers(names: Sequence[str], trial: Trial, speed: Speed) -> Iterator[Model]:
     for name in names:
-        yield _model(name, "teacher", f"local-dir:{name}" if Path(name).is_dir() else name, flags)
+        yield _model(name, "teacher", f"local-dir:{name}" if Path(name).is_dir() else name, trial, speed)
 
 
-def _model(name: str, kind: str, timm_name: str, flags: dict[str, Any]) -> Model:
-    answer = load_teacher(timm_name, view_size=1, device=flags["device"], precision=flags["precision"])
+def _model(name: str, kind: str, timm_name: str, trial: Trial, speed: Speed) -> Model:
+    answer = load_teacher(timm_name, view_size=1, device=speed.device, precision=trial.precision)
     return Model(name=name, kind=kind, side=answer.card.input_size, answer=answer)
 
 
-def measure(models: Sequence[Model], index: SampleIndex, flags: dict[str, Any]) -> list[Place]:
+def measure(models: Sequence[Model], index: SampleIndex, trial: Trial, speed: Speed) -> list[Place]:
     """How accurate, and how fast."""
     for model in models:
         model.answer.require_classes_of(index)
-    right = [_top1(model, index, flags) for model in models]
-    rates = _rates(models, flags["batch"], flags["turns"], flags["seconds"])
+    right = [_top1(model, index, trial.batch, speed) for model in models]
+    rates = _rates(models, trial)
     return [
         Place(
             name=model.name,
@@ -154,34 +166,35 @@ def measure(models: Sequence[Model], index: SampleIndex, flags: dict[str, Any]) 
     ]
 
 
-def _top1(model: Model, index: SampleIndex, flags: dict[str, Any]) -> float:
+def _top1(model: Model, index: SampleIndex, batch: int, speed: Speed) -> float:
     labelled_R = np.flatnonzero(index.classes >= 0)
     recipe = Recipe.preset("none", image_size=model.side)
     right = 0
-    how = {name: flags[name] for name in ("batch", "workers", "start_method")}
     with (
-        Loader(recipe, index, **how) as loader,
+        Loader(recipe, index, batch=batch, workers=speed.workers, start_method=speed.start_method) as loader,
         Progress(Path(model.name).name, len(labelled_R), "images") as progress,
     ):
-        for slot in loader.render(requests_of(labelled_R, 0, flags["batch"])):
+        for slot in loader.render(requests_of(labelled_R, 0, batch)):
             right += int((model.answer(slot.pixels_BHWC).argmax(-1) == index.classes[slot.row_B]).sum())
             progress.advance(len(slot.row_B))
     return round(right / len(labelled_R), 6)
 
 
-def _rates(models: Sequence[Model], batch: int, turns: int, seconds: float) -> list[list[float]]:
+def _rates(models: Sequence[Model], trial: Trial) -> list[list[float]]:
     """Images a second, a value a turn; the models take turns."""
-    pixels = [np.random.default_rng(0).integers(0, 256, (batch, m.side, m.side, 3), dtype=np.uint8) for m in models]
+    pixels = [
+        np.random.default_rng(0).integers(0, 256, (trial.batch, m.side, m.side, 3), dtype=np.uint8) for m in models
+    ]
     for model, pixels_BHWC in zip(models, pixels, strict=True):
         for _ in range(WARM_UP):
             model.answer(pixels_BHWC)
     found: list[list[float]] = [[] for _ in models]
-    for _ in range(turns):
+    for _ in range(trial.turns):
         for model, pixels_BHWC, rates in zip(models, pixels, found, strict=True):
             begun, count = time.perf_counter(), 0
-            while (taken := time.perf_counter() - begun) < seconds:
+            while (taken := time.perf_counter() - begun) < trial.seconds:
                 model.answer(pixels_BHWC)
-                count += batch
+                count += trial.batch
             rates.append(count / taken)
     return found
 
