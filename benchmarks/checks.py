@@ -19,6 +19,7 @@ from benchmarks.render import WINDOW, our_turns
 from benchmarks.report import Table, grid
 from pipeline.rendering.checksums import checksum, samples, thumbnails
 from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.same_views import Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe
@@ -87,6 +88,7 @@ def epochs_of_labels(store: StoreReader, distill: str, batch: int) -> Contestant
     order = Order(manifest.recipe, rows=manifest.rows, views=(0,), run_rows=manifest.unit_rows, batch=batch)
     for step in range(order.steps):
         order.batch(0, step)
+    thumbnail_B16 = np.zeros((batch, 16), np.uint8)
     names, cpu, epochs = needed(manifest, soft=distill == "soft", luma=False), torch.device("cpu"), itertools.count()
 
     def turn() -> int:
@@ -97,7 +99,7 @@ def epochs_of_labels(store: StoreReader, distill: str, batch: int) -> Contestant
             answers.expect(share)
             gathered = answers.gather(share)
             teacher_labels(manifest.keep, gathered.labels, manifest.temperatures, cpu)
-            assert not (gathered.crc_B != gathered.crc_B.copy()).any()
+            compare_views(Seen(gathered.seen.crc_B, thumbnail_B16[: len(share)]), gathered.seen)
             views += len(share)
         answers.close()
         return views

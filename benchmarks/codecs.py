@@ -55,7 +55,7 @@ from pipeline.labels.topk import TopK
 from pipeline.store.reader import StoreReader
 
 KEPT = (5, 10, 20)
-LOWRANK = ((3, 6), (4, 16), (5, 24), (5, 38), (8, 64), (8, 92), (12, 128))
+LOWRANK = ((3, 6), (4, 16), (5, 24), (5, 35), (8, 64), (8, 92), (12, 128))
 DRAWS = (1, 8, 32, 128)
 CHUNK, CHUNK_BYTES = 1024, 20
 """Rows of a chunk; its checksum and its entry in the index"""

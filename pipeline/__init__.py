@@ -2,6 +2,6 @@
 
 One folder a room. A room imports only rooms below it; from the ground up: errors and progress (here), `remote`,
 `models`, `labels`, `pictures`, `picture_cache`, `processes`, `durable`, `shards`, `views`, `packing`, `store`,
-`commands`, `rendering`, `inspection`, `teacher`, `labelling`. `stages` and `student` stand on this package and do not
-know each other.
+`commands`, `rendering`, `feeding`, `inspection`, `teacher`, `labelling`. `stages` and `student` stand on this package
+and do not know each other.
 """

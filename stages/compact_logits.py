@@ -16,6 +16,7 @@ import click
 
 from pipeline.commands.command import command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable
+from pipeline.commands.places import STORE, OutputStore, ResultFile
 from pipeline.durable.file import write_json
 from pipeline.durable.objects import open_objects
 from pipeline.errors import MismatchError
@@ -26,27 +27,36 @@ from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import narrow
 from pipeline.progress import Progress
+from pipeline.rendering.proof import kept
 from pipeline.store.layout import Unit
-from pipeline.store.manifest import Manifest
+from pipeline.store.manifest import SKETCH, Manifest
 from pipeline.store.reader import StoreReader
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.writer import StoreWriter
 
 
 @command()
-@click.option("--logits", required=True, metavar="STORE", help="The store to read, dense or topk; may be at s3://.")
+@click.option(
+    "--logits",
+    type=STORE,
+    required=True,
+    help="The store to read, dense or topk; may be at s3://.",
+)
 @click.option("--keep", required=True, help="What to keep of it: topk:K, lowrank:K+R or argmax.")
 @click.option(
     "--temperatures",
     metavar="T,T",
     help="Temperatures at which a topk store is exact.  [default: those stored, or 1,3 from dense]",
 )
-@click.option("--out", required=True, metavar="STORE", help="The smaller store; may be at s3://.")
+@click.option("--sketch", is_flag=True, help="Keep sketches in place of thumbnails: 4 bytes of proof a view, not 20.")
+@click.option("--out", type=OutputStore("store"), required=True, help="The smaller store; may be at s3://.")
 @click.option(
     "--recheck", is_flag=True, help="Read all that is finished, and do what is damaged anew.  [default: list it]"
 )
-@click.option("--report", type=click.Path(path_type=Path), help="Fidelity JSON.  [default: beside --out]")
-def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bool, report: Path | None) -> None:
+@click.option("--report", type=ResultFile(), help="Fidelity JSON.  [default: beside --out]")
+def main(
+    logits: str, keep: str, temperatures: str | None, sketch: bool, out: str, recheck: bool, report: Path | None
+) -> None:
     """Keep less of the teacher's answers, without running it again.
 
     \b
@@ -59,7 +69,8 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
     report = report or beside(out, ".fidelity.json")
     require_writable(report, "--report")
     source = StoreReader.open(logits)
-    manifest = _manifest(source, parse_keep(keep), None if temperatures is None else parse_temperatures(temperatures))
+    at = None if temperatures is None else parse_temperatures(temperatures)
+    manifest = _manifest(source, parse_keep(keep), at, sketch)
     with StoreWriter.open(
         out,
         manifest,
@@ -85,12 +96,16 @@ def main(logits: str, keep: str, temperatures: str | None, out: str, recheck: bo
     click.echo(f"store: {out} ({source.layout.views} views × {source.manifest.rows} rows); fidelity: {report}")
 
 
-def _manifest(source: StoreReader, keep: Keep, temperatures: tuple[float, ...] | None) -> Manifest:
+def _manifest(source: StoreReader, keep: Keep, temperatures: tuple[float, ...] | None, sketch: bool) -> Manifest:
     """The contract of the smaller store: that of the source, but for what is kept."""
     have = source.manifest
+    if sketch and not have.luma:
+        raise MismatchError(
+            f"{source.name} has no thumbnails (--no-luma), --sketch makes sketches of them. Leave it out."
+        )
     if temperatures is None:
         temperatures = have.temperatures or (1.0, 3.0)
-    wanted = dataclasses.replace(have, keep=keep, temperatures=temperatures)
+    wanted = dataclasses.replace(have, keep=keep, temperatures=temperatures, luma=SKETCH if sketch else have.luma)
     if wanted == have or keep.kind == "dense":
         raise MismatchError(
             f"{source.name} keeps {have.keep}, --keep {keep} asks for no less. Give a smaller topk:K, lowrank:K+R, "
@@ -121,7 +136,10 @@ def _narrowed(source: StoreReader, unit: Unit, manifest: Manifest) -> UnitLabels
     whole = source.read(unit.view, unit.run)
     have = source.manifest
     labels = narrow(whole.labels, have.keep, manifest.keep, manifest.temperatures, stored=have.temperatures)
-    return dataclasses.replace(whole, labels=labels)
+    crc_B, luma_B16 = whole.crc_B, whole.luma_B16
+    if manifest.luma == SKETCH and luma_B16 is not None:
+        crc_B, luma_B16 = kept(SKETCH, crc_B, luma_B16)
+    return UnitLabels(labels=labels, crc_B=crc_B, luma_B16=luma_B16)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@
 
 Read what the other stages wrote (`stages.reporting.results` says what and where), draw some views and held-out pictures
 again, measure the teacher once more for the costs, and write ``index.html`` (self-contained: styles, figures and
-pictures are inside), PNG figures, ``curves.csv`` for plots, and a summary in JSON.
+pictures are inside), some figures as PNG, the curves as CSV for plots, and a summary in JSON. With ``--earlier`` each
+report leaves a line in a file, and shows what earlier ones found.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from pathlib import Path
@@ -18,7 +17,8 @@ from pathlib import Path
 import click
 
 from pipeline.commands.command import command
-from pipeline.commands.speed_flags import speed_options
+from pipeline.commands.places import SHARDS, STORE, InputPath, OutputFolder, ResultFile
+from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.durable.file import write_json
 from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError, require_packages
@@ -28,27 +28,32 @@ from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
-from stages.reporting import background, sections
-from stages.reporting.gallery import Shelf, held_out_shelves, view_shelves
-from stages.reporting.page import page
-from stages.reporting.report_data import Story
-from stages.reporting.results import Results, mean_curve, read_results
+from stages.reporting.gallery import Shelf, contact_sheet_of, held_out_shelves, view_shelves
+from stages.reporting.made import made_here, read_history, remember
+from stages.reporting.report_data import Story, curve_table
+from stages.reporting.results import Results, read_results
 
 log = logging.getLogger(__name__)
-FOLDER = click.Path(path_type=Path)
+FOLDER = InputPath()
 
 
 @command()
 @click.option("--results", type=FOLDER, default=Path("reports"), help="Folder of the other stages' figures.")
 @click.option("--runs", type=FOLDER, default=Path("runs"), help="Folder of the students' runs, KIND-SEED.")
-@click.option("--logits", required=True, metavar="STORE", help="The store that the students learned from.")
+@click.option("--logits", type=STORE, required=True, help="The store that the students learned from.")
 @click.option(
-    "--shards", multiple=True, metavar="PATTERN", help="Where its shards are now.  [default: where they were]"
+    "--shards",
+    type=SHARDS,
+    multiple=True,
+    help="Where its shards are now.  [default: where they were]",
 )
-@click.option("--val-logits", metavar="STORE", help="A store of the held-out pictures, for the gallery.")
-@click.option("--val-shards", multiple=True, metavar="PATTERN", help="Where the held-out shards are now.")
-@click.option("--out", type=FOLDER, default=Path("reports/page"), help="Folder for the page and its figures.")
-@click.option("--summary", type=FOLDER, help="JSON file for the few numbers.  [default: none]")
+@click.option("--val-logits", type=STORE, help="A store of the held-out pictures, for the gallery.")
+@click.option("--val-shards", type=SHARDS, multiple=True, help="Where the held-out shards are now.")
+@click.option("--out", type=OutputFolder(), default=Path("reports/page"), help="Folder for the page and its figures.")
+@click.option("--summary", type=ResultFile(), help="JSON file for the few numbers.  [default: none]")
+@click.option(
+    "--earlier", type=FOLDER, help="File of what earlier reports found; this one adds a line.  [default: none]"
+)
 @click.option(
     "--measure/--no-measure", "measured", default=True, help="Time the teacher again, for the table of costs."
 )
@@ -66,14 +71,13 @@ def main(
     val_shards: tuple[str, ...],
     out: Path,
     summary: Path | None,
+    earlier: Path | None,
     measured: bool,
     weights: Path | None,
     rows: int,
     views: int,
     examples: int,
-    device: str,
-    workers: int,
-    start_method: str | None,
+    speed: Speed,
 ) -> None:
     """Write one self-contained page about what the students gained from the teacher's labels.
 
@@ -81,7 +85,8 @@ def main(
     Example:
       python -m stages.report --logits stores/train.zarr --val-logits stores/val.zarr --out reports/page
     """
-    require_packages("the report", "matplotlib", extra="report")
+    require_packages("the report", "matplotlib", "jinja2", extra="report")
+    before = read_history(earlier)
     found = read_results(results, runs)
     store = StoreReader.open(logits)
     index = store.index.moved_to(expand(shards)) if shards else store.index
@@ -90,12 +95,16 @@ def main(
         store=store,
         index=index,
         architecture=_architecture(store.manifest.teacher.name),
-        cost=_cost(store, index, weights, device, workers, start_method) if measured else None,
+        cost=_cost(store, index, weights, speed) if measured else None,
         per_view=accuracy_per_view(store, index),
         views=view_shelves(store, index, rows=rows, views=views) if rows else [],
         held_out=_held_out(found, val_logits, val_shards, examples),
+        made=made_here(),
+        earlier=before,
     )
     write(story, out)
+    if earlier is not None:
+        remember(earlier, before, story.made, story.found())
     numbers = found.summary()
     if summary is not None:
         write_json(summary, numbers)
@@ -122,14 +131,17 @@ def _architecture(name: str) -> str | None:
         return None
 
 
-def _cost(
-    store: StoreReader, index: SampleIndex, weights: Path | None, device: str, workers: int, start_method: str | None
-) -> Cost | None:
+def _cost(store: StoreReader, index: SampleIndex, weights: Path | None, speed: Speed) -> Cost | None:
     """The teacher's speed, measured now; left out where the teacher is not at hand any more."""
     try:
-        teacher = load_stored_teacher(store, weights=weights, device=device)
+        teacher = load_stored_teacher(store, weights=weights, device=speed.device)
         return estimate(
-            store.manifest, index, teacher, views=store.layout.views, workers=workers, start_method=start_method
+            store.manifest,
+            index,
+            teacher,
+            views=store.layout.views,
+            workers=speed.workers,
+            start_method=speed.start_method,
         )
     except UserError as error:
         log.warning("costs are told without the teacher's speed: %s", error)
@@ -138,46 +150,32 @@ def _cost(
 
 def write(story: Story, out: Path) -> None:
     """The page last, so that it is there only with its figures."""
-    from stages.reporting import plots  # only now: it brings matplotlib, which is an extra
+    from stages.reporting.sections import slides  # only now: it brings matplotlib, which is an extra
 
     objects = LocalObjects(out)
-    results = story.results
-    figures = {"accuracy.png": plots.accuracy(results), "curves.png": plots.curves(results)}
-    if results.tokens:
-        figures["tokens.png"] = plots.tokens(results)
+    for name, figure in slides(story.results).items():
+        objects.put(f"{name}.png", figure)
     if story.views:
-        figures["views.png"] = plots.contact_sheet(story.views)
-    for name, data in figures.items():
-        objects.put(name, data)
+        objects.put("views.png", contact_sheet_of(story.views))
     for name in ("top1", "loss"):
-        objects.put(f"{name}.csv", curve_table(results, name))
+        objects.put(f"{name}.csv", curve_table(story.results, name))
     objects.put("index.html", html(story).encode())
 
 
 def html(story: Story) -> str:
     """The page."""
+    from stages.reporting import background, findings, sections
+    from stages.reporting.page import render
+
     told = [
         part(story)
         for part in (
-            *(sections.opening, sections.accuracy, sections.curves, sections.gallery),
-            *(background.teacher, background.tokens, background.costs, background.proof),
+            *(findings.findings, sections.accuracy, sections.classes, sections.calibration, sections.trade),
+            *(sections.curves, sections.views, sections.held_out),
+            *(background.teacher, background.tokens, background.costs, background.earlier, background.proof),
         )
     ]
-    return page("What distillation gained", [part for part in told if part])
-
-
-def curve_table(results: Results, name: str) -> bytes:
-    """A column for each kind of student (mean over its seeds), a line for each number of updates."""
-    columns = {kind: dict(mean_curve([s.epochs for s in results.of(kind)], name)) for kind in results.kinds}
-    updates = sorted({update for curve in columns.values() for update in curve})
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["update", *columns])
-    table.writerows(
-        [f"{update:g}", *(f"{curve[update]:.6f}" if update in curve else "" for curve in columns.values())]
-        for update in updates
-    )
-    return text.getvalue().encode()
+    return render(sections.opening(story), [part for part in told if part])
 
 
 if __name__ == "__main__":

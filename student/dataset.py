@@ -87,7 +87,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         device: where the tensors come to be.
         workers: processes that draw; 0 draws here. Stays 0 with the workers of a `DataLoader`.
         pictures: decoded pictures that this node keeps, as ``student.train --picture-cache`` does.
-        accept_drift: hold views to their thumbnails instead, within two levels.
+        accept_drift: hold views to how they looked to the teacher instead, within two levels.
         labelled_only: leave rows without a true label out.
     """
 
@@ -168,7 +168,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         log.info("%s", drift)
         if drift.kind == "identical" or (drift.kind == "drifted" and self.accept_drift):
             return
-        remedy = "--accept-drift trains with every view held within 2 levels of its thumbnail"
+        remedy = "--accept-drift trains with every view held within 2 levels of how it looked to the teacher"
         if drift.kind == "different":
             remedy = "These are other pictures or another program"
         raise ViewError(

@@ -173,7 +173,7 @@ class TeacherStage:
         pixels_BHWC = np.empty((len(batch), side, side, 3), np.uint8)
         drawn = renderer.render(batch.row_B, batch.view_B, pixels_BHWC)
         found = answers.gather(batch)
-        require_seen(self.index, batch, found, Seen(drawn.crc_B), accept_drift=False)
+        require_seen(self.index, batch, found, Seen(drawn.crc_B, drawn.luma_B16), accept_drift=False)
         labels = teacher_labels(self.shape.keep, found.labels, self.shape.temperatures, CPU, self.shape.tau)
         given = self.shape.of(
             Step(

@@ -27,11 +27,13 @@ from pipeline.labelling.environment import describe_environment
 from pipeline.labels.codes import quantise
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
-from pipeline.rendering.checksums import checksum, luma
+from pipeline.rendering.checksums import checksum
+from pipeline.rendering.checksums import luma as thumbnail
 from pipeline.rendering.drift import draw_witnesses
+from pipeline.rendering.proof import kept
 from pipeline.rendering.renderer import Rendered, Renderer
 from pipeline.shards.index import scan
-from pipeline.store.manifest import Manifest, TeacherCard
+from pipeline.store.manifest import Luma, Manifest, TeacherCard
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.writer import StoreWriter
 from pipeline.views.recipe import Recipe
@@ -61,7 +63,7 @@ def random_logits(row_B: NDArray[np.int64], view: int, _pixels: NDArray[np.uint8
 def make_store(
     folder: Path, *, rows: int = 100, views: int = 2, keep: str = "dense", recipe: Recipe = RECIPE,
     logits: Logits = random_logits, shards: Sequence[str] = (), finish: bool = True, brighten: int = 0,
-    labelled: Recipe | None = None,
+    labelled: Recipe | None = None, luma: Luma = True,
 ) -> Path:  # fmt: skip
     """A store of labels for `rows` small pictures beside it.
 
@@ -71,7 +73,7 @@ def make_store(
     index = scan(urls)
     manifest = Manifest(
         recipe=recipe, index_digest=index.digest(), rows=len(index), teacher=CARD, keep=parse_keep(keep),
-        temperatures=(1.0, 3.0), num_classes=CLASSES, class_names=None, class_map=None, unit_rows=16, luma=True,
+        temperatures=(1.0, 3.0), num_classes=CLASSES, class_names=None, class_map=None, unit_rows=16, luma=luma,
     )  # fmt: skip
     renderer = _Brighter(labelled or recipe, index, index.files(), levels=brighten)
     witness = draw_witnesses(recipe, index)
@@ -92,7 +94,8 @@ def make_store(
             pixels = np.empty((len(row_B), recipe.image_size, recipe.image_size, 3), np.uint8)
             drawn = renderer.render(row_B, view_B, pixels)
             labels = encode(logits(row_B, unit.view, pixels), store.manifest.keep, manifest.temperatures)
-            store.write(unit, UnitLabels(labels=labels, crc_B=drawn.crc_B, luma_B16=drawn.luma_B16))
+            crc_B, luma_B16 = kept(luma, drawn.crc_B, drawn.luma_B16)
+            store.write(unit, UnitLabels(labels=labels, crc_B=crc_B, luma_B16=luma_B16))
         if finish:
             store.finish()
     return path
@@ -118,7 +121,7 @@ class _Brighter(Renderer):
         if not self.levels:
             return drawn
         out_BHWC[:] = _brighter(out_BHWC, self.levels)
-        crcs, lumas = [checksum(image) for image in out_BHWC], [luma(image) for image in out_BHWC]
+        crcs, lumas = [checksum(image) for image in out_BHWC], [thumbnail(image) for image in out_BHWC]
         return Rendered(np.array(crcs, np.uint32), np.array(lumas, np.uint8))
 
 

@@ -17,6 +17,8 @@ from pipeline.labels.dense import Dense
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import encode
+from pipeline.rendering.checksums import luma
+from pipeline.rendering.proof import kept
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.samples import key_hashes
 from pipeline.store.layout import Unit
@@ -102,15 +104,15 @@ def labels_of(manifest: Manifest, unit: Unit, *, salt: int = 0) -> UnitLabels:
     generator = np.random.default_rng([unit.view, unit.run, salt])
     logits_BC = generator.normal(0, 3, (count, manifest.num_classes)).astype(np.float32)
     crc_B = generator.integers(0, 2**32, count, dtype=np.uint32)
+    luma_B16 = generator.integers(0, 256, (count, 16), dtype=np.uint8)
     witness = witness_of(manifest)
     for row, pixels_HWC in zip(witness.row_W.tolist(), witness.pixels_WHWC, strict=True):
         if unit.view == 0 and start <= row < start + count:
             crc_B[row - start] = google_crc32c.value(pixels_HWC.tobytes())
-    return UnitLabels(
-        labels=encode(logits_BC, manifest.keep, manifest.temperatures),
-        crc_B=crc_B,
-        luma_B16=generator.integers(0, 256, (count, 16), dtype=np.uint8) if manifest.luma else None,
-    )
+            luma_B16[row - start] = luma(pixels_HWC)
+    proof = kept(manifest.luma, crc_B, luma_B16)
+    labels = encode(logits_BC, manifest.keep, manifest.temperatures)
+    return UnitLabels(labels=labels, crc_B=proof[0], luma_B16=proof[1])
 
 
 def witness_of(manifest: Manifest) -> Witness:

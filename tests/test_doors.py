@@ -106,7 +106,8 @@ def test_one_file_says_whether_a_view_is_the_one_that_was_labelled() -> None:
     witness = {"pipeline/inspection/audit.py"}  # holds a store's own pictures to its own checksums; draws nothing
     door = {"pipeline/rendering/same_views.py"}
     assert {path for path, tree in SOURCES.items() if any(checksum_questions(tree))} - witness == door
-    assert who_uses("pipeline.rendering.same_views.TOLERANCE") == {
+    assert who_uses("pipeline.rendering.proof.apart") == door
+    assert who_uses("pipeline.rendering.proof.TOLERANCE") == {
         "pipeline/rendering/drift.py",  # witnesses, by the pixels themselves
         "student/feed/feed.py",  # tells it
     }

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from pipeline.commands.places import InputPath
 from pipeline.errors import ShardError
 from pipeline.remote.cache_settings import DIR_VARIABLE, SIZE_VARIABLE, bytes_of
 
@@ -78,7 +78,7 @@ def picture_cache_options(command: F) -> F:
         ),
         click.option(
             "--picture-cache",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=InputPath(file_okay=False),
             envvar="DISTILL_PICTURE_CACHE",
             help="A folder on a fast disk of this node, or in memory (/dev/shm/…), for decoded pictures: each is "
             "decoded once, for all processes and later runs. Changes speed only.  [default: none is kept]",

@@ -18,8 +18,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.durable.local_lock import Flock, LocalSeat, lock_path
-from pipeline.durable.writer_lock import this_process
+from pipeline.durable.local_lock import Flock, LocalSeat, lock_path, read_all_said
+from pipeline.durable.writer_lock import Writer, this_process
 from pipeline.errors import StoreError
 
 
@@ -149,6 +149,10 @@ class LocalObjects:
     def seat(self) -> LocalSeat:
         """A seat as an flock on ``<root>.writers.lock``."""
         return LocalSeat(self.root)
+
+    def writers(self) -> list[Writer]:
+        """By the small files beside the directory."""
+        return read_all_said(self.root)
 
     @contextlib.contextmanager
     def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +23,10 @@ from pipeline.durable import canonical
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import UserError
+from pipeline.rendering.proof import kept_of
 from pipeline.store.arrays import ArraySpec
 from pipeline.store.layout import GAUGE_KEY, Layout, Unit
+from pipeline.store.manifest import SKETCH
 from pipeline.store.reader import decode, find_complete, read_index, read_whole, require_agreement, root_layout
 from pipeline.store.receipts import (
     BASE_KEY,
@@ -141,9 +142,10 @@ def _check_witness(
         if unit not in checksums:
             checksums[unit] = _checksums(objects, layout, table, unit)
         crc_B = checksums[unit]
-        now = google_crc32c.value(pixels_HWC.tobytes())
+        now = kept_of(layout.manifest.luma, pixels_HWC)
         if crc_B is not None and place < len(crc_B) and int(crc_B[place]) != now:
-            what = f"row {row}, view {view}: its pixels have crc32c {now:08x}, {int(crc_B[place]):08x} is stored"
+            kind = "checksum" if layout.manifest.luma == SKETCH else "crc32c"
+            what = f"row {row}, view {view}: its pixels have {kind} {now:08x}, {int(crc_B[place]):08x} is stored"
             findings.append(Finding(f"{objects.name}/witness", what))
     return findings
 

@@ -22,7 +22,7 @@ from pipeline.labels.dense import Dense
 from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.ring import Slot
-from pipeline.rendering.same_views import Seen, compare_views
+from pipeline.rendering.same_views import Labelled, Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
@@ -53,7 +53,9 @@ class Recheck:
     changed: int = 0
     """Views whose checksum is another"""
     thumbnail_levels: int = 0
-    """The largest step between a thumbnail then and now"""
+    """The largest step between a thumbnail then and now, where thumbnails are kept"""
+    other_looks: int = 0
+    """Views that do not look as they did, by their thumbnails or sketches: more than a drift"""
     asked: int = 0
     """Views that the teacher was asked about"""
     argmax_changes: int = 0
@@ -140,20 +142,22 @@ def _compare_pixels(
     accept_drift: bool,
 ) -> None:
     found = compare_views(
-        Seen(slot.crc_B, slot.luma_B16), Seen(stored.crc_B, stored.luma_B16), accept_drift=accept_drift
+        Seen(slot.crc_B, slot.luma_B16),
+        Labelled(store.manifest.luma, stored.crc_B, stored.luma_B16),
+        accept_drift=accept_drift,
     )
-    levels_B = found.levels_B
     result.views += len(found.changed_B)
     result.changed += int(found.changed_B.sum())
-    if levels_B is not None:
-        result.thumbnail_levels = max(result.thumbnail_levels, int(levels_B.max(initial=0)))
+    result.other_looks += int(found.unlike.sum())
+    if stored.luma_B16 is not None and found.off_B is not None:
+        result.thumbnail_levels = max(result.thumbnail_levels, int(found.off_B.max(initial=0)))
     for at in np.flatnonzero(found.other_B).tolist():
-        row = int(request.row_B[at])
-        apart = "" if levels_B is None else f", and its thumbnail differs by {levels_B[at]} levels"
+        row, looks = int(request.row_B[at]), found.how_far(at)
         result.findings.append(
             Finding(
                 f"{store.name}: view {request.unit.view}, row {row} (key {index.key(row)!r})",
-                f"drawn here it has checksum {slot.crc_B[at]:08x}, {stored.crc_B[at]:08x} is stored{apart}",
+                f"drawn here it has checksum {found.crc_B[at]:08x}, {stored.crc_B[at]:08x} is stored"
+                + (f", and {looks}" if looks else ""),
             )
         )
 

@@ -22,6 +22,7 @@ from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.progress import duration
 from pipeline.rendering.loader import Loader, Request
+from pipeline.rendering.proof import kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.manifest import Manifest
@@ -90,11 +91,13 @@ def estimate(
     if isinstance(manifest.keep, LowRank):
         codes_NC = quantise(np.concatenate(logits), lambda at: f"view {at} of the sample")
         manifest = replace(manifest, keep=manifest.keep.fit(codes_NC))
-    sample = UnitLabels(
-        labels=SoftLabels.concatenate([encode(part, manifest.keep, manifest.temperatures) for part in logits]),
-        crc_B=np.concatenate([slot.crc_B for slot in answers]),
-        luma_B16=np.concatenate([slot.luma_B16 for slot in answers]) if manifest.luma else None,
+    crc_B, luma_B16 = kept(
+        manifest.luma,
+        np.concatenate([slot.crc_B for slot in answers]),
+        np.concatenate([slot.luma_B16 for slot in answers]),
     )
+    labels = SoftLabels.concatenate([encode(part, manifest.keep, manifest.temperatures) for part in logits])
+    sample = UnitLabels(labels=labels, crc_B=crc_B, luma_B16=luma_B16)
     return Cost(
         views=views,
         rows=len(index),

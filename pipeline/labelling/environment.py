@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
+
+from pipeline.processes.machine import version
 
 _LIBRARIES = (
     *("numpy", "opencv-python-headless", "pillow", "simplejpeg", "timm"),
@@ -15,16 +16,9 @@ def describe_environment() -> dict[str, str]:
     """Names and versions, as texts."""
     import torch  # here, because only a process that makes a store needs it
 
-    found = {name: _version(name) for name in _LIBRARIES}
+    found = {name: version(name) for name in _LIBRARIES}
     found["python"] = platform.python_version()
     found["machine"] = f"{platform.system()} {platform.machine()}"
     found["cpu"] = torch.backends.cpu.get_cpu_capability()
     found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return found
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "absent"

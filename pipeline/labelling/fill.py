@@ -20,7 +20,7 @@ import io
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.feeding.watch import Watch
 from pipeline.labelling.coding import Coding, coding_of
 from pipeline.labelling.tasks import Handout, Task, tasks_of
 from pipeline.labels.soft_labels import SoftLabels
@@ -35,9 +36,11 @@ from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, Request
+from pipeline.rendering.proof import kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
+from pipeline.store.manifest import Luma
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher.teacher import Launched, Teacher
@@ -59,12 +62,14 @@ def label_missing(
     index: SampleIndex | None = None,
     handout: Handout | None = None,
     shown: bool = True,
+    tell: Callable[[int], None] = lambda _: None,
     pictures: PictureCache | None = None,
 ) -> list[int]:
     """Fill what `tasks` name (all that is missing, where none are given).
 
     `index` says where the shards lie, if not where the store has them. With a `handout` the progress, if it is `shown`,
-    is that of all ranks; rank 0 waits for the others to end, and the answer is which of them were lost.
+    is that of all ranks; rank 0 waits for the others to end, and the answer is which of them were lost. `tell` hears
+    of the views that are answered here.
     """
     planned = tasks_of(store.missing(), views_together) if tasks is None else tasks
     handout = handout or Handout()
@@ -82,13 +87,20 @@ def label_missing(
         coding = coding_of(store.manifest, apart=teacher.stream.apart)
         with loader, registered(loader.ring.memory, teacher.device), Commits(store, coding) as commits:
             batches = loader.render(_requests(store, planned, batch))
-            for answer in _answers(teacher, coding, batches):
+            watch = Watch(loader, teacher.device, told=shown)
+            for answer in _answers(teacher, coding, batches, watch):
                 commits.take(answer)
                 slot = answer.slot
+                tell(len(slot.row_B))
                 progress.advance(
                     handout.count(len(slot.row_B)), note=f"waited {100 * loader.waited / progress.elapsed:.0f}%"
                 )
-        return handout.settle(progress.advance)
+
+        def counted(views: int) -> None:
+            progress.advance(views)
+            tell(0)
+
+        return handout.settle(counted)
 
 
 def _progress(store: StoreWriter, shown: bool) -> Progress:
@@ -120,7 +132,7 @@ class Answer:
     launched: Launched
 
 
-def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot]) -> Iterator[Answer]:
+def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot], watch: Watch) -> Iterator[Answer]:
     """Each batch with its answer; a device that computes apart has the next ones under way while one is used."""
     under_way: deque[tuple[Slot, Launched]] = deque()
 
@@ -129,7 +141,9 @@ def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot]) -> Itera
         return Answer(slot, teacher.collect(launched, slot.name_of), launched)
 
     for slot in batches:
-        launched = teacher.launch(slot.pixels_BHWC, coding.there)
+        with watch.working():
+            launched = teacher.launch(slot.pixels_BHWC, coding.there)
+        watch.took(len(slot.row_B))
         under_way.append((slot.answers(), launched))
         if len(under_way) > AHEAD * teacher.stream.apart:
             yield oldest()
@@ -146,13 +160,10 @@ class Gathering:
     lumas: list[NDArray[np.uint8]] = field(default_factory=list)
     rows: int = 0
 
-    def whole(self, luma: bool) -> UnitLabels:
+    def whole(self, luma: Luma) -> UnitLabels:
         """All of it, in the order of the rows."""
-        return UnitLabels(
-            labels=SoftLabels.concatenate(self.labels),
-            crc_B=np.concatenate(self.crcs),
-            luma_B16=np.concatenate(self.lumas) if luma else None,
-        )
+        crc_B, luma_B16 = kept(luma, np.concatenate(self.crcs), np.concatenate(self.lumas))
+        return UnitLabels(labels=SoftLabels.concatenate(self.labels), crc_B=crc_B, luma_B16=luma_B16)
 
 
 class Commits:

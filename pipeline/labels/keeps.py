@@ -24,5 +24,5 @@ def parse_keep(text: str) -> Keep:
                 return found
     raise RecipeError(
         f"keep '{text}' is not understood. Give dense, topk:K (for example topk:10), lowrank:K+R (for example "
-        "lowrank:5+38) or argmax."
+        "lowrank:5+35) or argmax."
     )

@@ -21,22 +21,24 @@ first), ``mean``, ``step`` and ``spread`` the store's, and T any temperature:
     target = softmax(score)
 
 Coefficients are those that come near the classes which matter: after a first projection, one step down the slope of the
-squared error weighted by the answer at temperature 4, without the K kept classes. All of it starts from the codes of a
-dense store and is exact integer arithmetic (the weights come from a table), so a store that is compacted from a dense
-one equals one that was written as lowrank, on any machine, given the same components.
+squared error, which counts a class d logits below the last kept one by (1 − d / 20)⁴, and those that are kept not at
+all. It starts from the codes of a dense store; every sum is one of whole numbers and exact, and all else are single
+operations on single numbers. So a store that is compacted from a dense one equals one that was written as lowrank, on
+any machine, given the same components.
 
 Shapes: B rows, N rows to fit on, C classes, K kept classes, R components, W bytes of a row's coefficients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels.components import PER_CODE, UNIT, Components, mean_of, principal
+from pipeline.labels.components import PER_CODE, REACH, UNIT, Components, mean_of, principal
 from pipeline.labels.keep import Parts
 
 HEAD = 96
@@ -45,17 +47,20 @@ HEAD = 96
 TIES = 16
 """Equal steps of the head are told apart by so small a part of one, so that the order of the classes is kept"""
 
-WEIGHT_TEMPERATURE = 4.0
-"""At which a class counts for the coefficients: between a softer one for τ = 3 and a sharper one for τ = 1"""
+SPAN = 20
+"""Logits below the last kept class at which one counts no longer: between what is best for τ = 3 and for τ = 1"""
+
+FINE = 32
+"""Parts of a logit in which weighted errors are counted"""
 
 MOST_CLASSES = 2**16
 
-AT_ONCE = 256
+AT_ONCE = 128
 """Rows that are worked on together: what they take stays in the processor's cache"""
 
 _MOST = 255
-_WEIGHT = np.rint(_MOST * np.exp(-np.arange(8000) / (256 * WEIGHT_TEMPERATURE))).astype(np.float32)
-assert _WEIGHT[-1] == 0, "beyond the table a class counts for nothing"
+_TAKEN = np.float32(-(2**17))
+"""In the place of a code that has been taken out: further below all others than `SPAN`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +111,10 @@ def fit(codes_NC: NDArray[np.uint16], kept: int, components: int) -> Components:
     squared_C, weight_C = np.zeros(len(mean_C)), np.zeros(len(mean_C))
     for start in range(0, len(codes_NC), AT_ONCE):
         part_BC = codes_NC[start : start + AT_ONCE]
-        index_BK = _ranked(part_BC, part_BC.argmax(axis=1), kept)
-        weight_BC = _weights(part_BC, index_BK)
-        missed_BC = _missed(part_BC, mean_of(part_BC), _coefficients(part_BC, index_BK, bare), bare) / 256.0
-        squared_C += (weight_BC * missed_BC**2).sum(axis=0)
-        weight_C += weight_BC.sum(axis=0)
+        found = _Answers(part_BC, part_BC.argmax(axis=1), kept, bare)
+        missed_BC = found.missed(found.steps()) / 256.0
+        squared_C += (found.weight_BC * missed_BC**2).sum(axis=0)
+        weight_C += found.weight_BC.sum(axis=0)
     return replace(bare, spread_C=(squared_C / np.maximum(weight_C, 1)).astype(np.float32))
 
 
@@ -127,21 +131,19 @@ def encode(
 
 def targets(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
     """softmax(logit / T) over all classes [B, C]; the argmax is among the parts."""
-    score_BC = scores(parts, components, temperature)
-    score_BC -= score_BC.max(axis=1, keepdims=True)
-    np.exp(score_BC, out=score_BC)
-    score_BC /= score_BC.sum(axis=1, keepdims=True)
-    return score_BC
+    target_BC = np.empty((len(parts["argmax"]), len(components.mean_C)), np.float32)
+    for part, some in _in_turn(parts):
+        target_NC = target_BC[part]
+        np.exp(_scores(some, components, temperature), out=target_NC)
+        target_NC *= (1 / target_NC.sum(axis=1, keepdims=True)).astype(np.float32)
+    return target_BC
 
 
 def scores(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
-    """The logarithms of the targets at a temperature, up to a constant in each row [B, C]."""
-    score_BC: NDArray[np.float32] = components.rebuilt(components.unpack(parts["tail"])).astype(np.float32, copy=False)
-    score_BC *= np.float32(1 / (UNIT * temperature))
-    score_BC += components.spread_C / np.float32(2 * temperature**2)
-    level_BK = (_levels(parts["head"]) * (HEAD / 256 / TIES / temperature)).astype(np.float32)
-    np.minimum(score_BC, level_BK[:, -1:], out=score_BC)
-    np.put_along_axis(score_BC, kept_classes(parts, len(components.mean_C)), level_BK[:, :-1], axis=1)
+    """The logarithms of the targets at a temperature, up to a constant in each row: the largest is 0 [B, C]."""
+    score_BC = np.empty((len(parts["argmax"]), len(components.mean_C)), np.float32)
+    for part, some in _in_turn(parts):
+        score_BC[part] = _scores(some, components, temperature)
     return score_BC
 
 
@@ -156,62 +158,92 @@ def kept_classes(parts: Parts, num_classes: int) -> NDArray[np.intp]:
     return np.concatenate([first_B1, next_BK], axis=1)
 
 
+def _in_turn(parts: Parts) -> Iterator[tuple[slice, Parts]]:
+    """A few rows at a time: where they go, and what is stored of them."""
+    for start in range(0, len(parts["argmax"]), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        yield part, {name: array[part] for name, array in parts.items()}
+
+
+def _scores(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
+    level_BK = _levels(parts["head"])
+    steps_BR, top_B = components.unpack(parts["tail"]), level_BK[:, 0] * (HEAD // TIES)
+    score_BC: NDArray[np.float32] = components.rebuilt(steps_BR, -top_B).astype(np.float32, copy=False)
+    score_BC *= np.float32(PER_CODE / (UNIT * temperature))
+    score_BC += components.spread_C / np.float32(2 * temperature**2)
+    below_BK = ((level_BK - level_BK[:, :1]) * (HEAD / 256 / TIES / temperature)).astype(np.float32)
+    np.minimum(score_BC, below_BK[:, -1:], out=score_BC)
+    np.put_along_axis(score_BC, kept_classes(parts, len(components.mean_C)), below_BK[:, :-1], axis=1)
+    return score_BC
+
+
 def _encode(
     codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components
 ) -> dict[str, NDArray[Any]]:
-    index_BK = _ranked(codes_BC, argmax_B, kept)
-    above_BK = np.take_along_axis(codes_BC, index_BK, axis=1) - mean_of(codes_BC)[:, None]
+    answers = _Answers(codes_BC, argmax_B, kept, components)
+    later_BK = answers.index_BK[:, 1:]
     found = {
-        "next_low": (index_BK[:, 1:] % 256).astype(np.uint8),
-        "next_high": Digits(codes_BC.shape[1]).pack(index_BK[:, 1:] // 256),
-        "head": _head(above_BK),
-        "tail": components.pack(_coefficients(codes_BC, index_BK, components)),
+        "next_low": (later_BK % 256).astype(np.uint8),
+        "next_high": Digits(codes_BC.shape[1]).pack(later_BK // 256),
+        "head": _head(answers.code_BK.astype(np.int64) - answers.mean_B[:, None]),
+        "tail": components.pack(answers.steps()),
     }
     return {name: array for name, array in found.items() if array.shape[1]}
 
 
-def _ranked(codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int) -> NDArray[np.intp]:
-    """The argmax, and then the classes with the largest codes; the lowest class first among equals."""
-    left_BC, row_B = codes_BC.astype(np.float32), np.arange(len(codes_BC))
-    index_BK = np.empty((len(codes_BC), kept), np.intp)
-    index_BK[:, 0] = argmax_B
-    for rank in range(1, kept):
-        left_BC[row_B, index_BK[:, rank - 1]] = -1
-        index_BK[:, rank] = left_BC.argmax(axis=1)
-    return index_BK
+class _Answers:
+    """Some answers, taken apart: their largest codes, and what is left of them."""
+
+    def __init__(self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components) -> None:
+        self.components, self.mean_B = components, mean_of(codes_BC)
+        self._left_BC = codes_BC.astype(np.float32)
+        self._first_BR = components.nearest(self._left_BC, self.mean_B)
+        self.index_BK, self.code_BK = _taken(self._left_BC, argmax_B, kept)
+        self.weight_BC = _weights(self._left_BC, self.code_BK[:, -1:])
+
+    def steps(self) -> NDArray[np.int16]:
+        """Along the components: the nearest, and one step more towards the classes that matter."""
+        slope_BC = self.missed(self._first_BR)
+        slope_BC *= self.weight_BC
+        counted_B = np.maximum(self.weight_BC @ np.ones(slope_BC.shape[1], np.float32), 1)
+        slope_BC *= (np.float32(slope_BC.shape[1] * FINE / 256) / counted_B)[:, None]
+        np.rint(slope_BC, out=slope_BC)
+        np.clip(slope_BC, -REACH, REACH, out=slope_BC)
+        return self.components.limited(self._first_BR + self.components.along(slope_BC, UNIT / FINE))
+
+    def missed(self, steps_BR: NDArray[np.int16]) -> NDArray[Any]:
+        """What lies between the answers and these steps, in codes [B, C]; without meaning for the classes kept."""
+        missed_BC = self.components.rebuilt(steps_BR, self.mean_B)
+        np.subtract(self._left_BC, missed_BC, out=missed_BC)
+        return missed_BC
 
 
-def _coefficients(
-    codes_BC: NDArray[np.uint16], index_BK: NDArray[np.intp], components: Components
-) -> NDArray[np.int16]:
-    """Steps along the components: the nearest, and one step more towards the classes that matter."""
-    mean_B = mean_of(codes_BC)
-    first_BR = components.limited(components.nearest(codes_BC.astype(np.float64), mean_B))
-    weight_BC = _weights(codes_BC, index_BK)
-    evenly_B1 = PER_CODE * codes_BC.shape[1] / np.maximum(weight_BC.sum(axis=1, keepdims=True), 1)
-    missed_BC = _missed(codes_BC, mean_B, first_BR, components)
-    missed_BC *= weight_BC
-    slope_BR = components.project(missed_BC.astype(np.float64)) / components.length_R
-    return components.limited(first_BR + slope_BR * evenly_B1)
+def _taken(
+    left_BC: NDArray[np.float32], argmax_B: NDArray[Any], kept: int
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The argmax, and then the classes with the largest codes, the lowest class first among equals; and these codes.
+
+    They are taken out of what is left.
+    """
+    row_B, index_BK = np.arange(len(left_BC)), np.empty((len(left_BC), kept), np.intp)
+    code_BK = np.empty(index_BK.shape, np.float32)
+    for rank in range(kept):
+        index_BK[:, rank] = class_B = left_BC.argmax(axis=1) if rank else argmax_B.astype(np.intp)
+        code_BK[:, rank] = left_BC[row_B, class_B]
+        left_BC[row_B, class_B] = _TAKEN
+    return index_BK, code_BK
 
 
-def _missed(
-    codes_BC: NDArray[np.uint16], mean_B: NDArray[np.int64], steps_BR: NDArray[np.int16], components: Components
-) -> NDArray[Any]:
-    """Whole codes that lie between an answer and what the components say of it."""
-    missed_BC = components.rebuilt(steps_BR)
-    missed_BC *= -1 / PER_CODE
-    np.rint(missed_BC, out=missed_BC)
-    missed_BC += codes_BC
-    missed_BC -= mean_B[:, None].astype(missed_BC.dtype)
-    return missed_BC
-
-
-def _weights(codes_BC: NDArray[np.uint16], index_BK: NDArray[np.intp]) -> NDArray[np.float32]:
-    """The answer at a temperature, as integers up to 255; nothing for the classes that are kept."""
-    least_B1 = np.take_along_axis(codes_BC, index_BK[:, -1:], axis=1)
-    weight_BC: NDArray[np.float32] = _WEIGHT.take(np.maximum(least_B1, codes_BC) - codes_BC, mode="clip")
-    np.put_along_axis(weight_BC, index_BK, 0, axis=1)
+def _weights(left_BC: NDArray[np.float32], least_B1: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much each class counts for the coefficients, as whole numbers up to 255; what was taken out does not."""
+    weight_BC = left_BC - least_B1
+    weight_BC *= np.float32(1 / (256 * SPAN))
+    weight_BC += 1
+    np.clip(weight_BC, 0, 1, out=weight_BC)
+    for _ in range(2):
+        weight_BC *= weight_BC
+    weight_BC *= _MOST
+    np.rint(weight_BC, out=weight_BC)
     return weight_BC
 
 
@@ -226,10 +258,10 @@ def _head(above_BK: NDArray[np.int64]) -> NDArray[np.uint8]:
     return head_BK
 
 
-def _levels(head_BK: NDArray[np.uint8]) -> NDArray[np.int32]:
+def _levels(head_BK: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Of the kept classes and of what lies below them, in sixteenths of a step [B, K + 1]: nothing is level."""
-    down_BK = head_BK.astype(np.int32)
+    down_BK = head_BK.astype(np.int64)
     down_BK[:, 0] *= -1
-    level_BK = -TIES * np.pad(down_BK, ((0, 0), (0, 1))).cumsum(axis=1, dtype=np.int32)
-    result: NDArray[np.int32] = level_BK - np.arange(level_BK.shape[1], dtype=np.int32)
+    level_BK = -TIES * np.pad(down_BK, ((0, 0), (0, 1))).cumsum(axis=1, dtype=np.int64)
+    result: NDArray[np.int64] = level_BK - np.arange(level_BK.shape[1])
     return result

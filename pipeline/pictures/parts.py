@@ -39,6 +39,11 @@ class Shown:
     nbytes: int
     """What is held in memory for it."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of the picture is here."""
+        return self.pixels_HWC.shape[:2] == (self.height, self.width)
+
     def holds(self, box: Sequence[int]) -> bool:
         """Whether all of these pixels are here."""
         (top, left, height, width), (rows, columns) = box, self.pixels_HWC.shape[:2]

@@ -2,7 +2,7 @@
 
 `start` starts them safely, and `interrupts` has Ctrl-C end one in a line, even while it still imports. `ordered_map`
 applies a function to many items in order. `world` says which process this is among those that a launcher started, and
-`rendezvous` lets them talk.
+`rendezvous` lets them talk; `machine` says on what they run.
 
 Imports `remote`, whose connections no fork may carry along.
 """

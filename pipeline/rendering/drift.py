@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.rendering.checksums import luma
+from pipeline.rendering.proof import TOLERANCE
 from pipeline.rendering.renderer import Renderer
-from pipeline.rendering.same_views import TOLERANCE
 from pipeline.shards.index import SampleIndex
 from pipeline.store.witness import WITNESSES, Witness, witness_rows
 from pipeline.views.recipe import Recipe

@@ -33,6 +33,7 @@ from pipeline.errors import UserError, WorkerError
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.ordered_map import follow_parent
 from pipeline.processes.start import checked_start_method, starting
+from pipeline.rendering.effort import Effort
 from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.ring import Ring, Slot
 from pipeline.shards.index import SampleIndex
@@ -62,14 +63,17 @@ class Loader:
         pictures: PictureCache | None = None,
     ) -> None:
         self.recipe, self.index, self.batch, self.pictures = recipe, index, batch, pictures
+        self.workers = workers
         self.waited = 0.0
+        self.effort = Effort()
+        """What drawing has cost all workers together."""
         slot_bytes = batch * recipe.image_size**2 * 3
         self.together = max(1, min(together, RING_BYTES // (slot_bytes * 2 * max(workers, 1))))
         self.ring = Ring(workers * max(2, self.together + 1) + 1, batch, recipe.image_size)
         self._slots = [self.ring.slot(number) for number in range(self.ring.slots)]
         self._crew: list[tuple[BaseProcess, Connection]] = []
         self._unanswered = [0] * workers
-        self._answers: list[deque[Exception | None]] = [deque() for _ in range(workers)]
+        self._answers: list[deque[Exception | Effort]] = [deque() for _ in range(workers)]
         self._renderer = _renderer(recipe, index, pictures) if workers == 0 else None
         context = multiprocessing.get_context(checked_start_method(index.urls, start_method))
         try:
@@ -116,6 +120,7 @@ class Loader:
             begun = time.perf_counter()
             slot = _ask(self._slots[0], row_B, view_B)
             _answer(self._renderer, slot)
+            self.effort.add(self._renderer.take_effort())
             self.waited += time.perf_counter() - begun
             yield slot
 
@@ -176,10 +181,11 @@ class Loader:
             if connection not in ready:
                 self._mourn(worker)
             self._take_answer(worker)
-        failure = self._answers[worker].popleft()
-        if failure is not None:
+        answer = self._answers[worker].popleft()
+        if isinstance(answer, Exception):
             self.close()
-            raise failure
+            raise answer
+        self.effort.add(answer)
 
     def _take_answer(self, worker: int) -> None:
         try:
@@ -241,7 +247,7 @@ def _work(
         except Exception as error:
             connection.send(_portable(error))
         else:
-            connection.send(None)
+            connection.send(renderer.take_effort())
 
 
 def _portable(error: Exception) -> Exception:

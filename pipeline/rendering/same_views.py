@@ -1,7 +1,7 @@
 """Are these the views that were labelled? The one comparison; who asks says in words what follows from it.
 
-A view is the labelled one if its checksum is the stored one. Where a drift is accepted, and the thumbnails of both are
-known, it is the labelled one if no part of its thumbnail is further off than `TOLERANCE` levels.
+A view is the labelled one if what a store would keep of it (`proof`) is what is stored. Where a drift is accepted, and
+the store says how its views looked, it is the labelled one if it looks so still.
 
 Shapes: B views.
 """
@@ -13,14 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-TOLERANCE = 2
-"""Levels of a thumbnail. In 89,102 trials a drift was at most 0.22, another image at least 6, another view 21."""
+from pipeline.rendering.proof import apart, how_far, kept, most_apart
+from pipeline.store.manifest import Luma
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The pixels of some views, by their checksums and perhaps their thumbnails."""
+    """The pixels of views that were drawn here, by their checksums and thumbnails."""
 
+    crc_B: NDArray[np.uint32]
+    luma_B16: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What a store has kept of the pixels of its views, and in which form."""
+
+    luma: Luma
     crc_B: NDArray[np.uint32]
     luma_B16: NDArray[np.uint8] | None = None
 
@@ -29,10 +38,13 @@ class Seen:
 class Compared:
     """What came of comparing views that were drawn here with those that were labelled."""
 
+    luma: Luma
+    crc_B: NDArray[np.uint32]
+    """The four bytes that the store would keep of what was drawn"""
     changed_B: NDArray[np.bool_]
     """Whether any pixel is another"""
-    levels_B: NDArray[np.int64] | None
-    """The largest step of a thumbnail; None where one of the two has none"""
+    off_B: NDArray[np.int64] | None
+    """How far a view is from how it looked; None where that is not known"""
     other_B: NDArray[np.bool_]
     """Whether this is another view than the labelled one"""
 
@@ -41,12 +53,21 @@ class Compared:
         """The place of the first view that is another; None where all are the labelled ones."""
         return int(self.other_B.argmax()) if self.other_B.any() else None
 
+    @property
+    def unlike(self) -> NDArray[np.bool_]:
+        """Whether a view looks otherwise than a drift explains; nowhere, where looks are not known."""
+        return np.zeros(len(self.crc_B), np.bool_) if self.off_B is None else self.off_B > most_apart(self.luma)
 
-def compare_views(drawn: Seen, labelled: Seen, *, accept_drift: bool = False) -> Compared:
-    """Hold each view that was drawn to the one that was labelled: by its checksum, or under drift by its thumbnail."""
-    changed_B = drawn.crc_B != labelled.crc_B
-    levels_B = None
-    if drawn.luma_B16 is not None and labelled.luma_B16 is not None:
-        levels_B = np.abs(drawn.luma_B16.astype(np.int64) - labelled.luma_B16).max(axis=1)
-    other_B = levels_B > TOLERANCE if accept_drift and levels_B is not None else changed_B
-    return Compared(changed_B=changed_B, levels_B=levels_B, other_B=other_B)
+    def how_far(self, at: int) -> str:
+        """How far a view is from how it looked, in words; empty where that is not known."""
+        return "" if self.off_B is None else how_far(self.luma, int(self.off_B[at]))
+
+
+def compare_views(drawn: Seen, labelled: Labelled, *, accept_drift: bool = False) -> Compared:
+    """Hold each view that was drawn to the one that was labelled: by its pixels, or under drift by its looks."""
+    luma = labelled.luma
+    crc_B, _ = kept(luma, drawn.crc_B, drawn.luma_B16)
+    changed_B = crc_B != labelled.crc_B
+    off_B = apart(luma, labelled.crc_B, labelled.luma_B16, drawn.luma_B16)
+    other_B = off_B > most_apart(luma) if accept_drift and off_B is not None else changed_B
+    return Compared(luma=luma, crc_B=crc_B, changed_B=changed_B, off_B=off_B, other_B=other_B)

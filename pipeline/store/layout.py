@@ -33,7 +33,7 @@ from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_checks import DTYPES
 from pipeline.shards.truth import LabelRule
 from pipeline.store.arrays import ArraySpec
-from pipeline.store.manifest import Manifest
+from pipeline.store.manifest import SKETCH, Manifest
 
 FORMAT = "offline-distiller label store"
 VERSION = 1
@@ -142,8 +142,9 @@ class Layout:
         m = self.manifest
         kind = class_dtype(m.num_classes)
         argmax = Form(dtype=kind, fill=int(np.iinfo(kind).max), level=9, shuffle="bitshuffle", meaning=_ARGMAX)
-        forms = {"argmax": argmax, "crc": Form(dtype=np.dtype(np.uint32), fill=0, level=1, meaning=_CRC)}
-        if m.luma:
+        crc = _SKETCHED if m.luma == SKETCH else _CRC
+        forms = {"argmax": argmax, "crc": Form(dtype=np.dtype(np.uint32), fill=0, level=1, meaning=crc)}
+        if m.luma is True:
             forms["luma"] = Form(dtype=np.dtype(np.uint8), fill=0, width=16, axis="cell", meaning=_LUMA)
         forms |= m.keep.forms(m.num_classes, m.temperatures)
         return {name: self._unit(name, form) for name, form in forms.items()}
@@ -296,6 +297,10 @@ _COMPONENT_MEANINGS = {
 _COMPONENTS = "principal components of the teacher's logits; the first `wide` coefficients of a tail have a byte each"
 _ARGMAX = "the teacher's class: its largest logit at full precision, the lowest class of several"
 _CRC = "crc32c of the rendered view's uint8 pixels, height × width × RGB"
+_SKETCHED = (
+    "upper 16 bits: those of the crc32c of the rendered view's uint8 pixels, height × width × RGB; lower 16: a sketch, "
+    "2 bits for each two cells of a 4 × 4 thumbnail"
+)
 _LUMA = "a 4 × 4 thumbnail of the rendered view, in rows from the top left"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.durable import canonical
 from pipeline.errors import MismatchError, RecipeError, StoreError, UserError
@@ -23,6 +23,10 @@ SMALLEST_UNIT, LARGEST_UNIT = 512, 8192
 """Bounds of the default `unit_rows`: a unit is soon finished, and its files are not many."""
 
 HIGHEST_UNIT = 65536
+
+SKETCH: Literal["sketch"] = "sketch"
+Luma = Literal["sketch"] | bool
+"""What tells another view from one that is drawn a little otherwise: a sketch, a thumbnail, or nothing"""
 
 
 def unit_rows_for(rows: int, mix_window: int) -> int:
@@ -82,8 +86,8 @@ class Manifest:
     """The teacher's class behind each stored class; None where they are the same"""
     unit_rows: int
     """Rows of a unit, a power of two"""
-    luma: bool
-    """Are thumbnails stored?"""
+    luma: Luma
+    """How a view looks, in the store: sixteen of the checksum's bits, an array of thumbnails, or not at all"""
 
     def __post_init__(self) -> None:
         used = self.temperatures if self.keep.uses_temperatures else ()
@@ -213,6 +217,7 @@ _IS: Mapping[str, Callable[[object], bool]] = {
     "text": lambda value: type(value) is str,
     "whole number": lambda value: type(value) is int,
     "truth value": lambda value: type(value) is bool,
+    "truth value, or sketch": lambda value: type(value) is bool or value == SKETCH,
     "record": lambda value: isinstance(value, dict),
     "list of numbers": _is_list_of(float),
     "three numbers": lambda value: _IS["list of numbers"](value) and len(value) == 3,  # type: ignore[arg-type]
@@ -231,5 +236,5 @@ _MANIFEST_FIELDS = {
     "temperatures": "list of numbers",
     "class_names": "list of texts, or null",
     "class_map": "list of whole numbers, or null",
-    "luma": "truth value",
+    "luma": "truth value, or sketch",
 }

@@ -1,5 +1,8 @@
 """What does the report show, and how is it drawn?
 
-`results` reads what the students reached, `report_data` gathers what is told, `sections` and `background` tell it,
-`gallery`, `figures` and `contact_sheet` show it, `plots` draws the same for DVC, `page` is the HTML around it.
+`results` reads what the students reached, `measures` says how sure that is, `made` where a report comes from and what
+earlier ones found; `report_data` gathers what is told. `findings` says what stands out, `sections` and `background`
+tell the rest, `figures` and `gallery` show it. `page` puts it into the template beside it; `contact_sheet` is pictures
+on one sheet.
+`frontier_place` says which models are both accurate and fast, `frontier_plot` draws them.
 """

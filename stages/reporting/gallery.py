@@ -12,6 +12,7 @@ Shapes: B pictures, H W sides, N held-out rows.
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,11 +29,12 @@ from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind, plan_mixing
 from pipeline.views.recipe import Recipe
-from stages.reporting.results import BEST_HEAD, Results
+from stages.reporting.contact_sheet import BAD, GOOD, PALE, Caption, Cell, contact_sheet
+from stages.reporting.results import BEST_HEAD, CALLED, Results
 
 Pixels = NDArray[np.uint8]
 LARGEST = 160
-"""Longest side of an original picture on the page, in pixels."""
+"""Longest side of a picture on the page, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,15 @@ class Tile:
 
     pixels_HWC: Pixels
     words: tuple[Word, ...]
+
+    @property
+    def told(self) -> str:
+        """For those who do not see it."""
+        return ", ".join(f"{word.who}: {word.says}" if word.says else word.who for word in self.words)
+
+    def small(self, side: int) -> bool:
+        """Whether it is shown as the pixels that it is."""
+        return bool(max(self.pixels_HWC.shape[:2]) < side)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,7 @@ def view_shelves(store: StoreReader, index: SampleIndex, *, rows: int, views: in
         part = slice(number * shown, (number + 1) * shown)
         original = _picture(index.payload(files, row))
         words = _view_words(store, index, row_B[part], view_B[part])
-        tiles = [Tile(p, w) for p, w in zip(pixels_BHWC[part], words, strict=True)]
+        tiles = [Tile(_fitted(p), w) for p, w in zip(pixels_BHWC[part], words, strict=True)]
         shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (original, *tiles)))
     return shelves
 
@@ -111,7 +122,11 @@ def _view_words(
         partner = int(mixing.partner_B[at])
         mixed: tuple[Word, ...] = ()
         if mixing.kind_B[at] != Kind.NONE:
-            mixed = (Word(f"{100 - 100 * float(mixing.lam_B[at]):.0f} %", _name(index, partner)),)
+            share = 100 * float(mixing.lam_B[at])
+            mixed = (
+                Word(f"{share:.0f} % of it is", _name(index, row)),
+                Word(f"{100 - share:.0f} % of it is", _name(index, partner)),
+            )
         unit = row // store.manifest.unit_rows
         labels = store.read(view, unit, luma=False).labels
         named, sure = _answer(store.manifest, labels, row - unit * store.manifest.unit_rows)
@@ -121,7 +136,7 @@ def _view_words(
 
 
 def _sure(share: float | None) -> str:
-    return "teacher" if share is None else f"{100 * share:.0f} %"
+    return "the teacher says" if share is None else f"teacher, {100 * share:.0f} % sure"
 
 
 def _answer(manifest: Manifest, labels: SoftLabels, at: int) -> tuple[int, float | None]:
@@ -143,7 +158,7 @@ def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *
     right_NK = answer_NK == truth_N[:, None]
     plain_N, taught_N = right_NK[:, kinds.index("none")], right_NK[:, kinds.index(best)]
     groups = {
-        f"Only the distilled student ({best}) is right": taught_N & ~plain_N,
+        f"Only the student of {CALLED.get(best, best)} is right": taught_N & ~plain_N,
         "Only the plain student is right": plain_N & ~taught_N,
         "Nobody is right": ~right_NK.any(1),
     }
@@ -188,15 +203,15 @@ def _tiles(
     for pixels_HWC, at in zip(pixels_BHWC, at_B.tolist(), strict=True):
         truth = int(truth_N[at])
         answers = zip(kinds, answer_NK[at].tolist(), strict=True)
-        said = [Word(kind, class_name(index, named), named == truth) for kind, named in answers]
-        tiles.append(Tile(pixels_HWC, (Word("truth", class_name(index, truth)), *said)))
+        said = [Word(CALLED.get(kind, kind), class_name(index, named), named == truth) for kind, named in answers]
+        tiles.append(Tile(_fitted(pixels_HWC), (Word("truth", class_name(index, truth)), *said)))
     return tiles
 
 
 def class_name(index: SampleIndex, number: int) -> str:
     """What a class is called, shortly."""
     name = index.class_names[number] if index.class_names else str(number)
-    return name if len(name) <= 18 else f"{name[:17]}…"
+    return name if len(name) <= 40 else f"{name[:39]}…"
 
 
 def _name(index: SampleIndex, row: int) -> str:
@@ -212,10 +227,23 @@ def _fitted(pixels_HWC: Pixels) -> Pixels:
     return np.asarray(cv2.resize(pixels_HWC, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def data_uri(pixels_HWC: Pixels, quality: int = 92) -> str:
+def data_uri(pixels_HWC: Pixels, quality: int = 85) -> str:
     """The picture as text for a page."""
     done, data = cv2.imencode(
         ".webp", np.ascontiguousarray(pixels_HWC[:, :, ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality]
     )
     assert done
     return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
+
+
+def contact_sheet_of(shelves: Sequence[Shelf]) -> bytes:
+    """The views of some rows on one page (PNG), with what is said about each."""
+    rows = [[Cell(pixels_HWC=tile.pixels_HWC, captions=_captions(tile)) for tile in shelf.tiles] for shelf in shelves]
+    data = io.BytesIO()
+    contact_sheet("What the teacher saw", "; ".join(shelf.title for shelf in shelves), [], rows).save(data, "PNG")
+    return data.getvalue()
+
+
+def _captions(tile: Tile) -> list[Caption]:
+    tones = {None: PALE, True: GOOD, False: BAD}
+    return [Caption(f"{word.who}: {word.says}" if word.says else word.who, tones[word.right]) for word in tile.words]

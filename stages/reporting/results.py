@@ -1,6 +1,7 @@
 """What did the students, the teacher and the store come to? Everything that a report tells, read from files.
 
-    reports/students/KIND-SEED.json        what student.evaluate measured (and .speed.json, .npz beside it)
+    reports/students/KIND-SEED.json        what student.evaluate measured (and .speed.json, .npz beside it); files of
+                                           earlier releases lack settings, parameters and reliability
     runs/KIND-SEED/metrics.jsonl           the record of the training run
     reports/tokens/KIND-SEED.json          what student.tokens measured
     reports/teacher.json, teacher.csv      how the teacher was fitted
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 
-KINDS = ("none", "hard", "soft")
+CALLED = {"none": "no teacher", "hard": "hard labels", "soft": "soft labels"}
+KINDS = tuple(CALLED)
 HEADS = {"class": "class head", "distillation": "distillation", "fused_logits": "both fused"}
 BEST_HEAD = "fused_logits"
 
@@ -76,6 +78,14 @@ class StudentResult:
     steps: tuple[Line, ...]
     answers: dict[str, NDArray[np.int64]] | None
     """Per held-out row: row, truth, teacher, and the class that each head names."""
+    model: str = ""
+    settings: Line = field(default_factory=dict)
+    """The flags that it was trained with"""
+    parameters: int | None = None
+    bins: tuple[tuple[int, int, float], ...] = ()
+    """Of each bin of confidence: images, how many of them are right, mean confidence"""
+    speed: Line = field(default_factory=dict)
+    """How fast, and on what, it was judged"""
 
     @property
     def name(self) -> str:
@@ -85,7 +95,20 @@ class StudentResult:
     @property
     def best(self) -> float:
         """Accuracy of what a user would take: both heads fused, or the only one."""
-        return self.accuracy.get(BEST_HEAD, self.accuracy["class"])
+        return self.accuracy[self.head]
+
+    @property
+    def head(self) -> str:
+        """Whose answers a user would take."""
+        return BEST_HEAD if BEST_HEAD in self.accuracy else "class"
+
+    @property
+    def right(self) -> NDArray[np.bool_] | None:
+        """Whether it names the class of each held-out picture that has one."""
+        if self.answers is None or self.head not in self.answers:
+            return None
+        known_N = self.answers["truth"] >= 0
+        return np.asarray(self.answers[self.head] == self.answers["truth"])[known_N]
 
     @property
     def rate(self) -> float | None:
@@ -195,7 +218,8 @@ def _read_students(folder: Path, runs: Path) -> Iterable[StudentResult]:
 
 
 def _student(path: Path, kind: str, seed: int, runs: Path) -> StudentResult:
-    scores = _json(path)["student"]
+    found = _json(path)
+    scores = found["student"]
     heads = [head for head in HEADS if head in scores]
     agreement = scores["agreement"]
     log = _lines(runs / path.stem / "metrics.jsonl")
@@ -212,6 +236,11 @@ def _student(path: Path, kind: str, seed: int, runs: Path) -> StudentResult:
         epochs=tuple(line for line in log if line["kind"] == "epoch"),
         steps=tuple(line for line in log if line["kind"] == "steps"),
         answers=_answers(answers) if answers.exists() else None,
+        model=str(found.get("model", "")),
+        settings=found.get("settings", {}),
+        parameters=found.get("parameters"),
+        bins=tuple((int(n), int(right), float(sure)) for n, right, sure in scores.get("reliability", {}).get(best, ())),
+        speed=_json(path.with_name(f"{path.stem}.speed.json"), {}),
     )
 
 

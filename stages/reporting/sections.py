@@ -1,19 +1,23 @@
 """What does the report say first? The gain, who was compared, how they learned, and what they say about pictures.
 
-Each section is a function from what was measured to HTML, and says no more than that; one whose figures are absent is
-left out. The narrative counts: it says "add" only of what was gained, and gives the least and the most of all seeds.
+Each section is a function from what was measured to a part of the page, and says no more than that; one whose figures
+are absent is left out. The narrative counts: it says "add" only of what was gained, and gives the least and the most of
+all seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 
-from stages.reporting.figures import Axis, Series, Strip, chart, legend, strips, table
-from stages.reporting.gallery import Shelf, Tile, data_uri
-from stages.reporting.page import figure, paragraph, section
-from stages.reporting.report_data import Story, called, colour, points
-from stages.reporting.results import BEST_HEAD, HEADS, Results, Spread, mean_curve
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.reporting import figures
+from stages.reporting.figures import Drawing
+from stages.reporting.measures import confusion, gain_interval, mistaken, recall, reliability, wilson
+from stages.reporting.page import Block, Card, Figures, Opening, Part, Row, Shelves, Table, Text
+from stages.reporting.report_data import Story, called, colour, points, taught
+from stages.reporting.results import HEADS, Results, Spread, StudentResult
 
 LEARNED_FROM = {
     "none": "from the true labels alone",
@@ -21,22 +25,25 @@ LEARNED_FROM = {
     "soft": "also from its probabilities (soft labels)",
 }
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-SMALL = 100
-"""Pictures of fewer pixels a side are shown as the pixels that they are."""
+LISTED = 20
+"""Classes in a table: all, or of more than these the ones that gained or lost most"""
+MOST_MATRIX = 200
+"""Classes up to which a confusion matrix can be seen"""
+CONFUSIONS = 10
+CURVES = {"top1": "held-out accuracy", "loss": "training loss"}
 
 
-def opening(story: Story) -> str:
-    """The headline, what was compared, and the result in three numbers."""
+def opening(story: Story) -> Opening:
+    """The headline, what was compared, and the result in a few numbers."""
     best = story.best
     if best is None:
-        headline = "What the students learned"
+        headline = ("What the students learned", "", "")
     elif best[1].mean <= 0:
-        headline = "Here the teacher’s labels did <em>not help</em>"
+        headline = ("Here the teacher’s labels did ", "not help", "")
     else:
-        headline = f"The teacher’s stored labels are worth <em>{100 * best[1].mean:+.1f} points</em>"
-    return (
-        f'<header><p class="kicker">Offline distillation · report</p><h1>{headline}</h1>'
-        f"{paragraph(_compared(story), 'lead')}{paragraph(_gained(story))}{_cards(story.results)}</header>"
+        headline = ("The teacher’s stored labels are worth ", f"{100 * best[1].mean:+.1f} points", "")
+    return Opening(
+        headline=headline, lead=_compared(story), more=_gained(story), cards=_cards(story.results), made=str(story.made)
     )
 
 
@@ -45,17 +52,19 @@ def _compared(story: Story) -> str:
     updates = {int(s.epochs[-1]["update"]) for s in results.students if s.epochs}
     how_long = f", for {updates.pop():,} updates each" if len(updates) == 1 else ""
     number = _count(len(results.students)).capitalize()
+    trained = "vision transformer" if len(results.students) == 1 else "vision transformers of one size"
+    name = story.architecture or story.store.manifest.teacher.name
+    views = story.store.layout.views
     return (
-        f"{number} vision transformers of one size learned{_from_what(story, how_long)}. The teacher, "
-        f"{_teacher_name(story)}, had answered {story.store.layout.views} views of each picture beforehand, once and "
-        "for all."
+        f"{number} {trained} learned{_from_what(story, how_long)}. The teacher ({name}) had answered "
+        f"{views} view{'s' if views > 1 else ''} of each picture beforehand, once and for all."
     )
 
 
 def _from_what(story: Story, how_long: str) -> str:
     """Which students saw which pictures: true labels alone teach nothing about a picture that has none."""
     results, rows, labelled = story.results, len(story.index), story.labelled
-    groups = {kind: f"{_count(len(results.of(kind)))} {LEARNED_FROM.get(kind, escape(kind))}" for kind in results.kinds}
+    groups = {kind: f"{_count(len(results.of(kind)))} {LEARNED_FROM.get(kind, kind)}" for kind in results.kinds}
     if labelled == rows or "none" not in groups:
         some = f", of which {labelled:,} have a label" if labelled < rows else ""
         return f" from the same views of {rows:,} pictures{some}{how_long}: {_listed(list(groups.values()))}"
@@ -77,17 +86,12 @@ def _gained(story: Story) -> str:
         verb = "add" if gain.mean > 0 else "change this by"
         least, most = (f"{100 * value:+.1f}".replace("-", "−") for value in (min(gain.values), max(gain.values)))
         each = f", seed by seed {least} to {most}" if len(gain.values) > 1 else ""
-        parts.append(f"{called(kind).capitalize()} {verb} {points(gain).lstrip('+')} points{each}.")
+        sure = gain_interval(results, kind)
+        told = f"; other pictures, as many, would say {sure.signed} (95 %)" if sure else ""
+        parts.append(f"{called(kind).capitalize()} {verb} {points(gain).lstrip('+')} points{each}{told}.")
     if results.teacher_accuracy is not None:
         parts.append(f"The teacher itself names {100 * results.teacher_accuracy:.1f} %.")
     return " ".join(parts)
-
-
-def _teacher_name(story: Story) -> str:
-    name = story.store.manifest.teacher.name
-    if story.architecture is None:
-        return f"<code>{escape(name)}</code>"
-    return f"a <code>{escape(story.architecture)}</code>"
 
 
 def _count(number: int) -> str:
@@ -98,159 +102,233 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])}, and {names[-1]}"
 
 
-def _cards(results: Results) -> str:
+def _cards(results: Results) -> list[Card]:
     gains = results.gains()
     cards = []
     for kind in results.kinds:
         spread = results.spread(kind, lambda s: s.best)
         assert spread is not None
-        below = f"<b>{points(gains[kind])}</b> points" if kind in gains else "the baseline"
+        below = f"{points(gains[kind])} points" if kind in gains else "the baseline" if kind == "none" else ""
         cards.append(_card(called(kind), colour(kind), spread, below))
     if results.teacher_accuracy is not None:
-        cards.append(_card("the teacher", "teacher", Spread((results.teacher_accuracy,)), "a convnet, for comparison"))
-    return f'<dl class="cards">{"".join(cards)}</dl>'
+        cards.append(_card("the teacher", "teacher", Spread((results.teacher_accuracy,)), "for comparison"))
+    return cards
 
 
-def _card(name: str, colour_name: str, spread: Spread, below: str) -> str:
-    around = f"<small>± {100 * spread.deviation:.1f}</small>" if len(spread.values) > 1 else "<small>%</small>"
-    return (
-        f'<div class="card" style="--c:var(--{colour_name})"><dt>{escape(name)}</dt>'
-        f"<dd>{100 * spread.mean:.1f}{around}</dd><div>{below}</div></div>"
-    )
+def _card(name: str, tone: str, spread: Spread, below: str) -> Card:
+    beside = f"± {100 * spread.deviation:.1f} %" if len(spread.values) > 1 else "%"
+    return Card(name=name, colour=tone, number=f"{100 * spread.mean:.1f}", beside=beside, below=below)
 
 
-def accuracy(story: Story) -> str:
+def accuracy(story: Story) -> Part:
     """Every head of every student."""
     results = story.results
-    groups, cells = [], []
-    for kind in results.kinds:
-        heads = results.heads(kind)
-        rows = [
-            Strip(
-                name=HEADS[head],
-                colour=colour(kind),
-                values=spread.values,
-                text=str(spread),
-                strong=head == last(heads),
-            )
-            for head, spread in heads.items()
-        ]
-        groups.append((called(kind), rows))
-        cells.append(_accuracy_row(results, kind))
-    teacher = results.teacher_accuracy
-    every = [v for _, rows in groups for row in rows for v in row.values] + ([teacher] if teacher is not None else [])
-    told = "; ".join(f"{title}: {', '.join(f'{r.name} {r.text} %' for r in rows)}" for title, rows in groups)
-    body = strips(
-        groups, Axis.around(every, percent=True), told=told, rule=None if teacher is None else (teacher, "teacher")
-    )
-    return section(
-        "Accuracy of each head",
-        paragraph(
+    rows = [Row(head=called(kind), cells=_accuracy_row(results, kind), colour=colour(kind)) for kind in results.kinds]
+    images = results.students[0].images
+    return Part("accuracy", "Accuracy of each head", [
+        Text(
             "A student has two heads: the class head learns the labels, the distillation head learns what the teacher "
             "said. Fused, their logits are averaged. (Without a teacher both learn the labels.)"
         ),
-        figure(
-            body, "Held-out accuracy: a dot for each seed, a bar at their mean; mean ± standard deviation at the right."
+        Figures([figures.accuracy(results)], "Held-out accuracy: a dot for each seed, a bar at their mean."),
+        Table(
+            caption="Top-1 in %: mean ± standard deviation over the seeds; in brackets where other "
+            f"{images:,} pictures would put it (95 %)",
+            head=["learned from", *HEADS.values(), "(95 %)", "log loss", "calibration error", "agrees with teacher"],
+            rows=rows,
         ),
-        table(["learned from", *HEADS.values(), "log loss", "calibration error", "agrees with teacher"], cells),
-    )
-
-
-def last(heads: Mapping[str, Spread]) -> str:
-    """The head that a user would take: both fused, or the only one."""
-    return list(heads)[-1]
+    ])  # fmt: skip
 
 
 def _accuracy_row(results: Results, kind: str) -> list[str]:
-    cells = [f'<i style="background:var(--{colour(kind)})"></i>{escape(called(kind))}']
     heads = results.heads(kind)
-    for head in HEADS:
-        text = str(heads[head]) if head in heads else "–"
-        cells.append(f"<b>{text}</b>" if head == last(heads) else text)
-    loss = results.spread(kind, lambda s: s.loss.get(BEST_HEAD, s.loss["class"]))
-    error = results.spread(kind, lambda s: s.calibration.get(BEST_HEAD, s.calibration["class"]))
+    cells = [str(heads[head]) if head in heads else "–" for head in HEADS]
+    best = results.spread(kind, lambda s: s.best)
+    loss = results.spread(kind, lambda s: s.loss[s.head])
+    error = results.spread(kind, lambda s: s.calibration[s.head])
     same = results.spread(kind, lambda s: s.as_teacher)
-    assert loss is not None and error is not None
-    return [*cells, f"{loss.mean:.3f}", f"{error.mean:.3f}", "–" if same is None else f"{100 * same.mean:.1f} %"]
+    assert best is not None and loss is not None and error is not None
+    sure = wilson(best.mean, results.of(kind)[0].images)
+    agrees = "–" if same is None else f"{100 * same.mean:.1f} %"
+    return [*cells, f"({sure})", f"{loss.mean:.3f}", f"{error.mean:.3f}", agrees]
 
 
-def curves(story: Story) -> str:
-    """Accuracy and loss over the updates."""
-    results = story.results
-    drawn = [_curve(results, "top1", "held-out accuracy", percent=True), _curve(results, "loss", "training loss")]
-    if not any(drawn):
-        return ""
-    entries = [(called(kind), colour(kind)) for kind in results.kinds]
-    return section(
-        "How they got there",
-        legend(entries),
-        figure(
-            f'<div class="pair">{"".join(drawn)}</div>',
-            "Mean over the seeds, with a thin line for each. The losses have different targets: compare shapes, "
-            "not levels.",
+def classes(story: Story) -> Part | None:
+    """Which classes are recognised, and which are taken for which."""
+    results, names = story.results, story.classes
+    found = {kind: recall(results.of(kind), len(names)) for kind in results.kinds}
+    shown = {kind: r for kind, r in found.items() if r is not None}
+    if not shown:
+        return None
+    kind = story.best[0] if story.best and story.best[0] in shown else list(shown)[-1]
+    counts_KK = confusion(results.of(kind), len(names))
+    drawn: list[Drawing] = [figures.classes(names, {k: share_K for k, (_, share_K) in shown.items()})]
+    if counts_KK is not None and len(names) <= MOST_MATRIX:
+        drawn.append(figures.confusion(names, counts_KK, kind))
+    blocks: list[Block] = [
+        Figures(
+            drawn,
+            f"How much of each class is recognised; and what {taught(kind)} take it for, in % of the class.",
         ),
-    )
+        _class_table(names, shown, kind),
+    ]
+    if counts_KK is not None and (rows := _confusions(names, counts_KK, results.of(kind))):
+        caption = f"The commonest confusions of {taught(kind)}, mean over the seeds"
+        blocks.append(Table(caption=caption, head=["true class", "taken for", "pictures", "of the class"], rows=rows))
+    return Part("classes", "Class by class", blocks)
 
 
-def _curve(results: Results, name: str, title: str, *, percent: bool = False) -> str:
-    series, ends = [], []
-    for kind in results.kinds:
-        runs = [student.epochs for student in results.of(kind)]
-        alone = [mean_curve([run], name) for run in runs]
-        series += [Series(name=kind, colour=colour(kind), points=line, faint=True) for line in alone if line]
-        if mean := mean_curve(runs, name):
-            series.append(Series(name=kind, colour=colour(kind), points=mean))
-            ends.append(f"{called(kind)} ends at {mean[-1][1]:.3f}")
-    if not ends:
-        return ""
-    end = max(int(x) for s in series for x, _ in s.points)
-    y = Axis.around((v for s in series for _, v in s.points), percent=percent)
-    told = f"{title}: {'; '.join(ends)}"
-    return chart(series, Axis.counting(end, first=0), y, x_name="updates", y_name=title, told=told)
-
-
-def gallery(story: Story) -> str:
-    """Pictures, with what everybody says about them."""
-    parts = []
-    if story.views:
-        parts.append(
-            section(
-                "What the teacher saw",
-                paragraph(
-                    "The recipe draws a view from the picture’s key and the view’s number alone. The student draws the "
-                    "same view again, proves it by its checksum, and reads the answer that the teacher gave to it: "
-                    "below each view, how sure it was of which class."
-                ),
-                *(_shelf(shelf) for shelf in story.views),
-            )
+def _class_table(
+    names: Sequence[str], shown: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]], kind: str
+) -> Table:
+    images_K = shown[kind][0]
+    change_K = shown[kind][1] - shown["none"][1] if "none" in shown and kind != "none" else np.full(len(names), np.nan)
+    order_K = np.arange(len(names))
+    caption = "Share of each class that is recognised, in %, mean over the seeds; in brackets where as many other "
+    caption += f"pictures would put {taught(kind)} (95 %)"
+    if len(names) > LISTED:
+        by = np.nan_to_num(change_K if np.isfinite(change_K).any() else shown[kind][1])
+        order_K = np.argsort(by, kind="stable")[np.r_[: LISTED // 2, -LISTED // 2 : 0]]
+        caption = f"The {LISTED} of {len(names)} classes that lost and gained most. {caption}. All of them: classes.csv"
+    shares = [share_K for k, (_, share_K) in shown.items() if k != kind] + [shown[kind][1]]
+    kinds = [k for k in shown if k != kind] + [kind]
+    rows = [
+        Row(
+            head=names[k],
+            cells=[
+                f"{images_K[k]:,}",
+                *(_share(s[k]) for s in shares),
+                _sure(shares[-1][k], images_K[k]),
+                _change(change_K[k]),
+            ],
         )
-    if story.held_out:
-        parts.append(
-            section(
-                "Where they differ",
-                paragraph(
-                    "Held-out pictures, students of one seed. The first ones of each kind: none is picked by hand."
-                ),
-                *(_shelf(shelf) for shelf in story.held_out),
-            )
-        )
-    return "".join(parts)
+        for k in order_K.tolist()
+    ]
+    return Table(caption=caption, head=["class", "pictures", *map(called, kinds), "(95 %)", "change"], rows=rows)
 
 
-def _shelf(shelf: Shelf) -> str:
-    tiles = "".join(_tile(tile) for tile in shelf.tiles)
-    return f'<div class="shelf"><h3>{escape(shelf.title)}</h3><div class="tiles">{tiles}</div></div>'
+def _share(value: float) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:.1f}"
 
 
-def _tile(tile: Tile) -> str:
-    told = ", ".join(f"{word.who}: {word.says}" for word in tile.words)
-    small = ' class="small"' if max(tile.pixels_HWC.shape[:2]) < SMALL else ""
-    words = "".join(
-        f"<dt>{escape(word.who)}</dt><dd{_tone(word.right)}>{escape(word.says)}</dd>" for word in tile.words
+def _sure(value: float, images: int) -> str:
+    return "–" if np.isnan(value) else f"({wilson(float(value), int(images))})"
+
+
+def _change(value: float) -> str:
+    return "" if np.isnan(value) else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _confusions(names: Sequence[str], counts_KK: NDArray[np.int64], students: Sequence[StudentResult]) -> list[Row]:
+    return [
+        Row(head=names[k], cells=[names[j], f"{often / len(students):.1f}", f"{100 * share:.1f} %"])
+        for k, j, often, share in mistaken(counts_KK, CONFUSIONS)
+    ]
+
+
+def calibration(story: Story) -> Part | None:
+    """Whether they are as often right as they are sure."""
+    found = {kind: bins for kind in story.results.kinds if (bins := reliability(story.results.of(kind)))}
+    if not found:
+        return None
+    rows = []
+    for kind, bins in found.items():
+        answers = sum(n for *_, n in bins)
+        sure, right = (sum(b[at] * b[2] for b in bins) / answers for at in (0, 1))
+        error = story.results.spread(kind, lambda s: s.calibration[s.head])
+        assert error is not None
+        cells = [f"{100 * sure:.1f} %", f"{100 * right:.1f} %", f"{error.mean:.3f}"]
+        rows.append(Row(head=called(kind), cells=cells, colour=colour(kind)))
+    caption = (
+        "Mean confidence beside accuracy; the calibration error is their distance, bin by bin, weighted by pictures"
     )
-    image = f'<img{small} src="{data_uri(tile.pixels_HWC)}" alt="{escape(told, quote=True)}">'
-    return f'<div class="tile">{image}<dl>{words}</dl></div>'
+    return Part("calibration", "As sure as right?", [
+        Figures([figures.reliability(found)], "Below the dashed line students are surer than right, above it less."),
+        Table(caption=caption, head=["learned from", "sure", "right", "calibration error"], rows=rows),
+    ])  # fmt: skip
 
 
-def _tone(right: bool | None) -> str:
-    return "" if right is None else ' class="good"' if right else ' class="bad"'
+def trade(story: Story) -> Part | None:
+    """Accuracy against speed, and against the bytes of the labels."""
+    rate, sizes = "forward_images_per_second", story.label_bytes
+    by_rate = [
+        (
+            s.kind,
+            float(s.speed[rate]),
+            s.best,
+            f"{called(s.kind)}, seed {s.seed}: {100 * s.best:.1f} %, {s.speed[rate]:,.0f} images/s",
+        )
+        for s in story.results.students
+        if rate in s.speed
+    ]
+    teacher = story.results.teacher_accuracy
+    if by_rate and story.cost is not None and teacher is not None:
+        views = story.cost.teacher_rate
+        by_rate.append(("teacher", views, teacher, f"the teacher: {100 * teacher:.1f} %, {views:,.0f} images/s"))
+    by_size = [
+        (
+            s.kind,
+            sizes[s.kind],
+            s.best,
+            f"{called(s.kind)}, seed {s.seed}: {100 * s.best:.1f} %, {sizes[s.kind]:.1f} bytes a view",
+        )
+        for s in story.results.students
+        if s.kind in sizes
+    ]
+    drawn = [figures.trade("by-rate", by_rate, "images a second, forward pass alone")] if by_rate else []
+    if len({kind for kind, *_ in by_size}) > 1:
+        drawn.append(figures.trade("by-bytes", by_size, "bytes of labels that are read for a view"))
+    if not drawn:
+        return None
+    machines = {str(s.speed["machine"]["processor"]) for s in story.results.students if "machine" in s.speed}
+    where = f" Speeds of students were measured on {', '.join(sorted(machines))}." if machines else ""
+    return Part("trade", "What accuracy costs", [
+        Figures(drawn, f"A dot for each student: what it reached, and what one pays for it.{where}")
+    ])  # fmt: skip
+
+
+def curves(story: Story) -> Part | None:
+    """Accuracy and loss over the updates."""
+    drawn = [figure for name, title in CURVES.items() if (figure := figures.curve(story.results, name, title))]
+    if not drawn:
+        return None
+    return Part("curves", "How they got there", [
+        Figures(
+            drawn,
+            "Mean over the seeds, with a thin line for each. The losses have different targets: compare shapes, not "
+            "levels.",
+        )
+    ])  # fmt: skip
+
+
+def views(story: Story) -> Part | None:
+    """Pictures as the teacher saw them."""
+    if not story.views:
+        return None
+    return Part("views", "What the teacher saw", [
+        Text(
+            "The recipe draws a view from the picture’s key and the view’s number alone. The student draws the same "
+            "view again, proves it by its checksum, and reads the answer that the teacher gave to it. Below each view: "
+            "what it shows (of a mixed view, how much of it is which), and what the teacher said, with how sure it was."
+        ),
+        Shelves(story.views),
+    ])  # fmt: skip
+
+
+def held_out(story: Story) -> Part | None:
+    """Pictures on which the students disagree."""
+    if not story.held_out:
+        return None
+    return Part("held-out", "Where they differ", [
+        Text("Held-out pictures, students of one seed. The first ones of each kind: none is picked by hand."),
+        Shelves(story.held_out),
+    ])  # fmt: skip
+
+
+def slides(results: Results) -> dict[str, bytes]:
+    """The main figures as PNG, by name."""
+    drawn = {"accuracy": figures.accuracy(results)}
+    drawn |= {name: d for name, title in CURVES.items() if (d := figures.curve(results, name, title))}
+    if results.tokens:
+        drawn["tokens"] = figures.tokens(results.tokens)
+    return {name: drawing.png() for name, drawing in drawn.items()}

@@ -6,9 +6,12 @@ where there is one, the names of its classes and the statistics by which it sees
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +21,7 @@ from pipeline.models.outline import outlined
 from pipeline.views.imagenet import MEAN, STD
 from student.checkpoints import checkpoint
 from student.checkpoints.contents import require_student
+from student.checkpoints.run_folder import RECORD
 from student.network.model import Student, StudentSpec, build
 
 
@@ -32,6 +36,22 @@ class Saved:
     std: tuple[float, ...]
     epoch: int
     step: int
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the checkpoint says of its training: teacher, store, recipe, settings"""
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What the run's validation found of it, by name; empty where it found nothing"""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it was trained: the flags of student.train, as they were."""
+        settings: Mapping[str, Any] = self.meta.get("settings", {})
+        return settings
+
+    @property
+    def keep(self) -> str | None:
+        """What the store that it learned from keeps of an answer."""
+        keep: str | None = self.meta.get("store", {}).get("keep")
+        return keep
 
     @property
     def spec(self) -> StudentSpec:
@@ -64,7 +84,32 @@ def open_saved(path: Path, which: str = "last") -> Saved:
         std=tuple(meta.get("std", STD)),
         epoch=found["epoch"],
         step=found["step"],
+        meta=meta,
+        scores=_scores(path, found),
     )
+
+
+def _scores(path: Path, found: checkpoint.State) -> dict[str, float]:
+    """Those of the epoch that the checkpoint closes: its own, or those of the run's record beside it."""
+    told = found.get("validation")
+    if told is None and found["step"] == 0:
+        record = (path if path.is_dir() else path.parent) / RECORD
+        told = next((line for line in epochs_of(record) if line.get("epoch") == found["epoch"] - 1), None)
+    if not isinstance(told, Mapping):
+        return {}
+    shares = {name: value for name, value in told.items() if isinstance(name, str) and "top" in name}
+    return {name: float(value) for name, value in shares.items() if type(value) is float and 0 <= value <= 1}
+
+
+def epochs_of(record: Path) -> list[dict[str, Any]]:
+    """The epochs' lines of a run's record, the newest first; what is not whole is left out."""
+    lines: list[dict[str, Any]] = []
+    for text in record.read_text(encoding="utf-8", errors="replace").splitlines() if record.is_file() else ():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and line.get("kind") == "epoch":
+                lines.insert(0, line)
+    return lines
 
 
 def _restored(spec: StudentSpec, state: Mapping[str, Tensor], path: Path) -> Student:

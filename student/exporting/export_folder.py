@@ -15,6 +15,7 @@ from pipeline.durable import aside
 from pipeline.durable.file import telling
 from pipeline.durable.folder import claimed
 from pipeline.errors import StudentError
+from student.exporting.model_card import CARD, is_ours
 from student.exporting.onnx_graph import FILE
 from student.exporting.timm_folder import CONFIG, WEIGHTS
 
@@ -39,15 +40,19 @@ def placed(out: Path) -> Iterator[Path]:
                 (staging.path / name).replace(out / name)
         else:
             staging.finish()
-    aside.keep_one(
-        out, finished=lambda at: (at / PREPROCESSING).exists(), remove=lambda at: aside.remove_files(at, OWN)
-    )
+    aside.keep_one(out, finished=lambda at: (at / PREPROCESSING).exists(), remove=_remove)
+
+
+def _remove(at: Path) -> None:
+    """What exports wrote; a card that somebody has edited stays."""
+    card = at / CARD
+    aside.remove_files(at, (*OWN, CARD) if card.is_file() and is_ours(card) else OWN)
 
 
 def _require_ours(out: Path) -> None:
     """Refuse a folder that holds what no export has written."""
     names = sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) if out.is_dir() else []
-    foreign = [name for name in names if name not in (*OWN, "README.md")]
+    foreign = [name for name in names if name not in (*OWN, CARD)]
     if not foreign and names and PREPROCESSING not in names:
         foreign = names
     if foreign:

@@ -23,8 +23,9 @@ from torch import Tensor
 from pipeline.errors import ViewError
 from pipeline.labels.keep import Keep
 from pipeline.rendering.loader import Loader, Request
+from pipeline.rendering.proof import TOLERANCE
 from pipeline.rendering.ring import LUMA, Slot
-from pipeline.rendering.same_views import TOLERANCE, Seen, compare_views
+from pipeline.rendering.same_views import Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from student.feed.order import Batch, Order
 from student.feed.stored_answers import Answers, AnswerSource
@@ -125,13 +126,14 @@ class Feed:
 
 def require_seen(index: SampleIndex, batch: Batch, answers: Answers, drawn: Seen, *, accept_drift: bool) -> None:
     """Refuse the first view that is not the one the teacher saw."""
-    assert answers.luma_B16 is not None or not accept_drift, "drift is accepted only where thumbnails are stored"
-    found = compare_views(drawn, Seen(answers.crc_B, answers.luma_B16), accept_drift=accept_drift)
+    assert answers.seen.luma or not accept_drift, "drift is accepted only where it is stored how views look"
+    found = compare_views(drawn, answers.seen, accept_drift=accept_drift)
     if found.first is not None:
-        at, levels_B = found.first, found.levels_B
-        what = f"its pixels have checksum {drawn.crc_B[at]:08x} here and had {answers.crc_B[at]:08x} before the teacher"
-        if accept_drift and levels_B is not None:
-            what = f"its thumbnail is {levels_B[at]} levels off"
+        at = found.first
+        what = found.how_far(at) if accept_drift else (
+            f"its pixels have checksum {found.crc_B[at]:08x} here and had {answers.seen.crc_B[at]:08x} "
+            "before the teacher"
+        )  # fmt: skip
         raise ViewError(_other_view(index, batch, at, what, int(found.other_B.sum())))
 
 

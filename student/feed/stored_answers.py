@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.soft_labels import SoftLabels
+from pipeline.rendering.same_views import Labelled
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from student.feed.order import Batch
@@ -35,8 +36,7 @@ class Answers:
     """The teacher's answers about the views of a batch, and what identifies the pixels that it saw."""
 
     labels: SoftLabels
-    crc_B: NDArray[np.uint32]
-    luma_B16: NDArray[np.uint8] | None
+    seen: Labelled
 
 
 class AnswerSource(Protocol):
@@ -92,7 +92,8 @@ class StoredAnswers:
                 out[where] = array[offset_B[where]]
         self._release(unit_U.tolist())
         crc_B, luma_B16 = gathered.pop("crc"), gathered.pop("luma", None)
-        return Answers(labels=SoftLabels.from_arrays(gathered), crc_B=crc_B, luma_B16=luma_B16)
+        seen = Labelled(self._store.manifest.luma, crc_B, luma_B16)
+        return Answers(labels=SoftLabels.from_arrays(gathered), seen=seen)
 
     def _units_of(self, batch: Batch) -> NDArray[np.int64]:
         """One number a (view, run)."""

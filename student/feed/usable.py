@@ -18,8 +18,8 @@ def require_usable(store: StoreReader, index: SampleIndex, *, accept_drift: bool
         )
     if accept_drift and not manifest.luma:
         raise MismatchError(
-            "--accept-drift holds every view to its thumbnail, and this store has none. "
-            "Label again with thumbnails, or on this machine."
+            "--accept-drift holds every view to how it looked, and this store says nothing of that (--no-luma). "
+            "Label again without --no-luma, or on this machine."
         )
 
 

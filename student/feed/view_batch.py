@@ -9,7 +9,7 @@ Shapes: B views of this rank, S the side of a view, C classes, K kept classes, T
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -162,7 +162,7 @@ class NarrowedAnswers:
         labels = narrow(
             found.labels, manifest.keep, shape.keep, shape.temperatures, stored=manifest.temperatures
         )  # fmt: skip
-        return Answers(labels=labels, crc_B=found.crc_B, luma_B16=found.luma_B16)
+        return replace(found, labels=labels)
 
 
 def soft_targets(teacher: TeacherLabels, tau: float, num_classes: int) -> Tensor:

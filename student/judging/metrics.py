@@ -83,6 +83,11 @@ class Tally:
             "ece": share((self.bin_correct_N - self.bin_confidence_N).abs().sum(), self.labelled),
         }
 
+    def reliability(self) -> list[tuple[int, int, float]]:
+        """Of each bin of confidence: images, how many of them are right, and the mean confidence."""
+        bins = zip(self.bin_count_N.tolist(), self.bin_correct_N.tolist(), self.bin_confidence_N.tolist(), strict=True)
+        return [(count, correct, share(sure, count) or 0.0) for count, correct, sure in bins]
+
     def sums(self) -> list[Tensor]:
         """Every sum, to be added over ranks in place."""
         return [value for value in vars(self).values() if isinstance(value, Tensor)]

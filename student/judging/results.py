@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.durable.file import write_json, write_text
+from pipeline.processes.machine import machine
 from pipeline.views.recipe import Recipe
 from student.checkpoints.trained import Saved
 from student.judging.metrics import ClassRow, Scores, class_rows
@@ -28,12 +29,24 @@ def write_metrics(
         "crop_pct": recipe.crop_pct,
         "epoch": saved.epoch,
         "step": saved.step,
+        "parameters": sum(weight.numel() for weight in saved.student.parameters()),
+        "settings": _settings(saved),
     }
-    summaries = {name: score.summary() for name, score in scores.items()}
+    summaries = {
+        name: score.summary()
+        | {"reliability": {answer: tally.reliability() for answer, tally in score.tallies.items()}}
+        for name, score in scores.items()
+    }
     return [
         write_json(path, {**described, **summaries}),
-        write_json(speed_path(path), dict(speed)),
+        write_json(speed_path(path), {**speed, "machine": machine()}),
     ]
+
+
+def _settings(saved: Saved) -> dict[str, object]:
+    """The flags that it was trained with, without a place: the file of --init by its name."""
+    init = saved.settings.get("init")
+    return {**saved.settings, "init": init and Path(init).name, "keep": saved.keep}
 
 
 def speed_path(path: Path) -> Path:

@@ -27,10 +27,11 @@ from pipeline.models.device import autocast
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader, requests_of
 from pipeline.rendering.ring import Slot
-from pipeline.rendering.same_views import Seen, compare_views
+from pipeline.rendering.same_views import Labelled, Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import PLAIN, LabelRule
+from pipeline.store.manifest import Luma
 from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe
 from student.checkpoints.trained import Saved
@@ -52,6 +53,8 @@ class Teaching:
     """Row 0 of the arrays"""
     argmax_R: NDArray[np.int64]
     crc_R: NDArray[np.uint32]
+    luma: Luma
+    """The form of the checksums (`pipeline.rendering.proof`)"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +104,14 @@ class EvaluationSet:
         )
 
     def _require_same_views(self, slot: Slot, teaching: Teaching) -> None:
-        known_B = teaching.crc_R[slot.row_B - teaching.first]
-        at = compare_views(Seen(slot.crc_B), Seen(known_B)).first
-        if at is not None:
+        known = Labelled(teaching.luma, teaching.crc_R[slot.row_B - teaching.first])
+        found = compare_views(Seen(slot.crc_B, slot.luma_B16), known)
+        if found.first is not None:
+            at = found.first
             row = int(slot.row_B[at])
             raise ViewError(
                 f"Row {row} (key '{self.index.key(row)}') is not the picture that the teacher saw: its pixels have "
-                f"checksum {slot.crc_B[at]:08x} here, {known_B[at]:08x} in the store. "
+                f"checksum {found.crc_B[at]:08x} here, {known.crc_B[at]:08x} in the store. "
                 "Label these shards here, or leave --logits out."
             )
 
@@ -168,6 +172,7 @@ def _teaching(store: StoreReader, ranks: Ranks) -> Teaching:
         first=runs.start * unit_rows,
         argmax_R=np.concatenate([unit["argmax"] for unit in units]).astype(np.int64),
         crc_R=np.concatenate([unit["crc"] for unit in units]),
+        luma=store.manifest.luma,
     )
 
 

@@ -14,6 +14,7 @@ A loss or a weight that is not a number ends the run, naming the batch; the last
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import StudentError
+from pipeline.feeding.watch import Watch
 from pipeline.models.stream import sleeping_event
 from student.checkpoints import checkpoint
 from student.checkpoints.background import Writing
@@ -73,6 +75,8 @@ class Run:
     meta: dict[str, Any]
     log: RunLog | None = None
     """On rank 0 alone."""
+    watch: Watch | None = None
+    """Likewise."""
     epoch: int = 0
     step: int = 0
     best: float | None = None
@@ -113,7 +117,10 @@ def fit(run: Run) -> None:
         if not run.stopped and run.update < run.total:
             _steps(run)
         save(run)
-    if run.log and run.epoch >= run.settings.epochs:
+    finished = run.epoch >= run.settings.epochs
+    if run.log:
+        run.log.does("finished" if finished else "stopped", _where(run))
+    if run.log and finished:
         checkpoint.keep_one(run.directory)
 
 
@@ -133,7 +140,8 @@ def learn(run: Run, step: Step) -> None:
     """One step: weights, position, losses, log line."""
     if log.isEnabledFor(logging.DEBUG):
         log.debug("epoch %d step %d: %d views, digest %s", step.epoch, step.step, step.count, step.whole.digest())
-    losses = run.engine.learn(step, run.update)
+    with run.watch.working() if run.watch else contextlib.nullcontext():
+        losses = run.engine.learn(step, run.update)
     run.step += 1
     run._pace.add(step.count)
     run._readings.append(_send(run, step, losses))
@@ -145,8 +153,13 @@ def learn(run: Run, step: Step) -> None:
         log_interval(run, recorded)
     elif run.log and run.log.due and run.means.interval_steps:
         rate, wait = run._pace.look(run.feed.waited)
-        loss = run.means.take_interval(keep=True)["loss"]
-        run.log.live(run.update, loss, rate=rate, wait=wait, left=_left(run, rate))
+        run.log.live(_where(run) | run.means.take_interval(keep=True), rate=rate, wait=wait, left=_left(run, rate))
+    if run.watch:
+        run.watch.took(len(step.batch))
+
+
+def _where(run: Run) -> dict[str, Any]:
+    return {"epoch": run.epoch, "step": run.step, "update": run.update}
 
 
 def read_losses(run: Run, left: int) -> None:
@@ -167,7 +180,7 @@ def log_interval(run: Run, recorded: bool) -> None:
     means, (rate, wait) = run.means.take_interval(keep=not recorded), run._pace.take(run.feed.waited)
     if run.log:
         lr = run.engine.schedule.lr_at(run.update - 1)
-        line = {"epoch": run.epoch, "step": run.step, "update": run.update, "lr": lr, **means}
+        line = {**_where(run), "lr": lr, **means}
         run.log.steps(line, rate=rate, wait=wait, left=_left(run, rate), recorded=recorded)
 
 
@@ -181,6 +194,8 @@ def end_epoch(run: Run) -> None:
     scores: dict[str, float] = {}
     last = run.epoch + 1 == run.settings.epochs
     if run.validate is not None and (last or (run.epoch + 1) % run.settings.val_every == 0):
+        if run.log:
+            run.log.does("validates", _where(run))
         found = run.validate(run.engine, run.stop)
         if found is None:
             run.stopped = True

@@ -1,14 +1,18 @@
-"""A server on loopback that speaks as much of the Hugging Face Hub's protocol as its client asks for to read datasets.
+"""A server on loopback that speaks as much of the Hugging Face Hub's protocol as its client asks for.
 
-Repositories are folders, ``<folder>/datasets/<owner>/<name>``; each has one commit, and revision ``main``. Tars are
-kept as the hub keeps large files: the listing gives their SHA-256, and ``resolve`` sends the client on to another
-address. Listings come in pages. An absent repository is answered by 401, as the hub answers to whoever is not logged
-in. With `Hub.xet` the client is offered tars by the hub's other protocol, and takes it: it asks for a file's
-reconstruction, and for the chunks that are named in it.
+Repositories are folders, ``<folder>/datasets/<owner>/<name>`` and ``<folder>/models/<owner>/<name>``, of one revision
+``main``. Tars, and what was sent as a large file, are kept as the hub keeps large files: the listing gives their
+SHA-256, and ``resolve`` sends the client on to another address. Listings come in pages. An absent repository is
+answered by 401, as the hub answers to whoever is not logged in. With `Hub.xet` the client is offered tars by the hub's
+other protocol, and takes it: it asks for a file's reconstruction, and for the chunks that are named in it.
+
+Who has an account (`Hub.accounts`) can make repositories and write to them: the client asks how to send each file,
+sends large ones (LFS), and commits.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -23,10 +27,14 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
+"""The commit of a repository that nobody has written to"""
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
-API = re.compile(r"/api/datasets/([^/]+/[^/]+)(?:/(tree|revision|xet-read-token)/([^/]+)(?:/(.+))?)?")
+API = re.compile(
+    r"/api/(datasets|models)/([^/]+/[^/]+)(?:/(tree|revision|preupload|commit|xet-read-token)/([^/]+)(?:/(.+))?)?"
+)
+LFS = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 CHUNK, XET_TOKEN = 1 << 16, "for-chunks"
-FILE = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+FILE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
 @dataclass
@@ -51,7 +59,24 @@ class Hub:
     """Answers that were part of a file"""
     tokens: int = 0
     """Requests that carried credentials other than those that this server gave"""
+    accounts: dict[str, str] = field(default_factory=dict)
+    """By token: whose repositories it may write to"""
+    large: set[Path] = field(default_factory=set)
+    """Files that were sent as large ones"""
+    most_sent: int | None = None
+    """So many large files are taken, and then none"""
+    most_commits: int | None = None
+    """So many commits are taken, and then none"""
+    sent: list[str] = field(default_factory=list)
+    """SHA-256 of each large file that came"""
+    commits: list[list[str]] = field(default_factory=list)
+    """The files that each commit changed"""
     url: str = ""
+
+    @property
+    def head(self) -> str:
+        """The newest commit, of whichever repository."""
+        return f"c0ffee{len(self.commits):034d}"
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -63,6 +88,38 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._route()
+
+    def do_POST(self) -> None:
+        self.hub.asked.append(f"{self.command} {self.path}")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = urlsplit(self.path).path
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
+        owner = self.hub.accounts.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+        if owner is None:
+            return self._refuse(401, "")
+        if path == "/api/repos/create":
+            return self._create(json.loads(body), owner)
+        match = API.fullmatch(path) or LFS.fullmatch(path)
+        if match is None:
+            return self._refuse(404, "")
+        kind, repo = match[1] or "models", match[2]
+        if repo.partition("/")[0] != owner:
+            return self._refuse(403, "")
+        if path.endswith("/batch"):
+            return self._batch(json.loads(body))
+        return self._preupload(kind, repo, body) if match[3] == "preupload" else self._commit(kind, repo, body)
+
+    def do_PUT(self) -> None:
+        self.hub.asked.append(f"{self.command} {self.path}")
+        body, oid = self.rfile.read(int(self.headers.get("Content-Length", 0))), self.path.rpartition("/")[2]
+        if self.hub.most_sent is not None and len(self.hub.sent) >= self.hub.most_sent:
+            return self._refuse(403, "")
+        assert hashlib.sha256(body).hexdigest() == oid, "other bytes came than were announced"
+        self.hub.sent.append(oid)
+        self._object(oid).parent.mkdir(exist_ok=True)
+        self._object(oid).write_bytes(body)
+        return self._send(200, b"", {})
 
     def _route(self) -> None:
         self.hub.asked.append(f"{self.command} {self.path}")
@@ -85,11 +142,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     # ---- what there is
 
     def _api(self, match: re.Match[str], query: dict[str, list[str]]) -> None:
-        repo, what, revision, inside = match.groups()
-        root = self.hub.folder / "datasets" / repo
+        kind, repo, what, revision, inside = match.groups()
+        root = self.hub.folder / kind / repo
         if not root.is_dir():
             return self._refuse(401, "RepoNotFound")
-        if revision not in (None, "main", COMMIT):
+        if revision not in (None, "main", COMMIT, self.hub.head):
             return self._refuse(404, "RevisionNotFound")
         if what == "xet-read-token":
             names = ("X-Xet-Cas-Url", "X-Xet-Access-Token", "X-Xet-Token-Expiration")
@@ -97,7 +154,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 {}, dict(zip(names, (self.hub.url, XET_TOKEN, str(int(time.time()) + 3600)), strict=True))
             )
         if what != "tree":
-            return self._json({"id": repo, "sha": COMMIT, "private": False, "gated": False, "tags": []})
+            return self._json({"id": repo, "sha": self.hub.head, "private": False, "gated": False, "tags": []})
         folder = root / unquote(inside or "")
         if not folder.is_dir():
             return self._refuse(404, "EntryNotFound")
@@ -117,28 +174,98 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return {"type": "directory", "oid": "0" * 40, "size": 0, "path": name}
         data = self.hub.listed_as.get(path.name, path.read_bytes())
         entry: dict[str, Any] = {"type": "file", "oid": _blob(data), "size": len(data), "path": name}
-        if path.suffix == ".tar":
+        if self._is_large(path):
             digest = hashlib.sha256(data).hexdigest()
             pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(data)}\n".encode()
             entry |= {"oid": _blob(pointer), "lfs": {"oid": digest, "size": len(data), "pointerSize": len(pointer)}}
             entry |= {"xetHash": _xet_hash(path.name)} if self.hub.xet else {}
         return entry
 
+    def _is_large(self, path: Path) -> bool:
+        return path.suffix == ".tar" or path in self.hub.large
+
+    # ---- what is sent
+
+    def _object(self, oid: str) -> Path:
+        return self.hub.folder / "objects" / oid
+
+    def _create(self, asked: dict[str, Any], owner: str) -> None:
+        if asked["organization"] != owner:
+            return self._refuse(403, "")
+        repo = f"{owner}/{asked['name']}"
+        root = self.hub.folder / f"{asked.get('type', 'model')}s" / repo
+        there = root.is_dir()
+        root.mkdir(parents=True, exist_ok=True)
+        prefix = "datasets/" if asked.get("type") == "dataset" else ""
+        return self._json({"url": f"{self.hub.url}/{prefix}{repo}"}, status=409 if there else 200)
+
+    def _preupload(self, kind: str, repo: str, body: bytes) -> None:
+        """Text goes with the commit; the hub looks at the beginning of a file, as we do."""
+        answers = []
+        for file in json.loads(body)["files"]:
+            try:
+                base64.b64decode(file["sample"]).decode()
+                mode = "regular"
+            except UnicodeDecodeError:
+                mode = "lfs"
+            path = self.hub.folder / kind / repo / file["path"]
+            known = self._entry(path, path.parent) if path.is_file() else {}
+            oid = known.get("lfs", known).get("oid")
+            answers.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        return self._json({"files": answers})
+
+    def _batch(self, asked: dict[str, Any]) -> None:
+        """Where to send each object; nowhere, if it is here already."""
+        objects = []
+        for each in asked["objects"]:
+            to = {"actions": {"upload": {"href": f"{self.hub.url}/objects/{each['oid']}"}}}
+            objects.append({**each, **({} if self._object(each["oid"]).exists() else to)})
+        return self._json({"transfer": "basic", "objects": objects})
+
+    def _commit(self, kind: str, repo: str, body: bytes) -> None:
+        """All of it or nothing."""
+        if self.hub.most_commits is not None and len(self.hub.commits) >= self.hub.most_commits:
+            return self._refuse(403, "")
+        root, changed = self.hub.folder / kind / repo, []
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "header":
+                continue
+            path = root / value["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.hub.large.discard(path)
+            if line["key"] == "file":
+                path.write_bytes(base64.b64decode(value["content"]))
+            elif line["key"] == "lfsFile":
+                path.write_bytes(self._object(value["oid"]).read_bytes())
+                self.hub.large.add(path)
+            else:
+                path.unlink()
+                with contextlib.suppress(OSError):  # no folder is empty there
+                    path.parent.rmdir()
+            changed.append(value["path"])
+        self.hub.commits.append(changed)
+        return self._json({"commitUrl": f"{self.hub.url}/{repo}/commit/{self.hub.head}", "commitOid": self.hub.head})
+
     # ---- files
 
     def _file(self, match: re.Match[str]) -> None:
-        repo, revision, inside = match[1], match[2], unquote(match[3])
-        path = Path("datasets") / repo / inside
-        if not (self.hub.folder / "datasets" / repo).is_dir():
+        kind, repo, revision, inside = match[1] or "models", match[2], match[3], unquote(match[4])
+        path = Path(kind) / repo / inside
+        if not (self.hub.folder / kind / repo).is_dir():
             return self._refuse(401, "RepoNotFound")
-        if revision not in ("main", COMMIT) or not (self.hub.folder / path).is_file():
+        if revision not in ("main", COMMIT, self.hub.head) or not (self.hub.folder / path).is_file():
             return self._refuse(404, "EntryNotFound")
         if path.name in self.hub.statuses:
             return self._refuse(self.hub.statuses[path.name], "")
-        if path.suffix != ".tar":
+        if not self._is_large(self.hub.folder / path):
             return self._give(path.name, (self.hub.folder / path).read_bytes())
         digest = hashlib.sha256((self.hub.folder / path).read_bytes()).hexdigest()
-        head = {"Location": f"/large/{quote(str(path))}", "X-Linked-ETag": f'"{digest}"', "X-Repo-Commit": COMMIT}
+        head = {
+            "Location": f"/large/{quote(str(path))}",
+            "X-Linked-ETag": f'"{digest}"',
+            "X-Repo-Commit": self.hub.head,
+        }
         return self._send(302, b"", head)
 
     # ---- Xet
@@ -166,7 +293,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _give(self, name: str, data: bytes) -> None:
         data = data[: len(data) - self.hub.short.get(name, 0)]
-        status, head = 200, {"ETag": f'"{_blob(data)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        status, head = 200, {"ETag": f'"{_blob(data)}"', "X-Repo-Commit": self.hub.head, "Accept-Ranges": "bytes"}
         if match := RANGE.fullmatch(self.headers.get("Range", "")):
             first, last = int(match[1]), min(int(match[2] or len(data)), len(data) - 1)
             if first >= len(data):
@@ -180,8 +307,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._send(status, data[: len(data) // 2], head, length=len(data))
         return self._send(status, data, head)
 
-    def _json(self, value: object, head: dict[str, str] | None = None) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json", **(head or {})})
+    def _json(self, value: object, head: dict[str, str] | None = None, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(head or {})})
 
     def _refuse(self, status: int, code: str) -> None:
         self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": code} if code else {})

@@ -22,6 +22,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from pipeline.durable import s3_lease
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.s3 import S3Objects
+from pipeline.labelling.store_status import store_status
 from pipeline.remote import client as remote
 from pipeline.store.reader import StoreReader
 from pipeline.store.writer import StoreWriter
@@ -180,6 +181,11 @@ def test_a_run_does_not_sweep_while_a_process_of_an_earlier_one_writes(
     hold.on(monkeypatch, LocalObjects)
     group = begin(ranks, meeting(2), folder, out)
     hold.wait_for(*group)
+    seen = store_status(out)
+    assert [(writer.told["rank"], writer.pid, writer.works) for writer in seen.writers] == [
+        (number, rank.process.pid, True) for number, rank in enumerate(group)
+    ]
+    assert (seen.state, seen.units, seen.units_done) == ("labelling", UNITS, 0)
     late = begin(ranks, [{}], folder, out)[0]
     assert late.wait() == 1
     assert "is being written by" in late.said
@@ -390,7 +396,7 @@ def test_ranks_with_shards_and_store_in_s3_make_the_same_bytes(folder, reference
             for entry in client.list_objects_v2(Bucket="bucket", Prefix="store.zarr/")["Contents"]
         }
     assert found.keys() == reference.keys()
-    labels = ("argmax/c", "crc/c", "luma/c", "logits/c", "witness/pixels/c")
+    labels = ("argmax/c", "crc/c", "logits/c", "witness/pixels/c")
     assert {k: v for k, v in found.items() if k.startswith(labels)} == {
         k: v for k, v in reference.items() if k.startswith(labels)
     }

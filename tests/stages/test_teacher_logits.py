@@ -22,6 +22,7 @@ from pipeline.labelling import cost
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.tasks import tasks_of
 from pipeline.labelling.writers import open_to_label
+from pipeline.rendering.proof import kept
 from pipeline.rendering.renderer import Renderer
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.loading import load_teacher
@@ -96,7 +97,7 @@ def test_the_bytes_do_not_depend_on_how_it_was_run(shards, weights, reference, t
 def test_views_and_answers_do_not_depend_on_the_batch(shards, weights, reference, tmp_path, batch):
     label(shards, weights, tmp_path / "store.zarr", "--batch-size", batch, "--workers", 1)
     ours, theirs = zarr.open(str(tmp_path / "store.zarr"), mode="r"), zarr.open(str(reference), mode="r")
-    for name in ("crc", "argmax", "luma"):
+    for name in ("crc", "argmax"):
         assert (ours[name][:] == theirs[name][:]).all()
 
 
@@ -120,6 +121,28 @@ def test_a_lowrank_store_is_the_same_however_it_was_made(shards, weights, tmp_pa
     words = ("--logits", tmp_path / "store.zarr", "--keep", "topk:2", "--out", tmp_path / "topk.zarr")
     result = CliRunner().invoke(compact, [str(word) for word in words])
     assert result.stderr == "error: labels kept as lowrank:2+2 cannot become topk:2. Start from a dense store.\n"
+
+
+def test_how_views_look_is_kept_as_asked_and_else_as_in_the_store(shards, weights, reference, tmp_path):
+    """Within four bytes unless asked for more or less; a store with thumbnails, as older ones, is grown by them."""
+    out = tmp_path / "store.zarr"
+    assert StoreReader.open(reference).manifest.luma == "sketch" and not (reference / "luma").exists()
+    label(shards, weights, out, "--luma", "--workers", 0, "--views", 1)
+    grown = label(shards, weights, out, "--workers", 0, "--views", 2)
+    store = StoreReader.open(out)
+    assert store.manifest.luma is True and store.layout.views == 2, grown
+    thumbnails, plain_B = store.read(1, 0).luma_B16, store.read(1, 0).crc_B
+    kept_B = StoreReader.open(reference).read(1, 0).crc_B
+    assert thumbnails.shape == (len(kept_B), 16) and (plain_B >> 16 == kept_B >> 16).all()
+    assert "luma: True against False" in label(shards, weights, out, "--no-luma", "--workers", 0, expect=1)
+    words = ("--logits", out, "--keep", "argmax", "--sketch", "--out", tmp_path / "small.zarr")
+    assert CliRunner().invoke(compact, [str(word) for word in words]).exit_code == 0
+    small = StoreReader.open(tmp_path / "small.zarr")
+    assert small.manifest.luma == "sketch" and (small.read(1, 0).crc_B == kept_B).all()
+    label(shards, weights, tmp_path / "bare.zarr", "--no-luma", "--workers", 0, "--views", 1)
+    words = ("--logits", tmp_path / "bare.zarr", "--keep", "argmax", "--sketch", "--out", tmp_path / "no.zarr")
+    refused = CliRunner().invoke(compact, [str(word) for word in words])
+    assert refused.exit_code == 1 and "has no thumbnails (--no-luma)" in refused.stderr
 
 
 def test_units_may_be_done_in_any_order(shards, weights, reference, tmp_path):
@@ -170,7 +193,7 @@ def test_plain_zarr_says_what_the_teacher_says_about_the_view(reference, weights
     for row, view in [(0, 0), (17, 2), (ROWS - 1, 1)]:
         rendered = renderer.render(np.array([row]), np.array([view]), pixels)
         logits = teacher(pixels)[0]
-        assert group["crc"][view, row] == rendered.crc_B[0]
+        assert group["crc"][view, row] == kept("sketch", rendered.crc_B, rendered.luma_B16)[0][0]
         assert group["argmax"][view, row] == logits.argmax()
         stored = group["logits"][view, row] * group["logits"].attrs["scale"] + group["logits"].attrs["offset"]
         np.testing.assert_allclose(stored, logits, atol=1 / 512 + 1e-4)

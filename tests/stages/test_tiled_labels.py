@@ -23,7 +23,7 @@ from tests.pictures import write_tar
 from tests.small_students import HERE, STUDENT
 
 ROWS, NET = 40, "test_resnet"
-LABELS = ("argmax", "crc", "luma", "logits")
+LABELS = ("argmax", "crc", "logits")
 
 
 def run(main: object, *words: object, expect: int = 0) -> str:

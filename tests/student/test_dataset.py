@@ -28,7 +28,7 @@ from student.run.launch import views_of
 from tests.small_students import CLASSES, RECIPE, arguments, make_store, train, weights
 from tests.stores import finished, index_of, manifest_of
 
-KEEPS = ("dense", "topk:3", "argmax")
+KEEPS = ("dense", "topk:3", "lowrank:2+3", "argmax")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_every_form_of_pixels_is_of_the_same_views(worlds: dict[str, Path]) -> N
     assert torch.equal(first(channels="last", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)), x.permute(0, 2, 3, 1))
 
 
-@pytest.mark.parametrize("keep", ["dense", "topk:3"])
+@pytest.mark.parametrize("keep", ["dense", "topk:3", "lowrank:2+3"])
 def test_soft_targets_are_those_of_the_keep(worlds: dict[str, Path], keep: str) -> None:
     store = StoreReader.open(worlds[keep])
     manifest = store.manifest
@@ -97,7 +97,7 @@ def test_soft_targets_are_those_of_the_keep(worlds: dict[str, Path], keep: str) 
             assert batch.soft is not None and batch.logits is None and batch.topk_index is None
             assert torch.allclose(batch.soft.sum(-1), torch.ones(len(batch.soft)))
             for at, (row, view) in enumerate(zip(batch.row.tolist(), batch.view.tolist(), strict=True)):
-                parts = store.read(view, row // 16).labels.slice(row % 16, row % 16 + 1).parts
+                parts = store.read(view, row // 16).labels.slice(row % 16, row % 16 + 1).arrays()
                 want = manifest.keep.events(parts, 3.0, manifest.temperatures).spread(CLASSES)
                 assert np.allclose(batch.soft[at].numpy(), want[0], atol=1e-6)
 
@@ -140,7 +140,7 @@ def test_a_view_that_the_teacher_did_not_see_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ViewError, match="is not the one that was labelled"):
         next(iter(loader))
     index = index_of(64)
-    with pytest.raises(MismatchError, match="this store has none"):
+    with pytest.raises(MismatchError, match="this store says nothing of that"):
         StoredViews(finished(tmp_path / "bare", manifest_of(index, luma=False), index), accept_drift=True)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import numpy as np
 import onnxruntime
 import pytest
@@ -14,6 +16,7 @@ from click.testing import CliRunner, Result
 from timm.data import resolve_model_data_config
 
 from pipeline.errors import StudentError
+from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import init_from, read_initial
 from student.export import main
 from student.network.model import build
@@ -110,21 +113,66 @@ def test_exporting_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: 
     first = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
     _export(tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == first
-    assert first.keys() == {"model.safetensors", "config.json", "preprocessing.json"}
+    assert first.keys() == {"model.safetensors", "config.json", "preprocessing.json", "README.md"}
 
 
 def test_both_formats_share_a_folder_and_another_student_sets_them_aside(tmp_path: Path) -> None:
     save_run(tmp_path / "run")
     _export(tmp_path)
     (tmp_path / "export" / "README.md").write_text("mine")
-    assert _export(tmp_path, "--format", "onnx").exit_code == 0
+    onnx = _export(tmp_path, "--format", "onnx")
+    assert onnx.exit_code == 0 and "README.md is not as an export wrote it, and stays as it is" in onnx.stderr
     both = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
     assert both.keys() == {"model.safetensors", "config.json", "preprocessing.json", "model.onnx", "README.md"}
     assert _export(tmp_path, "--ema").exit_code == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "export.previous").iterdir()} == both
     written = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
-    assert written.keys() == {"model.safetensors", "config.json", "preprocessing.json"}
-    assert written["model.safetensors"] != both["model.safetensors"]
+    assert written.keys() == {"model.safetensors", "config.json", "preprocessing.json", "README.md"}
+    assert (
+        written["README.md"] != both["README.md"] == b"mine"
+        and written["model.safetensors"] != both["model.safetensors"]
+    )
+
+
+def test_the_card_says_who_this_is_and_how_good(tmp_path: Path) -> None:
+    """From the checkpoint alone, or from the run's record of the epoch that it closes."""
+    save_run(tmp_path / "run")
+    _export(tmp_path)
+    card = tmp_path / "export/README.md"
+    plain = _head(card)
+    assert (plain["architecture"], plain["classes"], plain["head"]) == ("deit_tiny_distilled_patch16_224", 4, "fused")
+    assert (
+        "teacher" not in plain and "accuracy" not in plain and "Not measured while it was trained" in card.read_text()
+    )
+    state = checkpoint.load(tmp_path / "run")
+    told = {"fingerprint": "f" * 8, "recipe": "r" * 8, "index": "i" * 8, "teacher_weights": "w" * 8, "keep": "topk:5"}
+    settings = {"views": 3, "lr": 0.01, "init": "/home/me/secret.pt"}
+    more = {"teacher": "regnety_160", "store": told, "distill": {"kind": "hard"}, "settings": settings}
+    state["meta"] |= {**more, "recipe": {"image_size": 32, "randaugment": "rand-m9"}}
+    checkpoint.save(tmp_path / "run", state)
+    lines = [{"kind": "epoch", "epoch": 1, "top1": 0.1}]
+    lines += [
+        {"kind": "epoch", "epoch": 2, "top1": 0.75, "top1_class": 0.5, "top1_distillation": 0.625, "ema_top1": 1.0}
+    ]
+    record = "".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "epo'
+    (tmp_path / "run/metrics.jsonl").write_text(record)
+    assert _export(tmp_path).exit_code == 0
+    full = _head(card)
+    assert full["accuracy"] == {"both together": 0.75, "class": 0.5, "distillation": 0.625}
+    assert [full[name] for name in ("teacher", "store", "recipe", "data", "labels")] == [
+        "regnety_160", "f" * 8, "r" * 8, "i" * 8, "topk:5",
+    ]  # fmt: skip
+    text = card.read_text()
+    assert "taught by the stored answers of regnety_160 (hard distillation)" in text and "secret" not in text
+    assert "| distillation | 62.50 % |" in text and "randaugment rand-m9" in text and "lr 0.01" in text
+    assert _export(tmp_path, "--ema").exit_code == 0
+    assert _head(card)["accuracy"] == {"both together": 1.0} and _head(card)["moving_average"] is True
+
+
+def _head(card: Path) -> dict[str, Any]:
+    """The card's front matter, as hubs read it."""
+    found: dict[str, Any] = huggingface_hub.ModelCard.load(card).data.to_dict()
+    return found
 
 
 @pytest.mark.parametrize("name", ["fit.json", "thesis.tex", "model.safetensors"])

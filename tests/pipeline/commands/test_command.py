@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from pipeline.commands.command import command
 from pipeline.commands.outputs import beside, require_writable
-from pipeline.commands.speed_flags import default_workers, share_workers, workers_option
+from pipeline.commands.speed_flags import default_workers, speed_options
 from pipeline.errors import UserError
 
 
@@ -23,9 +23,9 @@ from pipeline.errors import UserError
 )
 def test_ranks_of_a_node_share_its_cores_unless_told_otherwise(arguments, env, expected):
     @command()
-    @workers_option
-    def main(workers):
-        click.echo(share_workers(workers, 4))
+    @speed_options
+    def main(speed):
+        click.echo(speed.shared_by(4).workers)
 
     assert int(CliRunner().invoke(main, arguments, env=env).output) == expected
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.labels import lowrank_codec
-from pipeline.labels.components import Components, mean_of, principal
+from pipeline.labels.components import REACH, Components, mean_of, principal
 from pipeline.labels.keep import Parts
 from pipeline.labels.lowrank_codec import encode, fit, targets
 
@@ -127,16 +127,35 @@ def test_a_row_is_encoded_alike_in_any_company(components: Components, cuts: lis
         np.testing.assert_array_equal(told, targets(whole | {"argmax": argmax_B}, components, 3.0)[start:stop])
 
 
-def test_coefficients_are_what_exact_integers_give(components: Components) -> None:
+def test_sums_are_what_exact_integers_give(components: Components) -> None:
     """Python's own integers in place of floating point: the sums are exact, so the order of additions is nobody's."""
-    codes_BC = answers(6, 6)
-    mean_B = mean_of(codes_BC)
-    nearest_BR = components.nearest(codes_BC.astype(np.float64), mean_B)
-    for row, mean in enumerate(mean_B):
-        above = [4 * (int(c) - int(mean)) - int(m) for c, m in zip(codes_BC[row], components.mean_C, strict=True)]
+    generator = np.random.default_rng(6)
+    value_BC = generator.integers(-REACH, REACH + 1, (5, CLASSES)).astype(np.float32)
+    value_BC[0] = REACH * np.sign(components.step_RC[0])  # the largest sum that there can be
+    coarse_CR, along_BR = components._coarse_CR, components.along(value_BC, 1)
+    steps_BR, plus_B = generator.integers(-8, 8, (5, RANK)).astype(np.int16), np.array([0, -97_920, 65_535, 1, 2])
+    rebuilt_BC = components.rebuilt(steps_BR, plus_B)
+    assert coarse_CR.dtype == rebuilt_BC.dtype == np.float32
+    for row in range(5):
         for rank, step in enumerate(components.step_RC.astype(int).tolist()):
-            exact = sum(a * s for a, s in zip(above, step, strict=True)) / sum(s * s for s in step)
-            assert nearest_BR[row, rank] == exact
+            coarse = [int(value) for value in coarse_CR[:, rank]]
+            exact = sum(int(v) * c for v, c in zip(value_BC[row], coarse, strict=True))
+            assert along_BR[row, rank] == exact * (1 / sum(c * s for c, s in zip(coarse, step, strict=True)))
+        for cls in range(CLASSES):
+            terms = zip(steps_BR[row].tolist(), components.step_RC[:, cls].tolist(), strict=True)
+            exact = sum(n * s for n, s in terms) + int(components.mean_C[cls]) + 4 * int(plus_B[row])
+            assert rebuilt_BC[row, cls] == exact / 4
+
+
+def test_steps_are_near_those_of_least_squares(components: Components) -> None:
+    codes_BC = answers(6, 300)
+    mean_B = mean_of(codes_BC)
+    above_BC = (codes_BC - mean_B[:, None]) * 4.0 - components.mean_C
+    step_RC = components.step_RC.astype(np.float64)
+    exact_BR = above_BC @ step_RC.T / (step_RC**2).sum(axis=1)
+    inside = np.abs(exact_BR) < 7
+    near_BR = components.nearest(codes_BC.astype(np.float32), mean_B)
+    assert np.abs(near_BR - exact_BR)[inside].max() < 0.6 and inside.mean() > 0.8
 
 
 def test_the_fit_does_not_depend_on_the_order_of_views_or_on_a_constant_in_a_row() -> None:
@@ -176,11 +195,14 @@ def test_any_number_of_classes(classes: int) -> None:
     np.testing.assert_allclose(np.log(kept_BK[:, :1] / kept_BK), true_BK[:, :1] - true_BK, atol=0.376 + 6 / 42)
 
 
-def test_the_weights_follow_the_answer_and_leave_the_kept_classes_out() -> None:
-    codes_BC = answers(10, 5)
-    index_BK = np.argsort(-codes_BC.astype(int), axis=1, kind="stable")[:, :KEPT]
-    weight_BC = lowrank_codec._weights(codes_BC, index_BK)
-    assert not np.take_along_axis(weight_BC, index_BK, axis=1).any()
-    row, (one, other) = 0, np.argsort(-codes_BC[0].astype(int), kind="stable")[[KEPT, KEPT + 30]]
-    ratio = np.exp((int(codes_BC[row, one]) - int(codes_BC[row, other])) / 256 / lowrank_codec.WEIGHT_TEMPERATURE)
-    assert weight_BC[row, one] / weight_BC[row, other] == pytest.approx(ratio, rel=0.05)
+def test_a_class_counts_by_how_far_it_is_below_the_kept_ones() -> None:
+    left_BC = np.array([[40_000, 39_744, 37_440, 34_880, 0, lowrank_codec._TAKEN]], np.float32)
+    weight_BC = lowrank_codec._weights(left_BC, np.array([[40_000]], np.float32))
+    assert weight_BC.tolist() == [[255, round(255 * (19 / 20) ** 4), round(255 / 2**4), 0, 0, 0]]
+
+
+def test_the_largest_are_taken_out() -> None:
+    left_BC = np.array([[5, 9, 9, 1], [7, 7, 7, 7]], np.float32)
+    index_BK, code_BK = lowrank_codec._taken(left_BC, np.array([2, 1]), 3)
+    assert index_BK.tolist() == [[2, 1, 0], [1, 0, 2]] and code_BK.tolist() == [[9, 9, 5], [7, 7, 7]]
+    assert (left_BC == lowrank_codec._TAKEN).sum(axis=1).tolist() == [3, 3] and left_BC[0, 3] == 1

@@ -59,7 +59,7 @@ def test_an_unknown_keep_names_the_known_ones(text: str) -> None:
         parse_keep(text)
     assert str(error.value) == (
         f"keep '{text}' is not understood. Give dense, topk:K (for example topk:10), lowrank:K+R (for example "
-        "lowrank:5+38) or argmax."
+        "lowrank:5+35) or argmax."
     )
 
 

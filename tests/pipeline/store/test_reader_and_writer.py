@@ -51,7 +51,7 @@ def tmp_path() -> Iterator[Path]:
         yield path
 
 
-@pytest.mark.parametrize("luma", [True, False])
+@pytest.mark.parametrize("luma", [True, False, "sketch"])
 @pytest.mark.parametrize("keep", KEEPS)
 def test_what_is_written_is_read(tmp_path: Path, keep: str, luma: bool) -> None:
     manifest = manifest_of(INDEX, keep, luma=luma)

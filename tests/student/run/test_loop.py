@@ -18,6 +18,7 @@ from pipeline.labels.keep import Keep
 from pipeline.labels.soft_labels import encode
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.same_views import Labelled
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
 from student.feed.feed import Feed, piece_capacity
@@ -69,7 +70,7 @@ class LiveAnswers:
         drawn = self.renderer.render(batch.row_B, batch.view_B, pixels)
         self.raw_BC = self.teacher.logits(batch.row_B, 0, pixels)
         labels = encode(self.raw_BC, self.keep, TEMPERATURES)
-        return Answers(labels=labels, crc_B=drawn.crc_B, luma_B16=drawn.luma_B16)
+        return Answers(labels=labels, seen=Labelled(True, drawn.crc_B, drawn.luma_B16))
 
 
 @contextlib.contextmanager
