@@ -48,9 +48,9 @@ from pipeline.labels.keep import parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.models.out_of_memory import within_memory
 from pipeline.picture_cache.kept import PictureCache
+from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.start import settle_start_method
 from pipeline.processes.world import Place
-from pipeline.rendering.kept_pictures import pictures_in
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
