@@ -122,3 +122,10 @@ def test_the_environment_is_read_where_it_is_told() -> None:
         "student/run/loggers.py",  # the trackers' own
         "student/learning/engine.py",  # what cuBLAS reads
     }  # fmt: skip
+
+
+def test_one_file_has_bytes_on_the_disk() -> None:
+    """Where fsync alone is no promise, it knows what is. A node's cache has nothing that could not be fetched again."""
+    assert who_uses("os.fsync", "os.fdatasync", "fcntl.F_FULLFSYNC") - {"pipeline/remote/cache.py"} == {
+        "pipeline/durable/local.py"
+    }
