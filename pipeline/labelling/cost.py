@@ -21,8 +21,8 @@ from pipeline.labels.codes import quantise
 from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.progress import duration
+from pipeline.proofs.proof import kept
 from pipeline.rendering.loader import Loader, Request
-from pipeline.rendering.proof import kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.manifest import Manifest

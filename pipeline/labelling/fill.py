@@ -35,8 +35,8 @@ from pipeline.labels.soft_labels import SoftLabels
 from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.progress import Progress
+from pipeline.proofs.proof import kept
 from pipeline.rendering.loader import Loader, Request
-from pipeline.rendering.proof import kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
