@@ -21,11 +21,10 @@ from pipeline.labelling.environment import describe_environment
 from pipeline.labels.codes import quantise
 from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import encode
-from pipeline.proofs.proof import kept
+from pipeline.proofs.proof import SKETCH, kept
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.rendering.renderer import Rendered, Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.store.manifest import SKETCH
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher.loading import load_teacher

@@ -27,9 +27,9 @@ from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import narrow
 from pipeline.progress import Progress
-from pipeline.proofs.proof import kept
+from pipeline.proofs.proof import SKETCH, kept
 from pipeline.store.layout import Unit
-from pipeline.store.manifest import SKETCH, Manifest
+from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.writer import StoreWriter

@@ -29,11 +29,11 @@ from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
 from pipeline.proofs.checksums import checksum
 from pipeline.proofs.checksums import luma as thumbnail
-from pipeline.proofs.proof import kept
+from pipeline.proofs.proof import Luma, kept
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.rendering.renderer import Rendered, Renderer
 from pipeline.shards.index import scan
-from pipeline.store.manifest import Luma, Manifest, TeacherCard
+from pipeline.store.manifest import Manifest, TeacherCard
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.writer import StoreWriter
 from pipeline.views.recipe import Recipe

@@ -23,10 +23,9 @@ from pipeline.durable import canonical
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import UserError
-from pipeline.proofs.proof import kept_of
+from pipeline.proofs.proof import SKETCH, kept_of
 from pipeline.store.arrays import ArraySpec
 from pipeline.store.layout import GAUGE_KEY, Layout, Unit
-from pipeline.store.manifest import SKETCH
 from pipeline.store.reader import decode, find_complete, read_index, read_whole, require_agreement, root_layout
 from pipeline.store.receipts import (
     BASE_KEY,

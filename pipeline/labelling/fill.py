@@ -35,12 +35,11 @@ from pipeline.labels.soft_labels import SoftLabels
 from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.progress import Progress
-from pipeline.proofs.proof import kept
+from pipeline.proofs.proof import Luma, kept
 from pipeline.rendering.loader import Loader, Request
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
-from pipeline.store.manifest import Luma
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher.teacher import Launched, Teacher

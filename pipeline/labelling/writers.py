@@ -24,9 +24,10 @@ from pipeline.durable.writer_lock import SAY_S, Seat, seated
 from pipeline.labelling.environment import describe_environment
 from pipeline.labelling.first_answers import Answers
 from pipeline.processes.world import Place
+from pipeline.proofs.proof import SKETCH, Luma
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.shards.index import SampleIndex, bytes_of
-from pipeline.store.manifest import SKETCH, Luma, Manifest
+from pipeline.store.manifest import Manifest
 from pipeline.store.recovery import read_base, stored_layout
 from pipeline.store.writer import StoreWriter
 

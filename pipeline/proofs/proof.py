@@ -18,11 +18,16 @@ Shapes: B views; 16 cells of a thumbnail, P = 8 parts of a sketch.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.proofs import checksums
-from pipeline.store.manifest import SKETCH, Luma
+
+SKETCH: Literal["sketch"] = "sketch"
+Luma = Literal["sketch"] | bool
+"""What tells another view from one that is drawn a little otherwise: a sketch, a thumbnail, or nothing"""
 
 PARTS = 8
 STEP, STEPS = 32, 4

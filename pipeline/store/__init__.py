@@ -6,5 +6,5 @@ arrays, `arrays` how a block of one becomes bytes. `unit_labels` is what is stor
 are kept in full. `receipts` and `digest_list` say what was finished, and `unchanged` whether the classes in the shards
 are still those of its index.
 
-Imports `labels`, `durable`, `shards` and `views`. It draws nothing: witnesses are handed to it.
+Imports `labels`, `proofs`, `durable`, `shards` and `views`. It draws nothing: witnesses are handed to it.
 """

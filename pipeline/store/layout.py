@@ -29,11 +29,12 @@ from pipeline.labels.codes import class_dtype
 from pipeline.labels.keep import Form
 from pipeline.labels.keeps import ARRAYS
 from pipeline.labels.lowrank import LowRank
+from pipeline.proofs.proof import SKETCH
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_checks import DTYPES
 from pipeline.shards.truth import LabelRule
 from pipeline.store.arrays import ArraySpec
-from pipeline.store.manifest import SKETCH, Manifest
+from pipeline.store.manifest import Manifest
 
 FORMAT = "offline-distiller label store"
 VERSION = 1

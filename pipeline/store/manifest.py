@@ -11,22 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.durable import canonical
 from pipeline.errors import MismatchError, RecipeError, StoreError, UserError
 from pipeline.labels.keep import Keep, require_temperatures
 from pipeline.labels.keeps import parse_keep
+from pipeline.proofs.proof import SKETCH, Luma
 from pipeline.views.recipe import Recipe
 
 SMALLEST_UNIT, LARGEST_UNIT = 512, 8192
 """Bounds of the default `unit_rows`: a unit is soon finished, and its files are not many."""
 
 HIGHEST_UNIT = 65536
-
-SKETCH: Literal["sketch"] = "sketch"
-Luma = Literal["sketch"] | bool
-"""What tells another view from one that is drawn a little otherwise: a sketch, a thumbnail, or nothing"""
 
 
 def unit_rows_for(rows: int, mix_window: int) -> int:

@@ -25,13 +25,13 @@ from torch import Tensor
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.models.device import autocast
 from pipeline.progress import Progress
+from pipeline.proofs.proof import Luma
 from pipeline.proofs.same_views import Labelled, Seen, compare_views
 from pipeline.rendering.loader import Loader, requests_of
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import PLAIN, LabelRule
-from pipeline.store.manifest import Luma
 from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe
 from student.checkpoints.trained import Saved

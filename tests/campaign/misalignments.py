@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from pipeline.errors import MismatchError, RecipeError, ShardError, UserError, ViewError
 from pipeline.labelling.writers import open_to_label
 from pipeline.proofs.checksums import checksum, luma
+from pipeline.proofs.proof import SKETCH, Luma
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Rendered, Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.store.manifest import SKETCH, Luma
 from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import VERSION, Recipe
 from student.feed.feed import Feed, piece_capacity

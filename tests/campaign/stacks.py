@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.manifest import SKETCH
+from pipeline.proofs.proof import SKETCH
 from tests.campaign.tally import Scale, Tally
 from tests.small_students import arguments, make_store, train
 

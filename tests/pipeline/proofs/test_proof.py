@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.proofs.checksums import checksum, luma
-from pipeline.proofs.proof import apart, how_far, kept, kept_of, most_apart, sketches
-from pipeline.store.manifest import SKETCH
+from pipeline.proofs.proof import SKETCH, apart, how_far, kept, kept_of, most_apart, sketches
 from tests.pictures import scene
 
 GENERATOR = np.random.default_rng(5)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.proofs.proof import TOLERANCE, kept
+from pipeline.proofs.proof import SKETCH, TOLERANCE, Luma, kept
 from pipeline.proofs.same_views import Labelled, Seen, compare_views
-from pipeline.store.manifest import SKETCH, Luma
 
 CRC_B = np.array([7 << 16, 8 << 16, 9 << 16], np.uint32)
 LUMA_B16 = np.full((3, 16), 113, np.uint8)  # sums of 226: a step of a sketch begins two below
