@@ -20,7 +20,7 @@ class NotCanonicalError(ValueError):
 
 
 def one_line(value: object) -> bytes:
-    """The one text of a value, without the newline."""
+    """The canonical JSON of a value as ASCII bytes, without the newline that ends a file."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -30,7 +30,7 @@ def dump(value: object) -> bytes:
 
 
 def load(data: bytes) -> dict[str, Any]:
-    """The record whose canonical text this is."""
+    """The record that these bytes are the canonical text of; NotCanonicalError where they are that of none."""
     try:
         value = json.loads(data.decode("ascii"))
         same = isinstance(value, dict) and dump(value) == data
@@ -42,13 +42,13 @@ def load(data: bytes) -> dict[str, Any]:
 
 
 def seal(record: Mapping[str, object]) -> bytes:
-    """The record with its own digest in it."""
+    """The canonical text of a record that also holds the SHA-256 of itself without that field."""
     assert SEAL not in record
     return dump({**record, SEAL: sha256(dump(record))})
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """The record, if it is whole."""
+    """The record of a sealed text, without its digest; NotCanonicalError where the digest does not fit."""
     record = load(data)
     if record.pop(SEAL, None) != sha256(dump(record)):
         raise NotCanonicalError("its own digest does not fit what it says")
@@ -56,7 +56,7 @@ def unseal(data: bytes) -> dict[str, Any]:
 
 
 def sha256(data: bytes | memoryview) -> str:
-    """SHA-256 in hex."""
+    """The SHA-256 of some bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 

@@ -56,12 +56,12 @@ def _sweep(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """A text file in UTF-8."""
+    """Write a text file in UTF-8, whole or not at all; gives its path."""
     return write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: object) -> Path:
-    """A command's result as a JSON file."""
+    """Write the result of a command as a JSON file, whole or not at all; gives its path."""
     return write_text(path, json_text(value))
 
 

@@ -22,7 +22,7 @@ LOCK = ".lock"
 
 @dataclass(slots=True, kw_only=True)
 class Staging:
-    """A folder that is being filled."""
+    """A folder that is being filled under a temporary name, until `finish` gives it its own."""
 
     path: Path
     """Where to write."""

@@ -33,16 +33,16 @@ class LocalObjects:
 
     @property
     def name(self) -> str:
-        """The directory."""
+        """The path of the directory, as a user knows the store."""
         return str(self.root)
 
     @property
     def folder(self) -> Path:
-        """The same, as a path."""
+        """The directory as a path, since this medium can rename; a bucket has none."""
         return self.root
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Of every file below `prefix`."""
+        """How many bytes every file below `prefix` has, by its key."""
         found: dict[str, int] = {}
         top = self.root / prefix
         if self.root.exists() and not self.root.is_dir():
@@ -58,7 +58,7 @@ class LocalObjects:
         return dict(sorted(found.items()))
 
     def get(self, key: str, limit: int) -> bytes:
-        """The bytes of a file."""
+        """Read a file whole; KeyError where it is absent, StoreError where it has more than `limit` bytes."""
         path = self.root / key
         try:
             # without O_NONBLOCK a FIFO of that name would wait for a writer for ever
@@ -89,7 +89,7 @@ class LocalObjects:
             yield key, data
 
     def put(self, key: str, data: bytes) -> None:
-        """Write, flush, rename, flush the directory."""
+        """Write bytes under a key so that they are there whole and for good: flushed, renamed, directory flushed."""
         path = self.root / key
         with self._temporary(path, data) as temporary:
             temporary.replace(path)

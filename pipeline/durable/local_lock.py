@@ -86,7 +86,7 @@ class LocalSeat:
         self._said = lock_path(root, ".writers") / f"{socket.gethostname()}-{os.getpid()}.json"
 
     def take(self, *, follows: bool, alone: bool) -> bool:
-        """Take what can be had now."""
+        """Take the lock, whole if nobody has any of it, else a share; whether it could be had without waiting."""
         modes = [*([] if follows else [fcntl.LOCK_EX]), *([] if alone else [fcntl.LOCK_SH])]
         try:
             self._flock.path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class LocalSeat:
         return taken is not None
 
     def share(self) -> None:
-        """From whole to shared; nothing is written between."""
+        """Turn the whole right to write into a shared one; nobody can write in between."""
         if self.first:
             self._flock.share()
         self.first = False
@@ -123,7 +123,7 @@ class LocalSeat:
             write_said(self._said, told)
 
     def leave(self) -> None:
-        """Give the seat up."""
+        """Give up the right to write; the next process may have it."""
         with contextlib.suppress(OSError):
             self._said.unlink(missing_ok=True)
             self._said.parent.rmdir()

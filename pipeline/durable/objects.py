@@ -28,7 +28,7 @@ class Objects(Protocol):
 
     @property
     def name(self) -> str:
-        """The root, as a user knows it."""
+        """Where the objects are, as a user names it: a path or a URL."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class Objects(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Take an object away; it need not be there."""
+        """Take an object away for good; that there is none is no error."""
         ...
 
     def lock(self) -> AbstractContextManager[None]:
@@ -68,7 +68,7 @@ class Objects(Protocol):
         ...
 
     def seat(self) -> Seat:
-        """A seat among several writers, not taken yet."""
+        """The right to write this store beside others (`writer_lock`), which the caller has yet to take."""
         ...
 
     def writers(self) -> list[Writer]:

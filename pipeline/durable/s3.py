@@ -34,21 +34,21 @@ class S3Objects:
 
     @property
     def name(self) -> str:
-        """The URL."""
+        """The URL of the store."""
         return f"{self.bucket.url}/{self.root}"
 
     @property
     def folder(self) -> None:
-        """None: a bucket has no rename."""
+        """None, since a bucket cannot rename; what needs a rename is done otherwise there."""
         return None
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Of every object below `prefix`."""
+        """How many bytes every object below `prefix` has, by its key."""
         found = self.bucket.sizes(self._key(f"{prefix}/" if prefix else ""))
         return {key.removeprefix(f"{self.root}/"): size for key, size in found.items()}
 
     def get(self, key: str, limit: int) -> bytes:
-        """The bytes of an object."""
+        """Read an object whole; KeyError where it is absent, StoreError where it has more than `limit` bytes."""
         try:
             data = self.bucket.get(self._key(key), limit)
         except KeyError:
@@ -76,7 +76,7 @@ class S3Objects:
                 yield from zip(part, pool.map(read, part), strict=True)
 
     def put(self, key: str, data: bytes) -> None:
-        """A PUT."""
+        """Write bytes under a key with one PUT, which S3 makes visible whole or not at all."""
         self._require_lease()
         self.bucket.put(self._key(key), data)
 
@@ -90,7 +90,7 @@ class S3Objects:
         return self.bucket.put_if(self._key(key), data, IfNoneMatch="*") is not None
 
     def delete(self, key: str) -> None:
-        """A DELETE."""
+        """Take an object away with one DELETE; that there is none is no error."""
         self._require_lease()
         self.bucket.delete(self._key(key))
 

@@ -31,7 +31,7 @@ class Bucket:
 
     @property
     def name(self) -> str:
-        """Without the scheme."""
+        """The bucket and the key in it, without ``s3://``."""
         return self.url.partition("://")[2]
 
     def get(self, key: str, limit: int) -> bytes:
@@ -54,7 +54,7 @@ class Bucket:
         return data
 
     def put(self, key: str, data: bytes) -> None:
-        """Put an object there, in place of any other."""
+        """Write an object under a key, in place of any that was there."""
         self._call(key, "put_object", len(data), Key=key, Body=data)
 
     def put_if(self, key: str, data: bytes, **condition: Any) -> str | None:
@@ -70,7 +70,7 @@ class Bucket:
         return str(answer["ETag"])
 
     def delete(self, key: str, *, count: int = ATTEMPTS, **condition: Any) -> None:
-        """Take an object away; it need not be there."""
+        """Take an object away; that there is none is no error."""
         self._call(key, "delete_object", count=count, Key=key, **condition)
 
     def sizes(self, prefix: str) -> dict[str, int]:

@@ -150,14 +150,14 @@ class S3Seat:
         return True
 
     def share(self) -> None:
-        """First claim a share, then give up the whole."""
+        """Turn the whole right to write into a shared one: first a share is claimed, then the whole given up."""
         if self.first:
             self._share.take()
             self._whole.drop()
         self.first = False
 
     def holder(self) -> str:
-        """Leases of seats do not say."""
+        """Other processes: the leases of seats do not say who holds them."""
         return "other processes"
 
     def say(self, told: Mapping[str, Any]) -> None:
@@ -165,7 +165,7 @@ class S3Seat:
         self._whole.told = self._share.told = told
 
     def leave(self) -> None:
-        """Give up what is held."""
+        """Give up the leases that are held, so that others need not wait until they run out."""
         for lease in (self._whole, self._share):
             lease.drop()
 

@@ -28,7 +28,7 @@ from pipeline.errors import StoreError
 
 
 class Seat(Protocol):
-    """The right to write, alone or with others."""
+    """The right to write a store, which a process has alone or shares with others."""
 
     name: str
     """The store, as a user knows it"""
@@ -44,7 +44,7 @@ class Seat(Protocol):
         ...
 
     def share(self) -> None:
-        """Let others write too."""
+        """Turn the whole right into a shared one, so that others may write beside this process."""
         ...
 
     def holder(self) -> str:
@@ -56,7 +56,7 @@ class Seat(Protocol):
         ...
 
     def leave(self) -> None:
-        """Give the seat up."""
+        """Give the right up; whoever waits for it may have it."""
         ...
 
 

@@ -46,7 +46,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """The whole run; rendering and answering overlap."""
+        """How long the whole run will take; rendering and answering overlap, so the slower of the two counts."""
         return self.views * self.rows / min(self.render_rate, self.teacher_rate)
 
     def text(self) -> str:
@@ -80,7 +80,7 @@ def estimate(
     workers: int,
     start_method: str | None = None,
 ) -> Cost:
-    """Measure a sample of the work."""
+    """Measure a few batches of the work, and say what all of it will cost; nothing is written."""
     batch = min(manifest.teacher.batch_size, len(index))
     loader = Loader(
         manifest.recipe, index, batch=batch, workers=workers, together=min(views, 8), start_method=start_method

@@ -13,7 +13,7 @@ _LIBRARIES = (
 
 
 def describe_environment() -> dict[str, str]:
-    """Names and versions, as texts."""
+    """The machine and the versions of the libraries that decide pixels and logits, by name, as texts."""
     import torch  # here, because only a process that makes a store needs it
 
     found = {name: version(name) for name in _LIBRARIES}

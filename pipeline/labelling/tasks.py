@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Some views of one run of rows, rendered together."""
+    """Some views of one run of rows, which one process renders together, so that a picture is decoded once."""
 
     run: int
     views: tuple[int, ...]
@@ -87,12 +87,12 @@ class MeetingHandout(Handout):
         self._counted = 0
 
     def announce(self, tasks: Sequence[Task]) -> Iterator[Task]:
-        """Publish, and take part."""
+        """Publish the tasks to all ranks, and give those that fall to this one."""
         self.meeting.put("tasks", _packed(tasks))
         return self._taken(tasks)
 
     def listen(self) -> Iterator[Task]:
-        """Wait for the list, and take part."""
+        """Wait until the first rank has published the tasks, and give those that fall to this one."""
         return self._taken(_unpacked(self.meeting.wait_for("tasks")))
 
     def count(self, views: int) -> int:
@@ -131,7 +131,7 @@ class MeetingHandout(Handout):
 
 @contextlib.contextmanager
 def handout_of(place: Place, *, timeout_s: float) -> Iterator[Handout]:
-    """How this process gets its tasks."""
+    """The way in which this process gets its tasks: alone, or from the meeting place of its ranks."""
     if place.world == 1:
         yield Handout()
         return

@@ -64,15 +64,15 @@ class Meeting:
     # ---- small values
 
     def add(self, name: str, amount: int) -> int:
-        """Add to a counter; what it is now."""
+        """Add a number to a counter that all processes share; gives what the counter is afterwards."""
         return self._calls.make(lambda: self._store.add(self._key(name), amount))
 
     def put(self, name: str, value: str) -> None:
-        """Publish a value."""
+        """Publish a text under a name, where the other processes of the run find it."""
         self._set(self._key(name), value)
 
     def get(self, name: str) -> str | None:
-        """A value, if it has been published."""
+        """The text that was published under a name; None as long as nobody has."""
         return self._read(self._key(name))
 
     def wait_for(self, name: str) -> str:
@@ -96,7 +96,7 @@ class Meeting:
     # ---- who is there
 
     def join(self) -> None:
-        """Say hello, and begin to beat."""
+        """Tell the others that this process is there, and from now on, every few seconds, that it still is."""
         if not self.place.leads:
             self._set(f"hello/{self.place.rank}", self._token)
             deadline = time.monotonic() + self.timeout_s
@@ -194,7 +194,7 @@ class _Calls:
         threading.Thread(target=self._work, name="meeting", daemon=True).start()
 
     def make(self, call: Callable[[], T]) -> T:
-        """The call's answer, or LostError."""
+        """Make a call to the meeting place in its turn, and give the answer; LostError where none comes in time."""
         if self._lost is not None:
             raise LostError(self._lost)
         future: Future[T] = Future()
@@ -212,7 +212,7 @@ class _Calls:
             raise LostError(self._lost) from error
 
     def end(self) -> None:
-        """No more calls."""
+        """Take no more calls, and end the thread that makes them."""
         self._queue.put(None)
 
     def _work(self) -> None:

@@ -26,7 +26,7 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A process among those of its run."""
+    """Where one process stands among those of its run, and where these meet."""
 
     rank: int = 0
     """Among those that meet"""
@@ -55,7 +55,7 @@ class Place:
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other process."""
+        """Whether this is the only process of the run: no other rank, and no other slice of the work."""
         return self.world == 1 and self.slices == 1
 
     def device(self, name: str, count: int) -> str:

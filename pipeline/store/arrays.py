@@ -78,17 +78,17 @@ class ArraySpec:
 
     @property
     def chunk(self) -> tuple[int, ...]:
-        """Shape of an inner chunk."""
+        """The shape of an inner chunk, which is compressed by itself within an object."""
         return self._along(self.rows)
 
     @property
     def chunk_bytes(self) -> int:
-        """Of an inner chunk before compression."""
+        """How many bytes an inner chunk has before compression."""
         return math.prod(self.chunk) * self.dtype.itemsize
 
     @property
     def chunks(self) -> int:
-        """Inner chunks of a block."""
+        """How many inner chunks one object holds."""
         return self.block[self.axis] // self.rows
 
     def key(self, *block: int) -> str:

@@ -84,13 +84,13 @@ class Unit:
 
     @property
     def receipt_key(self) -> str:
-        """Where its receipt stands."""
+        """The key of the object that says the unit is finished."""
         return f"receipts/{self.view}/{self.run}.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """All that the metadata of a store depends on."""
+    """Everything that the metadata of a store depends on: contract, views, class names, places and environment."""
 
     manifest: Manifest
     views: int
@@ -125,7 +125,7 @@ class Layout:
 
     @property
     def runs(self) -> int:
-        """Runs of rows, the last one perhaps short."""
+        """How many runs the rows are cut into; the last one may be short."""
         return -(-self.manifest.rows // self.manifest.unit_rows)
 
     def units(self) -> list[Unit]:
@@ -133,7 +133,7 @@ class Layout:
         return [Unit(view, run) for view in range(self.views) for run in range(self.runs)]
 
     def rows_of(self, unit: Unit) -> tuple[int, int]:
-        """First row, and the one after the last."""
+        """The first row of a unit, and the one after its last."""
         assert 0 <= unit.view < self.views and 0 <= unit.run < self.runs, f"{unit} is not in the store"
         start = unit.run * self.manifest.unit_rows
         return start, min(start + self.manifest.unit_rows, self.manifest.rows)
@@ -325,7 +325,7 @@ def require_format(record: Any) -> None:
 
 
 def format_record() -> dict[str, object]:
-    """What `require_format` accepts."""
+    """The record of this program's format and version, which `require_format` accepts."""
     return {"name": FORMAT, "version": VERSION}
 
 

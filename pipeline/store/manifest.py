@@ -66,7 +66,7 @@ class TeacherCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The contract of one store."""
+    """The contract of a store: everything that decides what its labels are."""
 
     recipe: Recipe
     index_digest: str
@@ -107,7 +107,7 @@ class Manifest:
                 )
 
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical text."""
+        """The SHA-256 of the manifest's canonical text: it names the contract."""
         return canonical.sha256(canonical.dump(self.to_json()))
 
     def to_json(self) -> dict[str, object]:

@@ -61,7 +61,7 @@ class OpenStore:
 
     @property
     def name(self) -> str:
-        """Where the store is."""
+        """The path or URL of the store."""
         return self._objects.name
 
     @property
@@ -119,7 +119,7 @@ class StoreReader(OpenStore):
         return found
 
     def witness(self) -> Witness:
-        """The views that are kept in full."""
+        """The witness views, whose pixels the store keeps in full: their rows, views and pixels."""
         arrays = self.layout.witness_arrays()
         found = {name: read_whole(self._objects, spec, self._base) for name, spec in arrays.items()}
         return Witness(row_W=found["rows"], view_W=found["views"], pixels_WHWC=found["pixels"])

@@ -36,7 +36,7 @@ UNITS, END = b',"units":', b"}\n"
 
 
 class Digest(NamedTuple):
-    """What an object must be."""
+    """What an object must be: so many bytes with this SHA-256."""
 
     length: int
     sha256: str
@@ -51,7 +51,7 @@ class Digest(NamedTuple):
 
     @classmethod
     def parse(cls, text: object) -> Digest:
-        """The inverse of `str`."""
+        """The digest that a text stands for, as `str` makes it."""
         length, space, sha256 = text.partition(" ") if isinstance(text, str) else ("", "", "")
         hexadecimal = len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
         if not (space and hexadecimal and len(length) < 16 and length.isascii() and length.isdigit()):
@@ -61,7 +61,7 @@ class Digest(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """Which store a record belongs to."""
+    """Which store a record belongs to: the digests of its manifest and its index."""
 
     manifest: str
     """`Manifest.fingerprint()`"""
@@ -71,7 +71,7 @@ class Contract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """The record of all that is no label."""
+    """The record of everything in a store that is no label: metadata, index, witnesses, and the number of views."""
 
     contract: Contract
     views: int
@@ -121,7 +121,7 @@ def unit_keys(arrays: Mapping[str, ArraySpec], unit: Unit) -> list[str]:
 
 
 def unit_receipt(unit: Unit, contract: Contract, objects: Mapping[str, Digest]) -> bytes:
-    """What stands under the unit's `receipt_key`."""
+    """The bytes of a unit's receipt, which is written last and says what its objects must be."""
     return canonical.seal(
         {
             "unit": {"view": unit.view, "run": unit.run},
@@ -167,12 +167,12 @@ class UnitTable:
 
     @property
     def views(self) -> int:
-        """Views, finished or not."""
+        """How many views the store has, finished or not."""
         return self._lengths_VRA.shape[0]
 
     @property
     def runs(self) -> int:
-        """Runs of rows."""
+        """How many runs of rows the store has."""
         return self._lengths_VRA.shape[1]
 
     def __contains__(self, unit: Unit) -> bool:
@@ -197,7 +197,7 @@ class UnitTable:
         return [Unit(view, run) for view, run in np.argwhere(self._lengths_VRA[:, :, 0] < 0).tolist()]
 
     def finished(self) -> list[Unit]:
-        """The units that are."""
+        """The units that are finished."""
         return [Unit(view, run) for view, run in np.argwhere(self._lengths_VRA[:, :, 0] >= 0).tolist()]
 
     def total_lengths(self) -> dict[str, int]:
@@ -217,7 +217,7 @@ class UnitTable:
 
 
 def complete(base: Base, table: UnitTable) -> bytes:
-    """What stands under `COMPLETE_KEY`."""
+    """The bytes of COMPLETE: the record of the base and of every unit, sealed."""
     assert not table.missing()
     record = {"base": base.record(), "arrays": list(table.arrays), "runs": table.runs, "units": table.texts()}
     return canonical.seal({"format": format_record(), **record})

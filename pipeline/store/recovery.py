@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """The store that a run asks for."""
+    """The store that a run asks for, and where what it lacks comes from."""
 
     manifest: Manifest
     index: SampleIndex
@@ -235,7 +235,7 @@ class _Plan:
         return bool(self.metadata) or missing or self.grown
 
     def carry_out(self, objects: Objects, wanted: Wanted) -> Base:
-        """Write, and vouch for it last."""
+        """Write what the plan says, and last of all the record that vouches for it."""
         digests = dict(self.intact)
         indexes = index_objects(self.layout, wanted.index) if self.index else iter(())
         witnesses = iter(()) if self.witness is None else witness_objects(self.layout, self.witness)

@@ -34,7 +34,7 @@ class UnitLabels:
         return {**self.labels.arrays(), "crc": self.crc_B, **luma}
 
     def same_as(self, other: UnitLabels) -> bool:
-        """Bit-equal in every part."""
+        """Whether these labels are the same as others, bit by bit, in every part."""
         mine, theirs = self.arrays(), other.arrays()
         return mine.keys() == theirs.keys() and all(
             a.dtype == theirs[n].dtype and a.tobytes() == theirs[n].tobytes() for n, a in mine.items()

@@ -18,7 +18,7 @@ WITNESSES = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Witness:
-    """Some views in full."""
+    """Views whose pixels are kept in full, so that another machine can draw them again and compare."""
 
     row_W: NDArray[np.int64]
     view_W: NDArray[np.int64]

@@ -58,7 +58,7 @@ class KeptViews:
         self._batches: list[_Batch] = []
 
     def close(self) -> None:
-        """Let the file go."""
+        """Let go of the file that the pixels lie in; they are drawn again from here on."""
         if self._file is not None:
             os.close(self._file)
         self._file, self._batches, self._room = None, [], False

@@ -112,7 +112,7 @@ def _run(
 
 
 def require_fit(store: StoreReader, index: SampleIndex, settings: Settings) -> None:
-    """Refuse what this store cannot serve."""
+    """Refuse settings that this store cannot serve, with both values and the remedy."""
     manifest = store.manifest
     settings.loss().check_store(manifest.keep, manifest.temperatures)
     if settings.image_size not in (None, manifest.recipe.image_size):

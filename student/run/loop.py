@@ -93,7 +93,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """How many steps one epoch has."""
         return self.feed.order.steps
 
     @property
@@ -229,7 +229,7 @@ def state_of(run: Run) -> checkpoint.State:
 
 
 def restore(run: Run, state: checkpoint.State) -> None:
-    """Go on from a checkpoint."""
+    """Take up model, optimiser and position of a checkpoint, and go on from there."""
     if state["step"] > run.steps:
         raise StudentError(
             f"The checkpoint stands at step {state['step']:,} of an epoch of {run.steps:,} steps: it is of another run."

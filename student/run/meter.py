@@ -20,7 +20,7 @@ class Means:
         self.interval_steps = self.epoch_steps = 0
 
     def add(self, losses: Sequence[float]) -> None:
-        """Count one step."""
+        """Add the sums of one step to those of the interval and of the epoch."""
         for sums in (self.interval, self.epoch):
             for number, value in enumerate(losses):
                 sums[number] += value
@@ -41,11 +41,11 @@ class Means:
         return means
 
     def state(self) -> dict[str, list[float] | int]:
-        """As plain values."""
+        """What has been counted, as plain values that a checkpoint can hold."""
         return dict(vars(self))
 
     def restore(self, state: dict[str, list[float] | int]) -> None:
-        """The inverse of `state`."""
+        """Take up what an earlier process had counted, as `state` gave it."""
         for name, value in state.items():
             setattr(self, name, list(value) if isinstance(value, list) else value)
 
@@ -57,7 +57,7 @@ class Pace:
         self._images, self._begun, self._waited = 0, time.perf_counter(), 0.0
 
     def add(self, images: int) -> None:
-        """Count the images of one step."""
+        """Count the pictures of one more step."""
         self._images += images
 
     def look(self, waited: float) -> tuple[float, float]:
@@ -66,7 +66,7 @@ class Pace:
         return self._images / seconds, min((waited - self._waited) / seconds, 1.0)
 
     def take(self, waited: float) -> tuple[float, float]:
-        """The same, and begin to count anew."""
+        """The rates since the last call; then the count begins anew."""
         rate, wait = self.look(waited)
         self._images, self._begun, self._waited = 0, time.perf_counter(), waited
         return rate, wait

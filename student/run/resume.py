@@ -49,7 +49,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beginning:
-    """Where a run starts."""
+    """Where a run starts: with which settings, and from which checkpoint, if from any."""
 
     settings: Settings
     state: checkpoint.State | None
@@ -59,7 +59,7 @@ class Beginning:
 
     @property
     def is_the_end(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the checkpoint to go on from is that of a finished run."""
         return self.state is not None and bool(self.state["epoch"] >= self.settings.epochs)
 
 
