@@ -9,8 +9,6 @@ Reads reports/students/KIND-SEED.json, writes benchmarks/results/NAME.md and .js
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,8 +35,7 @@ def main(name: str, preset: Path, reports: Path, pictures: str, notes: tuple[str
     """Write the table of a preset's students."""
     found = table(name, f"What {preset.name} gains", read(reports), teacher(reports), notes)
     click.echo(found.text())
-    said = [Path(part).name if part.startswith("/") else part for part in sys.argv[1:]]
-    line = f"cp {preset.name} params.yaml && dvc repro && {shlex.join(['python', '-m', 'benchmarks.gain', *said])}"
+    line = f"cp {preset.name} params.yaml && dvc repro && python -m benchmarks.gain {name} --preset {preset.name}"
     write(found, Circumstances(command=line, photographs=pictures, load_before=load_average()), out)
 
 

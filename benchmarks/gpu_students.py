@@ -34,8 +34,8 @@ from benchmarks.photographs import CLASSES
 from benchmarks.receipt import Found, Receipt
 from pipeline.models.device import autocast
 from pipeline.packing.tiled import tiled
+from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.ordered_map import ordered_map
-from pipeline.rendering.kept_pictures import pictures_in
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.teacher import Teacher

@@ -36,7 +36,7 @@ from pipeline.shards.patterns import expand
 from pipeline.teacher.loading import load_teacher
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
-from stages.reporting.frontier_place import Place, frontier, table
+from stages.comparing.place import Place, frontier, table
 
 WARM_UP = 2
 """Batches of each model that are not timed."""
@@ -105,7 +105,7 @@ def main(
     if out:
         click.echo(f"wrote {write_json(out, [asdict(place) for place in places])}")
     if plot:
-        from stages.reporting.frontier_plot import draw  # only now: it brings matplotlib, which is an extra
+        from stages.comparing.plot import draw  # only now: it brings matplotlib, which is an extra
 
         click.echo(f"wrote {write_with(plot, lambda path: path.write_bytes(draw(places)))}")
 

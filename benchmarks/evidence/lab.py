@@ -80,6 +80,8 @@ class Lab:
 
     def teacher(self) -> Teacher:
         """The one that most tables learn from."""
+        if self.scale.imagenet:
+            return self.of_imagenet()
         return self.tuned(20) if self.scale.tuned else self.given(20)
 
     def given(self, depth: int) -> Teacher:

@@ -47,6 +47,8 @@ class Scale:
     """Of the students."""
     lengths: tuple[int, ...] = ()
     """Epochs of the table on how long to train."""
+    imagenet: bool = False
+    """Whether the pictures are of ImageNet's classes, and the teacher a convnet that knows them."""
     tuned: bool = False
     """Whether the teacher of most tables goes on learning under the students' recipe first, as the paper's learned."""
 
@@ -78,7 +80,7 @@ SCALES = {
         labelled=2000, efficiency=(50, 200, 2000), lengths=(80, 160), side=128, smaller_side=96, patch=16, width=128,
         depth=4, heads=4,
         batch=128, lr=0.004, epochs=80, warmup=5, views=10, view_counts=(1, 10), fit_rows=2000, fit_epochs=30,
-        strong=("--crop-scale", "0.08,1", "--mix-prob", "0.5"),
+        strong=("--crop-scale", "0.08,1", "--mix-prob", "0.5"), imagenet=True,
     ),
     "large": Scale(
         labelled=30000, efficiency=(1000, 5000, 30000), lengths=(30, 100, 300), side=32, smaller_side=24, patch=4,

@@ -51,12 +51,27 @@ def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]
             "base is the first row, or the last one before with an empty comparison. Differences are taken seed by "
             "seed; in brackets the 95 % t interval of their mean.",
             *experiment.notes,
+            *teachers_said(done, work),
             *([f"Not run: {'; '.join(absent)}."] if absent else []),
             f"{len(done)} commands, {seconds / 60:.0f} minutes in all (runs that other tables share are counted in "
             "each).",
         ),
         after=tuple(verdict_lines(name, figures)),
     )
+
+
+def teachers_said(done: Sequence[Step], work: Path) -> Iterator[str]:
+    """How sure and how right the teachers were on the views that were learned from, from the summaries of stores."""
+    for step in done:
+        path = work / f"{step.path.removesuffix('.zarr')}.summary.json"
+        if step.module == "stages.teacher_logits" and "none" not in step.flags and path.exists():
+            told = json.loads(path.read_text(encoding="utf-8"))
+            right = told.get("unmixed") or {}
+            top1 = f", top-1 on those that are not mixed {100 * right['top1']:.1f} %" if "top1" in right else ""
+            yield (
+                f"Labels {step.title}: {told['views']} views of {told['rows']:,} pictures, entropy of the answers "
+                f"{told['entropy']:.2f} nats{top1}."
+            )
 
 
 def finished(row: Row, work: Path, seeds: Sequence[int]) -> dict[int, float]:

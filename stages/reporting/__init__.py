@@ -4,5 +4,4 @@
 earlier ones found; `report_data` gathers what is told. `findings` says what stands out, `sections` and `background`
 tell the rest, `figures` and `gallery` show it. `page` puts it into the template beside it; `contact_sheet` is pictures
 on one sheet.
-`frontier_place` says which models are both accurate and fast, `frontier_plot` draws them.
 """

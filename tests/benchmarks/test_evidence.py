@@ -17,6 +17,8 @@ from PIL import Image
 
 from benchmarks.evidence import courses
 from benchmarks.evidence import online as evidence_online
+from benchmarks.evidence.__main__ import command
+from benchmarks.evidence.__main__ import main as evidence
 from benchmarks.evidence.catalogue import EXPERIMENTS
 from benchmarks.evidence.courses import course, inherit, transfer
 from benchmarks.evidence.experiments import HARD, Experiment, Row, online, packing
@@ -82,6 +84,7 @@ def test_offline_equals_online_bit_for_bit_and_nothing_runs_twice(lab: Lab, caps
     assert all(torch.equal(mine[name], theirs[name]) for name in mine) and len(mine) > 10
     table = table_of("online", experiment, lab.work, lab.seeds)
     assert table.rows[1][4].startswith("+0.0")
+    assert any(note.startswith("Labels ") and "2 views of 32 pictures, entropy" in note for note in table.notes)
     assert draw("online", experiment, lab.work, lab.seeds, lab.work / "plots").stat().st_size > 5000
     capsys.readouterr()
     run(experiment.steps(), lab.work, jobs=2)
@@ -211,6 +214,28 @@ def test_a_table_compares_seed_by_seed(tmp_path: Path) -> None:
     assert draw("t", Experiment(title="T", rows=rows), tmp_path, (0, 1), tmp_path / "plots").exists()
 
 
+def test_a_slice_that_is_over_says_so_and_nothing_is_published(tmp_path: Path) -> None:
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(32):
+            (tmp_path / name / f"{i}.png").write_bytes(encoded(scene(i, 32, 32), "PNG"))
+    line = ["distillation", "--data", str(tmp_path), "--work", str(tmp_path / "work"), "--scale", "tiny"]
+    line += ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
+    result = CliRunner().invoke(evidence, [*line, "--minutes", "0"])
+    assert result.exit_code == 75 and "the same command goes on" in result.output, result.output
+    result = CliRunner().invoke(evidence, [*line, "--finished"])
+    assert result.exit_code == 0 and "Not run: no distillation; no distillation, two class tokens;" in result.output
+    assert not (tmp_path / "out").exists()
+    assert CliRunner().invoke(evidence, ["distillation"]).exit_code == 1
+
+
+def test_the_command_of_a_table_leaves_out_where_and_how_it_was_cut(monkeypatch) -> None:
+    said = "x distillation views --data /here --minutes 8 --seeds 1,2 --finished --jobs 3 --work /there"
+    monkeypatch.setattr("sys.argv", said.split())
+    told = "python -m benchmarks.evidence views --data DATA --seeds 1,2 --work WORK"
+    assert command("views") == told
+
+
 def test_subsets_are_nested_and_balanced(data: Path, tmp_path: Path) -> None:
     pictures = prepare(data, tmp_path)
     few, more = (pictures.subset(*wanted).splitlines()[1:] for wanted in ((6, 0), (6, 9)))
@@ -311,7 +336,7 @@ def test_a_convnet_of_imagenet_knows_folders_by_their_wnid(lab: Lab, tmp_path: P
     (tmp_path / "val").mkdir()
     (tmp_path / "tf_efficientnet_lite0.safetensors").touch()
     lab = replace(lab, pictures=prepare(tmp_path, tmp_path), work=tmp_path, weights=tmp_path)
-    teacher = lab.of_imagenet()
+    teacher = replace(lab, scale=SCALES["photographs"]).teacher()
     class_map = tmp_path / teacher.flags[teacher.flags.index("--class-map") + 1]
     assert json.loads(class_map.read_text()) == {"n01440764": 0, "n02102040": 217}
     (tmp_path / "train" / "dogs").mkdir()

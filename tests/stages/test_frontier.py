@@ -11,8 +11,8 @@ import timm
 from click.testing import CliRunner, Result
 from timm.models._hub import save_config_for_hf
 
+from stages.comparing.place import Place, frontier, table
 from stages.frontier import main
-from stages.reporting.frontier_place import Place, frontier, table
 from tests.pictures import encoded, sample, scene, write_tar
 from tests.saved_runs import NAMES, save_run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from stages.reporting.frontier_place import Place
+from stages.comparing.place import Place
 
 MARKS = {"student": ("o", "#4f8df0"), "teacher": ("s", "#35a572")}
 INK = "#7d8590"
