@@ -100,7 +100,7 @@ class Measurement:
             found[f"--workers {cores}"] = self.draws * cores / max(self.workers, 1)
         if self.cached:
             if spent.decoded > 0.05 * spent.opened:
-                found["the picture cache, once all pictures are in it,"] = self._drawn(self._cached_s())
+                found["the picture cache, once all pictures are in it,"] = self.draws_cached
             return found
         decodes_each_time = self._each < 2 and spent.decoded > 0
         if self.repeats == 1 and decodes_each_time:
@@ -113,12 +113,13 @@ class Measurement:
         if self.smaller < 0.9:
             anew = "" if self.repeats is None else " (and labels anew)"
             found[f"pack --max-side {self.max_side}{anew}"] = self._decoded(self.smaller)
-        found["--picture-cache"] = self._drawn(self._cached_s())
+        found["--picture-cache"] = self.draws_cached
         return found
 
-    def _cached_s(self) -> float:
-        """To get the rows of a crop from the node's cache."""
-        return OPEN_S + 3 * self.effort.row_pixels / max(self.effort.opened, 1) * self.byte_s
+    @property
+    def draws_cached(self) -> float:
+        """Views a second that the workers would draw of pictures that were decoded before: they read a crop's rows."""
+        return self._drawn(OPEN_S + 3 * self.effort.row_pixels / max(self.effort.opened, 1) * self.byte_s)
 
 
 def tiled(share: float) -> float:
