@@ -20,10 +20,10 @@ import click
 
 from pipeline.commands.cache_flags import picture_cache_options
 from pipeline.commands.command import command
-from pipeline.commands.speed_flags import share_workers, speed_options
+from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.models.out_of_memory import within_memory
 from pipeline.processes.world import Place
-from student.checkpoints import checkpoint
+from student.checkpoints.run_folder import path_of
 from student.learning.settings import Settings
 from student.ranks.ranks import Stop, joined
 from student.run import flags
@@ -59,9 +59,7 @@ def main(
     dvclive: bool | None,
     tensorboard: bool,
     timeout: float,
-    device: str,
-    workers: int,
-    start_method: str | None,
+    speed: Speed,
     picture_cache: Path | None,
     picture_cache_size: int,
     **settings: Any,
@@ -79,15 +77,15 @@ def main(
         label_key=label_key,
         resume=resume,
         if_changed=if_changed,
-        workers=share_workers(workers, Place.among_ranks().local_world),
-        start_method=start_method,
+        workers=speed.shared_by(Place.among_ranks().local_world).workers,
+        start_method=speed.start_method,
         picture_cache=picture_cache,
         picture_cache_size=picture_cache_size,
         loggers=loggers,
         dvclive=dvclive,
         tensorboard=tensorboard,
     )
-    with joined(device, timeout) as ranks, Stop().listening() as stop:
+    with joined(speed.device, timeout) as ranks, Stop().listening() as stop:
         if not ranks.main:
             logging.getLogger().setLevel(logging.WARNING)
         with (
@@ -97,7 +95,7 @@ def main(
             if run is not None:
                 fit(run)
     if ranks.main:
-        last = checkpoint.path_of(out)
+        last = path_of(out)
         if run is None:
             click.echo(f"finished before: {last if resume == 'auto' else resume}")
         elif run.stopped:

@@ -18,8 +18,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.durable.local_lock import Flock, LocalSeat, lock_path
-from pipeline.durable.writer_lock import this_process
+from pipeline.durable.local_lock import Flock, LocalSeat, lock_path, read_all_said
+from pipeline.durable.writer_lock import Writer, this_process
 from pipeline.errors import StoreError
 
 
@@ -150,6 +150,10 @@ class LocalObjects:
         """A seat as an flock on ``<root>.writers.lock``."""
         return LocalSeat(self.root)
 
+    def writers(self) -> list[Writer]:
+        """By the small files beside the directory."""
+        return read_all_said(self.root)
+
     @contextlib.contextmanager
     def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
         """A flushed file with these bytes beside `path`, for the caller to give its name to; gone afterwards."""
@@ -185,16 +189,33 @@ def _write_file(path: Path, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush(descriptor: int) -> None:
+    """Have what was written to an open file, or a directory, on the disk for good.
+
+    On macOS fsync ends where the disk has the bytes in a memory of its own, which a power cut empties; F_FULLFSYNC has
+    it write them. Where a file system does not know that (a share, say), fsync is what there is.
+    """
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(descriptor, full)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
+                raise
+    os.fsync(descriptor)
 
 
 def flush_directory(directory: Path) -> None:
     """Have the names in a directory written to the disk, as the bytes of its files were."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
 

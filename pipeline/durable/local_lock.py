@@ -2,6 +2,7 @@
 
     <store>.lock            held by the one writer; says which process that is
     <store>.writers.lock    held whole by the first of several writers, shared by those that it lets in
+    <store>.writers/        a small file of each of them, which says how it gets on; held by nobody
 
 The system lets go of a lock however its process ends. A process that was forked from a holder lets go at once: a worker
 that outlives its killed parent must not keep the next run out.
@@ -13,9 +14,11 @@ import contextlib
 import fcntl
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from pipeline.durable.writer_lock import this_process
+from pipeline.durable.writer_lock import Writer, read_said, this_process, write_said
 from pipeline.errors import StoreError
 
 PATIENCE_S = 2.0
@@ -80,6 +83,7 @@ class LocalSeat:
     def __init__(self, root: Path) -> None:
         self.name, self.first, self.patience_s, self.poll_s = str(root), False, PATIENCE_S, 0.05
         self._flock, self._owner = Flock(lock_path(root, ".writers.lock")), lock_path(root, ".lock")
+        self._said = lock_path(root, ".writers") / f"{socket.gethostname()}-{os.getpid()}.json"
 
     def take(self, *, follows: bool, alone: bool) -> bool:
         """Take what can be had now."""
@@ -92,6 +96,8 @@ class LocalSeat:
                 f"cannot lock {self._flock.path}: {error.strerror}. Give an --out that can be written."
             ) from None
         self.first = taken == fcntl.LOCK_EX
+        if self.first:
+            sweep_said(self._said.parent)
         return taken is not None
 
     def share(self) -> None:
@@ -110,9 +116,33 @@ class LocalSeat:
                 return said
         return "other processes"
 
+    def say(self, told: Mapping[str, Any]) -> None:
+        """In a file of its own, whole, and not flushed."""
+        with contextlib.suppress(OSError):
+            self._said.parent.mkdir(exist_ok=True)
+            write_said(self._said, told)
+
     def leave(self) -> None:
         """Give the seat up."""
+        with contextlib.suppress(OSError):
+            self._said.unlink(missing_ok=True)
+            self._said.parent.rmdir()
         self._flock.leave()
+
+
+def read_all_said(root: Path) -> list[Writer]:
+    """Of all that write, or were killed while they did; by rank."""
+    folder = lock_path(root, ".writers")
+    found = [read_said(path) for path in sorted(folder.glob("*.json"))]
+    return sorted(filter(None, found), key=lambda writer: int(writer.told.get("rank") or 0))
+
+
+def sweep_said(folder: Path) -> None:
+    """Remove what killed processes have left; for one that is alone."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
 
 
 def _let_go_in_child() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.durable.local import LocalObjects
-from pipeline.durable.writer_lock import Seat
+from pipeline.durable.writer_lock import Seat, Writer
 from pipeline.errors import StoreError
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}")
@@ -69,6 +69,10 @@ class Objects(Protocol):
 
     def seat(self) -> Seat:
         """A seat among several writers, not taken yet."""
+        ...
+
+    def writers(self) -> list[Writer]:
+        """Those who write, as they told of themselves, and whoever was killed while it did. It takes no lock."""
         ...
 
 

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 from pipeline.durable.s3_bucket import Bucket
-from pipeline.durable.s3_lease import Lease, S3Seat, held
+from pipeline.durable.s3_lease import Lease, S3Seat, held, seated_at
+from pipeline.durable.writer_lock import Writer
 from pipeline.errors import StoreError
 
 AHEAD, READERS = 256, 16
@@ -100,6 +101,10 @@ class S3Objects:
     def seat(self) -> S3Seat:
         """A seat as leases below ``<store>.writers``."""
         return S3Seat(self.bucket, self.root, self._lose)
+
+    def writers(self) -> list[Writer]:
+        """By their leases, whose age is the server's own word."""
+        return seated_at(self.bucket, self.root)
 
     def _key(self, key: str) -> str:
         return f"{self.root}/{key}"

@@ -18,11 +18,11 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pipeline.durable.s3_bucket import Bucket
-from pipeline.durable.writer_lock import this_process
+from pipeline.durable.writer_lock import Writer, myself, this_process
 from pipeline.errors import StoreError, UserError
 from pipeline.remote.client import ATTEMPTS
 
@@ -42,6 +42,8 @@ class Lease:
     def __init__(self, bucket: Bucket, key: str, lost: Callable[[str], None]) -> None:
         self.bucket, self.key = bucket, key
         self.holder = ""
+        self.told: Mapping[str, Any] = {}
+        """What the next renewal says of its holder, beside its name"""
         self._lost = lost
         self._token = secrets.token_hex(8)
         self._tag: str | None = None
@@ -78,7 +80,8 @@ class Lease:
 
     def _text(self) -> bytes:
         self._count += 1  # each text differs, and so each tag
-        return json.dumps({"holder": this_process(), "token": self._token, "renewed": self._count}).encode()
+        told = {"holder": this_process(), "token": self._token, "renewed": self._count}
+        return json.dumps({**myself(), **self.told, **told}).encode()
 
     def _renew(self) -> None:
         try:
@@ -157,6 +160,10 @@ class S3Seat:
         """Leases of seats do not say."""
         return "other processes"
 
+    def say(self, told: Mapping[str, Any]) -> None:
+        """With the next renewal of what it holds."""
+        self._whole.told = self._share.told = told
+
     def leave(self) -> None:
         """Give up what is held."""
         for lease in (self._whole, self._share):
@@ -169,6 +176,14 @@ class S3Seat:
         """Whether any share of another has not expired; those that have are removed."""
         shares = (key for key in self._bucket.sizes(self._folder) if key != self._whole.key)
         return any(_stands(self._bucket, key, sweep=True) for key in shares)
+
+
+def seated_at(bucket: Bucket, root: str) -> list[Writer]:
+    """Whoever has a lease among a store's writers, by rank."""
+    keys = list(bucket.sizes(f"{root}.writers/"))
+    looked = [(age, _holder_of(text)) for tag, age, text in (look(bucket, key) for key in keys) if tag]
+    found = [Writer.of(record, age) for age, record in looked]
+    return sorted(filter(None, found), key=lambda writer: int(writer.told.get("rank") or 0))
 
 
 def look(bucket: Bucket, key: str) -> tuple[str, float, bytes]:

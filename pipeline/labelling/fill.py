@@ -20,7 +20,7 @@ import io
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,12 +62,14 @@ def label_missing(
     index: SampleIndex | None = None,
     handout: Handout | None = None,
     shown: bool = True,
+    tell: Callable[[int], None] = lambda _: None,
     pictures: PictureCache | None = None,
 ) -> list[int]:
     """Fill what `tasks` name (all that is missing, where none are given).
 
     `index` says where the shards lie, if not where the store has them. With a `handout` the progress, if it is `shown`,
-    is that of all ranks; rank 0 waits for the others to end, and the answer is which of them were lost.
+    is that of all ranks; rank 0 waits for the others to end, and the answer is which of them were lost. `tell` hears
+    of the views that are answered here.
     """
     planned = tasks_of(store.missing(), views_together) if tasks is None else tasks
     handout = handout or Handout()
@@ -89,10 +91,16 @@ def label_missing(
             for answer in _answers(teacher, coding, batches, watch):
                 commits.take(answer)
                 slot = answer.slot
+                tell(len(slot.row_B))
                 progress.advance(
                     handout.count(len(slot.row_B)), note=f"waited {100 * loader.waited / progress.elapsed:.0f}%"
                 )
-        return handout.settle(progress.advance)
+
+        def counted(views: int) -> None:
+            progress.advance(views)
+            tell(0)
+
+        return handout.settle(counted)
 
 
 def _progress(store: StoreWriter, shown: bool) -> Progress:

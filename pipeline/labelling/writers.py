@@ -12,13 +12,15 @@ seat (`pipeline.durable.writer_lock`) nobody sweeps.
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from pipeline.durable.objects import Objects, open_objects
-from pipeline.durable.writer_lock import Seat, seated
+from pipeline.durable.writer_lock import SAY_S, Seat, seated
 from pipeline.labelling.environment import describe_environment
 from pipeline.labelling.first_answers import Answers
 from pipeline.processes.world import Place
@@ -55,13 +57,33 @@ def leading_writer(
 
 
 @contextlib.contextmanager
-def following_writer(objects: Objects, wait_s: float) -> Iterator[StoreWriter]:
-    """The store of a rank that follows; what is missing is not known to it, and need not be."""
+def following_writer(objects: Objects, wait_s: float) -> Iterator[tuple[StoreWriter, Seat]]:
+    """The store of a rank that follows, and its seat; what is missing is not known to it, and need not be."""
     with (
-        seated(objects.seat(), alone=False, follows=True, wait_s=wait_s),
+        seated(objects.seat(), alone=False, follows=True, wait_s=wait_s) as seat,
         StoreWriter.follow(objects) as store,
     ):
-        yield store
+        yield store, seat
+
+
+class Telling:
+    """Says of a process that labels how it gets on, now and then, for those who look (`student.status`)."""
+
+    def __init__(self, seat: Seat, place: Place) -> None:
+        self._seat, self._views, self._begun, self._said = seat, -1, 0.0, -math.inf
+        self._place = {name: getattr(place, name) for name in ("rank", "world", "slice", "slices")}
+
+    def __call__(self, views: int) -> None:
+        """So many more views were answered. The rate is over what follows the first batch, which waits for workers."""
+        now = time.monotonic()
+        if self._views < 0:
+            self._views, self._begun = 0, now
+        else:
+            self._views += views
+        if now >= self._said + SAY_S:
+            self._said = now
+            rate = self._views / (now - self._begun) if self._views else None
+            self._seat.say({**self._place, "state": "labels", "rate": rate})
 
 
 def open_to_label(

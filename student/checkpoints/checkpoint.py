@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import shutil
@@ -31,12 +30,26 @@ import torch
 
 from pipeline.durable import aside
 from pipeline.durable.file import telling
+from pipeline.durable.local import flush, flush_directory
 from pipeline.errors import StudentError, WeightsError
 from pipeline.models.weights import load_as_data
+from student.checkpoints.run_folder import (
+    BEST,
+    COMMENT,
+    LAST,
+    LOCK,
+    PREVIOUS,
+    RECORD,
+    STATUS,
+    digest_of,
+    path_of,
+    require_digest,
+)
 
-LAST, PREVIOUS, BEST = "last", "previous", "best"
-RECORD, LOCK = "metrics.jsonl", ".lock"
-OWN = (*(f"{which}.pt" for which in (LAST, PREVIOUS, BEST)), "last.damaged", "last.tmp", "best.tmp", RECORD)
+OWN = (
+    *(f"{which}.pt" for which in (LAST, PREVIOUS, BEST)),
+    *("last.damaged", "last.tmp", "best.tmp", RECORD, STATUS),
+)
 OWN_FOLDERS = ("dvclive", "mlflow", "tensorboard", "wandb")
 KEPT = ("spec", "model", "ema", "meta", "epoch", "step", "validation")
 """What of a state is in `best`"""
@@ -44,8 +57,6 @@ OTHERS = {"zarr.json": "a Zarr store", "fit.json": "a fitted teacher", "pack.jso
 """What lies in folders that no run belongs in"""
 
 FORMAT = 1
-_MARK = b"sha256:"
-COMMENT = len(_MARK) + 64
 _END_OF_ZIP = b"PK\x05\x06"
 
 _HELD: list[BinaryIO] = []
@@ -53,11 +64,6 @@ _HELD: list[BinaryIO] = []
 log = logging.getLogger(__name__)
 
 State = dict[str, Any]
-
-
-def path_of(run: Path, which: str = LAST) -> Path:
-    """The file of a run's checkpoint."""
-    return run / f"{which}.pt"
 
 
 def load(path: str | Path, which: str = LAST) -> State:
@@ -96,10 +102,10 @@ def put_aside_damaged(run: Path) -> None:
     last = path_of(run)
     if last.exists():
         try:
-            _require_digest(last)
+            require_digest(last)
         except StudentError:
             last.replace(last.with_suffix(".damaged"))
-            _sync(run)
+            flush_directory(run)
 
 
 def set_aside(run: Path, why: str, *, keep_record: bool = False) -> None:
@@ -141,7 +147,7 @@ def save(run: Path, state: State) -> Path:
         if last.exists():
             last.replace(path_of(run, PREVIOUS))
         temporary.replace(last)
-        _sync(run)
+        flush_directory(run)
     return last
 
 
@@ -151,7 +157,7 @@ def save_best(run: Path, state: State) -> Path:
     temporary = _write_temporary(best, {key: state[key] for key in KEPT if key in state})
     with telling(best):
         temporary.replace(best)
-        _sync(run)
+        flush_directory(run)
     return best
 
 
@@ -204,11 +210,11 @@ def _write_temporary(target: Path, state: State) -> Path:
             file.write(struct.pack("<H", COMMENT))
             end = file.tell()
             file.seek(0)
-            digest = _digest(file, end)
+            digest = digest_of(file, end)
             file.seek(end)
             file.write(digest)
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -226,7 +232,7 @@ def _save(state: State, file: BinaryIO) -> None:
 
 
 def _read(path: Path) -> State:
-    _require_digest(path)
+    require_digest(path)
     try:
         state = load_as_data(path)
     except WeightsError as error:
@@ -239,42 +245,3 @@ def _read(path: Path) -> State:
             f"{path} has format {found}, this program reads format {FORMAT}. Use the version that wrote it."
         )
     return dict(state)
-
-
-def _require_digest(path: Path) -> None:
-    """A checkpoint must end in its own digest, and that digest must be right."""
-    with path.open("rb") as file:
-        end = max(path.stat().st_size - COMMENT, 0)
-        found = _digest(file, end)
-        written = file.read()
-    if not written.startswith(_MARK):
-        raise StudentError(f"{path} is cut short, or not a checkpoint of student.train: it does not end in its digest.")
-    if written != found:
-        raise StudentError(
-            f"{path} is damaged: its SHA-256 is {found[7:23].decode()}…, and was "
-            f"{written[7:23].decode(errors='replace')}… when it was written."
-        )
-
-
-def is_marked(path: Path) -> bool:
-    """Whether a file ends as checkpoints of student.train do, and others do not."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - COMMENT, 0))
-        return file.read(len(_MARK)) == _MARK
-
-
-def _digest(file: BinaryIO, end: int) -> bytes:
-    """The mark for bytes [0, end); leaves the file at `end`."""
-    digest = hashlib.sha256()
-    while left := end - file.tell():
-        digest.update(file.read(min(left, 1 << 20)))
-    return _MARK + digest.hexdigest().encode()
-
-
-def _sync(directory: Path) -> None:
-    """Make renames in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,6 +23,7 @@ from pipeline.errors import StudentError
 from pipeline.models.weights import read_weights
 from student.checkpoints import checkpoint
 from student.checkpoints.contents import require_weights
+from student.checkpoints.run_folder import LAST, is_marked, path_of
 from student.network.model import LARGEST, Student
 
 
@@ -52,24 +53,24 @@ class Initial:
     """What its heads tell apart, where it says so."""
 
 
-def initial_file(path: Path, which: str = checkpoint.LAST) -> Path:
+def initial_file(path: Path, which: str = LAST) -> Path:
     """The file that is meant by a run directory, an exported folder, or a file."""
     if not path.exists():
         raise StudentError(f"--init {path}: no such file or directory.")
     exported = path / "model.safetensors"
     if not path.is_file() and not exported.is_file():
-        return checkpoint.path_of(path, which)
-    if which != checkpoint.LAST:
+        return path_of(path, which)
+    if which != LAST:
         raise StudentError(
             f"--init-which {which}: {path} is no run directory. Leave --init-which out, or name the run."
         )
     return path if path.is_file() else exported
 
 
-def read_initial(path: Path, *, which: str = checkpoint.LAST, ema: bool = False) -> Initial:
+def read_initial(path: Path, *, which: str = LAST, ema: bool = False) -> Initial:
     """The weights in a run directory, an exported folder, or a file; of ours it is that ends in its own digest."""
     file = initial_file(path, which)
-    of_a_run = file.suffix == checkpoint.path_of(path).suffix if path.is_dir() else checkpoint.is_marked(file)
+    of_a_run = file.suffix == path_of(path).suffix if path.is_dir() else is_marked(file)
     if not of_a_run:
         if ema:
             raise StudentError(

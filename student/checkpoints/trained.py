@@ -21,6 +21,7 @@ from pipeline.models.outline import outlined
 from pipeline.views.imagenet import MEAN, STD
 from student.checkpoints import checkpoint
 from student.checkpoints.contents import require_student
+from student.checkpoints.run_folder import RECORD
 from student.network.model import Student, StudentSpec, build
 
 
@@ -92,7 +93,7 @@ def _scores(path: Path, found: checkpoint.State) -> dict[str, float]:
     """Those of the epoch that the checkpoint closes: its own, or those of the run's record beside it."""
     told = found.get("validation")
     if told is None and found["step"] == 0:
-        record = (path if path.is_dir() else path.parent) / checkpoint.RECORD
+        record = (path if path.is_dir() else path.parent) / RECORD
         told = next((line for line in epochs_of(record) if line.get("epoch") == found["epoch"] - 1), None)
     if not isinstance(told, Mapping):
         return {}

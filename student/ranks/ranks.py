@@ -12,12 +12,14 @@ rank sees it after the same step.
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +30,9 @@ from pipeline.errors import StudentError
 from pipeline.models.device import choose_device
 from pipeline.processes.rendezvous import met
 from pipeline.processes.world import Place
+
+MOST_SAID = 512
+"""Bytes of what a rank may say in `Ranks.gather`"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,16 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(values)
         return values
+
+    def gather(self, value: dict[str, Any]) -> list[dict[str, Any]]:
+        """What each rank says, in their order: small JSON, on every rank."""
+        if self.world == 1:
+            return [value]
+        data = json.dumps(value).encode()[:MOST_SAID].ljust(MOST_SAID)
+        mine = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+        all_of_it = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(all_of_it, mine)
+        return [json.loads(bytes(part.cpu().tolist())) for part in all_of_it]
 
     def require_same(self, value: int, what: str) -> None:
         """Refuse to go on where the ranks hold different values."""

@@ -2,7 +2,8 @@
 
 `flags` are those of `student.train`, `launch` puts the parts together, `resume` says whether there is something to go
 on with, `threads` how many compute, `loop` runs the epochs, `validation` judges between them, on `kept_views`,
-`run_log` and `meter` say how it goes, and `loggers` tell the trackers that people watch.
+`run_log` and `meter` say how it goes, `run_status` how far it is, also to those who look from elsewhere, and `loggers`
+tell the trackers that people watch.
 
 Imports every room below.
 """

@@ -13,11 +13,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.durable.objects import open_objects
+from pipeline.durable.writer_lock import myself
 from pipeline.errors import MismatchError
 from pipeline.feeding.watch import Watch
 from pipeline.inspection.gauge import gauge_text, stored_gauge
@@ -72,11 +73,11 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
             return
         initial = _initial(beginning, drawn)
         run = _run(beginning, initial, places, store, index, ranks, stop, stack)
-        ranks.require_same(0, "the start")  # the others have read --init, which may lie in what is set aside
+        everybody = ranks.gather(myself())  # all have read --init by now, which may lie in what is set aside
         if ranks.main:
             _tell_signal(store, beginning.settings)
             run.watch = Watch(run.feed.loader, ranks.device, repeats=beginning.settings.repeats)
-            run.log = _log(beginning, places, run, loggers)
+            run.log = _log(beginning, places, run, loggers, everybody)
             stack.callback(run.log.close)
         yield run
 
@@ -258,7 +259,9 @@ def _tell_signal(store: StoreReader, settings: Settings) -> None:
             log.log(logging.WARNING if line.startswith("WARNING") else logging.INFO, line.removeprefix("WARNING: "))
 
 
-def _log(beginning: Beginning, places: Places, run: Run, loggers: tuple[str, ...]) -> RunLog:
+def _log(
+    beginning: Beginning, places: Places, run: Run, loggers: tuple[str, ...], everybody: Sequence[Mapping[str, Any]]
+) -> RunLog:
     if beginning.makes_room:  # only now: nothing can be refused any more
         source = goes_on_from(places)
         rewinds = source is not None and source.parent == places.out.resolve()
@@ -270,4 +273,5 @@ def _log(beginning: Beginning, places: Places, run: Run, loggers: tuple[str, ...
         total=run.total,
         loggers=loggers,
         config=run.settings.to_json(),
+        ranks=everybody,
     )

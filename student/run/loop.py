@@ -117,7 +117,10 @@ def fit(run: Run) -> None:
         if not run.stopped and run.update < run.total:
             _steps(run)
         save(run)
-    if run.log and run.epoch >= run.settings.epochs:
+    finished = run.epoch >= run.settings.epochs
+    if run.log:
+        run.log.does("finished" if finished else "stopped", _where(run))
+    if run.log and finished:
         checkpoint.keep_one(run.directory)
 
 
@@ -150,10 +153,13 @@ def learn(run: Run, step: Step) -> None:
         log_interval(run, recorded)
     elif run.log and run.log.due and run.means.interval_steps:
         rate, wait = run._pace.look(run.feed.waited)
-        loss = run.means.take_interval(keep=True)["loss"]
-        run.log.live(run.update, loss, rate=rate, wait=wait, left=_left(run, rate))
+        run.log.live(_where(run) | run.means.take_interval(keep=True), rate=rate, wait=wait, left=_left(run, rate))
     if run.watch:
         run.watch.took(len(step.batch))
+
+
+def _where(run: Run) -> dict[str, Any]:
+    return {"epoch": run.epoch, "step": run.step, "update": run.update}
 
 
 def read_losses(run: Run, left: int) -> None:
@@ -174,7 +180,7 @@ def log_interval(run: Run, recorded: bool) -> None:
     means, (rate, wait) = run.means.take_interval(keep=not recorded), run._pace.take(run.feed.waited)
     if run.log:
         lr = run.engine.schedule.lr_at(run.update - 1)
-        line = {"epoch": run.epoch, "step": run.step, "update": run.update, "lr": lr, **means}
+        line = {**_where(run), "lr": lr, **means}
         run.log.steps(line, rate=rate, wait=wait, left=_left(run, rate), recorded=recorded)
 
 
@@ -188,6 +194,8 @@ def end_epoch(run: Run) -> None:
     scores: dict[str, float] = {}
     last = run.epoch + 1 == run.settings.epochs
     if run.validate is not None and (last or (run.epoch + 1) % run.settings.val_every == 0):
+        if run.log:
+            run.log.does("validates", _where(run))
         found = run.validate(run.engine, run.stop)
         if found is None:
             run.stopped = True

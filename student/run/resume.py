@@ -14,6 +14,7 @@ from pipeline.errors import MismatchError, StudentError
 from pipeline.store.reader import StoreReader
 from student.checkpoints import checkpoint
 from student.checkpoints.contents import require_training
+from student.checkpoints.run_folder import LAST, PREVIOUS, path_of
 from student.learning.settings import Settings
 from student.ranks.ranks import Ranks
 
@@ -84,13 +85,11 @@ def _replaces(places: Places) -> str | None:
 def goes_on_from(places: Places) -> Path | None:
     """The file that a --resume PATH names."""
     path = Path(places.resume)
-    return (
-        None if places.resume in ("auto", "none") else (checkpoint.path_of(path) if path.is_dir() else path).resolve()
-    )
+    return None if places.resume in ("auto", "none") else (path_of(path) if path.is_dir() else path).resolve()
 
 
 def _newest_file(run: Path) -> Path | None:
-    files = (checkpoint.path_of(run, which) for which in (checkpoint.LAST, checkpoint.PREVIOUS))
+    files = (path_of(run, which) for which in (LAST, PREVIOUS))
     return next((path.resolve() for path in files if path.exists()), None)
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.durable.file import write_text
+from pipeline.durable.local import flush
 from pipeline.progress import LiveLine, duration
+from student.checkpoints.run_folder import RECORD, STATUS
 from student.run.loggers import Line, Loggers, numbers
+from student.run.run_status import Telling
 
 LASTING = {"ema_top1": 1, "top1": 2}
 """The scores that a narrow terminal shows longest."""
@@ -38,30 +40,44 @@ class RunLog:
         total: int,
         loggers: tuple[str, ...] = (),
         config: Mapping[str, Any] | None = None,
+        ranks: Sequence[Mapping[str, Any]] = (),
         stream: TextIO | None = None,
     ) -> None:
-        self._path = run / "metrics.jsonl"
+        self._path = run / RECORD
         kept = [line for line in _read(self._path) if _before(line, epoch, update)]
         _rewrite(self._path, kept)
         self._file = self._path.open("a", encoding="utf-8")
         self._total = total
+        self._telling = Telling(run / STATUS, total=total, epochs=(config or {}).get("epochs"), ranks=ranks)
         self._line = LiveLine(stream)
+        self._telling.tell("begins", epoch=epoch, update=update)
         self._loggers = Loggers(loggers, run, kept=kept, update=update, config=config or {})
 
     def steps(self, line: Line, *, rate: float, wait: float, left: float, recorded: bool = True) -> None:
         """Record an interval, and show it."""
+        self._tell(line, rate=rate, wait=wait, left=left)
         if recorded:
             self._write({"kind": "steps", **line, "images_per_second": round(rate, 1), "wait": round(wait, 4)})
         self._show(line["update"], line["loss"], rate, wait, left)
 
     @property
     def due(self) -> bool:
-        """Whether a terminal is there to be told about a step between two records."""
-        return self._line.due
+        """Whether a terminal, or who looks at the run from elsewhere, is to be told of a step between two records."""
+        return self._line.due or self._telling.due
 
-    def live(self, update: int, loss: float, *, rate: float, wait: float, left: float) -> None:
+    def live(self, line: Line, *, rate: float, wait: float, left: float) -> None:
         """Show how far it is, without a record of it."""
-        self._show(update, loss, rate, wait, left)
+        self._tell(line, rate=rate, wait=wait, left=left)
+        if self._line.due:
+            self._show(line["update"], line["loss"], rate, wait, left)
+
+    def does(self, state: str, line: Line) -> None:
+        """Tell who looks at the run what it does now, if it is not trained: it is judged, or at an end."""
+        self._telling.tell(state, **line)
+
+    def _tell(self, line: Line, *, rate: float, wait: float, left: float) -> None:
+        if self._telling.due:
+            self._telling.tell("trains", **line, rate=round(rate, 1), wait=round(wait, 4), left_s=round(left))
 
     def epoch(self, line: Line) -> None:
         """Record an epoch, and show it."""
@@ -76,7 +92,7 @@ class RunLog:
     def flush(self) -> None:
         """Put the record on the disk: a checkpoint must never know more than its log."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        flush(self._file.fileno())
 
     def close(self) -> None:
         """End the line and the files."""

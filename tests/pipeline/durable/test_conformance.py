@@ -15,6 +15,7 @@ from pipeline.durable import local_lock, s3_lease
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.durable.writer_lock import Seat, seated
 from pipeline.errors import StoreError
+from tests.many_ranks import eventually
 
 KEY = "argmax/c.0.0"
 ALONE, WITH_OTHERS = {"alone": True}, {"alone": False}
@@ -254,6 +255,20 @@ def test_writers_come_in_when_the_first_lets_them(place: str, impatient: None) -
     third.leave()
     assert take(last, alone=True) and last.first
     last.leave()
+
+
+def test_those_who_write_are_known_to_whoever_looks(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_lease, "LEASE_S", 2.0)  # a lease says with its next renewal what it is told
+
+    def told() -> list[tuple[int, bool | None, object]]:
+        return [(writer.pid, writer.alive, writer.told.get("rate")) for writer in open_objects(place).writers()]
+
+    assert told() == []
+    with seated(open_objects(place).seat(), alone=True, follows=False, wait_s=0) as seat:
+        seat.say({"rank": 0, "state": "labels", "rate": 5.0})
+        eventually(lambda: told() == [(os.getpid(), True, 5.0)])
+        assert [writer.state for writer in open_objects(place).writers()] == ["labels"]
+    assert told() == []
 
 
 def test_one_that_follows_is_never_first(place: str) -> None:

@@ -125,4 +125,4 @@ def test_the_record_that_is_kept_is_on_the_disk_before_it_takes_the_old_ones_pla
     monkeypatch.setattr(Path, "replace", checked)
     RunLog(tmp_path, epoch=1, update=10, total=40, stream=io.StringIO()).close()
     assert (tmp_path / "metrics.jsonl").read_text() == kept and synced
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "status.json"]
