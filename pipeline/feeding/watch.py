@@ -74,7 +74,7 @@ class Watch:
         if self.device.type != "cuda":
             return None
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def took(self, views: int) -> None:
