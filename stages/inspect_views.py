@@ -26,7 +26,7 @@ from pipeline.commands.class_flags import label_options
 from pipeline.commands.command import command
 from pipeline.commands.gather import gather
 from pipeline.commands.places import SHARDS, STORE, ResultFile
-from pipeline.commands.recipe_flags import recipe_options
+from pipeline.commands.recipe_flags import RECIPE_FLAGS, recipe_options
 from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
@@ -44,7 +44,8 @@ from stages.reporting.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, 
 
 MOST_VIEWS = 1000
 DEFAULT_ROWS = "0:8"
-NOT_RECIPE = {"logits", "shards", "rows", "views", "out", "log_level"}
+OF_THE_STORE = {"preset", "label_key", "classes", *RECIPE_FLAGS}
+"""Flags of what a store brings itself"""
 
 Answer = tuple[int, float | None]
 """A class, and its probability where the store's keep tells it."""
@@ -145,7 +146,7 @@ def _subject(context: click.Context, asked: Asked) -> Subject:
 
 def _require_no_recipe(context: click.Context) -> None:
     for name in context.params:
-        if name not in NOT_RECIPE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name in OF_THE_STORE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             flag = name.replace("preset", "recipe").replace("_", "-")
             raise click.UsageError(f"--{flag} has no place beside --logits, which brings the recipe of the store")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 from pipeline.commands.command import command
+from pipeline.commands.outputs import beside
 from pipeline.commands.places import SHARDS, STORE, InputPath, OutputFolder, ResultFile
 from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.durable.file import write_json
@@ -87,7 +88,7 @@ def main(
     """
     require_packages("the report", "matplotlib", "jinja2", extra="report")
     before = read_history(earlier)
-    found = read_results(results, runs)
+    found = read_results(results, runs, beside(logits, ".summary.json"))
     store = StoreReader.open(logits)
     index = store.index.moved_to(expand(shards)) if shards else store.index
     story = Story(

@@ -11,13 +11,13 @@ damaged, or there is neither a store nor a run.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.commands.command import command
+from pipeline.durable.file import json_text
 from pipeline.durable.writer_lock import Writer
 from pipeline.errors import UserError
 from pipeline.labelling.store_status import StoreStatus, store_status
@@ -38,7 +38,7 @@ def main(place: str, as_json: bool) -> None:
     """
     found: StoreStatus | RunStatus = run_status(Path(place)) if _is_run(place) else store_status(place)
     if as_json:
-        click.echo(json.dumps(_record(found), sort_keys=True, indent=2))
+        click.echo(json_text(_record(found)), nl=False)
     else:
         lines = _store_lines(found) if isinstance(found, StoreStatus) else _run_lines(found)
         click.echo("\n".join(lines))

@@ -117,8 +117,15 @@ def test_the_environment_is_read_where_it_is_told() -> None:
     """Each file that reads it, and what for; flags have their own way (`envvar`)."""
     assert who_uses("os.environ", "os.getenv", "os.putenv") == {
         "pipeline/processes/world.py",  # the launcher
-        "pipeline/commands/cache_flags.py", "pipeline/remote/cache_settings.py",  # the node's cache
+        "pipeline/remote/cache_settings.py",  # the node's cache
         "pipeline/teacher/hub.py",  # timm's and the hub's own
         "student/run/loggers.py",  # the trackers' own
         "student/learning/engine.py",  # what cuBLAS reads
     }  # fmt: skip
+
+
+def test_one_file_has_bytes_on_the_disk() -> None:
+    """Where fsync alone is no promise, it knows what is. A node's cache has nothing that could not be fetched again."""
+    assert who_uses("os.fsync", "os.fdatasync", "fcntl.F_FULLFSYNC") - {"pipeline/remote/cache.py"} == {
+        "pipeline/durable/local.py"
+    }

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from pipeline.durable.local import failure
+from pipeline.durable.local import failure, flush_directory
 from pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -99,11 +99,7 @@ def _move(source: Path, target: Path) -> None:
     """One durable rename; the target must be free or an empty folder."""
     try:
         source.replace(target)
-        descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush_directory(target.parent)
     except OSError as error:
         raise failure("move", source, error) from error
 

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.durable.local import failure, flush_directory
+from pipeline.durable.local import failure, flush, flush_directory
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:
@@ -72,7 +72,7 @@ def json_text(value: object, *, escaped: bool = False) -> str:
 
 def _flush(path: Path) -> None:
     with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        flush(file.fileno())
 
 
 def _umask() -> int:

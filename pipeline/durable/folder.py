@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.durable.local import flush, flush_directory
 from pipeline.errors import ShardError
 
 LOCK = ".lock"
@@ -34,16 +35,16 @@ class Staging:
         with (self.path / name).open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
 
     def finish(self) -> None:
         """Put the folder in its place, which must be free or an empty folder."""
-        _flush(self.path)
+        flush_directory(self.path)
         self.path.rename(self.target)
         self.finished = True
         (self.target / LOCK).unlink(missing_ok=True)
-        _flush(self.target)
-        _flush(self.target.parent)
+        flush_directory(self.target)
+        flush_directory(self.target.parent)
 
 
 @contextmanager
@@ -75,11 +76,3 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.name != LOCK:
             path.unlink()
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

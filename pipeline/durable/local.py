@@ -189,16 +189,33 @@ def _write_file(path: Path, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush(descriptor: int) -> None:
+    """Have what was written to an open file, or a directory, on the disk for good.
+
+    On macOS fsync ends where the disk has the bytes in a memory of its own, which a power cut empties; F_FULLFSYNC has
+    it write them. Where a file system does not know that (a share, say), fsync is what there is.
+    """
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(descriptor, full)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
+                raise
+    os.fsync(descriptor)
 
 
 def flush_directory(directory: Path) -> None:
     """Have the names in a directory written to the disk, as the bytes of its files were."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
 

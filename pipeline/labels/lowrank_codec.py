@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 
 from pipeline.labels.components import PER_CODE, REACH, UNIT, Components, mean_of, principal
 from pipeline.labels.keep import Parts
+from pipeline.labels.one_thread import one_thread
 
 HEAD = 96
 """One step of the head, in codes of 1/256 logit"""
@@ -122,28 +123,31 @@ def encode(
     codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components
 ) -> dict[str, NDArray[Any]]:
     """The answers as they are stored, from the codes of a dense store and the argmax of the logits themselves."""
-    parts = [
-        _encode(codes_BC[start : start + AT_ONCE], argmax_B[start : start + AT_ONCE], kept, components)
-        for start in range(0, max(1, len(codes_BC)), AT_ONCE)
-    ]
+    with one_thread():
+        parts = [
+            _encode(codes_BC[start : start + AT_ONCE], argmax_B[start : start + AT_ONCE], kept, components)
+            for start in range(0, max(1, len(codes_BC)), AT_ONCE)
+        ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def targets(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
     """softmax(logit / T) over all classes [B, C]; the argmax is among the parts."""
     target_BC = np.empty((len(parts["argmax"]), len(components.mean_C)), np.float32)
-    for part, some in _in_turn(parts):
-        target_NC = target_BC[part]
-        np.exp(_scores(some, components, temperature), out=target_NC)
-        target_NC *= (1 / target_NC.sum(axis=1, keepdims=True)).astype(np.float32)
+    with one_thread():
+        for part, some in _in_turn(parts):
+            target_NC = target_BC[part]
+            np.exp(_scores(some, components, temperature), out=target_NC)
+            target_NC *= (1 / target_NC.sum(axis=1, keepdims=True)).astype(np.float32)
     return target_BC
 
 
 def scores(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
     """The logarithms of the targets at a temperature, up to a constant in each row: the largest is 0 [B, C]."""
     score_BC = np.empty((len(parts["argmax"]), len(components.mean_C)), np.float32)
-    for part, some in _in_turn(parts):
-        score_BC[part] = _scores(some, components, temperature)
+    with one_thread():
+        for part, some in _in_turn(parts):
+            score_BC[part] = _scores(some, components, temperature)
     return score_BC
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from pipeline.durable import aside
 from pipeline.durable.folder import LOCK, Staging, claimed
+from pipeline.durable.local import flush
 from pipeline.errors import ImageError, ShardError
 from pipeline.packing.payloads import Checked, check, measure, payload_of
 from pipeline.packing.sources import Source, Sources
@@ -176,7 +177,7 @@ def write_pieces(path: Path, rows: int, pieces: Iterable[bytes]) -> ShardSummary
             digest.update(piece)
             size += len(piece)
         file.flush()
-        os.fsync(file.fileno())
+        flush(file.fileno())
     return ShardSummary(name=path.name, rows=rows, bytes=size, sha256=digest.hexdigest())
 
 

@@ -15,9 +15,9 @@ from time import perf_counter
 
 from pipeline.errors import ImageError
 from pipeline.picture_cache.kept import PictureCache
+from pipeline.picture_cache.of_index import picture_of
 from pipeline.pictures.parts import Box, Shown, decode_part
 from pipeline.rendering.effort import Effort
-from pipeline.rendering.kept_pictures import picture_of
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
 from pipeline.views.recipe import Recipe

@@ -17,7 +17,6 @@ of them end when the parent does, however it ends.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import time
 import traceback
 from collections import deque
@@ -31,8 +30,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError, WorkerError
 from pipeline.picture_cache.kept import PictureCache
-from pipeline.processes.ordered_map import follow_parent
-from pipeline.processes.start import checked_start_method, starting
+from pipeline.processes.start import checked_start_method
+from pipeline.processes.worker import start_worker
 from pipeline.rendering.effort import Effort
 from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.ring import Ring, Slot
@@ -75,26 +74,14 @@ class Loader:
         self._unanswered = [0] * workers
         self._answers: list[deque[Exception | Effort]] = [deque() for _ in range(workers)]
         self._renderer = _renderer(recipe, index, pictures) if workers == 0 else None
-        context = multiprocessing.get_context(checked_start_method(index.urls, start_method))
+        method = checked_start_method(index.urls, start_method)
         try:
             for number in range(workers):
-                self._start(context, number)
+                made = recipe, index, self.ring, pictures
+                self._crew.append(start_worker(_work, *made, method=method, name=f"render-{number}"))
         except BaseException:
             self.close()
             raise
-
-    def _start(self, context: multiprocessing.context.BaseContext, number: int) -> None:
-        ours, theirs = context.Pipe()
-        process = context.Process(  # type: ignore[attr-defined]  # every concrete context has Process
-            target=_work,
-            args=(theirs, self.recipe, self.index, self.ring, self.pictures),
-            name=f"render-{number}",
-            daemon=True,
-        )
-        with starting(context.get_start_method()):
-            process.start()
-        theirs.close()
-        self._crew.append((process, ours))
 
     def __enter__(self) -> Loader:
         return self
@@ -232,7 +219,6 @@ def _work(
     import cv2
     import torch
 
-    follow_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     renderer = _renderer(recipe, index, pictures)

@@ -42,6 +42,7 @@ import numpy as np
 
 from pipeline.durable import canonical
 from pipeline.durable.canonical import NotCanonicalError
+from pipeline.durable.local import flush
 from pipeline.errors import ShardError, UserError
 from pipeline.remote.cache_settings import cache
 from pipeline.shards.index_checks import DTYPES, Arrays, Facts, Lengths, Proof, content_digest, lengths_of, size_of
@@ -202,7 +203,7 @@ def _unpacked(place: Path, digest: str, lengths: Lengths, blocks: Blocks, prove:
             file.write(canonical.seal(_head(digest, lengths, facts, mtime_ns)))
             file.flush()
             os.utime(file.fileno(), ns=(mtime_ns, mtime_ns))
-            os.fsync(file.fileno())
+            flush(file.fileno())
             part.replace(place)
         except BaseException:
             part.unlink(missing_ok=True)

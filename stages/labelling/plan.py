@@ -18,8 +18,8 @@ from pipeline.labelling.writers import luma_for, open_to_label
 from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.picture_cache.kept import PictureCache
+from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.world import Place
-from pipeline.rendering.kept_pictures import pictures_in
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule

@@ -30,6 +30,7 @@ import torch
 
 from pipeline.durable import aside
 from pipeline.durable.file import telling
+from pipeline.durable.local import flush, flush_directory
 from pipeline.errors import StudentError, WeightsError
 from pipeline.models.weights import load_as_data
 from student.checkpoints.run_folder import (
@@ -104,7 +105,7 @@ def put_aside_damaged(run: Path) -> None:
             require_digest(last)
         except StudentError:
             last.replace(last.with_suffix(".damaged"))
-            _sync(run)
+            flush_directory(run)
 
 
 def set_aside(run: Path, why: str, *, keep_record: bool = False) -> None:
@@ -146,7 +147,7 @@ def save(run: Path, state: State) -> Path:
         if last.exists():
             last.replace(path_of(run, PREVIOUS))
         temporary.replace(last)
-        _sync(run)
+        flush_directory(run)
     return last
 
 
@@ -156,7 +157,7 @@ def save_best(run: Path, state: State) -> Path:
     temporary = _write_temporary(best, {key: state[key] for key in KEPT if key in state})
     with telling(best):
         temporary.replace(best)
-        _sync(run)
+        flush_directory(run)
     return best
 
 
@@ -213,7 +214,7 @@ def _write_temporary(target: Path, state: State) -> Path:
             file.seek(end)
             file.write(digest)
             file.flush()
-            os.fsync(file.fileno())
+            flush(file.fileno())
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -244,12 +245,3 @@ def _read(path: Path) -> State:
             f"{path} has format {found}, this program reads format {FORMAT}. Use the version that wrote it."
         )
     return dict(state)
-
-
-def _sync(directory: Path) -> None:
-    """Make renames in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

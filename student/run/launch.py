@@ -22,7 +22,7 @@ from pipeline.durable.writer_lock import myself
 from pipeline.errors import MismatchError
 from pipeline.feeding.watch import Watch
 from pipeline.inspection.gauge import gauge_text, stored_gauge
-from pipeline.rendering.kept_pictures import pictures_in
+from pipeline.picture_cache.of_index import pictures_in
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.durable.file import write_text
+from pipeline.durable.local import flush
 from pipeline.progress import LiveLine, duration
 from student.checkpoints.run_folder import RECORD, STATUS
 from student.run.loggers import Line, Loggers, numbers
@@ -92,7 +92,7 @@ class RunLog:
     def flush(self) -> None:
         """Put the record on the disk: a checkpoint must never know more than its log."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        flush(self._file.fileno())
 
     def close(self) -> None:
         """End the line and the files."""

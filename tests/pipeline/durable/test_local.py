@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import re
@@ -15,7 +16,7 @@ from typing import IO, Any
 
 import pytest
 
-from pipeline.durable.local import LocalObjects
+from pipeline.durable.local import LocalObjects, flush
 from pipeline.durable.objects import is_temporary, open_objects
 from pipeline.errors import StoreError
 from tests.faults import Calls, in_child, small_disk, wait_for
@@ -238,3 +239,23 @@ def test_a_read_that_gives_less_than_is_there_is_gone_on_with(objects: LocalObje
         patch.setattr(os, "fdopen", fdopen)
         assert objects.get(KEY, 1 << 20) == bytes(range(256)) * 100
     assert os.fdopen is original
+
+
+def test_a_disk_that_keeps_bytes_in_a_memory_is_asked_for_more_than_fsync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS has F_FULLFSYNC for that; here other numbers stand in for it: one that is known, and one that is not."""
+    asked: list[object] = []
+    control, sync = fcntl.fcntl, os.fsync
+    monkeypatch.setattr(fcntl, "fcntl", lambda *call: (asked.append(call[1]), control(*call))[1])
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (asked.append("fsync"), sync(descriptor))[1])
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", fcntl.F_GETFD, raising=False)
+    LocalObjects(tmp_path / "store").put("a/b", b"x")
+    assert set(asked) == {fcntl.F_GETFD} and len(asked) >= 3, "the file, its directory, and those that were made"
+    asked.clear()
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 9999)
+    LocalObjects(tmp_path / "other").put("a/b", b"x")
+    assert asked == [9999, "fsync"] * (len(asked) // 2), "a file system that does not know it"
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", fcntl.F_GETFD)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        flush(10**6)
