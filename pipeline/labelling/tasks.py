@@ -25,7 +25,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.processes.rendezvous import LostError, Meeting, met
+from pipeline.processes.rendezvous import LostError, Meeting, meet
 from pipeline.processes.world import Place
 from pipeline.store.layout import Unit
 
@@ -135,7 +135,7 @@ def handout_of(place: Place, *, timeout_s: float) -> Iterator[Handout]:
     if place.world == 1:
         yield Handout()
         return
-    with met(place, timeout_s) as meeting:
+    with meet(place, timeout_s) as meeting:
         yield MeetingHandout(meeting)
 
 

@@ -225,7 +225,7 @@ class _Calls:
 
 
 @contextlib.contextmanager
-def met(place: Place, timeout_s: float) -> Iterator[Meeting]:
+def meet(place: Place, timeout_s: float) -> Iterator[Meeting]:
     """The meeting of a place's ranks, joined; left at the end, with the reason if it is a failure."""
     meeting = Meeting(place, timeout_s)
     try:

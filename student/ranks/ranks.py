@@ -28,7 +28,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from pipeline.errors import StudentError
 from pipeline.models.device import choose_device
-from pipeline.processes.rendezvous import met
+from pipeline.processes.rendezvous import meet
 from pipeline.processes.world import Place
 
 MOST_SAID = 512
@@ -123,7 +123,7 @@ def _group(place: Place, backend: str, timeout_s: float) -> None:
 
 
 def _agreed_name(place: Place, timeout_s: float) -> str:
-    with met(place, timeout_s) as meeting:
+    with meet(place, timeout_s) as meeting:
         if not place.leads:
             return meeting.wait_for("group")
         name = secrets.token_hex(8)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.processes.rendezvous import LINGER_S, POLL_S, LostError, Meeting, met
+from pipeline.processes.rendezvous import LINGER_S, POLL_S, LostError, Meeting, meet
 from pipeline.processes.world import Place
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.index_checks import DTYPES, lengths_of
@@ -38,7 +38,7 @@ def indexed(patterns: Sequence[str], ranks: Ranks, *, workers: int, rule: LabelR
     if ranks.world == 1:
         return scan(expand(patterns), workers=workers, rule=rule)
     place = dataclasses.replace(Place.among_ranks(), hosted=True)  # rank 0, or torchrun, keeps it open
-    with met(place, ranks.timeout_s) as meeting:
+    with meet(place, ranks.timeout_s) as meeting:
         if not ranks.main:
             return _received(meeting)
         try:

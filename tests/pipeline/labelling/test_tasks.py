@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.labelling.tasks import Handout, MeetingHandout, Task, handout_of, slice_of, tasks_of
-from pipeline.processes.rendezvous import LostError, Meeting, met
+from pipeline.processes.rendezvous import LostError, Meeting, meet
 from pipeline.processes.world import Place
 from pipeline.store.layout import Unit
 from tests.many_ranks import free_port
@@ -150,10 +150,10 @@ def test_each_task_goes_to_exactly_one_rank_and_no_rank_waits_for_a_slow_one() -
 
 def test_hellos_of_an_earlier_attempt_are_not_believed() -> None:
     first, second = places(2)
-    with met(first, 5) as lead:
+    with meet(first, 5) as lead:
         lead._store.set("hello/1", "an earlier process of that rank")
         lead._store.set("session/an earlier process of that rank", "an earlier session")
-        with met(second, 5) as follower:
+        with meet(second, 5) as follower:
             assert follower._session == lead._session
             lead.put("word", "said")
             assert follower.wait_for("word") == "said"
@@ -173,7 +173,7 @@ def test_a_rank_0_that_never_answers_is_waited_for_in_time() -> None:
     first, second = places(2)
     lead = Meeting(first, SHORT)  # there, but it never joins
     begun = time.monotonic()
-    with pytest.raises(LostError, match=r"rank 0 did not answer within 2 s"), met(second, SHORT):
+    with pytest.raises(LostError, match=r"rank 0 did not answer within 2 s"), meet(second, SHORT):
         pass
     assert time.monotonic() - begun < 3 * SHORT
     lead.leave()
@@ -183,21 +183,21 @@ def test_a_failure_of_rank_0_reaches_the_others_with_its_reason() -> None:
     first, second = places(2)
 
     def fail() -> None:
-        with pytest.raises(UserError, match="not there"), met(first, 10) as lead:
+        with pytest.raises(UserError, match="not there"), meet(first, 10) as lead:
             while lead.add("joined", 0) < 1:
                 time.sleep(0.01)
             raise UserError("the shards are not there")
 
     thread = threading.Thread(target=fail)
     thread.start()
-    with pytest.raises(LostError, match="rank 0 stopped: the shards are not there"), met(second, 10) as follower:
+    with pytest.raises(LostError, match="rank 0 stopped: the shards are not there"), meet(second, 10) as follower:
         follower.wait_for("tasks")
     thread.join()
 
 
 def test_a_rank_that_falls_silent_is_given_up_and_its_task_is_left() -> None:
     first, second = places(2)
-    with met(first, SHORT) as lead:
+    with meet(first, SHORT) as lead:
         lost = Meeting(second, SHORT)
         lost.join()
         handouts = MeetingHandout(lead), MeetingHandout(lost)
