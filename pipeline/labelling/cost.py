@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -18,18 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.feeding.watch import measured
+from pipeline.labelling.fill import AHEAD
 from pipeline.labels.codes import quantise
 from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.picture_cache.of_index import bytes_of_all
 from pipeline.progress import duration
+from pipeline.proofs.proof import kept
 from pipeline.rendering.loader import Loader, Request
-from pipeline.rendering.proof import kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.manifest import Manifest
 from pipeline.store.unit_labels import UnitLabels, encoded_sizes
-from pipeline.teacher.teacher import Teacher
+from pipeline.teacher.teacher import Launched, Teacher
 
 SECONDS = 4.0
 BATCHES = 4
@@ -156,14 +158,18 @@ def _render(loader: Loader, requests: Iterator[Request]) -> tuple[list[NDArray[n
 
 
 def _answer(teacher: Teacher, pixels: list[NDArray[np.uint8]]) -> tuple[list[NDArray[np.float32]], float]:
-    """The teacher's answers to those batches, and views a second after a first one."""
+    """The teacher's answers to those batches, and views a second after a first one, queued as in a run."""
     teacher(pixels[0])
     begun, count = time.perf_counter(), 0
     logits: list[NDArray[np.float32]] = []
-    while len(logits) < len(pixels) or time.perf_counter() - begun < SECONDS:
-        part = pixels[len(logits) % len(pixels)]
-        logits.append(teacher(part))
-        count += len(part)
+    under_way: deque[Launched] = deque()
+    for part in itertools.cycle(pixels):
+        under_way.append(teacher.launch(part))
+        if len(under_way) > AHEAD * teacher.stream.apart:
+            logits.append(teacher.collect(under_way.popleft())[0])
+            count += len(logits[-1])
+        if len(logits) >= len(pixels) and time.perf_counter() - begun >= SECONDS:
+            break
     return logits[: len(pixels)], count / (time.perf_counter() - begun)
 
 

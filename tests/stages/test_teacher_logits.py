@@ -22,7 +22,7 @@ from pipeline.labelling import cost
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.tasks import tasks_of
 from pipeline.labelling.writers import open_to_label
-from pipeline.rendering.proof import kept
+from pipeline.proofs.proof import kept
 from pipeline.rendering.renderer import Renderer
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.loading import load_teacher
