@@ -62,7 +62,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "distillation": (
         Claim("a convnet's hard labels help a student with a distillation token", FUSED, PLAIN),
         Claim("hard labels help a student without one", "hard, without token", PLAIN),
-        Claim("soft labels help (in the paper they do not)", "usual (soft), without token", PLAIN),
+        Claim("soft labels help (the paper saw no gain)", "usual (soft), without token", PLAIN),
         Claim("hard labels beat soft ones, without a token", "hard, without token", "usual (soft), without token"),
         Claim("hard labels beat soft ones, with a token", FUSED, "soft with token: both fused"),
         Claim("the distillation token beats distilling on the class token", FUSED, "hard, without token"),
