@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 
 TABLES = (
     *("render", "loaders", "checks", "labelling", "student_step", "online", "sizes", "memory", "startup", "growth"),
-    *("profile", "packing", "tiles", "codecs"),
+    *("profile", "packing", "tiles", "advice", "codecs"),
 )
 ALONE = ("guard", "gpu", "device_plans")
 
@@ -61,7 +61,7 @@ def main(tables: tuple[str, ...], photos: Path | None, out: Path, students: str,
     """Race ours and the peers on the same photographs and write tables; all of them by default.
 
     Tables: render, loaders, checks, labelling, student_step, online, sizes, memory, startup, growth, profile, packing,
-    tiles, codecs; guard (pass or fail), gpu and device_plans (CUDA) run when they are named.
+    tiles, advice, codecs; guard (pass or fail), gpu and device_plans (CUDA) run when they are named.
 
     \b
     Example:

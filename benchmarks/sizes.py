@@ -21,8 +21,8 @@ from pipeline.labelling.environment import describe_environment
 from pipeline.labels.codes import quantise
 from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import encode
+from pipeline.proofs.proof import kept
 from pipeline.rendering.drift import draw_witnesses
-from pipeline.rendering.proof import kept
 from pipeline.rendering.renderer import Rendered, Renderer
 from pipeline.shards.index import SampleIndex
 from pipeline.store.manifest import SKETCH

@@ -2,6 +2,6 @@
 
 One folder a room. A room imports only rooms below it; from the ground up: errors and progress (here), `remote`,
 `models`, `labels`, `pictures`, `processes`, `durable`, `shards`, `picture_cache`, `views`, `packing`, `store`,
-`commands`, `rendering`, `feeding`, `inspection`, `teacher`, `labelling`. `stages` and `student` stand on this package
-and do not know each other.
+`commands`, `proofs`, `rendering`, `feeding`, `inspection`, `teacher`, `labelling`. `stages` and `student` stand on
+this package and do not know each other.
 """

@@ -27,7 +27,7 @@ from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import narrow
 from pipeline.progress import Progress
-from pipeline.rendering.proof import kept
+from pipeline.proofs.proof import kept
 from pipeline.store.layout import Unit
 from pipeline.store.manifest import SKETCH, Manifest
 from pipeline.store.reader import StoreReader

@@ -43,19 +43,9 @@ from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
 from pipeline.teacher.class_names import names_of, require_same_names
-from pipeline.teacher.fit import (
-    Eye,
-    Fit,
-    FitSettings,
-    begin_from,
-    build_model,
-    require_labels,
-    require_model,
-    require_own_head,
-    run_epoch,
-    score,
-)
+from pipeline.teacher.fit import Eye, Fit, FitSettings, require_labels, run_epoch, score
 from pipeline.teacher.fit_folder import Contract, FittedFolder
+from pipeline.teacher.fit_start import begin_from, build_model, require_model, require_own_head
 from pipeline.teacher.loading import HUBS, LARGEST_SIDE, is_own
 from pipeline.views.recipe import Recipe
 

@@ -30,8 +30,8 @@ from pipeline.commands.recipe_flags import RECIPE_FLAGS, recipe_options
 from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
+from pipeline.proofs.same_views import Labelled, Seen, compare_views
 from pipeline.rendering.renderer import GREY, Renderer
-from pipeline.rendering.same_views import Labelled, Seen, compare_views
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule

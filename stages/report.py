@@ -64,22 +64,10 @@ FOLDER = InputPath()
 @click.option("--examples", type=click.IntRange(0, 40), default=6, help="Held-out pictures of each kind.")
 @speed_options
 def main(
-    results: Path,
-    runs: Path,
-    logits: str,
-    shards: tuple[str, ...],
-    val_logits: str | None,
-    val_shards: tuple[str, ...],
-    out: Path,
-    summary: Path | None,
-    earlier: Path | None,
-    measured: bool,
-    weights: Path | None,
-    rows: int,
-    views: int,
-    examples: int,
-    speed: Speed,
-) -> None:
+    results: Path, runs: Path, logits: str, shards: tuple[str, ...], val_logits: str | None,
+    val_shards: tuple[str, ...], out: Path, summary: Path | None, earlier: Path | None, measured: bool,
+    weights: Path | None, rows: int, views: int, examples: int, speed: Speed,
+) -> None:  # fmt: skip
     """Write one self-contained page about what the students gained from the teacher's labels.
 
     \b

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,16 @@ from pipeline.labelling.coding import DeviceCoding, HostCoding
 from pipeline.labels.keeps import parse_keep
 from pipeline.models.stream import CudaStream, registered
 from pipeline.rendering.ring import Ring
+from pipeline.store.reader import StoreReader
+from student.dataset import StoredViews
 from student.feed.tensors import Assembler, normalise
+from student.learning.engine import Engine
+from student.learning.settings import Settings
+from student.network.model import build
+from student.ranks.ranks import Ranks, Stop
+from student.run.loop import Run, _send
 from tests.pictures import tiny_shards
-from tests.small_students import RUN, STUDENT, same, weights
+from tests.small_students import RUN, STUDENT, make_store, same, weights
 from tests.stores import tree
 
 DEVICE = os.environ.get("DISTILL_TEST_DEVICE", "cuda")
@@ -259,6 +266,32 @@ def test_pieces_come_together_on_the_device(known: bool) -> None:
                 assembler.put(start, pixels)
                 pixels[:] = 0
             assert np.array_equal(assembler.take(count).cpu().numpy(), wanted)
+
+
+@cuda_alone
+def test_no_step_of_a_student_waits_for_the_device(tmp_path: Path) -> None:
+    """torch itself refuses what would, from the second step on; the events that are waited for asleep are not meant."""
+    device, store = torch.device("cuda", 0), StoreReader.open(make_store(tmp_path, rows=60))
+    sizes = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2, "epochs": 1, "batch": 20, "views": 1}
+    settings = Settings(distill="soft", precision=HALF, ema=True, clip_grad=1.0, **sizes)  # type: ignore[arg-type]
+    views = StoredViews(store, batch=20, views=1, answer=str(store.manifest.keep), device=device)
+    with closing(views):
+        feed, order = views.start(), views.order
+        net = build(settings.spec(5, 32), seed=1)
+        statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+        engine = Engine(net, settings, settings.schedule_of(order.steps), Ranks(device=device), **statistics)  # type: ignore[arg-type]
+        run = Run(
+            directory=tmp_path, settings=settings, engine=engine, feed=feed, stop=Stop(), validate=None, meta={}
+        )  # fmt: skip
+        readings = []
+        try:
+            for number, step in enumerate(feed.steps(0, 0, 1)):
+                readings.append(_send(run, step, engine.learn(step, number)))
+                torch.cuda.set_sync_debug_mode("error")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+        assert len(readings) == 3 and all(reading.sums.isfinite().all() for reading in readings)
 
 
 @cuda_alone

@@ -138,9 +138,16 @@ def ratio(row: str) -> list[str]:
     return re.findall(r"\d+\.\d\d", cell("render.md", row, "× timm uint8"))
 
 
+def bytes_a_view() -> dict[str, list[float]]:
+    """Labels alone, with the default proof, and with thumbnails, by keep: the table of store-format.md."""
+    page = (ROOT / "docs/store-format.md").read_text(encoding="utf-8").partition("| keep | labels |")[2]
+    rows = re.findall(r"^\| ([\w:+]+)[^|]*? \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE)
+    return {keep: [float(size) for size in sizes] for keep, *sizes in rows}
+
+
 def gigabytes(keep: str) -> str:
     """Of ImageNet × 300 views with all that is on by default."""
-    size = sum(float(cell("sizes.md", keep, name).replace(",", "")) for name in ("labels", "checksum + thumbnail"))
+    size = bytes_a_view()[keep][1]
     return f"{size * VIEWS / 1e9:.1f}" if size < 1000 else f"{size * VIEWS / 1e9:.0f}"
 
 
@@ -163,9 +170,13 @@ def traced() -> dict[str, list[str]]:
         r"\((\d\.\d) GB on disk": [disk],
         r"drawn (\S+) times as fast as by timm's transform \((\S+) to (\S+) in 59 rounds\)": one,
         r"and (\S+) times \((\S+) to (\S+)\) where eight": eight,
-        r"`argmax` (\S+) GB, `topk:10` at two temperatures (\S+) GB, `dense` (\S+) GB": [
-            gigabytes(keep) for keep in ("argmax", "topk:10", "dense")
+        r"`argmax` (\S+) GB, `lowrank:5\+35` .*? (\S+) GB, `topk:10` .*? (\S+) GB, `dense` (\S+) GB": [
+            gigabytes(keep) for keep in ("argmax", "lowrank:5+35", "topk:10", "dense")
         ],
+        r"soft targets at any temperature in (\d+) bytes": [f"{bytes_a_view()['lowrank:5+35'][0]:.0f}"],
+        r"and some (\S+) GB for index, witnesses and receipts": re.findall(
+            r"add some (\S+) GB", (ROOT / "docs/imagenet.md").read_text(encoding="utf-8")
+        ),
     }
 
 

@@ -5,7 +5,7 @@ Each remedy changes one of these:
 
     --workers         as many times as fast as there are more of them, while cores are idle
     --repeats 3       three views of a picture in one step: P / 3
-    pack --tiled      decoding costs `TILED_BASE` + `TILED_SHARE` · (share of the picture that the views look at)
+    pack --tiled      decoding costs the share of the picture that its views look at, a little more, and the assembly
     --max-side M      decoding costs as much less as there are fewer pixels
     --picture-cache   in place of P: an open, and a copy and a checksum of the rows that a crop lies in
 
@@ -20,8 +20,9 @@ from pipeline.rendering.effort import Effort
 
 TELLING, WORTH = 0.10, 1.10
 """The waiting share from which something is said, and by how many times a remedy must help"""
-TILED_BASE, TILED_SHARE = 0.20, 1.13
-OPEN_S = 15e-6
+TILED_S, TILED_BASE, TILED_SHARE = 120e-6, 0.08, 1.13
+"""Of a tiled picture: seconds to assemble a part, and what that costs to decode, of the whole (base + share · part)"""
+OPEN_S = 30e-6
 """Of a decoded picture in the node's cache: to find and open it, without its pixels"""
 REPEATS = 3
 SLOW_READING = 0.25
@@ -87,10 +88,19 @@ class Measurement:
         view_s = rest / spent.views + picture_s / (each or self._each)
         return max(self.workers, 1) / view_s
 
-    def _decoded(self, factor: float) -> float:
-        """Views a second, if decoding cost so much of what it costs."""
-        spent = self.effort
-        return self._drawn((spent.reading + factor * spent.decoding) / max(spent.decoded, 1))
+    @property
+    def _decode_s(self) -> float:
+        """Seconds to decode a picture."""
+        return self.effort.decoding / max(self.effort.decoded, 1)
+
+    @property
+    def _looked_at(self) -> float:
+        """The share of a picture that its views look at."""
+        return self.effort.box_pixels / max(self.effort.pixels, 1)
+
+    def _decoded(self, decode_s: float, each: float | None = None) -> float:
+        """Views a second, if decoding a picture cost so much."""
+        return self._drawn(self.effort.reading / max(self.effort.decoded, 1) + decode_s, each)
 
     def remedies(self) -> dict[str, float]:
         """What is not done yet, with the views a second that it would draw."""
@@ -100,29 +110,28 @@ class Measurement:
             found[f"--workers {cores}"] = self.draws * cores / max(self.workers, 1)
         if self.cached:
             if spent.decoded > 0.05 * spent.opened:
-                found["the picture cache, once all pictures are in it,"] = self._drawn(self._cached_s())
+                found["the picture cache, once all pictures are in it,"] = self.draws_cached
             return found
         decodes_each_time = self._each < 2 and spent.decoded > 0
         if self.repeats == 1 and decodes_each_time:
-            whole = 1.0 if not spent.parts else 1 / tiled(spent.box_pixels / spent.pixels)
-            found[f"--repeats {REPEATS}"] = self._drawn(
-                (spent.reading + whole * spent.decoding) / max(spent.decoded, 1), REPEATS * self._each
-            )
+            whole_s = (self._decode_s - TILED_S) / tiled(self._looked_at) if spent.parts else self._decode_s
+            found[f"--repeats {REPEATS}"] = self._decoded(whole_s, REPEATS * self._each)
         if decodes_each_time and not spent.parts:
-            found["pack --tiled"] = self._decoded(tiled(spent.box_pixels / max(spent.pixels, 1)))
+            found["pack --tiled"] = self._decoded(TILED_S + tiled(self._looked_at) * self._decode_s)
         if self.smaller < 0.9:
             anew = "" if self.repeats is None else " (and labels anew)"
-            found[f"pack --max-side {self.max_side}{anew}"] = self._decoded(self.smaller)
-        found["--picture-cache"] = self._drawn(self._cached_s())
+            found[f"pack --max-side {self.max_side}{anew}"] = self._decoded(self.smaller * self._decode_s)
+        found["--picture-cache"] = self.draws_cached
         return found
 
-    def _cached_s(self) -> float:
-        """To get the rows of a crop from the node's cache."""
-        return OPEN_S + 3 * self.effort.row_pixels / max(self.effort.opened, 1) * self.byte_s
+    @property
+    def draws_cached(self) -> float:
+        """Views a second that the workers would draw of pictures that were decoded before: they read a crop's rows."""
+        return self._drawn(OPEN_S + 3 * self.effort.row_pixels / max(self.effort.opened, 1) * self.byte_s)
 
 
 def tiled(share: float) -> float:
-    """What decoding so large a share of a tiled picture costs, of decoding the whole."""
+    """What decoding a tiled picture of which so much is looked at costs, of decoding the whole."""
     return min(1.0, TILED_BASE + TILED_SHARE * share)
 
 

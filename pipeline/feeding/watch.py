@@ -74,7 +74,7 @@ class Watch:
         if self.device.type != "cuda":
             return None
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def took(self, views: int) -> None:
@@ -95,20 +95,13 @@ class Watch:
 
     def measurement(self) -> Measurement:
         """What was seen so far."""
-        index = self.loader.index
-        max_side = round(SIDE_OF_VIEWS * self.loader.recipe.image_size, -1)
-        return Measurement(
+        return measured(
+            self.loader,
+            self.loader.effort.since(self._begun_effort),
+            views=self._views,
             seconds=self._waited + self._host,
             working=self._worked(),
-            views=self._views,
-            effort=self.loader.effort.since(self._begun_effort),
-            workers=self.loader.workers,
-            cores=cores(),
             repeats=self.repeats,
-            cached=self.loader.pictures is not None,
-            max_side=int(max_side),
-            smaller=pixels_left(index, int(max_side)),
-            byte_s=seconds_of_a_byte(),
         )
 
     def _worked(self) -> float:
@@ -117,6 +110,26 @@ class Watch:
             return self._host
         self._events[-1][1].synchronize()
         return float(sum(first.elapsed_time(last) for first, last in self._events)) / 1000
+
+
+def measured(
+    loader: Loader, effort: Effort, *, views: int, seconds: float, working: float, repeats: int | None = None
+) -> Measurement:
+    """What was seen of a loader and a device in some time, with what is known of pictures and machine."""
+    max_side = int(round(SIDE_OF_VIEWS * loader.recipe.image_size, -1))
+    return Measurement(
+        seconds=seconds,
+        working=working,
+        views=views,
+        effort=effort,
+        workers=loader.workers,
+        cores=cores(),
+        repeats=repeats,
+        cached=loader.pictures is not None,
+        max_side=max_side,
+        smaller=pixels_left(loader.index, max_side),
+        byte_s=seconds_of_a_byte(),
+    )
 
 
 def cores() -> int:

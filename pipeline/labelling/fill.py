@@ -35,8 +35,8 @@ from pipeline.labels.soft_labels import SoftLabels
 from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.progress import Progress
+from pipeline.proofs.proof import kept
 from pipeline.rendering.loader import Loader, Request
-from pipeline.rendering.proof import kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
@@ -76,14 +76,9 @@ def label_missing(
     batch = store.manifest.teacher.batch_size
     with _progress(store, shown) as progress:
         loader = Loader(
-            store.manifest.recipe,
-            index or store.index,
-            batch=batch,
-            workers=workers,
-            together=views_together,
-            start_method=start_method,
-            pictures=pictures,
-        )
+            store.manifest.recipe, index or store.index, batch=batch, workers=workers, together=views_together,
+            start_method=start_method, pictures=pictures,
+        )  # fmt: skip
         coding = coding_of(store.manifest, apart=teacher.stream.apart)
         with loader, registered(loader.ring.memory, teacher.device), Commits(store, coding) as commits:
             batches = loader.render(_requests(store, planned, batch))

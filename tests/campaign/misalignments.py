@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import MismatchError, RecipeError, ShardError, UserError, ViewError
 from pipeline.labelling.writers import open_to_label
-from pipeline.rendering.checksums import checksum, luma
+from pipeline.proofs.checksums import checksum, luma
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Rendered, Renderer
 from pipeline.shards.index import SampleIndex

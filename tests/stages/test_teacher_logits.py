@@ -22,7 +22,7 @@ from pipeline.labelling import cost
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.tasks import tasks_of
 from pipeline.labelling.writers import open_to_label
-from pipeline.rendering.proof import kept
+from pipeline.proofs.proof import kept
 from pipeline.rendering.renderer import Renderer
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.loading import load_teacher
@@ -246,7 +246,7 @@ def test_a_teacher_of_other_classes_is_refused(shards, tmp_path):
 
 def test_a_dry_run_says_the_cost_and_writes_nothing(shards, weights, tmp_path):
     output = label(shards, weights, tmp_path / "s.zarr", "--dry-run", "--workers", 0)
-    for word in ("270", "bytes a view", "views/s", "break-even", "nothing was written"):
+    for word in ("270", "bytes a view", "views/s", "from a --picture-cache", "break-even", "nothing was written"):
         assert word in output
     assert not (tmp_path / "s.zarr").exists()
 

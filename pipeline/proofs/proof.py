@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.rendering import checksums
+from pipeline.proofs import checksums
 from pipeline.store.manifest import SKETCH, Luma
 
 PARTS = 8
