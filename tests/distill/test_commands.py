@@ -49,7 +49,9 @@ def test_help_lists_them_in_order_and_loads_none() -> None:
         "import sys; from click.testing import CliRunner; from distill.__main__ import main\n"
         "said = CliRunner().invoke(main, ['--help']); assert not said.exit_code; print(said.output)\n"
         "loaded = {name.partition('.')[0] for name in sys.modules}\n"
-        "assert not loaded & {'numpy', 'torch', 'pipeline', 'stages', 'student'}, loaded"
+        "assert not loaded & {'numpy', 'torch', 'stages', 'student'}, loaded\n"
+        "core = {name for name in sys.modules if name.startswith('pipeline.')}\n"
+        "assert core == {'pipeline.processes', 'pipeline.processes.interrupts'}, core"
     )
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
