@@ -11,6 +11,7 @@ import logging
 import shlex
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,20 @@ from pipeline.errors import UserError
 
 TABLES = (
     *("render", "loaders", "checks", "labelling", "student_step", "online", "sizes", "memory", "startup", "growth"),
-    *("profile", "packing", "tiles", "codecs"),
+    *("profile", "packing", "tiles", "advice", "codecs"),
 )
-ALONE = ("guard", "gpu")
+ALONE = ("guard", "gpu", "device_plans")
 
 
 @command()
 @click.argument("tables", nargs=-1, type=click.Choice([*TABLES, *ALONE]), metavar="[TABLE]...")
-@click.option("--photos", type=click.Path(path_type=Path, exists=True, file_okay=False), help="A folder of JPEGs.")
+@click.option(
+    "--photographs",
+    "--photos",
+    "photos",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder of JPEGs.",
+)
 @click.option("--seconds", type=click.FloatRange(min=0), default=20.0, help="For each contestant of a race.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, help="Processes of each loader.")
 @click.option("--teacher", default="regnety_160", help="timm model beside the students, with random weights.")
@@ -43,6 +50,10 @@ ALONE = ("guard", "gpu")
 @click.option("--students", default="tiny,small,base", help="DeiT sizes with commas between them.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, help="Views of a step beside a teacher.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="bf16", help="Of teachers and students.")
+@click.option("--device", help="Of gpu: cuda, or cpu to try it out with --small.")
+@click.option("--small", is_flag=True, help="Of gpu: small models, few pictures, nothing compiled; does it run?")
+@click.option("--minutes", type=click.FloatRange(min=0), default=8.0, help="Of gpu: what does not fit in is left out.")
+@click.option("--picture-cache", type=click.Path(path_type=Path, file_okay=False), help="Of gpu: a fast folder.")
 @click.option("--with-litdata", is_flag=True, help="Install litdata outside the project's environment and race it.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False, help="For the results.")
 @click.option("--tiny", is_flag=True, help="As small as it runs, for the tests; the figures mean nothing.")
@@ -50,7 +61,7 @@ def main(tables: tuple[str, ...], photos: Path | None, out: Path, students: str,
     """Race ours and the peers on the same photographs and write tables; all of them by default.
 
     Tables: render, loaders, checks, labelling, student_step, online, sizes, memory, startup, growth, profile, packing,
-    tiles, codecs; guard (pass or fail) and gpu (needs CUDA) run when they are named.
+    tiles, advice, codecs; guard (pass or fail), gpu and device_plans (CUDA) run when they are named.
 
     \b
     Example:
@@ -58,13 +69,17 @@ def main(tables: tuple[str, ...], photos: Path | None, out: Path, students: str,
     """
     for talkative in ("pipeline", "litdata"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
-    photographs = load(photos, most=8 if flags["tiny"] else None)
+    if flags["small"]:
+        students, flags["teacher"] = "toy", "test_efficientnet"
+    photographs = load(photos, most=8 if flags["tiny"] or flags["small"] else None)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
         for number, name in enumerate(tables or TABLES):
             folder = Path(scratch) / f"{number}"
             folder.mkdir()
-            bench = Bench(photographs=photographs, folder=folder, students=tuple(students.split(",")), **flags)
             around = Circumstances(command=command(name), photographs=photographs.about, load_before=load_average())
+            told = partial(write, around=around, folder=out)
+            kept = tuple(students.split(","))
+            bench = Bench(photographs=photographs, folder=folder, students=kept, told=told, **flags)
             table = run(name, bench)
             click.echo(f"\n## {table.title}\n\n{table.text()}\n")
             if not bench.tiny:
@@ -87,7 +102,11 @@ def command(name: str) -> str:
     skip = False
     for word in sys.argv[1:]:
         if not skip and word not in (*TABLES, *ALONE) and word not in ("--out",):
-            kept.append("FOLDER" if kept and kept[-1] in ("--photos", "--weights", "--logits") else word)
+            kept.append(
+                "FOLDER"
+                if kept and kept[-1] in ("--photos", "--photographs", "--picture-cache", "--weights", "--logits")
+                else word
+            )
         skip = word == "--out"
     return shlex.join(["python", "-m", "benchmarks", name, *kept])
 

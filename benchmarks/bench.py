@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import cv2
 import torch
 
 from benchmarks.photographs import Photographs
+from benchmarks.report import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,16 @@ class Bench:
     with_litdata: bool = False
     tiny: bool = False
     """As small as it can be and still run: for the tests."""
+    device: str | None = None
+    """Of the receipt; None for CUDA."""
+    small: bool = False
+    """The receipt on small models and few pictures: does it run?"""
+    minutes: float = 8.0
+    """For the receipt."""
+    picture_cache: Path | None = None
+    """Where decoded pictures may be kept."""
+    told: Callable[[Table], None] = lambda _table: None
+    """Told of a table whenever it has another row, by those that are measured row by row."""
 
     def rows(self, wanted: int) -> int:
         """So many rows, or the few of a tiny run."""

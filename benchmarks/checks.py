@@ -17,9 +17,9 @@ from benchmarks.labels_at_hand import made_up_store
 from benchmarks.race import Contestant, race
 from benchmarks.render import WINDOW, our_turns
 from benchmarks.report import Table, grid
-from pipeline.rendering.checksums import checksum, samples, thumbnails
+from pipeline.proofs.checksums import checksum, samples, thumbnails
+from pipeline.proofs.same_views import Seen, compare_views
 from pipeline.rendering.renderer import Renderer
-from pipeline.rendering.same_views import Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe

@@ -12,7 +12,7 @@ From the same decoded pictures its pixels are those of `pipeline.rendering.rende
 whole numbers in 64-bit floats. One operation is left to the processor: rotation by OpenCV's cubic kernel (6 to 7 % of
 DeiT's base views). So it is a second executor of plans, written from their meaning, and each holds the other to it
 (tests/benchmarks/test_device_render.py). Nothing of it draws a view that is stored or trained on, and nvJPEG would
-decode otherwise. `benchmarks.gpu` measures it.
+decode otherwise. `benchmarks.device_plans` measures it.
 
 Shapes: B views, N of them that are worked on together, S the side of a view, R that of the resized picture, h × w the
 largest crop among N, A = 2 axes, C = 3 channels, K taps, P bytes of all pictures.

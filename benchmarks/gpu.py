@@ -1,286 +1,216 @@
-"""On a machine with CUDA: does the teacher run at its own speed, and does rendering feed the students?
+"""The receipt: on one GPU, how much of the bare speed is left to whoever labels and trains?
 
-    python -m benchmarks gpu --photos FOLDER --workers 16 --batch 256 --seconds 20
+    python -m benchmarks gpu --photographs DIR --workers 16                     # within eight minutes
+    python -m benchmarks gpu --photographs DIR --picture-cache FAST_DIR
+    python -m benchmarks gpu --device cpu --small                               # does it run? Its figures mean nothing
 
-Five questions, one table: images a second of the bare compiled bf16 forward and the share of it that `teacher_logits`
-reaches; a step with stored labels against one with the teacher beside it, for each student; the share of the offline
-run that waits for views; how fast the JPEGs are decoded on the GPU (torchvision's nvJPEG) beside one core; and what
-decoding and executing the same plan there (`benchmarks.device_render`) would give, beside the loader. Planning and
-reading are the host's work, and counted. Nothing is proven there; what bringing the pixels back would take is measured.
-Needs the project's environment with a CUDA build of torch, and a C++ compiler for torch.compile.
+Rows are measured in the order of what they tell, printed and written to the results at once (`benchmarks.receipt`). The
+teacher: its bare forward pass, eager and compiled, and `teacher_logits` (drawing, answering, encoding, committing; from
+the first answer to the last) at batches of 128 and 256, with one view and with eight views a decode. The students
+(`benchmarks.gpu_students`) on the store that this makes. Weights are random, which changes no time. Needs what every
+run needs, and a C++ compiler for torch.compile.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from benchmarks import online
 from benchmarks.bench import Bench
-from benchmarks.device_render import draw
-from benchmarks.labelling import forward_of
-from benchmarks.labels_at_hand import card_of, made_up_store, manifest_of, settings_of, training
-from benchmarks.loaders import our_epochs
+from benchmarks.gpu_students import Students, rate, settle
+from benchmarks.labels_at_hand import card_of, manifest_of
 from benchmarks.photographs import CLASSES
-from benchmarks.race import Contestant, race
-from benchmarks.render import WINDOW
-from benchmarks.report import Table, grid
+from benchmarks.receipt import Found, Receipt
+from benchmarks.report import Table
 from pipeline.errors import UserError
 from pipeline.labelling.fill import label_missing
+from pipeline.labelling.tasks import tasks_of
 from pipeline.labelling.writers import open_to_label
-from pipeline.models.device import choose_device, make_repeatable
-from pipeline.pictures.images import decode
-from pipeline.rendering.loader import Loader
-from pipeline.rendering.renderer import Renderer
-from pipeline.shards.files import ShardFiles
+from pipeline.models.device import autocast, choose_device, make_repeatable, settle_precision
 from pipeline.shards.index import SampleIndex
+from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
-from pipeline.teacher.teacher import Teacher
-from pipeline.views.plan import ViewPlan, plan_views
+from pipeline.teacher.teacher import Launched, Teacher
 from pipeline.views.recipe import Recipe
-from student.ranks.ranks import Ranks
 
-TEACHER_BATCH, ROWS, VIEWS = 128, 2048, 8
-DECODED_TOGETHER = 64
-Ints = NDArray[np.int64]
-Decoder = Callable[[Sequence[bytes], torch.device], list[Tensor]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much is measured."""
+
+    rows: int = 8192
+    views: int = 4
+    unit_rows: int = 512
+    batches: tuple[int, int] = (128, 256)
+    short: int = 12_288
+    """Views of a run of `teacher_logits` that makes no whole store"""
+    compile_s: float = 45.0
+    """What compiling a teacher takes, about"""
+    side: int = 224
+    mix_window: int = Recipe().mix_window
+
+
+SMALL = Scale(rows=16, views=3, unit_rows=16, batches=(4, 8), short=16, compile_s=0.0, side=32, mix_window=4)
 
 
 def measure(bench: Bench) -> Table:
-    """All five."""
-    if not torch.cuda.is_available():
+    """All rows for which there is time."""
+    scale = SMALL if bench.small else Scale()
+    if not bench.small and not (torch.cuda.is_available() and (bench.device or "cuda").startswith("cuda")):
         raise UserError(
-            "gpu measures on CUDA, and torch finds none here. Run it on a machine with an NVIDIA GPU and a CUDA build "
-            "of torch; all other tables are measured on a CPU."
+            "gpu measures on CUDA. Run it on a machine with an NVIDIA GPU and a CUDA build of torch; --small --device "
+            "cpu tries out whether it runs."
         )
-    index = bench.photographs.indexed(bench.scratch("gpu"), ROWS)
-    model = timm.create_model(bench.teacher, pretrained=False, num_classes=CLASSES).eval().requires_grad_(False)
-    model = model.cuda().to(memory_format=torch.channels_last)
-    make_repeatable(torch.device("cuda"))
-    card = card_of(bench.teacher, precision="bf16", batch=TEACHER_BATCH)
-    teacher = Teacher(model, card, torch.device("cuda"), compiled=True)
-    missing = why_no_nvjpeg(bench.photographs.payloads[:ROWS])
-    rows = [*labelling_rows(bench, index, model, teacher), *student_rows(bench, index, teacher)]
-    rows += decode_rows(bench) if not missing else [("nvJPEG", f"cannot be measured: {missing}", "")]
-    rows += plan_rows(bench, index, torch.device("cuda"), None if missing else nvjpeg)
-    return Table(
-        name="gpu",
-        title=f"On a GPU: {bench.teacher} and DeiT students, bf16, {bench.workers} workers",
-        columns=("what", "figure", "share"),
-        rows=grid(rows),
-        figures={name: float(share) for name, _, share in rows if share},
-        notes=(
-            "Random weights. Shares: of the bare forward; of (teacher + student) / student; of the run's time; of the "
-            "loader at as many views a decode.",
-            "A plan on the GPU: planned on the host, no checksum, no thumbnail, another decoder and other noise.",
-        ),
+    device = choose_device(bench.device or "cuda")
+    make_repeatable(device)
+    precision = settle_precision("auto", device)
+    title = f"On a GPU: {bench.teacher} and DeiT students, {precision}, {bench.workers} workers"
+    notes = (
+        "Random weights. 'Of the bare one': of the bare forward pass of that batch, compiled where that was measured; "
+        "of the faster bare step of that student. Waiting: the share of the time that stood still for views. "
+        "Memory: the most that torch had allocated. At: seconds since the start.",
     )
+    receipt = Receipt(
+        title=title,
+        device=device,
+        told=bench.told,
+        seconds=60 * bench.minutes,
+        notes=notes,
+        pace=0.01 if bench.small else 1.0,
+    )
+    index = bench.photographs.indexed(bench.scratch("gpu"), scale.rows, per_shard=max(scale.rows // 16, 1))
+    labelling = Labelling(bench, scale, index, device, precision, receipt)
+    labelling.rows(scale.batches[0], makes_store=True)
+    students = Students(bench, labelling.store(), labelling.teacher, receipt, precision)
+    students.first_rows()
+    labelling.rows(scale.batches[1])
+    students.more_rows()
+    return receipt.table()
 
 
-def labelling_rows(bench: Bench, index: SampleIndex, model: nn.Module, teacher: Teacher) -> list[tuple[str, str, str]]:
-    """The bare forward, and `teacher_logits` in the end."""
-    x_BCHW = torch.randn(TEACHER_BATCH, 3, 224, 224, device="cuda").to(memory_format=torch.channels_last)
-    forward = forward_of(torch.compile(model), "bf16", "cuda")  # type: ignore[arg-type]
-    bare = rate(lambda: forward(x_BCHW), TEACHER_BATCH, bench.seconds)
-    found = {}
-    for views in (1, VIEWS):
-        manifest = manifest_of(index, "topk:10", unit_rows=512, card=teacher.card)
-        path = bench.scratch(f"gpu-labels-{views}") / "store.zarr"
-        with open_to_label(path, manifest, index, views) as store:
-            begun = time.perf_counter()
-            label_missing(store, teacher, workers=bench.workers, views_together=views, shown=False)
-            found[views] = views * len(index) / (time.perf_counter() - begun)
-    return [
-        ("teacher, bare compiled forward", f"{bare:,.0f} images/s", ""),
-        *(
-            (f"teacher_logits, {views} views a decode", f"{speed:,.0f} images/s", f"{speed / bare:.3f}")
-            for views, speed in found.items()
-        ),
-    ]
+class Labelling:
+    """The teacher's rows."""
 
+    def __init__(
+        self, bench: Bench, scale: Scale, index: SampleIndex, device: torch.device, precision: str, receipt: Receipt
+    ) -> None:
+        self.bench, self.scale, self.index, self.device, self.receipt = bench, scale, index, device, receipt
+        self.precision = precision
+        torch.manual_seed(0)
+        self.model = timm.create_model(bench.teacher, pretrained=False, num_classes=CLASSES)
 
-def rate(forward: Callable[[], object], count: int, seconds: float) -> float:
-    """Images a second, once warm."""
-    for _ in range(5):
+    def rows(self, batch: int, *, makes_store: bool = False) -> None:
+        """Bare, compiled, and end to end."""
+        receipt = self.receipt
+        eager = self.teacher(batch, compiled=False)
+        bare = receipt.row(f"teacher, bare eager forward, batch {batch}", partial(self.bare, eager), takes=8)
+        teacher, best = eager, bare
+        if self.bench.small:
+            receipt.skip(f"teacher, bare compiled forward, batch {batch}", "--small compiles nothing")
+        else:
+            compiled = self.teacher(batch, compiled=True)
+            found = receipt.row(
+                f"teacher, bare compiled forward, batch {batch}", partial(self.bare, compiled),
+                takes=self.scale.compile_s, most=120,
+            )  # fmt: skip
+            teacher, best = (compiled, found) if found else (eager, bare)
+        kind = "compiled" if teacher is not eager else "eager"
+        for together in (1, 8):
+            whole = makes_store and together == 1
+            name = f"teacher_logits, {kind}, batch {batch}, {together} view{'s' * (together > 1)} a decode"
+            path = self.store_path if whole else self.bench.scratch(f"labels-{batch}-{together}") / "store.zarr"
+            views = self.scale.views if whole else 8
+            if whole:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            work = partial(self.label, path, teacher, together, views, whole, best)
+            receipt.row(name, work, takes=25 if whole else 15, most=120)
+
+    @property
+    def store_path(self) -> Path:
+        """Of what the students learn from."""
+        return self.bench.folder / "gpu-store" / "store.zarr"
+
+    def teacher(self, batch: int, *, compiled: bool) -> ClockedTeacher:
+        """One with clocks."""
+        card = card_of(self.bench.teacher, precision=self.precision, batch=batch)
+        card = replace(card, input_size=self.scale.side)
+        return ClockedTeacher(self.model, card, self.device, compiled=compiled)
+
+    def manifest(self, teacher: Teacher) -> Manifest:
+        """Of a store of its answers."""
+        recipe, rows = Recipe(image_size=self.scale.side, mix_window=self.scale.mix_window), self.scale.unit_rows
+        return manifest_of(self.index, "topk:10", unit_rows=rows, card=teacher.card, recipe=recipe)
+
+    def bare(self, teacher: Teacher) -> Found:
+        """Images a second of the model alone, on what lies on the device."""
+        batch, side = teacher.card.batch_size, teacher.card.input_size
+        with torch.inference_mode():  # the kind of tensor that a run has: its graph is then the run's, too
+            x_BCHW = torch.randn(batch, 3, side, side, device=self.device).to(memory_format=torch.channels_last)
+        begun = time.perf_counter()
+
+        @torch.inference_mode()
+        def forward() -> None:
+            with autocast(self.device, teacher.precision):
+                teacher._forward(x_BCHW)
+
         forward()
-    torch.cuda.synchronize()
-    begun, done = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds:
-        for _ in range(10):
-            forward()
-        torch.cuda.synchronize()
-        done += 10 * count
-    return done / (time.perf_counter() - begun)
+        settle(self.device)
+        first = time.perf_counter() - begun
+        speed = rate(forward, batch, self.device, 0.0 if self.bench.small else 3.0)
+        return Found(text=f"{speed:,.0f} images/s (first after {first:.1f} s)", figure=speed)
+
+    def label(
+        self, path: Path, teacher: ClockedTeacher, together: int, views: int, whole: bool, bare: Found | None
+    ) -> Found:
+        """Fill a store, or a part of one."""
+        manifest = self.manifest(teacher)
+        with open_to_label(path, manifest, self.index, views) as store:
+            tasks = tasks_of(store.missing(), together)
+            if not whole:
+                some = max(self.scale.short // (self.scale.unit_rows * together), 1)
+                tasks = tasks[:some]
+            teacher.start()
+            label_missing(store, teacher, workers=self.bench.workers, views_together=together, tasks=tasks, shown=False)
+            if whole:
+                store.finish()
+        speed = teacher.speed()
+        return Found(text=f"{speed:,.0f} views/s", figure=speed, share=speed / bare.figure if bare else None)
+
+    def store(self) -> StoreReader:
+        """What the students learn from; made without ado where its row was broken off."""
+        path = self.store_path
+        if not (path / "COMPLETE").exists():
+            eager = self.teacher(self.scale.batches[0], compiled=False)
+            eager.start()
+            path = self.bench.scratch("gpu-store-again") / "store.zarr"
+            with open_to_label(path, self.manifest(eager), self.index, self.scale.views) as store:
+                label_missing(store, eager, workers=self.bench.workers, shown=False)
+                store.finish()
+        return StoreReader.open(path)
 
 
-def student_rows(bench: Bench, index: SampleIndex, teacher: Teacher) -> list[tuple[str, str, str]]:
-    """Offline against online, and how long offline waits for views."""
-    store = made_up_store(bench.scratch("gpu-store") / "store.zarr", index, "argmax", unit_rows=512)
-    rows = []
-    for student in bench.students:
-        result = online.race_of(bench, student, store, teacher, workers=bench.workers)
-        ideal, found = online.speed_ups(result)
-        speed = f"{result.rate(online.OFFLINE).median:,.0f} views/s, × {found:.2f} online"
-        rows.append((f"{student}: offline step", speed, f"{found / ideal:.3f}"))
-        rows.append(
-            (f"{student}: waiting for views", f"{bench.workers} workers", f"{waiting(bench, student, store):.3f}")
-        )
-    return rows
+class ClockedTeacher(Teacher):
+    """Knows when its answers were there."""
 
+    def start(self) -> None:
+        """Forget what was."""
+        self._answered: list[tuple[float, int]] = []
 
-def waiting(bench: Bench, student: str, store: StoreReader) -> float:
-    """The share of an uninterrupted offline run that stands still for data."""
-    settings = settings_of(student, bench.batch, distill="hard", precision="bf16")
-    ranks = Ranks(device=choose_device("cuda"))
-    with training(store, settings, workers=bench.workers, ranks=ranks) as (feed, engine):
-        begun = warm = 0.0
-        for number, step in zip(itertools.count(), feed.steps(0, 0, 1000), strict=False):
-            sums = engine.learn(step, number)
-            if number == 9:
-                sums.sum().item()
-                begun, warm = time.perf_counter(), feed.waited
-            if begun and time.perf_counter() - begun > bench.seconds:
-                break
-        torch.cuda.synchronize()
-        return (feed.waited - warm) / (time.perf_counter() - begun)
+    def collect(self, launched: Launched, *name: Callable[[int], str]) -> tuple[NDArray[Any], ...]:
+        """As a teacher does."""
+        found = super().collect(launched, *name)
+        self._answered.append((time.perf_counter(), len(found[0])))
+        return found
 
-
-def decode_rows(bench: Bench) -> list[tuple[str, str, str]]:
-    """nvJPEG beside libjpeg-turbo on one core."""
-    payloads, device = bench.photographs.payloads[:256], torch.device("cuda")
-
-    def on_gpu() -> int:
-        count = len(nvjpeg(payloads, device))
-        finish(device)
-        return count
-
-    runs = {"nvJPEG": on_gpu, "libjpeg-turbo, one core": lambda: len([decode(payload) for payload in payloads])}
-    result = race(runs, seconds=bench.seconds / 2)
-    return [(f"decode: {name}", f"{result.rate(name).median:,.0f} images/s", "") for name in runs]
-
-
-def nvjpeg(payloads: Sequence[bytes], device: torch.device) -> list[Tensor]:
-    """The pictures [3, H, W], decoded on the GPU."""
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    data = [torch.frombuffer(bytearray(payload), dtype=torch.uint8) for payload in payloads]
-    parts = (data[start : start + DECODED_TOGETHER] for start in range(0, len(data), DECODED_TOGETHER))
-    return [picture for part in parts for picture in decode_jpeg(part, ImageReadMode.RGB, device)]
-
-
-def turbo(payloads: Sequence[bytes], device: torch.device) -> list[Tensor]:
-    """The pictures [3, H, W], decoded by the processor."""
-    return [torch.from_numpy(decode(payload)).permute(2, 0, 1).contiguous().to(device) for payload in payloads]
-
-
-def why_no_nvjpeg(payloads: Sequence[bytes]) -> str:
-    """What keeps nvJPEG from these pictures: a torchvision without it, or one of them; empty where nothing does."""
-    try:
-        for start in range(0, len(payloads), DECODED_TOGETHER):
-            nvjpeg(payloads[start : start + DECODED_TOGETHER], torch.device("cuda"))
-    except RuntimeError as error:
-        return str(error).splitlines()[0][:80]
-    return ""
-
-
-def finish(device: torch.device) -> None:
-    """Wait for what was handed to the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def plan_rows(
-    bench: Bench, index: SampleIndex, device: torch.device, decoder: Decoder | None
-) -> list[tuple[str, str, str]]:
-    """Plans executed on the device, beside the loader's processes; and how far their pixels are apart."""
-    many = 2 if bench.tiny else VIEWS
-    rows, files = np.arange(min(len(index), WINDOW * many)), index.files()
-    decoded = _by_row(rows, turbo([index.payload(files, row) for row in rows.tolist()], device))
-    before = f"plan on {device}, pictures decoded before"
-    runs = {
-        "plan on the host, not executed": _planned(index, rows, many, WINDOW * many, lambda plan: None),
-        before: _planned(index, rows, many, WINDOW * many, lambda plan: _execute(plan, decoded, device)),
-        "pixels brought back to the host": _brought_back(WINDOW * many, device),
-    }
-    peers = {before: many}
-    for views in (1, many) if decoder else ():
-        name = f"decode and plan on {device}, {views} views a decode"
-        work = partial(_decode_and_execute, index, files, cast(Decoder, decoder), device)
-        runs[name], peers[name] = _planned(index, np.arange(len(index)), views, WINDOW * many, work), views
-    ours = {views: f"loader with {bench.workers} workers, {views} views a decode" for views in (1, many)}
-    with ExitStack() as stack:
-        for views, name in ours.items():
-            loader = Loader(Recipe(), index, batch=WINDOW, workers=bench.workers, together=views)
-            runs[name] = our_epochs(stack.enter_context(loader), index, views)
-        result = race(runs, seconds=bench.seconds / 2, fewest=bench.fewest)
-    shares = {name: f"{result.ratio(name, ours[views]).median:.3f}" for name, views in peers.items()}
-    table = [(name, f"{result.rate(name).median:,.0f} views/s", shares.get(name, "")) for name in runs]
-    return [*table, _agreement(index, decoded)]
-
-
-def _planned(index: SampleIndex, rows: Ints, views: int, together: int, work: Callable[[ViewPlan], None]) -> Contestant:
-    """About so many views a turn, in new views of stretches of rows: planned, and worked on."""
-    count = min(len(rows), together // views)
-    stretches = itertools.cycle([rows[start : start + count] for start in range(0, len(rows) - count + 1, count)])
-    first = itertools.count(0, views)
-
-    def turn() -> int:
-        row_N, start = next(stretches), next(first)
-        view_B = np.repeat(np.arange(start, start + views), len(row_N))
-        plan = plan_views(Recipe(), index, np.tile(row_N, views), view_B)
-        work(plan)
-        return len(plan)
-
-    return turn
-
-
-def _execute(plan: ViewPlan, pictures: Mapping[int, Tensor], device: torch.device) -> None:
-    draw(Recipe(), plan, pictures)
-    finish(device)
-
-
-def _decode_and_execute(
-    index: SampleIndex, files: ShardFiles, decoder: Decoder, device: torch.device, plan: ViewPlan
-) -> None:
-    rows = np.unique(plan.row_B)
-    payloads = [index.payload(files, row) for row in rows.tolist()]
-    _execute(plan, _by_row(rows, decoder(payloads, device)), device)
-
-
-def _by_row(rows: Ints, pictures: Sequence[Tensor]) -> dict[int, Tensor]:
-    return dict(zip(rows.tolist(), pictures, strict=True))
-
-
-def _brought_back(count: int, device: torch.device) -> Contestant:
-    """Views as they are drawn to views as they are proven, in memory that the device writes to itself."""
-    side = Recipe().image_size
-    drawn_BCSS = torch.zeros((count, 3, side, side), dtype=torch.uint8, device=device)
-    host_BSSC = torch.empty((count, side, side, 3), dtype=torch.uint8, pin_memory=device.type == "cuda")
-
-    def turn() -> int:
-        host_BSSC.copy_(drawn_BCSS.permute(0, 2, 3, 1).contiguous(), non_blocking=True)
-        finish(device)
-        return count
-
-    return turn
-
-
-def _agreement(index: SampleIndex, decoded: Mapping[int, Tensor]) -> tuple[str, str, str]:
-    """How many values are those of the processor's renderer, without erasing, from the same decoded pictures."""
-    recipe, row_B = Recipe(erase=0.0), np.arange(min(len(index), WINDOW))
-    plan = plan_views(recipe, index, row_B, np.zeros_like(row_B))
-    wanted_BSSC = np.empty((len(plan), recipe.image_size, recipe.image_size, 3), np.uint8)
-    Renderer(recipe, index, index.files()).render(plan.row_B, plan.view_B, wanted_BSSC)
-    drawn_BSSC = draw(recipe, plan, decoded).permute(0, 2, 3, 1).cpu().numpy()
-    gap_BSSC = np.abs(drawn_BSSC.astype(np.int16) - wanted_BSSC)
-    return "values as the processor's, unerased", f"{100 * (gap_BSSC == 0).mean():.4f} %, {gap_BSSC.max()} off", ""
+    def speed(self) -> float:
+        """Views a second between the first answer and the last."""
+        (first, _), *others = self._answered
+        return sum(count for _, count in others) / (others[-1][0] - first)

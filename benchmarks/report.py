@@ -32,6 +32,8 @@ class Table:
     figures: Mapping[str, float] = field(default_factory=dict)
     """The numbers that a row of the table stands for, by name."""
     notes: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    """Lines of Markdown below the notes."""
     picture: bytes | None = None
     """A PNG beside the table"""
 
@@ -39,7 +41,8 @@ class Table:
         """Markdown: a line a row, then the notes."""
         lines = ["| " + " | ".join(cells) + " |" for cells in (self.columns, *self.rows)]
         lines.insert(1, "|" + "---|" * len(self.columns))
-        return "\n".join([*lines, *(f"\n- {note}" if i == 0 else f"- {note}" for i, note in enumerate(self.notes))])
+        notes = [f"\n- {note}" if i == 0 else f"- {note}" for i, note in enumerate(self.notes)]
+        return "\n".join([*lines, *notes, *([""] if self.after else []), *self.after])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

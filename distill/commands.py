@@ -53,6 +53,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "stages.report:main",
         "Write one self-contained page about what the students gained from the teacher's labels.",
     ),
+    "frontier": (
+        "stages.frontier:main",
+        "Measure accuracy against images a second, of students and teachers on one machine.",
+    ),
     "demo": (
         "stages.demo_images:main",
         "Make the pictures of the embedded default: a folder per class, an unlabelled folder, and a validation part.",

@@ -1,6 +1,6 @@
 """The commands that make data and pages: one module for each stage of `dvc.yaml`.
 
-`reporting` and `demo` hold what the larger ones are made of.
+`labelling`, `comparing`, `reporting` and `demo` hold what the larger ones are made of.
 """
 
 from pipeline.processes import interrupts

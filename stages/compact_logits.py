@@ -16,6 +16,7 @@ import click
 
 from pipeline.commands.command import command
 from pipeline.commands.outputs import beside, require_new_folder, require_writable
+from pipeline.commands.places import STORE, OutputStore, ResultFile
 from pipeline.durable.file import write_json
 from pipeline.durable.objects import open_objects
 from pipeline.errors import MismatchError
@@ -26,7 +27,7 @@ from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import narrow
 from pipeline.progress import Progress
-from pipeline.rendering.proof import kept
+from pipeline.proofs.proof import kept
 from pipeline.store.layout import Unit
 from pipeline.store.manifest import SKETCH, Manifest
 from pipeline.store.reader import StoreReader
@@ -35,7 +36,12 @@ from pipeline.store.writer import StoreWriter
 
 
 @command()
-@click.option("--logits", required=True, metavar="STORE", help="The store to read, dense or topk; may be at s3://.")
+@click.option(
+    "--logits",
+    type=STORE,
+    required=True,
+    help="The store to read, dense or topk; may be at s3://.",
+)
 @click.option("--keep", required=True, help="What to keep of it: topk:K, lowrank:K+R or argmax.")
 @click.option(
     "--temperatures",
@@ -43,11 +49,11 @@ from pipeline.store.writer import StoreWriter
     help="Temperatures at which a topk store is exact.  [default: those stored, or 1,3 from dense]",
 )
 @click.option("--sketch", is_flag=True, help="Keep sketches in place of thumbnails: 4 bytes of proof a view, not 20.")
-@click.option("--out", required=True, metavar="STORE", help="The smaller store; may be at s3://.")
+@click.option("--out", type=OutputStore("store"), required=True, help="The smaller store; may be at s3://.")
 @click.option(
     "--recheck", is_flag=True, help="Read all that is finished, and do what is damaged anew.  [default: list it]"
 )
-@click.option("--report", type=click.Path(path_type=Path), help="Fidelity JSON.  [default: beside --out]")
+@click.option("--report", type=ResultFile(), help="Fidelity JSON.  [default: beside --out]")
 def main(
     logits: str, keep: str, temperatures: str | None, sketch: bool, out: str, recheck: bool, report: Path | None
 ) -> None:

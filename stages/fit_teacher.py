@@ -19,16 +19,19 @@ from __future__ import annotations
 import ast
 import logging
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from pipeline.commands.class_flags import label_options, take_rule
+from pipeline.commands.class_flags import label_options
 from pipeline.commands.command import command
-from pipeline.commands.recipe_flags import recipe_options, take_recipe
-from pipeline.commands.speed_flags import default_workers, shards_option, speed_options
+from pipeline.commands.gather import gather
+from pipeline.commands.places import SHARDS, InputPath, OutputFolder, ResultFile
+from pipeline.commands.recipe_flags import recipe_options
+from pipeline.commands.speed_flags import Speed, default_workers, shards_option, speed_options
 from pipeline.errors import TeacherError
 from pipeline.models.device import choose_device, make_repeatable, settle_precision
 from pipeline.models.out_of_memory import within_memory
@@ -38,44 +41,75 @@ from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.truth import LabelRule
 from pipeline.teacher.class_names import names_of, require_same_names
-from pipeline.teacher.fit import (
-    Eye,
-    Fit,
-    FitSettings,
-    begin_from,
-    build_model,
-    require_labels,
-    require_model,
-    require_own_head,
-    run_epoch,
-    score,
-)
+from pipeline.teacher.fit import Eye, Fit, FitSettings, require_labels, run_epoch, score
 from pipeline.teacher.fit_folder import Contract, FittedFolder
+from pipeline.teacher.fit_start import begin_from, build_model, require_model, require_own_head
 from pipeline.teacher.loading import HUBS, LARGEST_SIDE, is_own
 from pipeline.views.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitPlan:
+    """What is fitted to what, and how; each field is called as its flag."""
+
+    shards: tuple[str, ...]
+    val_shards: tuple[str, ...]
+    rule: LabelRule
+    recipe: Recipe
+    out: Path
+    model: str
+    model_args: tuple[str, ...]
+    pretrained: bool
+    weights: Path | None
+    input_size: int | None
+    settings: FitSettings
+    precision: str
+    val_every: int
+    metrics: Path | None
+    history: Path | None
+    if_changed: str
+    speed: Speed
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those of timm's model: NAME=VALUE pairs, where a value is a Python literal, or else a text."""
+        found: dict[str, Any] = {}
+        for pair in self.model_args:
+            name, equals, value = pair.partition("=")
+            if not name or not equals:
+                raise click.BadParameter(f"--model-arg takes NAME=VALUE, not {pair!r}")
+            try:
+                found[name] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                found[name] = value
+        return found
+
+    def index(self, shards: tuple[str, ...]) -> SampleIndex:
+        """What is in some of the shards."""
+        return scan(expand(shards), workers=self.speed.workers, rule=self.rule)
+
+
 PRECISIONS = ("fp32", "bf16")
 """No fp16: its small gradients would need a scaled loss"""
 DEFAULTS = FitSettings()
+LEARNING = ("epochs", "batch", "lr", "warmup_epochs", "weight_decay", "smoothing", "clip_grad")
+"""Flags of `FitSettings`; its seed is the recipe's"""
 COUNT = click.IntRange(min=1)
 
 
 @command()
 @shards_option
 @label_options
-@click.option("--val-shards", multiple=True, metavar="PATTERN", help="Shards to score the teacher on.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/teacher"), help="Its folder."
-)
+@click.option("--val-shards", type=SHARDS, multiple=True, help="Shards to score the teacher on.")
+@click.option("--out", type=OutputFolder(file_okay=False), default=Path("runs/teacher"), help="Its folder.")
 @click.option("--model", default="regnety_032", help="Any timm classifier; or module:function, which returns a model.")
 @click.option("--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="An argument of timm's model.")
 @click.option("--pretrained/--no-pretrained", default=False, help="Begin from timm's own weights (with a new head).")
-@click.option(
-    "--weights", type=click.Path(path_type=Path), help="Begin from this file (a head of other classes is new)."
-)
+@click.option("--weights", type=InputPath(), help="Begin from this file (a head of other classes is new).")
 @click.option(
     "--input-size",
     type=click.IntRange(1, LARGEST_SIDE),
@@ -97,8 +131,8 @@ COUNT = click.IntRange(min=1)
     "--precision", type=click.Choice(["auto", *PRECISIONS]), default="auto", help="auto: bf16 on cuda, else fp32."
 )
 @click.option("--val-every", type=COUNT, default=1, help="Epochs from one validation to the next.")
-@click.option("--metrics", type=click.Path(path_type=Path), help="JSON file for the final figures.")
-@click.option("--history", type=click.Path(path_type=Path), help="CSV file for the curves, a line an epoch.")
+@click.option("--metrics", type=ResultFile(), help="JSON file for the final figures.")
+@click.option("--history", type=ResultFile(), help="CSV file for the curves, a line an epoch.")
 @click.option(
     "--if-changed",
     type=click.Choice(["refuse", "restart"]),
@@ -107,56 +141,56 @@ COUNT = click.IntRange(min=1)
 )
 @recipe_options
 @speed_options
-def main(**flags: Any) -> None:
+@gather("settings", FitSettings, *LEARNING)
+@gather("plan", FitPlan)
+def main(plan: FitPlan) -> None:
     """Fit a model to your shards, so that it can be their teacher (`--model local-dir:runs/teacher`).
 
     \b
     Example:
       python -m stages.fit_teacher --shards 'data/train/*.tar' --model regnety_032 --pretrained --recipe light
     """
-    recipe, rule = take_recipe(flags), take_rule(flags)
-    _require_start(flags)
-    index = scan(expand(flags["shards"]), workers=flags["workers"], rule=rule)
-    val = scan(expand(flags["val_shards"]), workers=flags["workers"], rule=rule) if flags["val_shards"] else None
+    _require_start(plan)
+    index = plan.index(plan.shards)
+    val = plan.index(plan.val_shards) if plan.val_shards else None
     require_labels(index)
     if val is not None:
         _require_same_classes(index, val)
-    device = choose_device(flags["device"])
-    contract = _contract(flags, recipe, index, settle_precision(flags["precision"], device, PRECISIONS))
-    with FittedFolder(flags["out"]).claimed() as folder:
-        found = folder.open(contract, restart=flags["if_changed"] == "restart")
+    device = choose_device(plan.speed.device)
+    contract = _contract(plan, index, settle_precision(plan.precision, device, PRECISIONS))
+    with FittedFolder(plan.out).claimed() as folder:
+        found = folder.open(contract, restart=plan.if_changed == "restart")
         if found != "finished":
-            fit = _fit(flags, contract, recipe, index, device)
+            fit = _fit(plan, contract, index, device)
             if found == "begun":
                 fit.restore(folder.load())
             with within_memory(device, "Give a smaller --batch (another fit), or --precision bf16."):
-                _run(fit, folder, val, flags)
+                _run(fit, folder, val, plan)
             folder.finish(fit)
-        figures = folder.report(flags["metrics"], flags["history"])
+        figures = folder.report(plan.metrics, plan.history)
     shown = ", ".join(f"{name} {value:g}" for name, value in sorted(figures.items()))
-    click.echo(f"teacher: {flags['out']}{' (finished before)' if found == 'finished' else ''}: {shown}")
+    click.echo(f"teacher: {plan.out}{' (finished before)' if found == 'finished' else ''}: {shown}")
 
 
-def _contract(flags: dict[str, Any], recipe: Recipe, index: SampleIndex, precision: str) -> Contract:
+def _contract(plan: FitPlan, index: SampleIndex, precision: str) -> Contract:
     return Contract(
-        model=flags["model"],
-        model_args=_model_args(flags["model_args"]),
-        start=_start(flags["weights"], flags["pretrained"]),
-        input_size=flags["input_size"] or recipe.image_size,
+        model=plan.model,
+        model_args=plan.arguments,
+        start=_start(plan.weights, plan.pretrained),
+        input_size=plan.input_size or plan.recipe.image_size,
         precision=precision,
-        settings=FitSettings(**{name: flags[name] for name in DEFAULTS.to_json() if name != "seed"}, seed=recipe.seed),
-        recipe=recipe,
+        settings=replace(plan.settings, seed=plan.recipe.seed),
+        recipe=plan.recipe,
         index_digest=index.digest(),
         class_names=index.class_names,
     )
 
 
-def _require_start(flags: dict[str, Any]) -> None:
+def _require_start(plan: FitPlan) -> None:
     """What the fit begins from, before the shards are read: a model that can be built, and its weights."""
-    pretrained = flags["pretrained"] and flags["weights"] is None
-    require_model(flags["model"], pretrained=pretrained, arguments=_model_args(flags["model_args"]))
-    if flags["weights"] is not None and not flags["weights"].is_file():
-        read_weights(flags["weights"])  # which says what is wrong
+    require_model(plan.model, pretrained=plan.pretrained and plan.weights is None, arguments=plan.arguments)
+    if plan.weights is not None and not plan.weights.is_file():
+        read_weights(plan.weights)  # which says what is wrong
 
 
 def _start(weights: Path | None, pretrained: bool) -> str:
@@ -165,24 +199,10 @@ def _start(weights: Path | None, pretrained: bool) -> str:
     return "pretrained" if pretrained else "random"
 
 
-def _model_args(given: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE pairs; a value is a Python literal, or else a text."""
-    found: dict[str, Any] = {}
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"--model-arg takes NAME=VALUE, not {pair!r}")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[name] = value
-    return found
-
-
-def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: SampleIndex, device: torch.device) -> Fit:
+def _fit(plan: FitPlan, contract: Contract, index: SampleIndex, device: torch.device) -> Fit:
     make_repeatable(device)
     if device.type == "cpu" and not threads_are_set():  # the rest of the cores draw views
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), default_workers() - flags["workers"])))
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), default_workers() - plan.speed.workers)))
     model, config = build_model(
         contract.model,
         index.num_classes,
@@ -192,19 +212,19 @@ def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: Sampl
         arguments=contract.model_args,
     )
     fresh: list[str] = [] if contract.start != "random" else ["all"]
-    if flags["weights"]:
-        fresh = begin_from(model, read_weights(flags["weights"]), f"--weights {flags['weights']}")
-        log.info("%s: all tensors taken%s", flags["weights"], f" but {', '.join(fresh)}" if fresh else "")
+    if plan.weights:
+        fresh = begin_from(model, read_weights(plan.weights), f"--weights {plan.weights}")
+        log.info("%s: all tensors taken%s", plan.weights, f" but {', '.join(fresh)}" if fresh else "")
     if contract.settings.epochs == 0:
         require_own_head(model, index, fresh)
         told = {**config, "num_classes": index.num_classes}
         of_timm = not is_own(contract.model) and not contract.model.startswith(HUBS)
-        names = names_of(None, contract.model, flags["weights"], told, of_timm=of_timm)
+        names = names_of(None, contract.model, plan.weights, told, of_timm=of_timm)
         require_same_names(index.class_names, names, None, contract.model)
     return Fit(
         model=model,
         settings=contract.settings,
-        recipe=recipe,
+        recipe=plan.recipe,
         index=index,
         device=device,
         precision=contract.precision,
@@ -212,10 +232,10 @@ def _fit(flags: dict[str, Any], contract: Contract, recipe: Recipe, index: Sampl
     )
 
 
-def _run(fit: Fit, folder: FittedFolder, val: SampleIndex | None, flags: dict[str, Any]) -> None:
+def _run(fit: Fit, folder: FittedFolder, val: SampleIndex | None, plan: FitPlan) -> None:
     """All epochs that are left, each with its checkpoint."""
     total, done = (len(fit.row_R) * epochs for epochs in (fit.settings.epochs, fit.epoch))
-    speed = {"workers": flags["workers"], "start_method": flags["start_method"]}
+    speed: Any = {"workers": plan.speed.workers, "start_method": plan.speed.start_method}
     with ExitStack() as stack:
         loader = stack.enter_context(Loader(fit.recipe, fit.index, batch=fit.settings.batch, **speed))
         judge = None
@@ -228,7 +248,7 @@ def _run(fit: Fit, folder: FittedFolder, val: SampleIndex | None, flags: dict[st
             folder.save(fit)  # a folder of weights alone, which a kill of what follows may leave, could be anybody's
         while not fit.finished:
             run_epoch(fit, loader, progress)
-            if judge is not None and (fit.finished or fit.epoch % flags["val_every"] == 0):
+            if judge is not None and (fit.finished or fit.epoch % plan.val_every == 0):
                 fit.history[-1] |= score(fit, judge)
             folder.save(fit)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -23,17 +22,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.commands.cache_flags import cache_options
-from pipeline.commands.class_flags import label_options, take_rule
-from pipeline.commands.command import command, require_no_other_file
-from pipeline.commands.outputs import require_suffix
-from pipeline.commands.recipe_flags import recipe_options, take_recipe
+from pipeline.commands.class_flags import label_options
+from pipeline.commands.command import command
+from pipeline.commands.gather import gather
+from pipeline.commands.places import SHARDS, STORE, ResultFile
+from pipeline.commands.recipe_flags import RECIPE_FLAGS, recipe_options
 from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
+from pipeline.proofs.same_views import Labelled, Seen, compare_views
 from pipeline.rendering.renderer import GREY, Renderer
-from pipeline.rendering.same_views import Labelled, Seen, compare_views
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.truth import LabelRule
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind
@@ -43,10 +44,23 @@ from stages.reporting.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, 
 
 MOST_VIEWS = 1000
 DEFAULT_ROWS = "0:8"
-NOT_RECIPE = {"logits", "shards", "rows", "views", "out", "log_level"}
+OF_THE_STORE = {"preset", "label_key", "classes", *RECIPE_FLAGS}
+"""Flags of what a store brings itself"""
 
 Answer = tuple[int, float | None]
 """A class, and its probability where the store's keep tells it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Which views are asked for; each field is called as its flag."""
+
+    shards: tuple[str, ...]
+    logits: str | None
+    rows: str
+    views: int
+    rule: LabelRule
+    recipe: Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,26 +84,30 @@ class Subject:
 
 
 @command()
-@click.option("--shards", multiple=True, metavar="PATTERN", help="WebDataset tars; with --logits: where they are now.")
-@click.option("--logits", metavar="STORE", help="A finished store, whose recipe and answers are shown.")
+@click.option(
+    "--shards",
+    type=SHARDS,
+    multiple=True,
+    help="WebDataset tars; with --logits: where they are now.",
+)
+@click.option("--logits", type=STORE, help="A finished store, whose recipe and answers are shown.")
 @click.option("--rows", default=DEFAULT_ROWS, help="Rows to show: 'FIRST:END', or numbers with commas, or both.")
 @click.option("--views", type=click.IntRange(1, MOST_VIEWS), default=4, help="Views of each row, from view 0.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("views.png"), help="The contact sheet.")
+@click.option("--out", type=ResultFile(".png"), default=Path("views.png"), help="The contact sheet.")
 @label_options
 @recipe_options
 @cache_options
+@gather("asked", Asked)
 @click.pass_context
-def main(context: click.Context, /, out: Path, **flags: Any) -> None:
+def main(context: click.Context, /, out: Path, asked: Asked) -> None:
     """Print the plan of some views, and draw them on a contact sheet.
 
     \b
     Example:
       python -m stages.inspect_views --shards 'data/train/*.tar' --rows 0:8 --views 4 --out views.png
     """
-    require_suffix(out, "--out", ".png")
     require_packages("the contact sheet", "matplotlib", extra="report")
-    require_no_other_file(out, "--out")
-    subject = _subject(context, **flags)
+    subject = _subject(context, asked)
     plan, side = subject.plan, subject.recipe.image_size
     pixels_BHWC = np.empty((len(plan), side, side, 3), np.uint8)
     renderer = Renderer(subject.recipe, subject.index, subject.index.files())
@@ -105,19 +123,17 @@ def main(context: click.Context, /, out: Path, **flags: Any) -> None:
     click.echo(f"contact sheet: {out} ({len(plan) // subject.views} rows × {subject.views} views)")
 
 
-def _subject(
-    context: click.Context, *, shards: tuple[str, ...], logits: str | None, rows: str, views: int, **flags: Any
-) -> Subject:
-    recipe, rule = take_recipe(flags), take_rule(flags)
-    if logits is None:
-        if not shards:
+def _subject(context: click.Context, asked: Asked) -> Subject:
+    recipe, rows, views = asked.recipe, asked.rows, asked.views
+    if asked.logits is None:
+        if not asked.shards:
             raise click.UsageError("give --shards PATTERN, or --logits STORE")
-        store, index = None, scan(expand(shards), rule=rule)
+        store, index = None, scan(expand(asked.shards), rule=asked.rule)
     else:
         _require_no_recipe(context)
-        store = StoreReader.open(logits)
+        store = StoreReader.open(asked.logits)
         recipe, views = store.manifest.recipe, min(views, store.layout.views)
-        index = store.index.moved_to(expand(shards)) if shards else store.index
+        index = store.index.moved_to(expand(asked.shards)) if asked.shards else store.index
     if context.get_parameter_source("rows") is ParameterSource.DEFAULT:
         rows = f"0:{min(8, len(index))}"
     chosen = _rows(rows, len(index))
@@ -130,7 +146,7 @@ def _subject(
 
 def _require_no_recipe(context: click.Context) -> None:
     for name in context.params:
-        if name not in NOT_RECIPE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name in OF_THE_STORE and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             flag = name.replace("preset", "recipe").replace("_", "-")
             raise click.UsageError(f"--{flag} has no place beside --logits, which brings the recipe of the store")
 

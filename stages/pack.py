@@ -15,6 +15,7 @@ import click
 from pipeline.commands.class_flags import read_class_list
 from pipeline.commands.command import command
 from pipeline.commands.outputs import require_new_folder
+from pipeline.commands.places import InputPath, OutputFolder
 from pipeline.commands.speed_flags import default_workers
 from pipeline.packing.sources import SourceError, Sources, from_folders, from_table
 from pipeline.packing.tiled import tiled_text
@@ -23,17 +24,17 @@ from pipeline.shards.sidecars import PackSummary
 
 
 @command()
-@click.option("--images", type=click.Path(path_type=Path), help="Folder with one folder of images per class.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the shards.")
-@click.option("--csv", "table", type=click.Path(path_type=Path), help="Lines of path,class in place of class folders.")
+@click.option("--images", type=InputPath(), help="Folder with one folder of images per class.")
+@click.option("--out", type=OutputFolder(), required=True, help="New folder for the shards.")
+@click.option("--csv", "table", type=InputPath(), help="Lines of path,class in place of class folders.")
 @click.option(
     "--unlabelled",
-    type=click.Path(path_type=Path),
+    type=InputPath(),
     multiple=True,
     metavar="DIR",
     help="Folder of images without a class (-1), inside --images or elsewhere; may be given several times.",
 )
-@click.option("--classes", type=click.Path(path_type=Path), help="classes.json or text file that fixes class numbers.")
+@click.option("--classes", type=InputPath(), help="classes.json or text file that fixes class numbers.")
 @click.option("--samples-per-shard", type=click.IntRange(min=1), default=1000, help="Most rows that a shard may have.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of the shuffle.")
 @click.option(

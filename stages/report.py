@@ -17,7 +17,9 @@ from pathlib import Path
 import click
 
 from pipeline.commands.command import command
-from pipeline.commands.speed_flags import speed_options
+from pipeline.commands.outputs import beside
+from pipeline.commands.places import SHARDS, STORE, InputPath, OutputFolder, ResultFile
+from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.durable.file import write_json
 from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError, require_packages
@@ -33,20 +35,23 @@ from stages.reporting.report_data import Story, curve_table
 from stages.reporting.results import Results, read_results
 
 log = logging.getLogger(__name__)
-FOLDER = click.Path(path_type=Path)
+FOLDER = InputPath()
 
 
 @command()
 @click.option("--results", type=FOLDER, default=Path("reports"), help="Folder of the other stages' figures.")
 @click.option("--runs", type=FOLDER, default=Path("runs"), help="Folder of the students' runs, KIND-SEED.")
-@click.option("--logits", required=True, metavar="STORE", help="The store that the students learned from.")
+@click.option("--logits", type=STORE, required=True, help="The store that the students learned from.")
 @click.option(
-    "--shards", multiple=True, metavar="PATTERN", help="Where its shards are now.  [default: where they were]"
+    "--shards",
+    type=SHARDS,
+    multiple=True,
+    help="Where its shards are now.  [default: where they were]",
 )
-@click.option("--val-logits", metavar="STORE", help="A store of the held-out pictures, for the gallery.")
-@click.option("--val-shards", multiple=True, metavar="PATTERN", help="Where the held-out shards are now.")
-@click.option("--out", type=FOLDER, default=Path("reports/page"), help="Folder for the page and its figures.")
-@click.option("--summary", type=FOLDER, help="JSON file for the few numbers.  [default: none]")
+@click.option("--val-logits", type=STORE, help="A store of the held-out pictures, for the gallery.")
+@click.option("--val-shards", type=SHARDS, multiple=True, help="Where the held-out shards are now.")
+@click.option("--out", type=OutputFolder(), default=Path("reports/page"), help="Folder for the page and its figures.")
+@click.option("--summary", type=ResultFile(), help="JSON file for the few numbers.  [default: none]")
 @click.option(
     "--earlier", type=FOLDER, help="File of what earlier reports found; this one adds a line.  [default: none]"
 )
@@ -59,24 +64,10 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--examples", type=click.IntRange(0, 40), default=6, help="Held-out pictures of each kind.")
 @speed_options
 def main(
-    results: Path,
-    runs: Path,
-    logits: str,
-    shards: tuple[str, ...],
-    val_logits: str | None,
-    val_shards: tuple[str, ...],
-    out: Path,
-    summary: Path | None,
-    earlier: Path | None,
-    measured: bool,
-    weights: Path | None,
-    rows: int,
-    views: int,
-    examples: int,
-    device: str,
-    workers: int,
-    start_method: str | None,
-) -> None:
+    results: Path, runs: Path, logits: str, shards: tuple[str, ...], val_logits: str | None,
+    val_shards: tuple[str, ...], out: Path, summary: Path | None, earlier: Path | None, measured: bool,
+    weights: Path | None, rows: int, views: int, examples: int, speed: Speed,
+) -> None:  # fmt: skip
     """Write one self-contained page about what the students gained from the teacher's labels.
 
     \b
@@ -85,7 +76,7 @@ def main(
     """
     require_packages("the report", "matplotlib", "jinja2", extra="report")
     before = read_history(earlier)
-    found = read_results(results, runs)
+    found = read_results(results, runs, beside(logits, ".summary.json"))
     store = StoreReader.open(logits)
     index = store.index.moved_to(expand(shards)) if shards else store.index
     story = Story(
@@ -93,7 +84,7 @@ def main(
         store=store,
         index=index,
         architecture=_architecture(store.manifest.teacher.name),
-        cost=_cost(store, index, weights, device, workers, start_method) if measured else None,
+        cost=_cost(store, index, weights, speed) if measured else None,
         per_view=accuracy_per_view(store, index),
         views=view_shelves(store, index, rows=rows, views=views) if rows else [],
         held_out=_held_out(found, val_logits, val_shards, examples),
@@ -129,14 +120,17 @@ def _architecture(name: str) -> str | None:
         return None
 
 
-def _cost(
-    store: StoreReader, index: SampleIndex, weights: Path | None, device: str, workers: int, start_method: str | None
-) -> Cost | None:
+def _cost(store: StoreReader, index: SampleIndex, weights: Path | None, speed: Speed) -> Cost | None:
     """The teacher's speed, measured now; left out where the teacher is not at hand any more."""
     try:
-        teacher = load_stored_teacher(store, weights=weights, device=device)
+        teacher = load_stored_teacher(store, weights=weights, device=speed.device)
         return estimate(
-            store.manifest, index, teacher, views=store.layout.views, workers=workers, start_method=start_method
+            store.manifest,
+            index,
+            teacher,
+            views=store.layout.views,
+            workers=speed.workers,
+            start_method=speed.start_method,
         )
     except UserError as error:
         log.warning("costs are told without the teacher's speed: %s", error)

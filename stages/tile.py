@@ -13,6 +13,7 @@ import click
 
 from pipeline.commands.command import command
 from pipeline.commands.outputs import require_new_folder
+from pipeline.commands.places import SHARDS, OutputFolder
 from pipeline.commands.speed_flags import default_workers
 from pipeline.packing.retiling import retile
 from pipeline.packing.tiled import tiled_text
@@ -21,8 +22,14 @@ from pipeline.shards.patterns import expand
 
 
 @command()
-@click.option("--shards", multiple=True, required=True, metavar="PATTERN", help="Shards to tile; braces, globs, URLs.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the tiled shards.")
+@click.option(
+    "--shards",
+    type=SHARDS,
+    multiple=True,
+    required=True,
+    help="Shards to tile; braces, globs, URLs.",
+)
+@click.option("--out", type=OutputFolder(), required=True, help="New folder for the tiled shards.")
 @click.option(
     "--workers",
     type=click.IntRange(min=0),

@@ -12,13 +12,16 @@ is off, with what and where.
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.commands.command import Finite, command, require_no_other_file
-from pipeline.commands.speed_flags import speed_options
+from pipeline.commands.command import Finite, command
+from pipeline.commands.gather import gather
+from pipeline.commands.places import SHARDS, STORE, InputPath, ResultFile
+from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.durable.file import write_json
 from pipeline.durable.objects import open_objects
 from pipeline.errors import StoreError, UserError
@@ -37,50 +40,62 @@ from pipeline.teacher.stored import load_stored_teacher
 SHOWN = 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What is checked, and how strictly; each field is called as its flag."""
+
+    logits: str
+    shards: tuple[str, ...]
+    sample: int
+    digests_only: bool
+    accept_drift: bool
+    teacher: bool
+    model: str | None
+    weights: Path | None
+    tolerance: float
+    speed: Speed
+
+
 @command()
 @click.option(
-    "--logits", required=True, metavar="STORE", help="The store to check: a directory, or s3://bucket/name.zarr."
+    "--logits",
+    type=STORE,
+    required=True,
+    help="The store to check: a directory, or s3://bucket/name.zarr.",
 )
 @click.option(
-    "--shards", multiple=True, metavar="PATTERN", help="Where the shards are now.  [default: where they were]"
+    "--shards",
+    type=SHARDS,
+    multiple=True,
+    help="Where the shards are now.  [default: where they were]",
 )
 @click.option("--sample", type=click.IntRange(min=0), default=1000, help="Views to draw again, beside the witnesses.")
 @click.option("--digests-only", is_flag=True, help="Draw nothing: check the store's bytes alone, without the shards.")
 @click.option("--accept-drift", is_flag=True, help="Hold views to how they looked, not to their checksums.")
 @click.option("--teacher", is_flag=True, help="Ask the teacher again about the sample, in whole batches of its run.")
 @click.option("--model", help="The teacher, where it has another name now.  [default: the stored name]")
-@click.option("--weights", type=click.Path(path_type=Path), help="The teacher's weights.  [default: timm's own]")
+@click.option("--weights", type=InputPath(), help="The teacher's weights.  [default: timm's own]")
 @click.option(
     "--tolerance", type=Finite(min=0), default=0.05, help="How far a logit of the teacher may be off, in logits."
 )
 @speed_options
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the result here, as JSON.")
-def main(logits: str, out: Path | None, **flags: Any) -> None:
+@click.option("--out", type=ResultFile(), help="Also write the result here, as JSON.")
+@gather("check", Check)
+def main(check: Check, out: Path | None) -> None:
     """Check a finished store: its bytes, its views, and its teacher.
 
     \b
     Example:
       python -m stages.verify_logits --logits store.zarr --sample 1000
     """
-    if flags["digests_only"] and (flags["teacher"] or flags["shards"]):
+    if check.digests_only and (check.teacher or check.shards):
         raise click.UsageError(
             "--digests-only draws nothing, so --teacher and --shards have no part in it. Leave one out."
         )
-    require_no_other_file(out, "--out")
-    findings = _check_bytes(logits)
-    result: dict[str, Any] = {"store": logits, "witness": None, "sample": None, "gauge": None}
+    findings = _check_bytes(check.logits)
+    result: dict[str, Any] = {"store": check.logits, "witness": None, "sample": None, "gauge": None}
     try:
-        store = StoreReader.open(logits)
-        if not flags["digests_only"]:
-            index = store.index.moved_to(expand(flags["shards"])) if flags["shards"] else store.index
-            findings += _check_classes(index)
-            found, drift = _check_witness(store, index, flags["accept_drift"])
-            again = _check_sample(store, index, flags)
-            findings += [*found, *again.findings]
-            result |= {"witness": dataclasses.asdict(drift) | {"kind": drift.kind}, "sample": again.figures()}
-        result["gauge"] = measured = stored_gauge(open_objects(logits), store.manifest)
-        for line in gauge_text(measured, store.bytes_per_view()):
-            click.echo(f"signal     {line}")
+        _check_further(check, findings, result)
     except UserError as error:
         said = str(error)
         told = any(said.startswith((finding.where, finding.what)) for finding in findings)
@@ -88,6 +103,11 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
     result["findings"] = [dataclasses.asdict(finding) for finding in findings]
     if out is not None:
         write_json(out, result)
+    _tell(check.logits, findings)
+
+
+def _tell(logits: str, findings: list[Finding]) -> None:
+    """Show what was found; an error if that is anything."""
     for finding in findings[:SHOWN]:
         click.echo(f"  {finding}")
     if findings:
@@ -96,6 +116,21 @@ def main(logits: str, out: Path | None, **flags: Any) -> None:
         remedy = " Damaged units: run teacher_logits --recheck." if damaged else ""
         raise StoreError(f"{logits}: {len(findings)} things are off{more}.{remedy}")
     click.echo(f"{logits} is in order")
+
+
+def _check_further(check: Check, findings: list[Finding], result: dict[str, Any]) -> None:
+    """All but the bytes, added to what was found; ends with the first thing that keeps from asking on."""
+    store = StoreReader.open(check.logits)
+    if not check.digests_only:
+        index = store.index.moved_to(expand(check.shards)) if check.shards else store.index
+        findings += _check_classes(index)
+        found, drift = _check_witness(store, index, check.accept_drift)
+        again = _check_sample(store, index, check)
+        findings += [*found, *again.findings]
+        result |= {"witness": dataclasses.asdict(drift) | {"kind": drift.kind}, "sample": again.figures()}
+    result["gauge"] = measured = stored_gauge(open_objects(check.logits), store.manifest)
+    for line in gauge_text(measured, store.bytes_per_view()):
+        click.echo(f"signal     {line}")
 
 
 def _check_bytes(logits: str) -> list[Finding]:
@@ -128,20 +163,19 @@ def _check_witness(store: StoreReader, index: SampleIndex, accept_drift: bool) -
     return [Finding(f"{store.name}/witness", f"{drift} (drawn under {versions})")], drift
 
 
-def _check_sample(store: StoreReader, index: SampleIndex, flags: dict[str, Any]) -> Recheck:
+def _check_sample(store: StoreReader, index: SampleIndex, check: Check) -> Recheck:
     teacher = None
-    if flags["teacher"]:
-        chosen = {name: flags[name] for name in ("weights", "device")}
-        teacher = load_stored_teacher(store, name=flags["model"], **chosen)
-    requests = (spread_batches if teacher else spread)(store, flags["sample"])
+    if check.teacher:
+        teacher = load_stored_teacher(store, name=check.model, weights=check.weights, device=check.speed.device)
+    requests = (spread_batches if teacher else spread)(store, check.sample)
     with Progress("verify", sum(len(request.row_B) for request in requests), "views") as progress:
         again = recheck(
             store,
             index,
             requests,
-            workers=flags["workers"],
-            start_method=flags["start_method"],
-            accept_drift=flags["accept_drift"],
+            workers=check.speed.workers,
+            start_method=check.speed.start_method,
+            accept_drift=check.accept_drift,
             ask=teacher,
             progress=progress.advance,
         )
@@ -152,8 +186,8 @@ def _check_sample(store: StoreReader, index: SampleIndex, flags: dict[str, Any])
             f"teacher    asked about {again.asked} views: logits deviate by at most {again.largest_deviation:.4f}, "
             f"log-sum-exp by {again.largest_lse_deviation:.2g}; {again.argmax_changes} other argmax"
         )
-        if max(again.largest_deviation, again.largest_lse_deviation) > flags["tolerance"]:
-            again.findings.append(_too_far(store, again, flags["tolerance"]))
+        if max(again.largest_deviation, again.largest_lse_deviation) > check.tolerance:
+            again.findings.append(_too_far(store, again, check.tolerance))
     return again
 
 

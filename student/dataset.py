@@ -124,10 +124,7 @@ class StoredViews(IterableDataset[ViewBatch]):
             manifest=self.store.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),
             std=tuple(std),
         )  # fmt: skip
-        here, of = _place()
-        self.ranks = Ranks(
-            rank=here if rank is None else rank, world=of if world is None else world, device=torch.device(device)
-        )
+        self.ranks = _ranks(rank, world, torch.device(device))
         self.workers, self.start_method, self.accept_drift = workers, start_method, accept_drift
         self.pictures = pictures
         self.order = order_of(
@@ -296,9 +293,11 @@ class StoredViews(IterableDataset[ViewBatch]):
         return {**self.__dict__, "_opened": None, "_given": None}
 
 
-def _place() -> tuple[int, int]:
-    """This process among those of a launcher."""
+def _ranks(rank: int | None, world: int | None, device: torch.device) -> Ranks:
+    """This process as it is told, or else as torch.distributed or the launcher says."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    place = Place.among_ranks()
-    return place.rank, place.world
+        here, of = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    else:
+        place = Place.among_ranks()
+        here, of = place.rank, place.world
+    return Ranks(rank=here if rank is None else rank, world=of if world is None else world, device=device)

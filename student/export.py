@@ -11,12 +11,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pipeline.commands.class_flags import read_class_list
 from pipeline.commands.command import command
+from pipeline.commands.places import InputPath, OutputFolder
 from pipeline.durable.file import write_json
 from pipeline.errors import MismatchError, require_packages
 from pipeline.shards.truth import brief
@@ -33,34 +33,40 @@ log = logging.getLogger("student.export")
 
 @command()
 @checkpoint_options
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("export"), help="Folder to write to."
-)
+@click.option("--out", type=OutputFolder(file_okay=False), default=Path("export"), help="Folder to write to.")
 @click.option(
     "--format", "kind", type=click.Choice(["timm", "onnx"]), default="timm", help="A timm folder, or one ONNX file."
 )
 @click.option("--ema", is_flag=True, help="Export the moving average of the weights.")
 @click.option(
     "--classes",
-    type=click.Path(path_type=Path),
+    type=InputPath(),
     help="Names of the classes, where the student has none: classes.json, or a text file with one a line.",
 )
 @click.option("--head", type=click.Choice(HEADS), default="fused", help="Which answer becomes `logits`.")
 @crop_option
-def main(**flags: Any) -> None:
+def main(
+    checkpoint: Path,
+    which: str,
+    out: Path,
+    kind: str,
+    ema: bool,
+    classes: Path | None,
+    head: str,
+    crop_pct: float | None,
+) -> None:
     """Write a trained student for other programs, and check that it answers the same there.
 
     \b
     Example:
       python -m student.export --checkpoint runs/student --out export/ --format onnx
     """
-    if flags["kind"] == "onnx":
+    if kind == "onnx":
         require_packages("--format onnx", "onnx", "onnxscript", "onnxruntime", extra="export")
-    saved = _named(open_saved(flags["checkpoint"], flags["which"]), flags["classes"])
-    student, out, head = saved.weights(flags["ema"]), flags["out"], flags["head"]
-    prepared = description(saved, flags["crop_pct"])
+    saved = _named(open_saved(checkpoint, which), classes)
+    student, prepared = saved.weights(ema), description(saved, crop_pct)
     with placed(out) as folder:
-        if flags["kind"] == "onnx":
+        if kind == "onnx":
             path, difference = write_onnx(student, folder, prepared, head)
             log.info("ONNX Runtime and PyTorch differ by at most %.2g in a logit", difference)
             answers = "logits, class_logits, distillation_logits" if student.two_heads else "logits"
@@ -70,7 +76,7 @@ def main(**flags: Any) -> None:
             log.info("timm loads it, and its logits differ by at most %.2g", difference)
             last = f'{out}: timm.create_model("local-dir:{out}", pretrained=True)'
         write_json(folder / PREPROCESSING, prepared)
-    write_card(out, saved, head=head, ema=flags["ema"])
+    write_card(out, saved, head=head, ema=ema)
     click.echo(last)
 
 

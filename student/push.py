@@ -15,10 +15,11 @@ from pathlib import Path
 import click
 
 from pipeline.commands.command import command
+from pipeline.commands.places import InputPath
 
 
 @command()
-@click.argument("place", type=click.Path(path_type=Path))
+@click.argument("place", type=InputPath())
 @click.argument("repository", metavar="OWNER/NAME")
 @click.option("--private", is_flag=True, help="Make a repository that others cannot see, where it is not there yet.")
 def main(place: Path, repository: str, private: bool) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from pipeline.commands.command import command, require_no_other_file
-from pipeline.commands.outputs import require_suffix
-from pipeline.commands.speed_flags import shards_option, share_workers, speed_options
+from pipeline.commands.command import command
+from pipeline.commands.places import ResultFile
+from pipeline.commands.speed_flags import Speed, shards_option, speed_options
 from pipeline.durable.file import write_json
 from pipeline.errors import require_packages
 from pipeline.models.out_of_memory import within_memory
@@ -28,38 +28,40 @@ from student.ranks.ranks import joined
 @checkpoint_options
 @shards_option
 @click.option("--ema", is_flag=True, help="Look at the moving average of the weights.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the figures.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="PNG file for the curve over the blocks.")
+@click.option("--out", type=ResultFile(dir_okay=False), help="JSON file for the figures.")
+@click.option("--plot", type=ResultFile(".png", dir_okay=False), help="PNG file for the curve over the blocks.")
 @bad_image_option
 @batch_option
 @speed_options
 @timeout_option
-def main(**flags: Any) -> None:
+def main(
+    checkpoint: Path, which: str, shards: tuple[str, ...], ema: bool, out: Path | None, plot: Path | None,
+    on_bad_image: str, batch: int, speed: Speed, timeout: float,
+) -> None:  # fmt: skip
     """Measure how alike class and distillation token are in each layer, and how often their heads agree.
 
     \b
     Example:
       python -m student.tokens --checkpoint runs/student --shards 'data/val/*.tar' --plot tokens.png
     """
-    require_suffix(flags["plot"], "--plot", ".png")
-    if flags["plot"]:
+    if plot:
         require_packages("--plot", "matplotlib", extra="report")
-    require_no_other_file(flags["out"], "--out")
-    saved = open_saved(flags["checkpoint"], flags["which"])
-    student = saved.weights(flags["ema"])
+    saved = open_saved(checkpoint, which)
+    student = saved.weights(ema)
     require_tokens(student)
-    flags["workers"] = share_workers(flags["workers"], Place.among_ranks().local_world)
-    chosen = {name: flags[name] for name in ("on_bad_image", "workers")}
-    with joined(flags["device"], flags["timeout"]) as ranks, within_memory(ranks.device, SMALLER_BATCH):
-        pictures = open_evaluation_set(flags["shards"], saved, ranks, **chosen)
+    speed = speed.shared_by(Place.among_ranks().local_world)
+    with joined(speed.device, timeout) as ranks, within_memory(ranks.device, SMALLER_BATCH):
+        pictures = open_evaluation_set(shards, saved, ranks, on_bad_image=on_bad_image, workers=speed.workers)
         judge = Judge({"student": student}, saved, ranks)
         similarity = Similarity(judge.students["student"])
-        speed = {name: flags[name] for name in ("batch", "workers", "start_method")}
-        for batch in pictures.batches(ranks, name="tokens", **speed):
-            similarity.add(judge.prepare(batch.pixels_BHWC))
+        batches = pictures.batches(
+            ranks, batch=batch, workers=speed.workers, start_method=speed.start_method, name="tokens"
+        )
+        for given in batches:
+            similarity.add(judge.prepare(given.pixels_BHWC))
         similarity.reduce()
     if ranks.main:
-        _report(similarity.summary(), flags["out"], flags["plot"], saved.spec.model)
+        _report(similarity.summary(), out, plot, saved.spec.model)
 
 
 def _report(found: dict[str, Any], out: Path | None, plot: Path | None, model: str) -> None:

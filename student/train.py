@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
-from typing import Any
+from dataclasses import fields, replace
 
 import click
 
 from pipeline.commands.cache_flags import picture_cache_options
 from pipeline.commands.command import command
-from pipeline.commands.speed_flags import share_workers, speed_options
+from pipeline.commands.gather import gather
+from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.models.out_of_memory import within_memory
 from pipeline.processes.world import Place
 from student.checkpoints.run_folder import path_of
@@ -30,6 +30,9 @@ from student.run import flags
 from student.run.launch import launched
 from student.run.loop import exit_code, fit
 from student.run.resume import Places
+
+PLACES = [field.name for field in fields(Places) if field.name not in ("workers", "start_method")]
+"""Flags that are called as these fields; the others come with `speed`"""
 
 SMALLER = (
     "Give a larger --accumulate (smaller micro-batches, the same gradient), or --precision bf16; a smaller --batch is "
@@ -47,59 +50,26 @@ SMALLER = (
 @flags.running_options
 @speed_options
 @picture_cache_options
-def main(
-    logits: str,
-    shards: tuple[str, ...],
-    val_shards: tuple[str, ...],
-    label_key: str | None,
-    out: Path,
-    resume: str,
-    if_changed: str,
-    loggers: tuple[str, ...],
-    dvclive: bool | None,
-    tensorboard: bool,
-    timeout: float,
-    device: str,
-    workers: int,
-    start_method: str | None,
-    picture_cache: Path | None,
-    picture_cache_size: int,
-    **settings: Any,
-) -> None:
+@gather("places", Places, *PLACES)
+@gather("settings", Settings)
+def main(places: Places, settings: Settings, timeout: float, speed: Speed) -> None:
     """Train a student with the labels of a store, as if the teacher stood beside it.
 
     Views are rendered here and proven to be those that the teacher saw. Ctrl-C and SIGTERM end the run with a
     checkpoint; the same command goes on from it.
     """
-    places = Places(
-        logits=logits,
-        out=out,
-        shards=shards,
-        val_shards=val_shards,
-        label_key=label_key,
-        resume=resume,
-        if_changed=if_changed,
-        workers=share_workers(workers, Place.among_ranks().local_world),
-        start_method=start_method,
-        picture_cache=picture_cache,
-        picture_cache_size=picture_cache_size,
-        loggers=loggers,
-        dvclive=dvclive,
-        tensorboard=tensorboard,
-    )
-    with joined(device, timeout) as ranks, Stop().listening() as stop:
+    speed = speed.shared_by(Place.among_ranks().local_world)
+    places = replace(places, workers=speed.workers, start_method=speed.start_method)
+    with joined(speed.device, timeout) as ranks, Stop().listening() as stop:
         if not ranks.main:
             logging.getLogger().setLevel(logging.WARNING)
-        with (
-            within_memory(ranks.device, SMALLER),
-            launched(places, Settings(**settings), ranks, stop) as run,
-        ):
+        with within_memory(ranks.device, SMALLER), launched(places, settings, ranks, stop) as run:
             if run is not None:
                 fit(run)
     if ranks.main:
-        last = path_of(out)
+        last = path_of(places.out)
         if run is None:
-            click.echo(f"finished before: {last if resume == 'auto' else resume}")
+            click.echo(f"finished before: {last if places.resume == 'auto' else places.resume}")
         elif run.stopped:
             click.echo(f"stopped in epoch {run.epoch}, step {run.step}; the same command goes on from {last}")
         else:

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import MismatchError, ShardError, StudentError
+from pipeline.proofs.same_views import Seen
 from pipeline.rendering.renderer import Renderer
-from pipeline.rendering.same_views import Seen
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand

@@ -27,10 +27,10 @@ from pipeline.labelling.environment import describe_environment
 from pipeline.labels.codes import quantise
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
-from pipeline.rendering.checksums import checksum
-from pipeline.rendering.checksums import luma as thumbnail
+from pipeline.proofs.checksums import checksum
+from pipeline.proofs.checksums import luma as thumbnail
+from pipeline.proofs.proof import kept
 from pipeline.rendering.drift import draw_witnesses
-from pipeline.rendering.proof import kept
 from pipeline.rendering.renderer import Rendered, Renderer
 from pipeline.shards.index import scan
 from pipeline.store.manifest import Luma, Manifest, TeacherCard

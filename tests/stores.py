@@ -17,8 +17,8 @@ from pipeline.labels.dense import Dense
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import encode
-from pipeline.rendering.checksums import luma
-from pipeline.rendering.proof import kept
+from pipeline.proofs.checksums import luma
+from pipeline.proofs.proof import kept
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.samples import key_hashes
 from pipeline.store.layout import Unit

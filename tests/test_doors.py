@@ -103,21 +103,36 @@ def test_one_file_lays_out_json_results() -> None:
 
 def test_one_file_says_whether_a_view_is_the_one_that_was_labelled() -> None:
     assert len(list(checksum_questions(ast.parse("a = slot.crc_B != known_B\nb = int(crc_B[3]) == now")))) == 2
-    witness = {"pipeline/inspection/audit.py"}  # holds a store's own pictures to its own checksums; draws nothing
-    door = {"pipeline/rendering/same_views.py"}
-    assert {path for path, tree in SOURCES.items() if any(checksum_questions(tree))} - witness == door
-    assert who_uses("pipeline.rendering.proof.apart") == door
-    assert who_uses("pipeline.rendering.proof.TOLERANCE") == {
+    kept = {  # pixels of a file, held to the checksums in or beside it; nothing is drawn
+        "pipeline/inspection/audit.py", "student/run/kept_views.py",
+    }  # fmt: skip
+    door = {"pipeline/proofs/same_views.py"}
+    assert {path for path, tree in SOURCES.items() if any(checksum_questions(tree))} - kept == door
+    assert who_uses("pipeline.proofs.proof.apart") == door
+    assert who_uses("pipeline.proofs.proof.TOLERANCE") == {
         "pipeline/rendering/drift.py",  # witnesses, by the pixels themselves
         "student/feed/feed.py",  # tells it
     }
+
+
+def test_no_function_takes_the_flags_of_a_command_as_a_dictionary() -> None:
+    """They arrive as frozen values (`pipeline.commands.gather`)."""
+    found = {
+        f"{path}:{node.name}"
+        for path, tree in SOURCES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for arg in (*node.args.args, *node.args.kwonlyargs, node.args.kwarg)
+        if arg is not None and arg.arg == "flags"
+    }
+    assert found == set()
 
 
 def test_the_environment_is_read_where_it_is_told() -> None:
     """Each file that reads it, and what for; flags have their own way (`envvar`)."""
     assert who_uses("os.environ", "os.getenv", "os.putenv") == {
         "pipeline/processes/world.py",  # the launcher
-        "pipeline/commands/cache_flags.py", "pipeline/remote/cache_settings.py",  # the node's cache
+        "pipeline/remote/cache_settings.py",  # the node's cache
         "pipeline/teacher/hub.py",  # timm's and the hub's own
         "student/run/loggers.py",  # the trackers' own
         "student/learning/engine.py",  # what cuBLAS reads

@@ -3,5 +3,6 @@
     python -m benchmarks.evidence distillation --data FOLDER --work FOLDER
 
 pictures → steps → experiments → tables, in this direction of imports: `pictures` lays down folders of images, a `Step`
-is one command with its place, an experiment says which steps a table stands on, a table reads what they left.
+is one command with its place, an experiment says which steps a table stands on (`experiments`, `courses`; by name in
+`catalogue`), a table reads what they left, and `claims` what published tables say of the paper (`statistic`).
 """

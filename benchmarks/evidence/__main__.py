@@ -3,34 +3,49 @@
     python -m benchmarks.evidence distillation --data FOLDER --teachers FOLDER --work FOLDER
     python -m benchmarks.evidence --seeds 3,4,5 …           # every table, with other seeds
     python -m benchmarks.evidence tokens --commands         # only say what would be run
+    python -m benchmarks.evidence distillation --minutes 8  # a slice: what is running then is stopped, and goes on
+    python -m benchmarks.evidence distillation --finished   # only write the table of what is done
+    python -m benchmarks.evidence --tables                  # only write the verdicts of all published tables
 
-Killed, it goes on where it was; runs that several tables need are done once. Tables go to benchmarks/results/evidence,
-their pictures to docs/evidence; those of another scale into a folder of its name there.
+Killed, it goes on where it was; runs that several tables need are done once, and a table is written again after each.
+Tables go to benchmarks/results/evidence, their pictures to docs/evidence; those of another scale into a folder of its
+name there. What follows from them is put into docs/evidence.md, between two marks.
 """
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import click
 
-from benchmarks.evidence.experiments import ALONE, EXPERIMENTS
-from benchmarks.evidence.lab import SCALES, Lab
+from benchmarks.evidence.catalogue import ALONE, EXPERIMENTS
+from benchmarks.evidence.claims import write_verdicts
+from benchmarks.evidence.experiments import Experiment
+from benchmarks.evidence.lab import Lab
 from benchmarks.evidence.pictures import prepare
 from benchmarks.evidence.plots import draw
+from benchmarks.evidence.scales import SCALES
 from benchmarks.evidence.steps import commands, run
 from benchmarks.evidence.tables import table_of
 from benchmarks.report import RESULTS, Circumstances, load_average, write
 from pipeline.commands.command import command
+from pipeline.errors import UserError
 
 PLOTS = Path("docs/evidence")
+PAGE = Path("docs/evidence.md")
+LOAD = load_average()
+OUT_OF_TIME = 75
+"""Exit code where --minutes came first, and the same command goes on."""
 
 
 @command()
 @click.argument("tables", nargs=-1, type=click.Choice([*EXPERIMENTS, *ALONE]), metavar="[TABLE]...")
-@click.option("--data", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False), help="Pictures.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Pictures.")
 @click.option(
     "--teachers",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -40,15 +55,28 @@ PLOTS = Path("docs/evidence")
 @click.option("--scale", type=click.Choice(list(SCALES)), default="small", help="How large the runs are.")
 @click.option("--seeds", default="0,1,2", help="Of the students, with commas between them.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, help="Commands at a time.")
+@click.option("--minutes", type=click.FloatRange(min=0), help="Stop then, with what is running, to go on later.")
+@click.option("--choosing", is_flag=True, help="Judge on pictures kept from the training part: to choose settings by.")
 @click.option("--commands", "only_say", is_flag=True, help="Print the commands and run nothing.")
+@click.option("--finished", is_flag=True, help="Write the tables of what is finished and run nothing.")
+@click.option("--tables", "only_verdicts", is_flag=True, help=f"Write {PAGE} from published tables and run nothing.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the tables.")
 @click.option("--plots", type=click.Path(path_type=Path), help="Folder for the pictures.")
 def main(
-    tables: tuple[str, ...], data: Path, teachers: Path | None, work: Path, scale: str, seeds: str, jobs: int,
-    only_say: bool, out: Path | None, plots: Path | None,
+    tables: tuple[str, ...], data: Path | None, teachers: Path | None, work: Path, scale: str, seeds: str, jobs: int,
+    minutes: float | None, choosing: bool, only_say: bool, finished: bool, only_verdicts: bool, out: Path | None,
+    plots: Path | None,
 ) -> None:  # fmt: skip
     """Reproduce the paper's claims in miniature: distillation, teachers, recipe, efficiency, views, storage, online,
-    resolution, tokens; all of them by default. packing needs photographs (--scale photographs)."""
+    resolution, tokens, length, course, inherit, transfer; all of them by default. packing needs photographs
+    (--scale photographs)."""
+    of_scale = "" if scale == "small" else scale
+    if only_verdicts:
+        write_verdicts(PAGE, RESULTS.relative_to(Path.cwd()) / "evidence")
+        return
+    if data is None:
+        raise UserError("--data is missing: CIFAR-10 as sprites, or a folder with train/ and val/.")
+    until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     work = work.absolute()
     lab = Lab(
         pictures=prepare(data.absolute(), work),
@@ -56,28 +84,43 @@ def main(
         scale=SCALES[scale],
         seeds=tuple(int(seed) for seed in seeds.split(",")),
         weights=None if teachers is None else teachers.absolute(),
+        choosing=choosing,
     )
-    of_scale = "" if scale == "small" else scale
     for name in tables or EXPERIMENTS:
         experiment = {**EXPERIMENTS, **ALONE}[name](lab)
         if only_say:
             click.echo("\n".join(commands(experiment.steps())))
             continue
-        before = load_average()
-        run(experiment.steps(), work, jobs)
-        table = table_of(name, experiment, work, lab.seeds)
-        click.echo(f"\n## {table.title}\n\n{table.text()}\n")
-        around = Circumstances(command=command(name), photographs=f"{data.name}, scale {scale}", load_before=before)
-        write(table, around, out or RESULTS / "evidence" / of_scale)
-        draw(name, experiment, work, plots or PLOTS / of_scale)
+        around = Circumstances(command=command(name), photographs=f"{data.name}, scale {scale}", load_before=LOAD)
+        places = (out or RESULTS / "evidence" / of_scale, plots or PLOTS / of_scale)
+        publish_now = partial(publish, name, experiment, lab, around, *places)
+        if not finished and not run(experiment.steps(), work, jobs, until=until, after=publish_now):
+            click.echo("stopped: the minutes are over; the same command goes on")
+            sys.exit(OUT_OF_TIME)
+        click.echo(publish_now())
+
+
+def publish(name: str, experiment: Experiment, lab: Lab, around: Circumstances, out: Path, plots: Path) -> str:
+    """Write the table of what is done so far, with its picture."""
+    table = table_of(name, experiment, lab.work, lab.seeds)
+    if table.rows:
+        write(table, around, out)
+        draw(name, experiment, lab.work, lab.seeds, plots)
+    return f"\n## {table.title}\n\n{table.text()}\n"
 
 
 def command(name: str) -> str:
-    """This table's line, without the places of this machine."""
-    given = [part for part in sys.argv[1:] if part not in (*EXPERIMENTS, *ALONE)]
-    for flag in ("--data", "--teachers", "--work", "--out", "--plots"):
-        if flag in given:
-            given[given.index(flag) + 1] = flag.removeprefix("--").upper()
+    """This table's line, without the places of this machine and what only says how it was cut into parts."""
+    said = iter(sys.argv[1:])
+    given: list[str] = []
+    for part in said:
+        if part in ("--data", "--teachers", "--work"):
+            next(said)
+            given += [part, part.removeprefix("--").upper()]
+        elif part in ("--out", "--plots", "--jobs", "--minutes"):
+            next(said)
+        elif part not in (*EXPERIMENTS, *ALONE, "--finished"):
+            given.append(part)
     return shlex.join(["python", "-m", "benchmarks.evidence", name, *given])
 
 

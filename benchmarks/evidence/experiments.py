@@ -6,10 +6,11 @@ own. The first row of a group is what the others are compared with, seed by seed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.evidence.lab import PLAIN, Flags, Lab, Teacher, small_regnety
+from benchmarks.evidence.lab import PLAIN, Lab, Teacher, small_regnety
+from benchmarks.evidence.scales import Flags
 from benchmarks.evidence.steps import Step
 
 SOFT: Flags = ("--distill", "soft", "--tau", "1")
@@ -43,11 +44,13 @@ class Experiment:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     kind: str = "accuracy"
-    """How its cells are read: accuracy, teachers, bytes, views, curves, tokens, packed."""
+    """How its cells are read: accuracy, teachers, bytes, views, curves, tokens, packed, inherited."""
 
     def steps(self) -> list[Step]:
-        """All that must be done for it."""
-        return [step for row in self.rows for step in (*row.scores, *row.about)]
+        """All that must be done for it, seed after seed: a table that is cut short has fewer seeds in every row."""
+        most = max((len(row.scores) for row in self.rows), default=0)
+        turns = [[step for row in self.rows for step in row.scores[seed : seed + 1]] for seed in range(most)]
+        return [step for turn in turns for step in turn] + [step for row in self.rows for step in row.about]
 
 
 def distillation(lab: Lab) -> Experiment:
@@ -120,7 +123,9 @@ def recipe(lab: Lab) -> Experiment:
         row("without erasing", ("--erase", "0")),
         row("without RandAugment", ("--randaugment", "")),
         row("without drop path", (), "--drop-path", "0"),
+        row("without label smoothing", (), "--smoothing", "0"),
         row("without repeated augmentation", (), "--repeats", "1"),
+        row("SGD in place of AdamW", (), "--opt", "sgd", "--lr", "0.5", "--weight-decay", "1e-4"),
     ]
     rows.insert(1, Row(name="its moving average of weights", scores=rows[0].scores, head="ema/fused_logits"))
     return Experiment(title="What each part of the recipe is worth", rows=tuple(rows))
@@ -269,18 +274,3 @@ def _taught(lab: Lab, teacher: Teacher, title: str, flags: Sequence[str]) -> tup
 
 def _scored(lab: Lab, title: str, store: Step, flags: Sequence[str]) -> tuple[Step, ...]:
     return lab.scores(lab.students(title, store, *flags))
-
-
-EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
-    "distillation": distillation,
-    "teachers": teachers,
-    "recipe": recipe,
-    "efficiency": efficiency,
-    "views": views,
-    "storage": storage,
-    "online": online,
-    "resolution": resolution,
-    "tokens": tokens,
-}
-ALONE: dict[str, Callable[[Lab], Experiment]] = {"packing": packing}
-"""Of photographs, so not among those that are run by default."""

@@ -15,80 +15,16 @@ from pathlib import Path
 from timm.data.imagenet_info import ImageNetInfo
 
 from benchmarks.evidence.pictures import Pictures
+from benchmarks.evidence.scales import Flags, Scale
 from benchmarks.evidence.steps import Step
 from pipeline.durable.file import write_text
 from pipeline.errors import UserError
 
-Flags = tuple[str, ...]
-
 RECIPE: Flags = ("--recipe", "deit")
-STRONG: Flags = (
-    *("--crop-scale", "0.5,1", "--randaugment", "rand-m5-n1-mstd0.5-inc1", "--erase", "0.1", "--mix-prob", "0.5"),
-)
-"""All parts of the recipe, as strong as pictures of 32 pixels bear: at ImageNet's strength the teacher recognises a
-third of the views, with these three quarters of those that are not mixed."""
 TOKENS, PLAIN = "deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224"
+CHOOSING = 5000
+"""Pictures that settings are chosen by: the last of those to learn from (or a quarter, where they are few)."""
 HEADS = ("class", "distillation", "fused_logits")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
-    """How large a table's runs are."""
-
-    labelled: int
-    """Rows that most tables learn from, all with a label."""
-    efficiency: tuple[int, int, int]
-    """Labelled rows of the table on data efficiency; the last is all that there are."""
-    side: int
-    """Of a view, in pixels."""
-    smaller_side: int
-    """Of the views that the table on resolution begins with."""
-    patch: int
-    width: int
-    depth: int
-    heads: int
-    batch: int
-    lr: float
-    epochs: int
-    """Passes over `labelled` rows; other numbers of rows get as many updates."""
-    warmup: int
-    views: int
-    view_counts: tuple[int, ...]
-    """Of the table on how many are enough; the epochs are the last."""
-    fit_rows: int
-    """Labelled rows that teachers are fitted on, where they are fitted here."""
-    fit_epochs: int
-    strong: Flags = STRONG
-    """What is changed in the DeiT recipe."""
-    tuned: bool = False
-    """Whether the teacher of most tables goes on learning under the students' recipe first, as the paper's learned."""
-
-
-SCALES = {
-    "tiny": Scale(
-        labelled=64, efficiency=(32, 64, 128), side=32, smaller_side=24, patch=8, width=32, depth=2, heads=2, batch=32,
-        lr=0.008, epochs=4, warmup=1, views=4, view_counts=(1, 4), fit_rows=64, fit_epochs=1,
-    ),
-    "small": Scale(
-        labelled=5000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=8, width=96, depth=4, heads=3,
-        batch=128, lr=0.006, epochs=20, warmup=2, views=10, view_counts=(1, 2, 5, 10, 20), fit_rows=10000, fit_epochs=8,
-    ),
-    "longer": Scale(
-        labelled=5000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=8, width=96, depth=4, heads=3,
-        batch=128, lr=0.006, epochs=60, warmup=3, views=30, view_counts=(1, 5, 10, 20, 30, 60), fit_rows=10000,
-        fit_epochs=8, tuned=True,
-    ),
-    "photographs": Scale(
-        labelled=2000, efficiency=(250, 500, 2000), side=128, smaller_side=96, patch=16, width=128, depth=4, heads=4,
-        batch=128, lr=0.004, epochs=80, warmup=5, views=10, view_counts=(1, 10), fit_rows=2000, fit_epochs=30,
-        strong=("--crop-scale", "0.08,1", "--mix-prob", "0.5"),
-    ),
-    "large": Scale(
-        labelled=30000, efficiency=(1000, 5000, 30000), side=32, smaller_side=24, patch=4, width=192, depth=9, heads=3,
-        batch=512, lr=0.001, epochs=200, warmup=10, views=50, view_counts=(1, 2, 5, 10, 25, 50, 200), fit_rows=30000,
-        fit_epochs=60, tuned=True,
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,32 +46,42 @@ class Lab:
     seeds: tuple[int, ...]
     weights: Path | None
     """Folder of resnet20.safetensors and resnet56.safetensors; without it teachers are fitted here."""
+    choosing: bool = False
+    """Judge on pictures that nobody learns from, but not on those that the tables are of: settings are chosen so."""
 
     # -- data
 
-    def judged(self) -> Step:
+    def held_out(self) -> Step:
         """Shards of the held-out pictures."""
         return Step("stages.pack", "val", ("--images", str(self.pictures.val)))
 
+    def judged(self) -> Step:
+        """Shards of the pictures that students are scored on."""
+        return self._packed("choosing", self.pictures.last(CHOOSING)) if self.choosing else self.held_out()
+
     def shards(self, labelled: int, unlabelled: int = 0, *, max_side: int | None = None) -> Step:
         """Shards of so many pictures with a label and so many without; their longest side bounded, if need be."""
-        listed = self.pictures.subset(labelled, unlabelled)
+        return self._packed(f"{labelled}-{unlabelled}", self.pictures.subset(labelled, unlabelled), max_side)
+
+    def _packed(self, name: str, listed: str, max_side: int | None = None) -> Step:
         digest = hashlib.blake2b(listed.encode(), digest_size=5).hexdigest()
-        table = self.work / "subsets" / f"{labelled}-{unlabelled}-{digest}.csv"
+        table = self.work / "subsets" / f"{name}-{digest}.csv"
         if not table.exists():
             write_text(table, listed)
-        judged = self.judged()
+        val = self.held_out()
         flags = (
             *("--images", str(self.pictures.train), "--csv", f"subsets/{table.name}"),
-            *("--classes", f"{judged.path}/classes.json"),
+            *("--classes", f"{val.path}/classes.json"),
             *(("--max-side", str(max_side)) if max_side else ()),
         )
-        return Step("stages.pack", f"{labelled}-{unlabelled}", flags, (judged,))
+        return Step("stages.pack", name, flags, (val,))
 
     # -- teachers
 
     def teacher(self) -> Teacher:
         """The one that most tables learn from."""
+        if self.scale.imagenet:
+            return self.of_imagenet()
         return self.tuned(20) if self.scale.tuned else self.given(20)
 
     def given(self, depth: int) -> Teacher:
@@ -193,21 +139,22 @@ class Lab:
         )
         return Teacher(name=name.removeprefix("tf_"), flags=flags)
 
-    def fitted(self, name: str, flags: Flags, precision: str = "fp32") -> Teacher:
+    def fitted(self, name: str, flags: Flags, precision: str | None = None) -> Teacher:
         """A teacher of our own."""
+        precision = precision or self.scale.fit_precision
         epochs = str(self.scale.fit_epochs)
         shards = self.shards(self.scale.fit_rows)
         step = Step(
             "stages.fit_teacher",
             name,
             (
-                *("--shards", f"{shards.path}/*.tar", "--val-shards", f"{self.judged().path}/*.tar"),
+                *("--shards", f"{shards.path}/*.tar", "--val-shards", f"{self.held_out().path}/*.tar"),
                 *("--recipe", "light", "--image-size", str(self.scale.side), "--batch", "128"),
                 *("--epochs", epochs, "--val-every", epochs, "--workers", "0", "--if-changed", "restart"),
                 *("--precision", precision),
                 *flags,
             ),
-            (shards, self.judged()),
+            (shards, self.held_out()),
         )
         return Teacher(name=name, flags=("--model", f"local-dir:{step.path}", "--precision", precision), needs=(step,))
 
@@ -266,25 +213,32 @@ class Lab:
         epochs = self.epochs_of(rows or scale.labelled)
         own = (
             *("--model", TOKENS, "--patch-size", scale.patch, "--width", scale.width, "--depth", scale.depth),
-            *("--heads", scale.heads, "--batch", scale.batch, "--lr", scale.lr, "--precision", "bf16"),
+            *("--heads", scale.heads, "--batch", scale.batch, "--lr", scale.lr, "--precision", scale.precision),
             *("--epochs", epochs, "--warmup-epochs", f"{scale.warmup * epochs / scale.epochs:g}", "--drop-path", 0),
             *("--seed", seed, "--workers", 0, "--no-dvclive", "--if-changed", "restart"),
         )
         line = ("--logits", store.path, *map(str, own), *flags)
         return Step(module, f"{title}-{seed}", line, (store, *needs))
 
-    def scores(self, students: Sequence[Step], *flags: str) -> tuple[Step, ...]:
-        """Each head of each student on the held-out pictures."""
-        return tuple(self._looked_at("student.evaluate", student, *flags) for student in students)
+    def scores(self, students: Sequence[Step], *, judged: Step | None = None) -> tuple[Step, ...]:
+        """Each head of each student on the held-out pictures, or on others."""
+        return tuple(self._looked_at("student.evaluate", student, judged=judged) for student in students)
 
     def tokens(self, students: Sequence[Step]) -> tuple[Step, ...]:
         """How alike the tokens are, block by block."""
         return tuple(self._looked_at("student.tokens", student) for student in students)
 
-    def _looked_at(self, module: str, student: Step, *flags: str) -> Step:
-        judged = self.judged()
+    def inherited(self, students: Sequence[Step], told: Step) -> tuple[Step, ...]:
+        """What each student shares with a teacher whose answers about the held-out pictures these are."""
+        flags = ("--logits", told.path)
+        return tuple(self._looked_at("benchmarks.evidence.inherited", one, *flags, needs=(told,)) for one in students)
+
+    def _looked_at(
+        self, module: str, student: Step, *flags: str, judged: Step | None = None, needs: Sequence[Step] = ()
+    ) -> Step:  # fmt: skip
+        judged = judged or self.judged()
         line = ("--checkpoint", student.path, "--shards", f"{judged.path}/*.tar", "--workers", "0", *flags)
-        return Step(module, student.title, line, (student, judged), ".json")
+        return Step(module, student.title, line, (student, judged, *needs), ".json")
 
 
 def small_regnety(*, depth: int, width: int, group: int) -> Flags:

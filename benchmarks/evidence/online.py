@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from pipeline.commands.command import command
-from pipeline.commands.speed_flags import speed_options
+from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.errors import UserError
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import encode
@@ -51,17 +51,25 @@ KEEP = parse_keep("dense")
 @flags.running_options
 @speed_options
 def main(
-    teacher: str | None, teacher_weights: Path | None, teacher_precision: str, timeout: float, device: str, **given: Any
+    teacher: str | None, teacher_weights: Path | None, teacher_precision: str, timeout: float, speed: Speed,
+    **given: Any,
 ) -> None:  # fmt: skip
     """Train a student beside its teacher."""
     _require_one_process()
     names = {field.name for field in dataclasses.fields(Places)}
-    places = Places(**{name: value for name, value in given.items() if name in names})
+    places = Places(
+        workers=speed.workers, start_method=speed.start_method,
+        **{name: value for name, value in given.items() if name in names},
+    )  # fmt: skip
     settings = Settings(**{name: value for name, value in given.items() if name not in names})
-    with joined(device, timeout) as ranks, Stop().listening() as stop, launched(places, settings, ranks, stop) as run:
+    with (
+        joined(speed.device, timeout) as ranks,
+        Stop().listening() as stop,
+        launched(places, settings, ranks, stop) as run,
+    ):
         if run is not None:
             live = load_stored_teacher(
-                StoreReader.open(places.logits), name=teacher, weights=teacher_weights, device=device,
+                StoreReader.open(places.logits), name=teacher, weights=teacher_weights, device=speed.device,
                 precision=teacher_precision,
             )  # fmt: skip
             run.feed = Answered(run.feed, live)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,14 +14,15 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.evidence.experiments import Experiment, Row
-from benchmarks.evidence.tables import curve, read, shares
+from benchmarks.evidence.tables import curve, done_part, read, shares
 
 BAR, DOT, LINES = "#9fb6cd", "#1f3a5f", ("#1f3a5f", "#c0504d", "#6a8f3c")
 
 
-def draw(name: str, experiment: Experiment, work: Path, folder: Path) -> Path:
-    """One PNG a table."""
+def draw(name: str, experiment: Experiment, work: Path, seeds: Sequence[int], folder: Path) -> Path:
+    """One PNG a table, of the rows and seeds that are done."""
     folder.mkdir(parents=True, exist_ok=True)
+    experiment = replace(experiment, rows=done_part(experiment, work, seeds))
     figure = DRAWN.get(experiment.kind, _bars)(experiment, work)
     figure.axes[0].set_title(experiment.title, loc="left", fontsize=11)
     path = folder / f"{name}.png"

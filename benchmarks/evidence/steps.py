@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import runpy
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkProcess
@@ -85,14 +86,20 @@ def in_order(steps: Iterable[Step]) -> list[Step]:
     return list(found.values())
 
 
-def run(steps: Iterable[Step], work: Path, jobs: int) -> None:
-    """Do what is not done, `jobs` at a time; the first that fails ends it, and nothing that was finished is lost."""
+def run(
+    steps: Iterable[Step], work: Path, jobs: int, *, until: float = math.inf, after: Callable[[], None] = lambda: None
+) -> bool:
+    """Do what is not done, `jobs` at a time; the first that fails ends it, and nothing that was finished is lost. False
+    where the time (of time.monotonic) came first: what was running was told to stop, and goes on from there when it is
+    started again. `after` is called when a step is done."""
     waiting = [step for step in in_order(steps) if not step.done(work)]
     for module in {step.module for step in waiting}:
         importlib.import_module(module)  # once here, rather than in every process
     running: dict[Step, tuple[ForkProcess, float]] = {}
     with Progress("evidence", total=len(waiting), unit="steps") as progress, _ended(running):
         while waiting or running:
+            if time.monotonic() >= until:
+                return False
             for step in [step for step in waiting if all(need.done(work) for need in step.needs)]:
                 if len(running) < jobs:
                     waiting.remove(step)
@@ -101,7 +108,9 @@ def run(steps: Iterable[Step], work: Path, jobs: int) -> None:
                 process, begun = running.pop(step)
                 _settle(step, work, process.exitcode, time.perf_counter() - begun)
                 progress.advance(1, note=step.title)
+                after()
             time.sleep(POLL)
+    return True
 
 
 @contextmanager

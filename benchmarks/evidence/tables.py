@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.evidence.claims import table as verdict_lines
 from benchmarks.evidence.experiments import Experiment, Row
 from benchmarks.evidence.lab import HEADS
+from benchmarks.evidence.statistic import paired
 from benchmarks.evidence.steps import Step, in_order
 from benchmarks.report import Table, grid
 from pipeline.shards.index import scan
@@ -19,31 +22,86 @@ from pipeline.store.reader import StoreReader
 
 
 def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]) -> Table:
-    """The table of finished runs."""
+    """The table of the runs that are finished: rows with fewer seeds say so, and a row with none is named below."""
     columns, cells = COLUMNS[experiment.kind]
     rows: list[list[str]] = []
     figures: dict[str, float] = {}
-    base: list[float] | None = None
+    base: dict[int, float] = {}
+    absent: list[str] = []
     for row in experiment.rows:
-        found = shares(row, work)
-        base = found if row.base or base is None else base
-        rows.append([row.name, *heads(row, work), *against(found, base, row.base), *cells(row, work)])
-        figures |= {f"{row.name}, seed {seed}": value for seed, value in zip(seeds, found, strict=True)}
-    seconds = sum(step.seconds(work) for step in in_order(experiment.steps()))
+        found = finished(row, work, seeds)
+        if not found:
+            absent.append(row.name)
+            continue
+        base = found if row.base or not base else base
+        part = _part(row, work)
+        fewer = "" if len(found) == len(seeds) else f" (seeds {', '.join(map(str, found))})"
+        rows.append([row.name + fewer, *heads(part, work), *against(found, base, row.base), *cells(part, work)])
+        figures |= {f"{row.name}, seed {seed}": value for seed, value in found.items()}
+    done = [step for step in in_order(experiment.steps()) if step.done(work)]
+    seconds = sum(step.seconds(work) for step in done)
     return Table(
         name=name,
         title=experiment.title,
-        columns=("", "class head", "distillation head", "both fused", "against the base, seed by seed", *columns),
+        columns=("", "class head", "distillation head", "both fused", "against the base, 95 % interval", *columns),
         rows=grid(rows),
         figures=figures,
         notes=(
             f"Top-1 on held-out pictures in %, mean ± standard deviation over seeds {', '.join(map(str, seeds))}; the "
-            "base is the first row, or the last one before with an empty comparison.",
+            "base is the first row, or the last one before with an empty comparison. Differences are taken seed by "
+            "seed; in brackets the 95 % t interval of their mean.",
             *experiment.notes,
-            f"{len(in_order(experiment.steps()))} commands, {seconds / 60:.0f} minutes of a core in all (runs that "
-            "other tables share are counted in each).",
+            *teachers_said(done, work),
+            *([f"Not run: {'; '.join(absent)}."] if absent else []),
+            f"{len(done)} commands, {seconds / 60:.0f} minutes in all (runs that other tables share are counted in "
+            "each).",
         ),
+        after=tuple(verdict_lines(name, figures)),
     )
+
+
+def teachers_said(done: Sequence[Step], work: Path) -> Iterator[str]:
+    """How sure and how right the teachers were on the views that were learned from, from the summaries of stores."""
+    for step in done:
+        path = work / f"{step.path.removesuffix('.zarr')}.summary.json"
+        if step.module == "stages.teacher_logits" and "none" not in step.flags and path.exists():
+            told = json.loads(path.read_text(encoding="utf-8"))
+            right = told.get("unmixed") or {}
+            top1 = f", top-1 on those that are not mixed {100 * right['top1']:.1f} %" if "top1" in right else ""
+            yield (
+                f"Labels {step.title}: {told['views']} views of {told['rows']:,} pictures, entropy of the answers "
+                f"{told['entropy']:.2f} nats{top1}."
+            )
+
+
+def finished(row: Row, work: Path, seeds: Sequence[int]) -> dict[int, float]:
+    """Top-1 of the head that counts, for every seed whose runs are done; empty where what its own cells are read from
+    is not."""
+    if row.about and len(row.about) != len(row.scores) and not all(step.done(work) for step in row.about):
+        return {}
+    pairs = zip(seeds, row.scores, _about_of_seeds(row), strict=True)
+    done = [(seed, step) for seed, step, about in pairs if step.done(work) and all(one.done(work) for one in about)]
+    return {seed: top1(read(step, work), row.head) for seed, step in done}
+
+
+def done_part(experiment: Experiment, work: Path, seeds: Sequence[int]) -> tuple[Row, ...]:
+    """The rows that have a finished seed, with the finished seeds alone."""
+    return tuple(_part(row, work) for row in experiment.rows if finished(row, work, seeds))
+
+
+def _about_of_seeds(row: Row) -> list[tuple[Step, ...]]:
+    """What a seed's cells are read from, where there is one of it for every seed."""
+    return [(step,) for step in row.about] if len(row.about) == len(row.scores) else [() for _ in row.scores]
+
+
+def _part(row: Row, work: Path) -> Row:
+    """A row with its finished seeds alone."""
+    kept = [step.done(work) and all(one.done(work) for one in about)
+            for step, about in zip(row.scores, _about_of_seeds(row), strict=True)]  # fmt: skip
+    about = row.about
+    if len(about) == len(kept):
+        about = tuple(step for step, keep in zip(about, kept, strict=True) if keep)
+    return replace(row, scores=tuple(step for step, keep in zip(row.scores, kept, strict=True) if keep), about=about)
 
 
 def shares(row: Row, work: Path) -> list[float]:
@@ -61,10 +119,13 @@ def heads(row: Row, work: Path) -> Iterator[str]:
         yield spread([100 * value for value in shown])
 
 
-def against(found: Sequence[float], base: Sequence[float], is_base: bool) -> Iterator[str]:
-    """The mean difference, and the smallest and largest of a seed."""
-    apart = [100 * (mine - other) for mine, other in zip(found, base, strict=True)]
-    yield "" if is_base else f"{fmean(apart):+.1f} ({min(apart):+.1f} to {max(apart):+.1f})"
+def against(found: Mapping[int, float], base: Mapping[int, float], is_base: bool) -> Iterator[str]:
+    """The mean difference over the seeds of both, with its interval."""
+    both = sorted(set(found) & set(base))
+    if is_base or not both:
+        yield ""
+    else:
+        yield paired([100 * found[seed] for seed in both], [100 * base[seed] for seed in both]).text()
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -136,6 +197,13 @@ def _tokens(row: Row, work: Path) -> list[str]:
     return [spread([blocks[at] for blocks in found], 3) for at in (0, -1)]
 
 
+def _inherited(row: Row, work: Path) -> list[str]:
+    """Agreement with the teacher where it is wrong, and how far the first block and the last look."""
+    found = [read(step, work) for step in row.about]
+    alike = [100 * one["alike_where_wrong"] for one in found]
+    return [spread(alike), *(spread([one["distance"][at] for one in found]) for at in (0, -1))]
+
+
 COLUMNS: dict[str, tuple[tuple[str, ...], Callable[[Row, Path], list[str]]]] = {
     "accuracy": ((), _none),
     "views": ((), _none),
@@ -143,6 +211,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], Callable[[Row, Path], list[str]]]] = {
     "bytes": (("bytes a view",), _bytes),
     "curves": (("seconds", "training loss at the end"), _time),
     "packed": (("kB a photograph",), _kilobytes),
+    "inherited": (("the teacher's mistakes, %", "reach of the first block", "of the last"), _inherited),
     "tokens": (("cosine after the first block", "after the last"), _tokens),
 }
 

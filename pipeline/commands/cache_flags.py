@@ -6,63 +6,47 @@ decoded pictures.
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from pipeline.commands.places import InputPath
 from pipeline.errors import ShardError
-from pipeline.remote.cache_settings import DIR_VARIABLE, SIZE_VARIABLE, bytes_of
+from pipeline.remote.cache_settings import DIR_VARIABLE, SIZE_VARIABLE, CacheSettings, bytes_of, using
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _into(variable: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
-    """A callback that puts a flag where worker processes find it: in the environment that they inherit."""
-
-    def put(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-        if value is None:
-            return
-        if variable == SIZE_VARIABLE:
-            try:
-                bytes_of(value)
-            except ShardError as error:
-                raise click.BadParameter(str(error)) from None
-        os.environ[variable] = value
-
-    return put
-
-
-def cache_options(command: F) -> F:
-    """`--cache-dir` and `--cache-size`, which take effect for this process and its workers."""
-    options = (
-        click.option(
-            "--cache-dir",
-            envvar=DIR_VARIABLE,
-            callback=_into(DIR_VARIABLE),
-            expose_value=False,
-            help="Where shards from URLs, and large indexes, lie on this node.  [default: ~/.cache/offline-distiller]",
-        ),
-        click.option(
-            "--cache-size",
-            envvar=SIZE_VARIABLE,
-            callback=_into(SIZE_VARIABLE),
-            expose_value=False,
-            help="Bytes of shards from URLs that are kept on this node, 500G for example.  [default: 64GiB]",
-        ),
-    )
-    for option in options:
-        command = option(command)
-    return command
-
-
-def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+def _size(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """The bytes that a flag asks for."""
     try:
-        return bytes_of(value, "--picture-cache-size")
+        return None if value is None else bytes_of(value, param.opts[0])
     except ShardError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--cache-dir` and `--cache-size`, which hold while the command runs, for its workers too."""
+
+    @functools.wraps(command)
+    def with_cache(*args: Any, cache_dir: str | None, cache_size: int | None, **given: Any) -> Any:
+        with using(CacheSettings.of(cache_dir, cache_size)):
+            return command(*args, **given)
+
+    folder = click.option(
+        "--cache-dir",
+        envvar=DIR_VARIABLE,
+        help="Where shards from URLs, and large indexes, lie on this node.  [default: ~/.cache/offline-distiller]",
+    )
+    size = click.option(
+        "--cache-size",
+        envvar=SIZE_VARIABLE,
+        callback=_size,
+        help="Bytes of shards from URLs that are kept on this node, 500G for example.  [default: 64GiB]",
+    )
+    return size(folder(with_cache))
 
 
 def picture_cache_options(command: F) -> F:
@@ -78,7 +62,7 @@ def picture_cache_options(command: F) -> F:
         ),
         click.option(
             "--picture-cache",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=InputPath(file_okay=False),
             envvar="DISTILL_PICTURE_CACHE",
             help="A folder on a fast disk of this node, or in memory (/dev/shm/…), for decoded pictures: each is "
             "decoded once, for all processes and later runs. Changes speed only.  [default: none is kept]",

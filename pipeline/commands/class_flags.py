@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pipeline.commands.command import options
+from pipeline.commands.gather import gather
+from pipeline.commands.places import InputPath
 from pipeline.errors import ShardError
 from pipeline.shards.sidecars import read_class_names, require_class_names
 from pipeline.shards.truth import LabelRule
@@ -23,21 +24,23 @@ label_key_option = click.option(
     "label of the json]",
 )
 
+
+def label_rule(label_key: str | None, classes: Path | None) -> LabelRule:
+    """The rule that the two flags ask for."""
+    return LabelRule(key=label_key, names=None if classes is None else read_class_list(classes))
+
+
 label_options = options(
     label_key_option,
     click.option(
         "--classes",
-        type=click.Path(path_type=Path),
+        type=InputPath(),
         help="Names of the classes in the order of their numbers: classes.json, or a text file with one a line.  "
         "[default: classes.json beside the shards]",
     ),
+    gather("rule", label_rule),
 )
-
-
-def take_rule(flags: dict[str, Any]) -> LabelRule:
-    """The rule that `label_options` ask for; they are taken out of the flags."""
-    key, classes = flags.pop("label_key"), flags.pop("classes")
-    return LabelRule(key=key, names=None if classes is None else read_class_list(classes))
+"""`--label-key` and `--classes`, which arrive as `rule`."""
 
 
 def read_class_list(path: Path, flag: str = "--classes") -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """What do all commands have in common: how they fail, how they log, and the options they share.
 
     @command()
-    @recipe_options
-    @speed_options
-    def main(**flags): ...
+    @recipe_options                                     # arrives as `recipe`
+    @speed_options                                      # arrives as `speed`
+    def main(recipe: Recipe, speed: Speed): ...
 
 A `UserError` (and a missing file, a full disk, an interrupt) ends in one line on standard error and exit status 1 (130
 for an interrupt); a wrong flag ends in click's usage line and status 2. Options that change only speed have environment
@@ -17,36 +17,19 @@ import logging
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 import click
 
+from pipeline.commands.places import require_places, settle_start_method
 from pipeline.errors import UserError
 from pipeline.processes import interrupts
 from pipeline.progress import make_room
-from pipeline.remote.client import SCHEMES
 
 P = ParamSpec("P")
 
 
 R = TypeVar("R")
-
-
-PLACES = ("shards", "val_shards", "logits", "val_logits", "out")
-"""Flags that may name a URL."""
-
-
-RESULTS = ("out", "summary", "report", "plot", "plot_dir", "per_class", "answers", "metrics", "history")
-"""Parameters that may name what is written."""
-
-
-REPLACED = (".json", ".csv", ".npz", ".png")
-"""Suffixes of results; a file that is there may make room for another of them …"""
-
-
-RECORDS = ("fit.json", "pack.json", "classes.json", "demo.json", "config.json", "preprocessing.json", "zarr.json")
-"""… unless it is of these, which belong to what took long."""
 
 
 log = logging.getLogger(__name__)
@@ -94,8 +77,9 @@ def command(**attributes: Any) -> Callable[[Callable[..., Any]], Command]:
         @functools.wraps(function)
         def with_logging(*args: Any, log_level: str, **kwargs: Any) -> Any:
             configure_logging(log_level)
-            _require_paths(kwargs)
-            _settle_start_method(kwargs)
+            context = click.get_current_context()
+            require_places(context)
+            settle_start_method(context)
             return function(*args, **kwargs)
 
         settings = {"max_content_width": 110, "show_default": True}
@@ -122,51 +106,6 @@ def configure_logging(level: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _settle_start_method(flags: dict[str, Any]) -> None:
-    """Where a flag names a URL, no process may be forked any more: clients of object stores do not survive it."""
-    values = [value for name in PLACES if (value := flags.get(name)) is not None]
-    places = [str(place) for value in values for place in (value if isinstance(value, tuple) else (value,))]
-    if any("://" in place for place in places):
-        from pipeline.processes.start import settle_start_method  # only now: it brings torch
-
-        settle_start_method(tuple(places), flags.get("start_method"))
-
-
-def _require_paths(flags: dict[str, Any]) -> None:
-    """A URL where only a path will do would become a folder named ``s3:``."""
-    for name, value in flags.items():
-        if isinstance(value, Path) and str(value).startswith(tuple(f"{scheme}:/" for scheme in SCHEMES)):
-            flag = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{flag} takes a path on this machine, and {value} looks like a URL")
-    for name in RESULTS:
-        if flags.get(name) is not None and "://" not in str(flags[name]):
-            flag = next(max(p.opts, key=len) for p in click.get_current_context().command.params if p.name == name)
-            _require_own_place(str(flags[name]), flag, flags)
-            if name != "out":  # which is a folder for most
-                require_no_other_file(Path(str(flags[name])), flag)
-
-
-def _require_own_place(place: str, flag: str, flags: dict[str, Any]) -> None:
-    """Refuse results without a name, and such as would lie among the objects of a label store."""
-    where = Path(place).resolve()
-    if not place or not where.name:
-        raise click.UsageError(f"{flag} {place!r} names no file or folder of its own")
-    store = Path(str(flags["out"])).resolve() if str(flags.get("out", "")).rstrip("/").endswith(".zarr") else None
-    for folder in where.parents:
-        if folder == store or (folder / "zarr.json").exists():
-            raise UserError(f"{flag} {place} lies in {folder}, which is a Zarr store. Choose a place outside of it.")
-
-
-def require_no_other_file(place: Path | None, flag: str) -> None:
-    """Refuse results in the place of shards, checkpoints, records, or anything that is not a result."""
-    if place is None or not place.is_file() or (place.suffix.lower() in REPLACED and place.name not in RECORDS):
-        return
-    with place.open("rb") as file:
-        if not place.suffix and file.read(1) in (b"", b"{"):  # our own JSON under a name without a suffix
-            return
-    raise UserError(f"{flag} {place} is there, and is no result that may be replaced. Name another file.")
-
-
 def _fail(message: str, status: int) -> None:
     click.echo(f"error: {message}", err=True)
     raise SystemExit(status)
@@ -176,21 +115,6 @@ def _describe(error: OSError) -> str:
     if error.filename is None:
         return f"{error.strerror or error}"
     return f"{error.filename}: {error.strerror}"
-
-
-def _pair(name: str) -> Callable[[click.Context, click.Parameter, str | None], tuple[float, float] | None]:
-    """A callback that reads 'LOW,HIGH'."""
-
-    def read(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[float, float] | None:
-        if value is None:
-            return None
-        try:
-            low, high = (float(part) for part in value.split(","))
-        except ValueError:
-            raise click.BadParameter(f"{name} takes two numbers with a comma between them, not {value!r}") from None
-        return low, high
-
-    return read
 
 
 def options(*decorators: Callable[[Callable[P, R]], Callable[P, R]]) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -22,12 +22,6 @@ def require_new_folder(out: str | Path) -> None:
             raise UserError(f"--out {out}: {place} is a file, and a folder is needed there. Name a new one.")
 
 
-def require_suffix(path: Path | None, flag: str, *known: str) -> None:
-    """Refuse, before the work, a file whose name promises another format."""
-    if path is not None and path.suffix.lower() not in known:
-        raise UserError(f"{flag} {path} ends in {path.suffix!r}; it can be written as {' or '.join(known)}.")
-
-
 def beside(out: str, suffix: str) -> Path:
     """Where a command writes a small result of its store: beside it, or here if the store is at a URL."""
     path = Path(out.rstrip("/").rpartition("/")[2] if "://" in out else out)

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import click
 
-from pipeline.commands.command import _pair, options
+from pipeline.commands.command import options
+from pipeline.commands.gather import gather
 from pipeline.errors import RecipeError
 from pipeline.views.recipe import Recipe
+
+
+def _pair(name: str) -> Callable[[click.Context, click.Parameter, str | None], tuple[float, float] | None]:
+    """A callback that reads 'LOW,HIGH'."""
+
+    def read(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[float, float] | None:
+        if value is None:
+            return None
+        try:
+            low, high = (float(part) for part in value.split(","))
+        except ValueError:
+            raise click.BadParameter(f"{name} takes two numbers with a comma between them, not {value!r}") from None
+        return low, high
+
+    return read
+
 
 _RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option(
@@ -54,31 +72,16 @@ _RECIPE_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] 
 )
 
 
-recipe_options = options(*_RECIPE_OPTIONS)
-
-
-_RECIPE_FIELDS = (
-    *(
-        "image_size",
-        "crop",
-        "crop_scale",
-        "crop_ratio",
-        "crop_pct",
-        "interpolation",
-        "flip",
-        "randaugment",
-        "color_jitter",
-    ),
-    *("three_augment", "erase", "mixup", "cutmix", "mix_prob", "mix_switch", "mix_window", "on_bad_image"),
-)
-
-
-def take_recipe(flags: dict[str, Any]) -> Recipe:
-    """Remove the recipe flags from `flags` and make the recipe that they ask for."""
-    given = {name: flags.pop(name) for name in _RECIPE_FIELDS}
-    given = {name: value for name, value in given.items() if value is not None}
-    preset, seed = flags.pop("preset"), flags.pop("seed")
+def _recipe(preset: str, seed: int, **asked: Any) -> Recipe:
+    """The preset, with the flags that were given."""
+    given = {name: value for name, value in asked.items() if value is not None}
     try:
         return Recipe.preset(preset, seed=seed, **given)
     except RecipeError as error:
         raise RecipeError(f"--recipe {preset} with these flags: {error}") from error
+
+
+RECIPE_FLAGS = {field.name for field in fields(Recipe)} - {"decoder", "version"}
+
+recipe_options = options(*_RECIPE_OPTIONS, gather("recipe", _recipe, "preset", *RECIPE_FLAGS))
+"""All that decides pixels, which arrives as `recipe`."""

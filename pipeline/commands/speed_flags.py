@@ -6,12 +6,15 @@ They have environment defaults (``DISTILL_DEVICE``, ``DISTILL_WORKERS``, …), s
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 
 import click
 from click.core import ParameterSource
 
 from pipeline.commands.cache_flags import cache_options
 from pipeline.commands.command import options
+from pipeline.commands.gather import gather
+from pipeline.commands.places import SHARDS
 
 
 def default_workers() -> int:
@@ -19,18 +22,26 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share_workers(workers: int, local_world: int) -> int:
-    """The workers of one of so many ranks on this node: they share the cores where --workers was not given."""
-    given = click.get_current_context().get_parameter_source("workers") is not ParameterSource.DEFAULT
-    return workers if given else max(1, workers // local_world)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """How fast a command runs: on which device, and with how many processes that draw views, started how."""
+
+    device: str
+    workers: int
+    start_method: str | None
+
+    def shared_by(self, local_world: int) -> Speed:
+        """That of one of so many ranks on this node: they share the cores where --workers was not given."""
+        given = click.get_current_context().get_parameter_source("workers") is not ParameterSource.DEFAULT
+        return self if given else replace(self, workers=max(1, self.workers // local_world))
 
 
 shards_option = click.option(
     "--shards",
     "shards",
+    type=SHARDS,
     multiple=True,
     required=True,
-    metavar="PATTERN",
     help="WebDataset tars: a folder of them, paths, globs, {000..003} braces or URLs; may be given several times.",
 )
 
@@ -63,4 +74,5 @@ start_method_option = click.option(
 )
 
 
-speed_options = options(device_option, workers_option, start_method_option, cache_options)
+speed_options = options(device_option, workers_option, start_method_option, cache_options, gather("speed", Speed))
+"""What changes speed alone, which arrives as `speed`."""

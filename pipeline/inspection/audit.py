@@ -23,7 +23,7 @@ from pipeline.durable import canonical
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import UserError
-from pipeline.rendering.proof import kept_of
+from pipeline.proofs.proof import kept_of
 from pipeline.store.arrays import ArraySpec
 from pipeline.store.layout import GAUGE_KEY, Layout, Unit
 from pipeline.store.manifest import SKETCH

@@ -2,7 +2,8 @@
 
 A sample of rows is looked at twice: as they are labelled (view 0), and plain (the whole picture, nothing drawn at
 random). Of labelled views that are *clear* (one picture fills at least `CLEAR` of them) the teacher should say about
-what it says of the plain picture. From that follow a few figures, and advice in plain words:
+what it says of the plain picture. How often it is right on labelled views is known of many more of them, from the
+summary of the store. From that follow a few figures, and advice in plain words:
 
     out of its depth    on clear labelled views it is right far less often than on plain ones
     overconfident       on plain pictures it is much surer than it is right
@@ -30,7 +31,7 @@ from pipeline.views.recipe import Recipe
 CLEAR = 0.8
 FEWEST = 20
 """Clear views, below which nothing is concluded"""
-DEPTH = 0.6
+DEPTH = 0.7
 """Of its top-1 on plain views: below it a teacher is out of its depth"""
 SURER = 0.15
 """Mean probability of its answer, above its top-1, from which it is overconfident"""
@@ -62,9 +63,9 @@ def sample_rows(rows: int, views: int) -> NDArray[np.int64]:
 
 def examine(
     recipe: Recipe, index: SampleIndex, row_N: NDArray[np.int64], labelled: Answers, plain: Answers,
-    agreement: float | None,
+    summary: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """The figures, as plain values, and the advice that follows from them."""
+    """The figures, as plain values, and the advice that follows from them; `summary` is of the store (`quality`)."""
     seen_NC, plain_NC = labelled(row_N), plain(row_N)
     mixing = plan_mixing(recipe, len(index), row_N, np.zeros(len(row_N), np.int64))
     own_N = mixing.lam_B >= 0.5
@@ -80,9 +81,11 @@ def examine(
         "plain": _plain(plain_NC, index.classes[row_N], against),
         "clear": _right(seen_NC, right_N, known_N & (share_N >= CLEAR)),
         "mixed": _right(seen_NC, right_N, known_N & (share_N < CLEAR)),
-        "view_agreement": agreement,
+        "view_agreement": summary["view_agreement"],
         "temperatures": {f"{t:g}": _sharpness(seen_NC[share_N >= CLEAR], t) for t in TEMPERATURES},
     }
+    if against == "truth":
+        found |= _of_store(summary)
     return found | {"advice": advice(found)}
 
 
@@ -165,6 +168,18 @@ def _plain(codes_NC: NDArray[np.uint16], class_N: NDArray[Any], against: str) ->
 def _right(codes_NC: NDArray[np.uint16], class_N: NDArray[Any], chosen_N: NDArray[np.bool_]) -> dict[str, Any]:
     hits_N = (codes_NC.argmax(axis=1) == class_N)[chosen_N]
     return {"views": len(hits_N), "top1": round(float(hits_N.mean()), 4) if len(hits_N) else None}
+
+
+def _of_store(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """How often it is right on the clear and on the mixed ones of all views that were summed up."""
+    parts = {1.0: summary["unmixed"]} | {float(name.split("-")[0]): part for name, part in summary["by_lambda"].items()}
+    found = {}
+    for name, chosen in (("clear", [p for low, p in parts.items() if low >= CLEAR]),
+                         ("mixed", [p for low, p in parts.items() if low < CLEAR])):  # fmt: skip
+        views = sum(part["views"] for part in chosen)
+        hits = sum(part["views"] * part["top1"] for part in chosen if part["views"])
+        found[name] = {"views": views, "top1": round(hits / views, 4) if views else None}
+    return found
 
 
 def _sharpness(codes_NC: NDArray[np.uint16], temperature: float) -> dict[str, Any]:

@@ -53,6 +53,9 @@ OTHERS = (
     "topk:5", "topk:10", "topk:20", "topk:50", "lowrank:3+6", "lowrank:4+16", "lowrank:5+24", "lowrank:5+35",
     "lowrank:8+64", "lowrank:8+92", "lowrank:12+128", "dense",
 )  # fmt: skip
+PROOF = ("crc", "luma")
+"""Arrays that are beside the labels of a view"""
+
 MOST_CLASSES_FITTED = 4096
 """Beyond these no other keep is fitted only to say what it would do: that takes minutes"""
 
@@ -120,7 +123,8 @@ def gauge_text(found: Gauge | None, size: Mapping[str, float], *, only: float | 
     chosen = at if only is None else {name: at[name] for name in [min(at, key=lambda t: abs(float(t) - only))]}
     told = ", ".join(f"{100 * f['signal']:.0f} % at T = {t} (KL {f['kl']:.3f})" for t, f in chosen.items())
     warned = [t for t in chosen if only is not None or float(t) <= HOTTEST_WARNED][-1:]
-    lines = [f"{found['keep']} keeps of the teacher's signal: {told}; {sum(size.values()):.1f} bytes a view"]
+    label = sum(bytes_ for name, bytes_ in size.items() if name not in PROOF)
+    lines = [f"{found['keep']} keeps of the teacher's signal: {told}; {label:.1f} bytes of labels a view"]
     return lines + [text for t in warned if (text := warning(found, t)) is not None]
 
 
@@ -171,7 +175,7 @@ def _size(manifest: Manifest, codes_NC: NDArray[np.uint16]) -> float:
     manifest = replace(manifest, luma=False, unit_rows=min(manifest.unit_rows, MEASURED))
     labels = _labels(manifest.keep, codes_NC, manifest.temperatures)
     sample = UnitLabels(labels=labels, crc_B=np.zeros(len(codes_NC), np.uint32), luma_B16=None)
-    return sum(size for name, size in encoded_sizes(manifest, sample).items() if name != "crc")
+    return sum(size for name, size in encoded_sizes(manifest, sample).items() if name not in PROOF)
 
 
 def _labels(keep: Keep, codes_NC: NDArray[np.uint16], temperatures: tuple[float, ...]) -> SoftLabels:

@@ -20,9 +20,9 @@ from pipeline.inspection.audit import Finding
 from pipeline.labels.codes import SCALE
 from pipeline.labels.dense import Dense
 from pipeline.labels.soft_labels import SoftLabels, encode
+from pipeline.proofs.same_views import Labelled, Seen, compare_views
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.ring import Slot
-from pipeline.rendering.same_views import Labelled, Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader

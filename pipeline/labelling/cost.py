@@ -11,27 +11,33 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.feeding.watch import measured
+from pipeline.labelling.fill import AHEAD
 from pipeline.labels.codes import quantise
 from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels, encode
+from pipeline.picture_cache.of_index import bytes_of_all
 from pipeline.progress import duration
+from pipeline.proofs.proof import kept
 from pipeline.rendering.loader import Loader, Request
-from pipeline.rendering.proof import kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.manifest import Manifest
 from pipeline.store.unit_labels import UnitLabels, encoded_sizes
-from pipeline.teacher.teacher import Teacher
+from pipeline.teacher.teacher import Launched, Teacher
 
 SECONDS = 4.0
 BATCHES = 4
 EPOCHS = 300
+TOGETHER = 8
+"""Views that share one decode, unless --views-together says otherwise"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +49,32 @@ class Cost:
     render_rate: float
     teacher_rate: float
     bytes_per_view: dict[str, float]
+    picture_bytes: int = 0
+    """Of all pictures, decoded."""
+    cached_rate: float = 0.0
+    """Views a second that would be rendered of pictures that the node has decoded before."""
 
     @property
     def seconds(self) -> float:
         """The whole run; rendering and answering overlap."""
         return self.views * self.rows / min(self.render_rate, self.teacher_rate)
+
+    @property
+    def saved(self) -> float:
+        """Seconds of this run that a picture cache would save: all decoding but the first of each picture."""
+        passes = -(-self.views // TOGETHER)
+        cached = self.views * self.rows / min(self.cached_rate, self.teacher_rate)
+        return max(0.0, self.seconds - cached) * (passes - 1) / passes
+
+    def _pictures(self) -> str:
+        """When it pays to keep decoded pictures."""
+        if not self.cached_rate:
+            return "no picture was decoded"
+        gain = f"{duration(self.saved)} of this run" if self.saved >= 1 else "nothing of this run, but of its students'"
+        return (
+            f"{self.picture_bytes / 1e6:,.1f} MB decoded, {self.picture_bytes / self.rows / 1e3:,.0f} kB each; from a "
+            f"--picture-cache {self.cached_rate:,.0f} views/s would be rendered, which saves {gain}"
+        )
 
     def text(self) -> str:
         """The estimate as a person reads it."""
@@ -62,6 +89,7 @@ class Cost:
                 f"store        {size * total / 1e6:,.1f} MB ({size:.1f} bytes a view: {parts})",
                 f"rendering    {self.render_rate:,.0f} views/s (measured)",
                 f"teacher      {self.teacher_rate:,.0f} views/s (measured)",
+                f"pictures     {self._pictures()}",
                 f"time         {duration(self.seconds)}, set by {slower}",
                 f"break-even   a student of {EPOCHS} epochs with the teacher beside it spends {duration(online)} "
                 f"on the teacher; this store costs {duration(total / self.teacher_rate)} of it once: it pays after "
@@ -83,10 +111,13 @@ def estimate(
     """Measure a sample of the work."""
     batch = min(manifest.teacher.batch_size, len(index))
     loader = Loader(
-        manifest.recipe, index, batch=batch, workers=workers, together=min(views, 8), start_method=start_method
+        manifest.recipe, index, batch=batch, workers=workers, together=min(views, TOGETHER), start_method=start_method
     )
     with loader:
         pixels, answers, render_rate = _render(loader, _sample(index, views, batch))
+        spent = loader.effort
+        found = measured(loader, spent, views=spent.views, seconds=spent.seconds, working=0.0)
+    cached_rate = render_rate * found.draws_cached / found.draws if spent.opened else 0.0
     logits, teacher_rate = _answer(teacher, pixels)
     if isinstance(manifest.keep, LowRank):
         codes_NC = quantise(np.concatenate(logits), lambda at: f"view {at} of the sample")
@@ -104,6 +135,8 @@ def estimate(
         render_rate=render_rate,
         teacher_rate=teacher_rate,
         bytes_per_view=encoded_sizes(manifest, sample),
+        picture_bytes=bytes_of_all(index),
+        cached_rate=cached_rate,
     )
 
 
@@ -125,14 +158,18 @@ def _render(loader: Loader, requests: Iterator[Request]) -> tuple[list[NDArray[n
 
 
 def _answer(teacher: Teacher, pixels: list[NDArray[np.uint8]]) -> tuple[list[NDArray[np.float32]], float]:
-    """The teacher's answers to those batches, and views a second after a first one."""
+    """The teacher's answers to those batches, and views a second after a first one, queued as in a run."""
     teacher(pixels[0])
     begun, count = time.perf_counter(), 0
     logits: list[NDArray[np.float32]] = []
-    while len(logits) < len(pixels) or time.perf_counter() - begun < SECONDS:
-        part = pixels[len(logits) % len(pixels)]
-        logits.append(teacher(part))
-        count += len(part)
+    under_way: deque[Launched] = deque()
+    for part in itertools.cycle(pixels):
+        under_way.append(teacher.launch(part))
+        if len(under_way) > AHEAD * teacher.stream.apart:
+            logits.append(teacher.collect(under_way.popleft())[0])
+            count += len(logits[-1])
+        if len(logits) >= len(pixels) and time.perf_counter() - begun >= SECONDS:
+            break
     return logits[: len(pixels)], count / (time.perf_counter() - begun)
 
 
@@ -140,5 +177,5 @@ def _sample(index: SampleIndex, views: int, batch: int) -> Iterator[Request]:
     """Batches of rows from all over the data, each in several views, without end."""
     starts = np.linspace(0, len(index) - batch, 16).astype(int).tolist()
     for start in itertools.cycle(starts):
-        for view in range(min(views, 8)):
+        for view in range(min(views, TOGETHER)):
             yield np.arange(start, start + batch), np.full(batch, view)

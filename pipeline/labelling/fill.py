@@ -28,14 +28,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.feeding.watch import Watch
 from pipeline.labelling.coding import Coding, coding_of
 from pipeline.labelling.tasks import Handout, Task, tasks_of
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.progress import Progress
+from pipeline.proofs.proof import kept
 from pipeline.rendering.loader import Loader, Request
-from pipeline.rendering.proof import kept
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
@@ -75,18 +76,14 @@ def label_missing(
     batch = store.manifest.teacher.batch_size
     with _progress(store, shown) as progress:
         loader = Loader(
-            store.manifest.recipe,
-            index or store.index,
-            batch=batch,
-            workers=workers,
-            together=views_together,
-            start_method=start_method,
-            pictures=pictures,
-        )
+            store.manifest.recipe, index or store.index, batch=batch, workers=workers, together=views_together,
+            start_method=start_method, pictures=pictures,
+        )  # fmt: skip
         coding = coding_of(store.manifest, apart=teacher.stream.apart)
         with loader, registered(loader.ring.memory, teacher.device), Commits(store, coding) as commits:
             batches = loader.render(_requests(store, planned, batch))
-            for answer in _answers(teacher, coding, batches):
+            watch = Watch(loader, teacher.device, told=shown)
+            for answer in _answers(teacher, coding, batches, watch):
                 commits.take(answer)
                 slot = answer.slot
                 tell(len(slot.row_B))
@@ -130,7 +127,7 @@ class Answer:
     launched: Launched
 
 
-def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot]) -> Iterator[Answer]:
+def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot], watch: Watch) -> Iterator[Answer]:
     """Each batch with its answer; a device that computes apart has the next ones under way while one is used."""
     under_way: deque[tuple[Slot, Launched]] = deque()
 
@@ -139,7 +136,9 @@ def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot]) -> Itera
         return Answer(slot, teacher.collect(launched, slot.name_of), launched)
 
     for slot in batches:
-        launched = teacher.launch(slot.pixels_BHWC, coding.there)
+        with watch.working():
+            launched = teacher.launch(slot.pixels_BHWC, coding.there)
+        watch.took(len(slot.row_B))
         under_way.append((slot.answers(), launched))
         if len(under_way) > AHEAD * teacher.stream.apart:
             yield oldest()

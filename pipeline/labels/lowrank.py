@@ -155,27 +155,15 @@ class LowRank(Keep):
 
     def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> Events:
         """Every class, and nothing left."""
-        step = lowrank_codec.AT_ONCE
-        prob_BC = np.concatenate([
-            lowrank_codec.targets(_rows(parts, at, at + step), self._basis, temperature).astype(np.float64)
-            for at in range(0, max(1, len(parts["argmax"])), step)
-        ])  # fmt: skip
+        prob_BC = lowrank_codec.targets(parts, self._basis, temperature).astype(np.float64)
         index_BC = np.broadcast_to(np.arange(prob_BC.shape[1]), prob_BC.shape)
         return Events(index_BK=index_BC, prob_BK=prob_BC, rest_B=np.zeros(len(prob_BC)))
 
     def scores(self, parts: Parts, temperature: float) -> NDArray[np.float32]:
-        """By the components, a few rows at a time, which is faster than all at once."""
-        step, count = lowrank_codec.AT_ONCE, len(parts["argmax"])
-        score_BC = np.empty((count, len(self._basis.mean_C)), np.float32)
-        for at in range(0, count, step):
-            score_BC[at : at + step] = lowrank_codec.scores(_rows(parts, at, at + step), self._basis, temperature)
-        return score_BC
+        """By the components."""
+        return lowrank_codec.scores(parts, self._basis, temperature)
 
     def likeliest(self, parts: Parts, count: int) -> NDArray[Any] | None:
         """The first of the kept ones."""
         kept_BK = lowrank_codec.kept_classes(parts, len(self._basis.mean_C))
         return kept_BK[:, :count] if count <= self.kept else None
-
-
-def _rows(parts: Parts, start: int, stop: int) -> dict[str, NDArray[Any]]:
-    return {name: array[start:stop] for name, array in parts.items()}

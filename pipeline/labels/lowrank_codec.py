@@ -31,6 +31,7 @@ Shapes: B rows, N rows to fit on, C classes, K kept classes, R components, W byt
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +40,7 @@ from numpy.typing import NDArray
 
 from pipeline.labels.components import PER_CODE, REACH, UNIT, Components, mean_of, principal
 from pipeline.labels.keep import Parts
+from pipeline.labels.one_thread import one_thread
 
 HEAD = 96
 """One step of the head, in codes of 1/256 logit"""
@@ -121,31 +123,31 @@ def encode(
     codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components
 ) -> dict[str, NDArray[Any]]:
     """The answers as they are stored, from the codes of a dense store and the argmax of the logits themselves."""
-    parts = [
-        _encode(codes_BC[start : start + AT_ONCE], argmax_B[start : start + AT_ONCE], kept, components)
-        for start in range(0, max(1, len(codes_BC)), AT_ONCE)
-    ]
+    with one_thread():
+        parts = [
+            _encode(codes_BC[start : start + AT_ONCE], argmax_B[start : start + AT_ONCE], kept, components)
+            for start in range(0, max(1, len(codes_BC)), AT_ONCE)
+        ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def targets(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
     """softmax(logit / T) over all classes [B, C]; the argmax is among the parts."""
-    target_BC = scores(parts, components, temperature)
-    np.exp(target_BC, out=target_BC)
-    target_BC *= (1 / target_BC.sum(axis=1, keepdims=True)).astype(np.float32)
+    target_BC = np.empty((len(parts["argmax"]), len(components.mean_C)), np.float32)
+    with one_thread():
+        for part, some in _in_turn(parts):
+            target_NC = target_BC[part]
+            np.exp(_scores(some, components, temperature), out=target_NC)
+            target_NC *= (1 / target_NC.sum(axis=1, keepdims=True)).astype(np.float32)
     return target_BC
 
 
 def scores(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
     """The logarithms of the targets at a temperature, up to a constant in each row: the largest is 0 [B, C]."""
-    level_BK = _levels(parts["head"])
-    steps_BR, top_B = components.unpack(parts["tail"]), level_BK[:, 0] * (HEAD // TIES)
-    score_BC: NDArray[np.float32] = components.rebuilt(steps_BR, -top_B).astype(np.float32, copy=False)
-    score_BC *= np.float32(PER_CODE / (UNIT * temperature))
-    score_BC += components.spread_C / np.float32(2 * temperature**2)
-    below_BK = ((level_BK - level_BK[:, :1]) * (HEAD / 256 / TIES / temperature)).astype(np.float32)
-    np.minimum(score_BC, below_BK[:, -1:], out=score_BC)
-    np.put_along_axis(score_BC, kept_classes(parts, len(components.mean_C)), below_BK[:, :-1], axis=1)
+    score_BC = np.empty((len(parts["argmax"]), len(components.mean_C)), np.float32)
+    with one_thread():
+        for part, some in _in_turn(parts):
+            score_BC[part] = _scores(some, components, temperature)
     return score_BC
 
 
@@ -158,6 +160,25 @@ def kept_classes(parts: Parts, num_classes: int) -> NDArray[np.intp]:
     if "next_high" in parts:
         next_BK += 256 * Digits(num_classes).unpack(parts["next_high"], next_BK.shape[1])
     return np.concatenate([first_B1, next_BK], axis=1)
+
+
+def _in_turn(parts: Parts) -> Iterator[tuple[slice, Parts]]:
+    """A few rows at a time: where they go, and what is stored of them."""
+    for start in range(0, len(parts["argmax"]), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        yield part, {name: array[part] for name, array in parts.items()}
+
+
+def _scores(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
+    level_BK = _levels(parts["head"])
+    steps_BR, top_B = components.unpack(parts["tail"]), level_BK[:, 0] * (HEAD // TIES)
+    score_BC: NDArray[np.float32] = components.rebuilt(steps_BR, -top_B).astype(np.float32, copy=False)
+    score_BC *= np.float32(PER_CODE / (UNIT * temperature))
+    score_BC += components.spread_C / np.float32(2 * temperature**2)
+    below_BK = ((level_BK - level_BK[:, :1]) * (HEAD / 256 / TIES / temperature)).astype(np.float32)
+    np.minimum(score_BC, below_BK[:, -1:], out=score_BC)
+    np.put_along_axis(score_BC, kept_classes(parts, len(components.mean_C)), below_BK[:, :-1], axis=1)
+    return score_BC
 
 
 def _encode(

@@ -25,8 +25,6 @@ from pipeline.errors import ImageError, ShardError
 from pipeline.pictures.images import decode, traits_of
 from pipeline.shards.samples import MAX_PAYLOAD
 
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
@@ -69,7 +67,7 @@ def check(path: str, *, max_side: int | None) -> Checked:
         return Checked(size=size, crc=crc, problem=str(error))
     large = ("large",) if max_side is not None and max(pixels_HWC.shape[:2]) > max_side else ()
     remade = traits.odd + large
-    return Checked(size=size, crc=crc, extension="jpg" if remade else EXTENSIONS[traits.kind], remade=remade)
+    return Checked(size=size, crc=crc, extension="jpg" if remade else traits.format.fields[0], remade=remade)
 
 
 def payload_of(path: str, checked: Checked, *, max_side: int | None, quality: int) -> bytes:

@@ -21,12 +21,13 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.packing.keys import keys_of
+from pipeline.pictures.formats import FORMATS
 from pipeline.shards.sidecars import require_class_names
 from pipeline.shards.truth import MAX_CLASSES
 
 log = logging.getLogger(__name__)
 
-READ_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
+READ_SUFFIXES = tuple(f".{suffix}" for known in FORMATS for suffix in (*known.fields, *known.suffixes))
 OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".svg", ".eps", ".jp2", ".jxl", ".psd")
 """Images that cannot be packed: they are listed and refused, where other files are passed over."""
 

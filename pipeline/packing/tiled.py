@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import ImageError
-from pipeline.pictures.images import decode, kind_of
+from pipeline.pictures.formats import JPEG
+from pipeline.pictures.images import decode, format_of
 from pipeline.pictures.jpeg_tiling import NotPlainError, tile
 
 MOST_BYTES = 4 << 20
@@ -45,9 +46,9 @@ def tiled(payload: bytes) -> Tiled:
 
 def _tiled(payload: bytes) -> bytes:
     try:
-        kind = kind_of(payload)
-        if kind != "JPEG":
-            raise NotPlainError(kind)
+        known = format_of(payload)
+        if known is not JPEG:
+            raise NotPlainError(known.kind)
         if len(payload) > MOST_BYTES:
             raise NotPlainError("large")
         found = tile(payload)

@@ -2,7 +2,8 @@
 
 `kept` is the cache: it shows the rows of a picture that a crop needs, and takes pictures until it is full. `entry` is
 the file of one picture, with a checksum for each band of its rows; `ledger` counts the bytes of all, for all processes;
-`decoder` names what decides pixels, and pictures of another decoder are never looked at.
+`decoder` names what decides pixels, and pictures of another decoder are never looked at. `of_index` opens the cache for
+the pictures of an index, and says how many of them it can hold.
 
-Imports `pictures`.
+Imports `pictures` and `shards`.
 """

@@ -1,7 +1,8 @@
 """Which decoder made these pixels? A digest of everything that decides them.
 
-The libraries that decode, by name and version, the processor's kind, and the very text of `pipeline.pictures.images`,
-which is the policy for odd pictures (orientation, inks, alpha, 16 bits): nobody has to remember to count a version up.
+The libraries that decode, by name and version, the processor's kind, and the very text of `pipeline.pictures.images`
+and of `formats`, which are the policy for odd pictures (orientation, inks, alpha, 16 bits): nobody has to remember to
+count a version up.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path
 
 from PIL import features
 
-from pipeline.pictures import images
+from pipeline.pictures import formats, images
 
 PACKAGES, CODECS = ("simplejpeg", "pillow", "numpy"), ("jpg", "zlib", "webp")
+FILES = (str(images.__file__), str(formats.__file__))
 
 
 @cache
@@ -27,6 +29,6 @@ def decoder() -> bytes:
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "codecs": {name: features.version(name) for name in CODECS},
         "machine": platform.machine(),
-        "policy": hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest(),
+        "policy": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in FILES],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()[:8]

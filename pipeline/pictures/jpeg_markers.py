@@ -14,6 +14,8 @@ with all predictions at zero, so that what lies between two of them, a *restart 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 SOI, EOI, SOS, DQT, DHT, DRI, DNL = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xDC
 APP0, APP9, APP14, COM = 0xE0, 0xE9, 0xEE, 0xFE
@@ -25,6 +27,7 @@ FRAMES = {
     0xC5: "hierarchical",
 }
 KNOWN = (DQT, DHT, DRI, COM, *range(APP0, APP0 + 16))
+TAKEN = frozenset((*SEQUENTIAL, SOS, *KNOWN))
 BLOCK = 8
 """Pixels, or samples, of a side of a block"""
 MAX_BLOCKS = 10
@@ -41,8 +44,7 @@ class NotPlainError(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A marker and all that belongs to it."""
 
     marker: int
@@ -69,7 +71,7 @@ class Component:
     ac_table: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class JpegHeader:
     """A plain JPEG up to its first coefficient."""
 
@@ -95,27 +97,27 @@ class JpegHeader:
             return (0,)
         return tuple(number for number, part in enumerate(self.components) for _ in range(part.across * part.down))
 
-    @property
+    @cached_property
     def mcu_width(self) -> int:
         """Pixels."""
         return BLOCK * (max(part.across for part in self.components) if len(self.components) > 1 else 1)
 
-    @property
+    @cached_property
     def mcu_height(self) -> int:
         """Pixels."""
         return BLOCK * (max(part.down for part in self.components) if len(self.components) > 1 else 1)
 
-    @property
+    @cached_property
     def mcu_columns(self) -> int:
         """MCUs of a row."""
         return -(-self.width // self.mcu_width)
 
-    @property
+    @cached_property
     def mcu_rows(self) -> int:
         """Rows of MCUs."""
         return -(-self.height // self.mcu_height)
 
-    @property
+    @cached_property
     def subsampled(self) -> bool:
         """Whether samples of a plane stand for several pixels, so that pixels depend on neighbours beyond their MCU."""
         return len({(part.across, part.down) for part in self.components}) > 1
@@ -128,16 +130,19 @@ def read_header(payload: bytes) -> JpegHeader:
     segments: list[Segment] = []
     frame: Segment | None = None
     interval = 0
-    while not segments or segments[-1].marker != SOS:
-        found = _segment_at(payload, segments[-1].stop if segments else 2)
+    marker, stop = 0, 2
+    while marker != SOS:
+        found = _segment_at(payload, stop)
         segments.append(found)
-        _require(len(segments) <= MAX_SEGMENTS)
-        if found.marker in SEQUENTIAL:
+        marker, _, stop = found
+        if marker in SEQUENTIAL:
             _require(frame is None)
             frame = found
-        elif found.marker == DRI:
-            _require(found.stop - found.start == 6)
+        elif marker == DRI:
+            _require(stop - found.start == 6)
             interval = int.from_bytes(payload[found.body], "big")
+        if len(segments) > MAX_SEGMENTS:
+            raise NotPlainError("not understood")
     if frame is None:
         raise NotPlainError("not understood")
     width, height, sampling = _read_frame(payload[frame.body])
@@ -158,13 +163,16 @@ def _require(true: bool, reason: str = "not understood") -> None:
 
 def _segment_at(payload: bytes, place: int) -> Segment:
     """The segment there; one without a length, or behind fill bytes, is not understood."""
-    _require(place + 4 <= len(payload) and payload[place] == 0xFF)
+    stop = place + 4
+    if stop > len(payload) or payload[place] != 0xFF:
+        raise NotPlainError("not understood")
     marker = payload[place + 1]
-    _require(marker not in FRAMES, FRAMES.get(marker, ""))
-    _require(marker in SEQUENTIAL or marker == SOS or marker in KNOWN)
-    length = int.from_bytes(payload[place + 2 : place + 4], "big")
-    _require(length >= 2 and place + 2 + length <= len(payload))
-    return Segment(marker, place, place + 2 + length)
+    if marker not in TAKEN:
+        raise NotPlainError(FRAMES.get(marker, "not understood"))
+    stop = place + 2 + (payload[place + 2] << 8 | payload[place + 3])
+    if not place + 4 <= stop <= len(payload):
+        raise NotPlainError("not understood")
+    return Segment(marker, place, stop)
 
 
 def _read_frame(body: bytes) -> tuple[int, int, dict[int, tuple[int, int]]]:

@@ -17,6 +17,7 @@ always a right answer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,9 @@ class Part:
     top: int
     """Where the rectangle begins in it."""
     left: int
+    height: int
+    """Of the larger one."""
+    width: int
 
 
 def part_of(payload: bytes, top: int, left: int, height: int, width: int) -> Part | None:
@@ -65,6 +69,8 @@ def part_of(payload: bytes, top: int, left: int, height: int, width: int) -> Par
         payload=_head(payload, header, grid) + _body(payload, place_G, grid),
         top=top - grid.pixels.top,
         left=left - grid.pixels.left,
+        height=header.height,
+        width=header.width,
     )
 
 
@@ -121,7 +127,8 @@ def _places(payload: bytes, header: JpegHeader, length_G: NDArray[np.int64]) -> 
     """Where each segment begins, and behind the end mark; None where the markers do not stand as they should."""
     if len(length_G) != header.mcu_rows * (header.mcu_columns // header.restart_interval):
         return None
-    place_G = header.scan_start + np.append(0, np.cumsum(length_G))
+    place_G = np.full(len(length_G) + 1, header.scan_start)
+    place_G[1:] += np.cumsum(length_G)
     if length_G.min() < MARKER or place_G[-1] > len(payload):
         return None
     data, code_G = np.frombuffer(payload, np.uint8), _codes(len(length_G))
@@ -129,10 +136,12 @@ def _places(payload: bytes, header: JpegHeader, length_G: NDArray[np.int64]) -> 
     return place_G if found else None
 
 
+@lru_cache(maxsize=64)
 def _codes(count: int) -> NDArray[np.int64]:
     """The codes of the markers behind so many segments."""
     code_G = RST | np.arange(count) & 7
     code_G[-1] = EOI
+    code_G.flags.writeable = False
     return code_G
 
 
@@ -153,7 +162,8 @@ def _body(payload: bytes, place_G: NDArray[np.int64], grid: _Grid) -> bytearray:
     """The segments of the grid, each with the marker behind it, counted anew."""
     first_R = np.arange(grid.rows.start, grid.rows.stop) * grid.of_row
     begin_R, end_R = place_G[first_R + grid.columns.start], place_G[first_R + grid.columns.stop]
-    body = bytearray().join(payload[begin:end] for begin, end in zip(begin_R.tolist(), end_R.tolist(), strict=True))
+    data = memoryview(payload)
+    body = bytearray().join([data[begin:end] for begin, end in zip(begin_R.tolist(), end_R.tolist(), strict=True)])
     stop_RC = place_G[first_R[:, None] + np.arange(grid.columns.start + 1, grid.columns.stop + 1)]
     shift_R = np.cumsum(end_R - begin_R) - end_R
     np.frombuffer(body, np.uint8)[(stop_RC + shift_R[:, None]).ravel() - 1] = _codes(grid.segments)

@@ -139,10 +139,10 @@ def origin_of(payload: bytes) -> tuple[int, int] | None:
 
 def is_undamaged(payload: bytes, header: JpegHeader, sign: Sign) -> bool:
     """Whether all but the sign is as it was when it was signed."""
-    crc, place = 0, 0
+    crc, place, data = 0, 0, np.frombuffer(payload, np.uint8)  # slices of it are no copies
     for segment in _signs(payload, header):
-        crc, place = google_crc32c.extend(crc, payload[place : segment.start]), segment.stop
-    return bool(google_crc32c.extend(crc, payload[place:]) == sign.rest)
+        crc, place = google_crc32c.extend(crc, data[place : segment.start]), segment.stop
+    return bool(google_crc32c.extend(crc, data[place:]) == sign.rest)
 
 
 def _signs(payload: bytes, header: JpegHeader) -> Iterator[Segment]:

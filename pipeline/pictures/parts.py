@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
-from pipeline.pictures.images import MAX_PIXELS, decode, size_of
+from pipeline.pictures.images import MAX_PIXELS, decode
 from pipeline.pictures.jpeg_segments import part_of
 
 Box = tuple[int, int, int, int]
@@ -38,6 +38,11 @@ class Shown:
     width: int
     nbytes: int
     """What is held in memory for it."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the picture is here."""
+        return self.pixels_HWC.shape[:2] == (self.height, self.width)
 
     def holds(self, box: Sequence[int]) -> bool:
         """Whether all of these pixels are here."""
@@ -64,9 +69,8 @@ def decode_part(payload: bytes, box: Box | None, *, max_pixels: int = MAX_PIXELS
 def _part(payload: bytes, box: Box, max_pixels: int) -> Shown | None:
     """The box alone; None where the whole is to be decoded."""
     part = part_of(payload, *box)
-    if part is None:
+    if part is None or part.height * part.width > max_pixels:
         return None
-    picture_width, picture_height = size_of(payload, max_pixels=max_pixels)
     top, left, height, width = box
     with contextlib.suppress(ImageError):  # the whole decides whether the picture is bad, and why
         pixels_HWC = decode(part.payload, max_pixels=max_pixels)
@@ -74,8 +78,8 @@ def _part(payload: bytes, box: Box, max_pixels: int) -> Shown | None:
             pixels_HWC=pixels_HWC[part.top : part.top + height, part.left : part.left + width],
             top=top,
             left=left,
-            height=picture_height,
-            width=picture_width,
+            height=part.height,
+            width=part.width,
             nbytes=pixels_HWC.nbytes,
         )
     return None

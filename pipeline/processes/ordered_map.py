@@ -13,22 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
-import os
 import queue
-import signal
-import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, TypeVar, cast
 
 from pipeline.errors import UserError
-from pipeline.processes.start import starting
+from pipeline.processes.worker import start_worker
 
 IN_FLIGHT = 4  # items a worker: enough to never wait, few enough to hold in memory
 
@@ -95,12 +90,7 @@ class _Worker:
     """A process that applies the function to one item at a time."""
 
     def __init__(self, function: Callable[[Any], object]) -> None:
-        context = multiprocessing.get_context()
-        self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_work, args=(theirs, function), daemon=True)
-        with starting():
-            self.process.start()
-        theirs.close()  # else the end of the worker would not be the end of what it says
+        self.process, self.connection = start_worker(_work, function)
 
     def call(self, item: object) -> object:
         """The function of the item; what it raises is raised here."""
@@ -119,7 +109,6 @@ class _Worker:
 
 
 def _work(connection: Connection, function: Callable[[Any], object]) -> None:
-    follow_parent()
     with contextlib.suppress(EOFError):
         while True:
             connection.send_bytes(_answer(function, connection.recv()))
@@ -142,17 +131,3 @@ def _portable(error: Exception) -> Exception:
         return RuntimeError(where)
     error.add_note(where)
     return error
-
-
-def follow_parent() -> None:
-    """In a worker: leave signals to the parent, which may want to finish something first, and end when it ends."""
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -1,12 +1,16 @@
-"""Which cache does this process use? As `--cache-dir` and `--cache-size` say, or the environment, or the defaults.
+"""Which cache does this process use? The one that its command's flags name, or else the environment, or the defaults.
 
-The flags are put into the environment, where worker processes find them.
+A command says it for as long as it runs (`using`); worker processes are handed what it said with their arguments
+(`pipeline.processes.worker`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ShardError
@@ -16,17 +20,50 @@ DIR_VARIABLE, SIZE_VARIABLE = "DISTILL_CACHE_DIR", "DISTILL_CACHE_SIZE"
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
-_caches: dict[tuple[str, str], Cache] = {}
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Where what came from URLs lies on this node, and how many bytes of it."""
+
+    folder: str
+    limit: int
+
+    @classmethod
+    def of(cls, folder: str | None, limit: int | None) -> CacheSettings:
+        """The defaults, where one of the two is not given."""
+        return cls(folder or _default_folder(), DEFAULT_BYTES if limit is None else limit)
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str] = os.environ) -> CacheSettings:
+        """What the variables say, for whoever reads shards without a command."""
+        size = env.get(SIZE_VARIABLE)
+        return cls.of(env.get(DIR_VARIABLE), bytes_of(size) if size else None)
+
+
+_caches: dict[CacheSettings, Cache] = {}
+_used: list[CacheSettings] = []
+
+
+@contextlib.contextmanager
+def using(settings: CacheSettings) -> Iterator[None]:
+    """Have this process use that cache, while the context lasts."""
+    _used.append(settings)
+    try:
+        yield
+    finally:
+        _used.pop()
+
+
+def current() -> CacheSettings:
+    """The settings that this process goes by."""
+    return _used[-1] if _used else CacheSettings.from_environment()
 
 
 def cache() -> Cache:
-    """The cache of this process, as the flags (or the environment) say."""
-    folder = os.environ.get(DIR_VARIABLE) or _default_folder()
-    size = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_BYTES)
-    key = folder, size
-    if key not in _caches:
-        _caches[key] = Cache(Path(folder).expanduser(), bytes_of(size))
-    return _caches[key]
+    """The cache of this process."""
+    settings = current()
+    if settings not in _caches:
+        _caches[settings] = Cache(Path(settings.folder).expanduser(), settings.limit)
+    return _caches[settings]
 
 
 def bytes_of(text: str, flag: str = "--cache-size") -> int:

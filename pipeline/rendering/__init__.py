@@ -1,9 +1,10 @@
 """How is a planned view drawn, fast and always alike?
 
 `renderer` executes plans: it decodes (`decoded`: of a tiled picture only what the views need, and nothing of what
-`kept_pictures` has), crops, applies `operations`, erases with `noise`, mixes and makes `checksums`.
-`loader` does that in worker processes, straight into the slots of a shared `ring`. `proof` says what a store keeps of
-a view's pixels, `same_views` compares views with those that were labelled, and `drift` draws a store's witnesses again.
+the node has decoded before), crops, applies `operations`, erases with `noise`, mixes and makes checksums.
+`loader` does that in worker processes, straight into the slots of a shared `ring`, and `effort` counts what it cost.
+`drift` draws a store's witnesses again.
 
-Imports `pictures`, `picture_cache`, `processes`, `shards`, `views` and `store` (the witnesses it compares with).
+Imports `pictures`, `picture_cache`, `processes`, `shards`, `views`, `proofs` and `store` (the witnesses it compares
+with).
 """

@@ -11,11 +11,13 @@ there, whole, as long as it takes more.
 from __future__ import annotations
 
 from collections import OrderedDict
+from time import perf_counter
 
 from pipeline.errors import ImageError
 from pipeline.picture_cache.kept import PictureCache
+from pipeline.picture_cache.of_index import picture_of
 from pipeline.pictures.parts import Box, Shown, decode_part
-from pipeline.rendering.kept_pictures import picture_of
+from pipeline.rendering.effort import Effort
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
 from pipeline.views.recipe import Recipe
@@ -28,6 +30,7 @@ class DecodedRows:
         self, recipe: Recipe, index: SampleIndex, files: ShardFiles, limit: int, cache: PictureCache | None = None
     ) -> None:
         self.recipe, self.index, self.files, self.limit, self.cache = recipe, index, files, limit, cache
+        self.effort = Effort()
         self._kept: OrderedDict[int, Shown | None] = OrderedDict()
         self._bytes = 0
 
@@ -41,6 +44,7 @@ class DecodedRows:
         if known:
             self._forget(row)
         shown = self._decode(row, None if known else box)
+        self._count(row, box)
         self._kept[row] = shown
         self._bytes += _bytes_of(shown)
         while self._bytes > self.limit and len(self._kept) > 1:
@@ -50,21 +54,42 @@ class DecodedRows:
     def _forget(self, row: int) -> None:
         self._bytes -= _bytes_of(self._kept.pop(row))
 
+    def _count(self, row: int, box: Box) -> None:
+        height, width = int(self.index.heights[row]), int(self.index.widths[row])
+        self.effort.pixels += height * width
+        self.effort.box_pixels += box[2] * box[3]
+        self.effort.row_pixels += box[2] * width
+
     def _decode(self, row: int, box: Box | None) -> Shown | None:
         """From the node's cache, if it is there; else from the shard."""
         picture = None if self.cache is None else picture_of(self.index, row)
         if self.cache is None or picture is None:
             return self._decode_payload(row, box)
+        begun = perf_counter()
         if (shown := self.cache.crop(picture, box)) is not None:
             self.index.require_class_once(self.files, row)
+            self.effort.looking += perf_counter() - begun
+            self.effort.looked_up += 1
             return shown
         shown = self._decode_payload(row, None if self.cache.takes else box)
         if shown is not None:
+            begun = perf_counter()
             self.cache.keep(picture, shown.pixels_HWC)
+            self.effort.keeping += perf_counter() - begun
         return shown
 
     def _decode_payload(self, row: int, box: Box | None) -> Shown | None:
+        begun = perf_counter()
         payload = self.index.payload(self.files, row)
+        read = perf_counter()
+        shown = self._decode_read(row, payload, box)
+        self.effort.reading += read - begun
+        self.effort.decoding += perf_counter() - read
+        self.effort.decoded += 1
+        self.effort.parts += shown is not None and not shown.whole
+        return shown
+
+    def _decode_read(self, row: int, payload: bytes, box: Box | None) -> Shown | None:
         try:
             shown = decode_part(payload, box)
             height, width = int(self.index.heights[row]), int(self.index.widths[row])

@@ -23,8 +23,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.rendering.checksums import luma
-from pipeline.rendering.proof import TOLERANCE
+from pipeline.proofs.checksums import luma
+from pipeline.proofs.proof import TOLERANCE
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
 from pipeline.store.witness import WITNESSES, Witness, witness_rows

@@ -17,7 +17,6 @@ of them end when the parent does, however it ends.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import time
 import traceback
 from collections import deque
@@ -31,8 +30,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError, WorkerError
 from pipeline.picture_cache.kept import PictureCache
-from pipeline.processes.ordered_map import follow_parent
-from pipeline.processes.start import checked_start_method, starting
+from pipeline.processes.start import checked_start_method
+from pipeline.processes.worker import start_worker
+from pipeline.rendering.effort import Effort
 from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.ring import Ring, Slot
 from pipeline.shards.index import SampleIndex
@@ -62,35 +62,26 @@ class Loader:
         pictures: PictureCache | None = None,
     ) -> None:
         self.recipe, self.index, self.batch, self.pictures = recipe, index, batch, pictures
+        self.workers = workers
         self.waited = 0.0
+        self.effort = Effort()
+        """What drawing has cost all workers together."""
         slot_bytes = batch * recipe.image_size**2 * 3
         self.together = max(1, min(together, RING_BYTES // (slot_bytes * 2 * max(workers, 1))))
         self.ring = Ring(workers * max(2, self.together + 1) + 1, batch, recipe.image_size)
         self._slots = [self.ring.slot(number) for number in range(self.ring.slots)]
         self._crew: list[tuple[BaseProcess, Connection]] = []
         self._unanswered = [0] * workers
-        self._answers: list[deque[Exception | None]] = [deque() for _ in range(workers)]
+        self._answers: list[deque[Exception | Effort]] = [deque() for _ in range(workers)]
         self._renderer = _renderer(recipe, index, pictures) if workers == 0 else None
-        context = multiprocessing.get_context(checked_start_method(index.urls, start_method))
+        method = checked_start_method(index.urls, start_method)
         try:
             for number in range(workers):
-                self._start(context, number)
+                made = recipe, index, self.ring, pictures
+                self._crew.append(start_worker(_work, *made, method=method, name=f"render-{number}"))
         except BaseException:
             self.close()
             raise
-
-    def _start(self, context: multiprocessing.context.BaseContext, number: int) -> None:
-        ours, theirs = context.Pipe()
-        process = context.Process(  # type: ignore[attr-defined]  # every concrete context has Process
-            target=_work,
-            args=(theirs, self.recipe, self.index, self.ring, self.pictures),
-            name=f"render-{number}",
-            daemon=True,
-        )
-        with starting(context.get_start_method()):
-            process.start()
-        theirs.close()
-        self._crew.append((process, ours))
 
     def __enter__(self) -> Loader:
         return self
@@ -116,6 +107,7 @@ class Loader:
             begun = time.perf_counter()
             slot = _ask(self._slots[0], row_B, view_B)
             _answer(self._renderer, slot)
+            self.effort.add(self._renderer.take_effort())
             self.waited += time.perf_counter() - begun
             yield slot
 
@@ -176,10 +168,11 @@ class Loader:
             if connection not in ready:
                 self._mourn(worker)
             self._take_answer(worker)
-        failure = self._answers[worker].popleft()
-        if failure is not None:
+        answer = self._answers[worker].popleft()
+        if isinstance(answer, Exception):
             self.close()
-            raise failure
+            raise answer
+        self.effort.add(answer)
 
     def _take_answer(self, worker: int) -> None:
         try:
@@ -226,7 +219,6 @@ def _work(
     import cv2
     import torch
 
-    follow_parent()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     renderer = _renderer(recipe, index, pictures)
@@ -241,7 +233,7 @@ def _work(
         except Exception as error:
             connection.send(_portable(error))
         else:
-            connection.send(None)
+            connection.send(renderer.take_effort())
 
 
 def _portable(error: Exception) -> Exception:

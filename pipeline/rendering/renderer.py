@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from time import perf_counter
 
 import cv2
 import numpy as np
@@ -32,10 +33,11 @@ from numpy.typing import NDArray
 
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.pictures.parts import Box, Shown
-from pipeline.rendering.checksums import checksum as checksum
-from pipeline.rendering.checksums import luma as luma
-from pipeline.rendering.checksums import samples, thumbnails
+from pipeline.proofs.checksums import checksum as checksum
+from pipeline.proofs.checksums import luma as luma
+from pipeline.proofs.checksums import samples, thumbnails
 from pipeline.rendering.decoded import DecodedRows
+from pipeline.rendering.effort import Effort
 from pipeline.rendering.noise import erase
 from pipeline.rendering.operations import apply
 from pipeline.shards.files import ShardFiles
@@ -79,6 +81,7 @@ class Renderer:
         side = self.recipe.image_size
         assert out_BHWC.shape == (len(row_B), side, side, 3) and out_BHWC.dtype == np.uint8
         assert out_BHWC.flags.c_contiguous and out_BHWC.flags.writeable
+        begun = perf_counter()
         figures, twins = self._figures(np.asarray(row_B, np.int64), np.asarray(view_B, np.int64), out_BHWC)
         proof = _Proof(out_BHWC)
         box = _boxes(figures)
@@ -86,7 +89,14 @@ class Renderer:
             self._draw(figure, box[figure.row], proof)
         for slot, first in twins.items():
             proof.repeat(slot, first)
+        self._pictures.effort.views += len(row_B)
+        self._pictures.effort.seconds += perf_counter() - begun
         return proof.rendered()
+
+    def take_effort(self) -> Effort:
+        """What was drawn since this was last asked, and what it cost."""
+        taken, self._pictures.effort = self._pictures.effort, Effort()
+        return taken
 
     def _draw(self, figure: _Figure, box: Box, proof: _Proof) -> None:
         """Draw a base view; mix and prove it, and its mate, once both are there."""

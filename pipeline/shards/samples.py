@@ -29,12 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError, ShardError
+from pipeline.pictures.formats import FORMATS
 from pipeline.pictures.images import size_of
 from pipeline.shards.files import local_path
 from pipeline.shards.tar import TarMember, members
 from pipeline.shards.truth import PLAIN, LabelRule, json_keys, one_of
 
-IMAGE_FIELDS = ("jpg", "jpeg", "png", "webp")
+IMAGE_FIELDS = tuple(field for known in FORMATS for field in known.fields)
 MAX_PAYLOAD = 256 * 1024 * 1024
 BUFFER = 1 << 20
 SHOWN = 5

@@ -49,8 +49,8 @@ from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.witness import Witness
 
 
-class StoreReader:
-    """A finished store. Holds no file and no thread, so it may be forked and pickled."""
+class OpenStore:
+    """What is known of a store that is open, for reading or for writing."""
 
     def __init__(
         self, objects: Objects, layout: Layout, base: Base, table: UnitTable, index: SampleIndex | None = None
@@ -58,23 +58,6 @@ class StoreReader:
         self.layout = layout = with_components(objects, layout, base)
         self._objects, self._base, self._table, self._index = objects, base, table, index
         self._arrays = layout.unit_arrays()
-
-    @classmethod
-    def open(cls, path: str | Path, *, check_sizes: bool = True) -> StoreReader:
-        """The store at a path or URL, if it is finished, whole and of one piece; contents are checked when read.
-
-        Without `check_sizes` the objects are not listed: one process of a run does that, once for all.
-        """
-        objects = open_objects(path)
-        base, table = find_complete(objects)
-        layout = find_layout(objects, base)
-        require_agreement(objects, layout, base, table)
-        if check_sizes:
-            require_sizes(objects, layout, base, table)
-        return cls(objects, layout, base, table)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_index": None}  # read again where it is needed
 
     @property
     def name(self) -> str:
@@ -92,6 +75,27 @@ class StoreReader:
         if self._index is None:
             self._index = read_index(self._objects, self.layout, self._base)
         return self._index
+
+
+class StoreReader(OpenStore):
+    """A finished store. Holds no file and no thread, so it may be forked and pickled."""
+
+    @classmethod
+    def open(cls, path: str | Path, *, check_sizes: bool = True) -> StoreReader:
+        """The store at a path or URL, if it is finished, whole and of one piece; contents are checked when read.
+
+        Without `check_sizes` the objects are not listed: one process of a run does that, once for all.
+        """
+        objects = open_objects(path)
+        base, table = find_complete(objects)
+        layout = find_layout(objects, base)
+        require_agreement(objects, layout, base, table)
+        if check_sizes:
+            require_sizes(objects, layout, base, table)
+        return cls(objects, layout, base, table)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_index": None}  # read again where it is needed
 
     def bytes_per_view(self) -> dict[str, float]:
         """The bytes that each array takes up, for one view of one row."""

@@ -28,7 +28,7 @@ from pipeline.errors import MismatchError, StoreError
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.manifest import Manifest
-from pipeline.store.reader import StoreReader, read_index, require_sizes, with_components
+from pipeline.store.reader import OpenStore, StoreReader, require_sizes
 from pipeline.store.receipts import (
     COMPLETE_KEY,
     REMEDY,
@@ -48,15 +48,13 @@ from pipeline.store.unit_labels import UnitLabels, require_fit
 from pipeline.store.witness import Witness
 
 
-class StoreWriter:
+class StoreWriter(OpenStore):
     """A store that is open for writing. Made by its class methods; stays in its process."""
 
     def __init__(
         self, objects: Objects, layout: Layout, base: Base, table: UnitTable, index: SampleIndex | None = None
     ) -> None:
-        self.layout = layout = with_components(objects, layout, base)
-        self._objects, self._base, self._table, self._index = objects, base, table, index
-        self._arrays = layout.unit_arrays()
+        super().__init__(objects, layout, base, table, index)
         self._lock, self._closed = ExitStack(), False
 
     # ---- opening
@@ -141,25 +139,6 @@ class StoreWriter:
 
     def __reduce__(self) -> NoReturn:
         raise AssertionError("a store that is open for writing stays in its process")
-
-    # ---- what it is
-
-    @property
-    def name(self) -> str:
-        """Where the store is."""
-        return self._objects.name
-
-    @property
-    def manifest(self) -> Manifest:
-        """The contract that its labels are made under; how they are cut into units is in the `layout`."""
-        return self.layout.manifest
-
-    @property
-    def index(self) -> SampleIndex:
-        """The rows: read, and checked, when first asked for, where it was not opened with them."""
-        if self._index is None:
-            self._index = read_index(self._objects, self.layout, self._base)
-        return self._index
 
     def missing(self) -> list[Unit]:
         """The units that are left to write, as far as it is known here (see `refresh`)."""

@@ -79,6 +79,11 @@ class Teacher:
         """Classes of an answer: the model's, or those that the class map picks."""
         return self.card.classes if self.class_map is None else len(self.class_map)
 
+    @property
+    def parameters(self) -> int:
+        """How many weights the model has."""
+        return sum(weights.numel() for weights in self._model.parameters())
+
     def require_classes_of(self, index: SampleIndex) -> None:
         """Refuse data whose classes are not those of the answers: by their number, and by their names."""
         highest = int(index.classes.max(initial=-1))

@@ -258,7 +258,7 @@ def proof(story: Story) -> Part:
             + "."
         ),
     ]
-    if settings := _settings(story.results.students):
+    if settings := _settings([s for kind in story.results.kinds for s in story.results.of(kind)]):
         blocks.append(
             Table(caption="What the students were trained with", head=["flag", "value"], rows=settings, words=True)
         )

@@ -74,6 +74,7 @@ class Drawing:
     def tip(self, artist: Artist, text: str) -> None:
         """What this mark says."""
         artist.set_gid(f"tip-{len(self._tips)}-{self.name}")
+        artist.set_in_layout(False)  # or hundreds of marks are measured to find that they fit
         self._tips.append(text)
 
     def dots(self, axes: Axes, x: Sequence[float], y: Sequence[float], said: Sequence[str], **style: Any) -> None:

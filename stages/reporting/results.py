@@ -189,8 +189,8 @@ def _accuracy(head: str, student: StudentResult) -> float | None:
     return student.accuracy.get(head)
 
 
-def read_results(results: Path, runs: Path) -> Results:
-    """Read what is there."""
+def read_results(results: Path, runs: Path, summary: Path | None = None) -> Results:
+    """Read what is there; `summary` is what the labelling left beside its store, where nobody named another place."""
     students = tuple(_read_students(results / "students", runs))
     if not students:
         raise ReportError(
@@ -203,7 +203,7 @@ def read_results(results: Path, runs: Path) -> Results:
         tokens=tokens,
         teacher=_json(results / "teacher.json", {}),
         teacher_curve=tuple(_csv(results / "teacher.csv")),
-        labels=_json(results / "labels-train.json", {}),
+        labels=_json(results / "labels-train.json", {}) or (_json(summary, {}) if summary else {}),
         val_labels=_json(results / "labels-val.json", {}),
         verified=_json(results / "verify.json", {}),
     )

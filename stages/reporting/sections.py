@@ -251,6 +251,7 @@ def calibration(story: Story) -> Part | None:
 def trade(story: Story) -> Part | None:
     """Accuracy against speed, and against the bytes of the labels."""
     rate, sizes = "forward_images_per_second", story.label_bytes
+    students = [s for kind in story.results.kinds for s in story.results.of(kind)]
     by_rate = [
         (
             s.kind,
@@ -258,7 +259,7 @@ def trade(story: Story) -> Part | None:
             s.best,
             f"{called(s.kind)}, seed {s.seed}: {100 * s.best:.1f} %, {s.speed[rate]:,.0f} images/s",
         )
-        for s in story.results.students
+        for s in students
         if rate in s.speed
     ]
     teacher = story.results.teacher_accuracy
@@ -272,7 +273,7 @@ def trade(story: Story) -> Part | None:
             s.best,
             f"{called(s.kind)}, seed {s.seed}: {100 * s.best:.1f} %, {sizes[s.kind]:.1f} bytes a view",
         )
-        for s in story.results.students
+        for s in students
         if s.kind in sizes
     ]
     drawn = [figures.trade("by-rate", by_rate, "images a second, forward pass alone")] if by_rate else []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from pipeline.commands.command import Finite, options
+from pipeline.commands.places import InputPath
 
 SMALLER_BATCH = "Give a smaller --batch: it changes speed only."
 """What helps where a device's memory is too small."""
@@ -14,7 +13,7 @@ SMALLER_BATCH = "Give a smaller --batch: it changes speed only."
 checkpoint_options = options(
     click.option(
         "--checkpoint",
-        type=click.Path(path_type=Path),
+        type=InputPath(),
         required=True,
         help="A run directory of student.train, or one of its checkpoint files.",
     ),

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from pipeline.errors import ViewError
 from pipeline.labels.keep import Keep
+from pipeline.proofs.proof import TOLERANCE
+from pipeline.proofs.same_views import Seen, compare_views
 from pipeline.rendering.loader import Loader, Request
-from pipeline.rendering.proof import TOLERANCE
 from pipeline.rendering.ring import LUMA, Slot
-from pipeline.rendering.same_views import Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from student.feed.order import Batch, Order
 from student.feed.stored_answers import Answers, AnswerSource

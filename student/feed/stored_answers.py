@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.soft_labels import SoftLabels
-from pipeline.rendering.same_views import Labelled
+from pipeline.proofs.same_views import Labelled
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from student.feed.order import Batch

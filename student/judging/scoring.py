@@ -25,9 +25,9 @@ from torch import Tensor
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.models.device import autocast
 from pipeline.progress import Progress
+from pipeline.proofs.same_views import Labelled, Seen, compare_views
 from pipeline.rendering.loader import Loader, requests_of
 from pipeline.rendering.ring import Slot
-from pipeline.rendering.same_views import Labelled, Seen, compare_views
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import PLAIN, LabelRule
@@ -54,7 +54,7 @@ class Teaching:
     argmax_R: NDArray[np.int64]
     crc_R: NDArray[np.uint32]
     luma: Luma
-    """The form of the checksums (`pipeline.rendering.proof`)"""
+    """The form of the checksums (`pipeline.proofs.proof`)"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pipeline.commands.command import Finite, options
+from pipeline.commands.places import SHARDS, STORE, OutputFolder
 from pipeline.models.device import PRECISIONS
 from student.learning.loss import KINDS, REDUCTIONS
 from student.learning.optimizer import SCHEDULES
@@ -29,17 +30,17 @@ def _flag(name: str, help_text: str, kind: Any = None, **more: Any) -> Callable[
 COUNT = click.IntRange(min=1)
 
 places_options = options(
-    click.option("--logits", required=True, metavar="STORE", help="The finished label store to learn from."),
+    click.option("--logits", type=STORE, required=True, help="The finished label store to learn from."),
     click.option(
         "--shards",
+        type=SHARDS,
         multiple=True,
-        metavar="PATTERN",
         help="Where the labelled shards lie now, if not where they lay. May be given several times.",
     ),
     click.option(
         "--val-shards",
+        type=SHARDS,
         multiple=True,
-        metavar="PATTERN",
         help="Shards to score the student on; without them no checkpoint is called the best.",
     ),
     click.option(
@@ -50,7 +51,7 @@ places_options = options(
     ),
     click.option(
         "--out",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=OutputFolder(file_okay=False),
         default=Path("runs/student"),
         show_default=True,
         help="The run directory: checkpoints, metrics.jsonl, dvclive/.",

@@ -20,8 +20,9 @@ from typing import Any
 from pipeline.durable.objects import open_objects
 from pipeline.durable.writer_lock import myself
 from pipeline.errors import MismatchError
+from pipeline.feeding.watch import Watch
 from pipeline.inspection.gauge import gauge_text, stored_gauge
-from pipeline.rendering.kept_pictures import pictures_in
+from pipeline.picture_cache.of_index import pictures_in
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
@@ -75,6 +76,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         everybody = ranks.gather(myself())  # all have read --init by now, which may lie in what is set aside
         if ranks.main:
             _tell_signal(store, beginning.settings)
+            run.watch = Watch(run.feed.loader, ranks.device, repeats=beginning.settings.repeats)
             run.log = _log(beginning, places, run, loggers, everybody)
             stack.callback(run.log.close)
         yield run

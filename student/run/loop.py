@@ -14,6 +14,7 @@ A loss or a weight that is not a number ends the run, naming the batch; the last
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import StudentError
+from pipeline.feeding.watch import Watch
 from pipeline.models.stream import sleeping_event
 from student.checkpoints import checkpoint
 from student.checkpoints.background import Writing
@@ -73,6 +75,8 @@ class Run:
     meta: dict[str, Any]
     log: RunLog | None = None
     """On rank 0 alone."""
+    watch: Watch | None = None
+    """Likewise."""
     epoch: int = 0
     step: int = 0
     best: float | None = None
@@ -136,7 +140,8 @@ def learn(run: Run, step: Step) -> None:
     """One step: weights, position, losses, log line."""
     if log.isEnabledFor(logging.DEBUG):
         log.debug("epoch %d step %d: %d views, digest %s", step.epoch, step.step, step.count, step.whole.digest())
-    losses = run.engine.learn(step, run.update)
+    with run.watch.working() if run.watch else contextlib.nullcontext():
+        losses = run.engine.learn(step, run.update)
     run.step += 1
     run._pace.add(step.count)
     run._readings.append(_send(run, step, losses))
@@ -149,6 +154,8 @@ def learn(run: Run, step: Step) -> None:
     elif run.log and run.log.due and run.means.interval_steps:
         rate, wait = run._pace.look(run.feed.waited)
         run.log.live(_where(run) | run.means.take_interval(keep=True), rate=rate, wait=wait, left=_left(run, rate))
+    if run.watch:
+        run.watch.took(len(step.batch))
 
 
 def _where(run: Run) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from pipeline.durable.objects import open_objects
 from pipeline.inspection.gauge import gauge_text, stored_gauge
+from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from student.exporting.model_card import front_matter
 
@@ -18,22 +19,7 @@ def data_card(store: StoreReader, repository: str, folder: str) -> str:
     """The card of a store that lies in a folder of a repository."""
     manifest, layout = store.manifest, store.layout
     teacher, size = manifest.teacher, store.bytes_per_view()
-    values = {
-        "pretty_name": f"Answers of {teacher.name} about {layout.views} views of {manifest.rows} pictures",
-        "tags": ["image-classification", "knowledge-distillation", "offline-distiller", "soft-labels", "zarr"],
-        "teacher": teacher.name,
-        "teacher_weights_sha256": teacher.weights_sha256,
-        "teacher_precision": teacher.precision,
-        "labels": str(manifest.keep),
-        "temperatures": list(manifest.temperatures) or None,
-        "views": layout.views,
-        "rows": manifest.rows,
-        "classes": manifest.num_classes,
-        "image_size": manifest.recipe.image_size,
-        "store": manifest.fingerprint(),
-        "recipe": manifest.recipe.fingerprint(),
-        "data": manifest.index_digest,
-    }
+    values = _facts(manifest, layout.views)
     signal = gauge_text(stored_gauge(open_objects(store.name), manifest), size)
     name = PurePosixPath(folder)
     local = not any("://" in url for url in store.index.urls)
@@ -62,3 +48,23 @@ def data_card(store: StoreReader, repository: str, folder: str) -> str:
             "```",
         ]
     )
+
+
+def _facts(manifest: Manifest, views: int) -> dict[str, object]:
+    """What programs read of a card: who answered, about what, and how it is kept."""
+    return {
+        "pretty_name": f"Answers of {manifest.teacher.name} about {views} views of {manifest.rows} pictures",
+        "tags": ["image-classification", "knowledge-distillation", "offline-distiller", "soft-labels", "zarr"],
+        "teacher": manifest.teacher.name,
+        "teacher_weights_sha256": manifest.teacher.weights_sha256,
+        "teacher_precision": manifest.teacher.precision,
+        "labels": str(manifest.keep),
+        "temperatures": list(manifest.temperatures) or None,
+        "views": views,
+        "rows": manifest.rows,
+        "classes": manifest.num_classes,
+        "image_size": manifest.recipe.image_size,
+        "store": manifest.fingerprint(),
+        "recipe": manifest.recipe.fingerprint(),
+        "data": manifest.index_digest,
+    }

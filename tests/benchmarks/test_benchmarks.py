@@ -107,9 +107,10 @@ def test_the_guard_fails_for_a_lost_optimisation(measured: Callable[[str], Table
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_the_gpu_table_says_what_it_needs(photographs: Photographs, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gpu measures on CUDA, and torch finds none here"):
-        command.run("gpu", tiny(photographs, tmp_path))
+@pytest.mark.parametrize("table", ["gpu", "device_plans"])
+def test_tables_about_a_gpu_say_what_they_need(photographs: Photographs, tmp_path: Path, table: str) -> None:
+    with pytest.raises(UserError, match=r"CUDA"):
+        command.run(table, tiny(photographs, tmp_path))
 
 
 def test_contestants_take_turns() -> None:

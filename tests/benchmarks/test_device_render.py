@@ -1,6 +1,6 @@
 """A plan executed on a device against the processor's renderer: equal, in every value of every view.
 
-The device is the processor here: what is compared are two programs. `benchmarks gpu` compares them on a GPU.
+The device is the processor here: what is compared are two programs. `benchmarks device_plans` compares them on a GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import device_operations, device_render, gpu
+from benchmarks import device_operations, device_plans, device_render
 from benchmarks.bench import Bench
 from benchmarks.device_noise import words
 from benchmarks.device_operations import operate
@@ -214,7 +214,9 @@ def test_a_partner_that_is_not_there_is_a_users_error(index, decoded) -> None:
 def test_its_rows_of_the_gpu_table(tmp_path: Path) -> None:
     photographs = Photographs(payloads=tuple(jpeg(seed, 90, 70) for seed in range(8)), source="small scenes")
     bench = Bench(photographs=photographs, folder=tmp_path, seconds=0, workers=1, tiny=True)
-    rows = gpu.plan_rows(bench, photographs.indexed(tmp_path / "index", 16), torch.device("cpu"), gpu.turbo)
+    rows = device_plans.plan_rows(
+        bench, photographs.indexed(tmp_path / "index", 16), torch.device("cpu"), device_plans.turbo
+    )
     names = [name for name, _, _ in rows]
     assert len(set(names)) == len(names) == 8
     assert all(figure and (not share or float(share) > 0) for _, figure, share in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,18 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from benchmarks.evidence import courses
 from benchmarks.evidence import online as evidence_online
-from benchmarks.evidence.experiments import EXPERIMENTS, Experiment, Row, online, packing
-from benchmarks.evidence.lab import SCALES, Lab
+from benchmarks.evidence.__main__ import command
+from benchmarks.evidence.__main__ import main as evidence
+from benchmarks.evidence.catalogue import EXPERIMENTS
+from benchmarks.evidence.courses import course, inherit, transfer
+from benchmarks.evidence.experiments import HARD, Experiment, Row, online, packing
+from benchmarks.evidence.inherited import distances, reach
+from benchmarks.evidence.lab import Lab
 from benchmarks.evidence.pictures import SIDE, SPRITE, prepare
 from benchmarks.evidence.plots import draw
+from benchmarks.evidence.scales import SCALES
 from benchmarks.evidence.steps import Step, commands, in_order, run
 from benchmarks.evidence.tables import table_of
 from pipeline.errors import UserError
@@ -51,7 +59,7 @@ def lab(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 def test_every_table_is_a_set_of_commands_that_share_their_runs(lab: Lab) -> None:
     tables = {name: experiment(lab) for name, experiment in EXPERIMENTS.items()}
-    assert len(tables) == 9
+    assert len(tables) == 13
     lines = {name: set(commands(table.steps())) for name, table in tables.items()}
     assert all(line.startswith("python -m ") for found in lines.values() for line in found)
     assert lines["tokens"] & lines["distillation"] and lines["storage"] & lines["distillation"]
@@ -75,13 +83,83 @@ def test_offline_equals_online_bit_for_bit_and_nothing_runs_twice(lab: Lab, caps
     mine, theirs = (torch.load(path, weights_only=True)["model"] for path in (offline, live))
     assert all(torch.equal(mine[name], theirs[name]) for name in mine) and len(mine) > 10
     table = table_of("online", experiment, lab.work, lab.seeds)
-    assert table.rows[1][4].startswith("+0.0 (+0.0 to +0.0)")
-    assert draw("online", experiment, lab.work, lab.work / "plots").stat().st_size > 5000
+    assert table.rows[1][4].startswith("+0.0")
+    assert any(note.startswith("Labels ") and "2 views of 32 pictures, entropy" in note for note in table.notes)
+    assert draw("online", experiment, lab.work, lab.seeds, lab.work / "plots").stat().st_size > 5000
     capsys.readouterr()
     run(experiment.steps(), lab.work, jobs=2)
     assert "0/0 steps" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"stages.pack.*ended with [12]"):
         run([Step("stages.pack", "wrong", ("--images", "nowhere"))], lab.work, jobs=1)
+
+
+def test_slices_end_where_one_long_run_does(lab: Lab, tmp_path: Path) -> None:
+    """Stopped again and again, the students are those of a lab that was left alone, bit for bit."""
+    whole, sliced = (online(one).rows[0].about[0] for one in (lab, replace(lab, work=tmp_path)))
+    run([whole], lab.work, jobs=1)
+    for file in (lab.work / "subsets").iterdir():
+        (tmp_path / "subsets").mkdir(exist_ok=True)
+        (tmp_path / "subsets" / file.name).write_bytes(file.read_bytes())
+    lengths = iter([0.2 * 1.4**turn for turn in range(20)])
+    slices = 1
+    while not run([sliced], tmp_path, jobs=1, until=time.monotonic() + next(lengths)):
+        slices += 1
+    mine, theirs = (torch.load(place / whole.path / "last.pt", weights_only=True) for place in (tmp_path, lab.work))
+    assert slices > 2 and all(torch.equal(mine["model"][name], theirs["model"][name]) for name in theirs["model"])
+
+
+def test_tokens_are_looked_at_on_the_way_without_changing_the_run(lab: Lab, monkeypatch) -> None:
+    monkeypatch.setattr(courses, "PARTS", 2)
+    experiment = course(lab)
+    assert [row.name for row in experiment.rows[:2]] == ["hard, 50 % of the training", "hard, 100 % of the training"]
+    halves = [row.about[0].needs[0] for row in experiment.rows[:2]]
+    (undisturbed,) = lab.students("hard", lab.store(lab.teacher()), *HARD)
+    run([*experiment.rows[1].about, *experiment.rows[1].scores, undisturbed], lab.work, jobs=2)
+    half, mine, theirs = (
+        torch.load(lab.work / one.path / "last.pt", weights_only=True) for one in (*halves, undisturbed)
+    )
+    assert all(torch.equal(mine["model"][name], theirs["model"][name]) for name in theirs["model"])
+    assert half["epoch"] == 1 and mine["epoch"] == 2
+    table = table_of("course", experiment, lab.work, lab.seeds)
+    assert [row[0] for row in table.rows] == ["hard, 100 % of the training"]
+    assert any(note.startswith("Not run: hard, 50 % of the training; soft") for note in table.notes)
+
+
+def test_what_is_inherited_is_measured_against_the_teachers_mistakes(lab: Lab) -> None:
+    row = inherit(lab).rows[0]
+    run([*row.scores, *row.about], lab.work, jobs=2)
+    found = json.loads((lab.work / row.about[0].path).read_text())
+    reader = StoreReader.open(str(lab.work / lab.answers(lab.teacher()).path))
+    wrong = reader.read_arrays(0, 0, ["argmax"])["argmax"][: reader.manifest.rows] != reader.index.classes
+    assert found["images"] == 18 and found["teacher_wrong"] == int(wrong.sum()) and len(found["distance"]) == 2
+    farthest = float(distances(4, 4, 8).max())
+    assert all(0 < reach < farthest for reach in found["distance"]) and 0 <= found["alike_where_wrong"] <= 1
+
+
+def test_a_patch_that_looks_everywhere_alike_looks_the_mean_distance_far() -> None:
+    apart = distances(2, 3, 10)
+    assert apart[0, 1] == 10 and apart[0, 3] == 10 and apart[0, 4] == pytest.approx(200**0.5)
+    assert reach(torch.ones(1, 2, 6, 6), apart)[0] == pytest.approx(float(apart.mean()))
+    assert reach(torch.eye(6)[None, None], apart)[0] == 0
+
+
+def test_a_student_is_moved_to_digits(lab: Lab) -> None:
+    experiment = transfer(lab)
+    moved = [row.scores[0].needs[0] for row in experiment.rows]
+    assert ["--init" in student.flags for student in moved] == [False, True, True, True]
+    digits = {step.flags[step.flags.index("--shards") + 1] for row in experiment.rows for step in row.scores}
+    assert len(digits) == 1 and "digits-val" in digits.pop()
+    row = experiment.rows[2]
+    run(row.scores, lab.work, jobs=2)
+    assert 0 <= json.loads((lab.work / row.scores[0].path).read_text())["student"]["class"]["top1"] <= 1
+
+
+def test_settings_are_chosen_by_pictures_that_are_in_no_table(lab: Lab) -> None:
+    choosing = replace(lab, choosing=True)
+    table = lab.work / choosing.judged().flags[choosing.judged().flags.index("--csv") + 1]
+    chosen = set(table.read_text().splitlines()[1:])
+    assert len(chosen) == 12 and not chosen & set(lab.pictures.subset(36).splitlines())
+    assert lab.judged() == lab.held_out() and choosing.held_out() == lab.held_out() != choosing.judged()
 
 
 def test_a_run_beside_its_teacher_that_is_stopped_is_not_taken_for_finished(lab: Lab, monkeypatch) -> None:
@@ -130,10 +208,32 @@ def test_a_table_compares_seed_by_seed(tmp_path: Path) -> None:
     )
     table = table_of("t", Experiment(title="T", rows=rows), tmp_path, (0, 1))
     assert table.rows[0] == ("none", "45.0 ± 7.1", "", "", "")
-    assert table.rows[1] == ("hard", "48.0 ± 5.7", "58.0 ± 5.7", "48.0 ± 5.7", "+3.0 (+2.0 to +4.0)")
-    assert table.rows[2] == ("its distillation head", "", "58.0 ± 5.7", "", "+13.0 (+12.0 to +14.0)")
+    assert table.rows[1] == ("hard", "48.0 ± 5.7", "58.0 ± 5.7", "48.0 ± 5.7", "+3.0 [-9.7, +15.7]")
+    assert table.rows[2] == ("its distillation head", "", "58.0 ± 5.7", "", "+13.0 [+0.3, +25.7]")
     assert table.figures["hard, seed 1"] == 0.52
-    assert draw("t", Experiment(title="T", rows=rows), tmp_path, tmp_path / "plots").exists()
+    assert draw("t", Experiment(title="T", rows=rows), tmp_path, (0, 1), tmp_path / "plots").exists()
+
+
+def test_a_slice_that_is_over_says_so_and_nothing_is_published(tmp_path: Path) -> None:
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(32):
+            (tmp_path / name / f"{i}.png").write_bytes(encoded(scene(i, 32, 32), "PNG"))
+    line = ["distillation", "--data", str(tmp_path), "--work", str(tmp_path / "work"), "--scale", "tiny"]
+    line += ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
+    result = CliRunner().invoke(evidence, [*line, "--minutes", "0"])
+    assert result.exit_code == 75 and "the same command goes on" in result.output, result.output
+    result = CliRunner().invoke(evidence, [*line, "--finished"])
+    assert result.exit_code == 0 and "Not run: no distillation; no distillation, two class tokens;" in result.output
+    assert not (tmp_path / "out").exists()
+    assert CliRunner().invoke(evidence, ["distillation"]).exit_code == 1
+
+
+def test_the_command_of_a_table_leaves_out_where_and_how_it_was_cut(monkeypatch) -> None:
+    said = "x distillation views --data /here --minutes 8 --seeds 1,2 --finished --jobs 3 --work /there"
+    monkeypatch.setattr("sys.argv", said.split())
+    told = "python -m benchmarks.evidence views --data DATA --seeds 1,2 --work WORK"
+    assert command("views") == told
 
 
 def test_subsets_are_nested_and_balanced(data: Path, tmp_path: Path) -> None:
@@ -236,7 +336,7 @@ def test_a_convnet_of_imagenet_knows_folders_by_their_wnid(lab: Lab, tmp_path: P
     (tmp_path / "val").mkdir()
     (tmp_path / "tf_efficientnet_lite0.safetensors").touch()
     lab = replace(lab, pictures=prepare(tmp_path, tmp_path), work=tmp_path, weights=tmp_path)
-    teacher = lab.of_imagenet()
+    teacher = replace(lab, scale=SCALES["photographs"]).teacher()
     class_map = tmp_path / teacher.flags[teacher.flags.index("--class-map") + 1]
     assert json.loads(class_map.read_text()) == {"n01440764": 0, "n02102040": 217}
     (tmp_path / "train" / "dogs").mkdir()

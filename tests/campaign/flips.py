@@ -3,7 +3,8 @@
 Every bit of every file of a small store is turned, one at a time; then each file is removed, emptied, cut, lengthened,
 zeroed, put in place of each other, and replaced by the file of that name from another store. Each time a reader does
 what a careful reader does, as far as it concerns the file: open the store, read the object. Receipts are not read by
-readers of a finished store; for those, a writer must find that they do not vouch for anything.
+readers of a finished store; for those, a writer must find that they do not vouch for anything. Of a second store, kept
+as lowrank and with thumbnails, every file that the first has not is turned and damaged: its components, its arrays.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from pipeline.store.receipts import BASE_KEY, read_unit_receipt, unit_keys, unit
 from pipeline.store.recovery import read_base
 from tests.campaign.tally import Scale, Tally
 from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, damage, files, read_everything
-from tests.stores import finished, labels_of, open_writing, tree
+from tests.stores import finished, labels_of, manifest_of, open_writing, tree
 
 TITLE = "bit flips in a small store (each byte × 8 bits); each object removed, emptied, cut, zeroed, swapped, foreign"
 SHOWS = "0 silent"
+LOWRANK = manifest_of(INDEX, "lowrank:3+5", luma=True)
 KINDS = ("delete", "empty", "cut", "longer", "zero")
 
 Reader = Callable[[], object]
@@ -50,7 +52,36 @@ def run(scale: Scale, place: Path) -> Tally:
     _replace(tally, place, path, scale)
     read_everything(path)
     tally.note(f"{flips:,} of {total:,} bits in {len(files(path))} files; {tally.count - flips:,} replaced files.")
+    tally.note(_others(tally, place / "lowrank.zarr", set(files(path)), scale))
     return tally
+
+
+def _others(tally: Tally, path: Path, known: set[str], scale: Scale) -> str:
+    """Bits of, and damage to, the files of a lowrank store whose names are not known; what was done."""
+    opened, generator = finished(path, LOWRANK, INDEX, VIEWS), np.random.default_rng(scale.seed)
+    total, before = 0, tally.count
+    for key in sorted(set(files(path)) - known):
+        data = (path / key).read_bytes()
+        total += 8 * len(data)
+        wanted = scale.count(8 * len(data), min(8 * len(data), 12))
+        chosen = generator.choice(8 * len(data), wanted, replace=False).tolist()
+        read = reader_of(path, opened, key)
+        _flip(tally, path, key, chosen, read)
+        for kind in KINDS:
+            damage(path / key, kind)
+            changed = not (path / key).exists() or (path / key).read_bytes() != data
+            if changed:
+                tally.case(silent=_told(lambda: audited(path), f"{key} {kind}"))
+            (path / key).write_bytes(data)
+    audited(path)
+    return f"{tally.count - before:,} faults in files of {total:,} bits that only a lowrank store has."
+
+
+def audited(path: Path) -> None:
+    """Open a store and read every byte of it, or say what is wrong."""
+    StoreReader.open(path)
+    if findings := audit(path):
+        raise StoreError(str(findings[0]))
 
 
 def reader_of(path: Path, opened: StoreReader, key: str) -> Reader:
@@ -68,6 +99,8 @@ def reader_of(path: Path, opened: StoreReader, key: str) -> Reader:
     if array.startswith("index/"):
         base, _ = find_complete(objects)
         return lambda: read_index(objects, opened.layout, base)
+    if array.startswith("components/"):
+        return lambda: StoreReader.open(path)
     if array.startswith("witness/"):
         return opened.witness
     view, run_ = map(int, block.split(".")[:2])

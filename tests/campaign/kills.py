@@ -3,7 +3,7 @@
 A real run (a network, rendering workers, a store on a file system) in a process of its own gets SIGKILL at a random
 time. Then every file that no receipt vouches for is left, emptied, cut in half, zeroed or removed: what a crash of the
 machine may do to what was never flushed. The same command is given again, and again, until a store is finished; it is
-compared with that of an undisturbed run, and the next one is begun.
+compared with that of an undisturbed run, and the next one is begun, of another keep.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ TITLE = "SIGKILL during precompute, files without receipt emptied / cut / zeroed
 SHOWS = "byte-identical store, 0 manual steps"
 FULL, REDUCED = 200, 6
 NET, SIDE = "test_resnet", 32
+KEEPS = ("dense", "lowrank:2+2")  # the second fits components before the first label
 
 
-def arguments(folder: Path, out: Path, workers: int) -> list[str]:
+def arguments(folder: Path, out: Path, workers: int, keep: str = "dense") -> list[str]:
     """The command, as a user would type it."""
     fixed = (
         f"--model {NET} --image-size {SIDE} --teacher-size view --mix-window 8 --device cpu --views 3 --batch-size 16"
@@ -44,7 +45,7 @@ def arguments(folder: Path, out: Path, workers: int) -> list[str]:
     shown = "--unit-rows 32 --log-level error --weights"
     return [
         *("--shards", f"{folder}/shards/*.tar", "--out", str(out), *fixed.split(), *shown.split()),
-        *(str(folder / "teacher.safetensors"), "--workers", str(workers)),
+        *(str(folder / "teacher.safetensors"), "--workers", str(workers), "--keep", keep),
     ]
 
 
@@ -57,7 +58,7 @@ def make_world(folder: Path, rows: int = 90) -> None:
     safetensors.torch.save_file(state, folder / "teacher.safetensors")
 
 
-def begin(folder: Path, out: Path, workers: int) -> int:
+def begin(folder: Path, out: Path, workers: int, keep: str = "dense") -> int:
     """The command in a process of its own (forked, so that a kill need not wait for imports); its process id."""
 
     def work() -> None:
@@ -65,7 +66,7 @@ def begin(folder: Path, out: Path, workers: int) -> int:
             sys.stdout = sys.stderr = file
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-            teacher_logits.main(arguments(folder, out, workers), standalone_mode=False)
+            teacher_logits.main(arguments(folder, out, workers, keep), standalone_mode=False)
 
     return in_child(work)
 
@@ -74,13 +75,15 @@ def run(scale: Scale, place: Path) -> Tally:
     """Kill, damage, run again."""
     tally, generator = Tally(), np.random.default_rng(scale.seed)
     make_world(place)
-    reference, out = place / "reference.zarr", place / "store.zarr"
-    begun = time.monotonic()
-    assert wait_for(begin(place, reference, 1)) == 0, (place / "said.txt").read_text()
+    references, out = [place / "dense.zarr", place / "lowrank.zarr"], place / "store.zarr"
+    for keep, reference in zip(KEEPS, references, strict=True):
+        begun = time.monotonic()
+        assert wait_for(begin(place, reference, 1, keep)) == 0, (place / "said.txt").read_text()
     duration, finished, attempts = time.monotonic() - begun, 0, 0
     while tally.count < scale.count(FULL, REDUCED) or (out / "COMPLETE").exists() or attempts:
         enough = tally.count >= scale.count(FULL, REDUCED)
-        child = begin(place, out, attempts % 2)
+        turn = finished % len(KEEPS)
+        child = begin(place, out, attempts % 2, KEEPS[turn])
         attempts += 1
         if not enough:
             time.sleep(duration * generator.uniform(0, 0.9))
@@ -93,7 +96,7 @@ def run(scale: Scale, place: Path) -> Tally:
             tally.case(failure=f"attempt {attempts} ended with {status}: {(place / 'said.txt').read_text()[-300:]}")
         if (out / "COMPLETE").exists():
             finished += 1
-            if tree(out) != tree(reference):
+            if tree(out) != tree(references[turn]):
                 tally.case(silent=f"store {finished}, after {attempts} attempts, is another")
             shutil.rmtree(out)
             attempts = 0

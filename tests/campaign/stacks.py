@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.store.manifest import SKETCH
 from tests.campaign.tally import Scale, Tally
 from tests.small_students import arguments, make_store, train
 
@@ -122,7 +123,7 @@ def _student(tally: Tally, name: str, kind: str, code: int, said: str) -> None:
 def _made_up(tally: Tally, place: Path, kind: str, levels: int) -> None:
     """A store from a machine that draws brighter: refused, and under --accept-drift trained on if it is mere drift."""
     place.mkdir()
-    store = make_store(place, brighten=levels)
+    store = make_store(place, brighten=levels, luma=SKETCH)
     code, said = train(arguments(store, place / "run", "--epochs", "1"), place / "refused.txt")
     tally.case(silent=f"{kind}: the student trains on it" if code == 0 else None)
     if SAID[kind] not in said:
@@ -138,6 +139,6 @@ def sabotage(place: Path) -> Tally:
     tally = Tally()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("student.dataset.StoredViews.require_same_views", lambda *_: None)
-        patch.setattr("student.feed.feed.Feed._check", lambda *_: None)
+        patch.setattr("student.feed.feed.require_seen", lambda *_, **__: None)
         _made_up(tally, place / "drifted", "drifted", 1)
     return tally

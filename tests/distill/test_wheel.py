@@ -71,7 +71,8 @@ def distill(installed: Path, *arguments: str, cwd: Path) -> str:
 
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
-    kept = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".typed")]
+    found = [path for package in PACKAGES for path in (ROOT / package).rglob("*")]
+    kept = [path for path in found if path.suffix in (".py", ".typed", ".html", ".css")]
     assert sorted(names) == sorted([f"{ROOM}/__init__.py", *(str(path.relative_to(ROOT)) for path in kept)])
     assert {name for name in names if name.endswith("py.typed")} == {f"{package}/py.typed" for package in PACKAGES}
 

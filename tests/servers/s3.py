@@ -13,8 +13,8 @@ from moto.moto_api._internal.models import moto_api_backend
 from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
-from pipeline.remote import cache_settings as node_cache
-from pipeline.remote import client as remote
+import pipeline.remote.cache_settings
+import pipeline.remote.client
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
 
@@ -53,11 +53,11 @@ def point_at(port: int, patch: pytest.MonkeyPatch) -> None:
     for name, value in KEYS.items():
         patch.setenv({"region_name": "AWS_DEFAULT_REGION"}.get(name, name.upper()), value)
     patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    patch.setattr(remote, "FIRST_PAUSE_S", 0.01)
+    patch.setattr(pipeline.remote.client, "FIRST_PAUSE_S", 0.01)
     forget()
 
 
 def forget() -> None:
     """As in a process that has read no URL yet."""
-    remote._remotes.clear()
-    node_cache._caches.clear()
+    pipeline.remote.client._remotes.clear()
+    pipeline.remote.cache_settings._caches.clear()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from stages.demo import price_chart
 from stages.demo.digit_scene import SceneStyle, paint
 from stages.demo_images import Digits, deal, load_digits, main, picture
 
@@ -120,6 +121,47 @@ def test_a_picture_depends_on_its_own_number_alone(digits):
     style = SceneStyle(side=32, pieces=(0, 0))
     alone = type(few)(name=few.name, digits=Digits(few.digits.glyph_NHW[:5], few.digits.class_N[:5]), labelled=True)
     assert (picture(few, 4, style, 3) == picture(alone, 4, style, 3)).all()
+
+
+def test_charts_have_as_many_of_each_pattern_and_need_no_package(tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.demo_images.load_digits", lambda: 1 / 0)
+    charts = ("--kind", "charts", "--labelled", 16, "--unlabelled", 8, "--val", 16)
+    make(tmp_path / "charts", *charts)
+    assert sorted(p.name for p in (tmp_path / "charts" / "train").iterdir()) == list(price_chart.CLASSES)
+    assert {len(list(p.iterdir())) for p in (tmp_path / "charts" / "train").iterdir()} == {2}
+    assert len(list((tmp_path / "charts" / "unlabelled").glob("*.jpg"))) == 8
+    make(tmp_path / "again", *charts)
+    assert tree(tmp_path / "again") == tree(tmp_path / "charts")
+    make(tmp_path / "more", *charts, "--labelled", 24)
+    both = tree(tmp_path / "charts").keys() & tree(tmp_path / "more").keys() - {"demo.json"}
+    assert len(both) == 40 and all(tree(tmp_path / "more")[name] == tree(tmp_path / "charts")[name] for name in both)
+    assert json.loads((tmp_path / "charts" / "demo.json").read_text())["kind"] == "charts"
+
+
+@pytest.mark.parametrize("pattern", price_chart.CLASSES)
+def test_a_pattern_keeps_its_turning_points_through_noise(pattern):
+    """The mean of many series, put on one axis of time, turns where the pattern does."""
+    style = price_chart.ChartStyle(around=1e-9)
+    axis = np.linspace(0, 1, 201)
+    drawn = [price_chart.series(style, pattern, np.random.default_rng(seed)) for seed in range(200)]
+    mean = np.mean([np.interp(axis, np.linspace(0, 1, len(one)), one) for one in drawn], 0)
+    for (_, before), (when, height), (_, after) in zip(
+        *(price_chart.PATTERNS[pattern][i:] for i in range(3)), strict=False
+    ):
+        around = mean[[round(200 * place) for place in (when - 0.1, when, when + 0.1)]]
+        if height > max(before, after):
+            assert around[1] > around[0] and around[1] > around[2]
+        if height < min(before, after):
+            assert around[1] < around[0] and around[1] < around[2]
+
+
+def test_the_chart_lies_inside_what_is_judged():
+    style = price_chart.ChartStyle(side=64)
+    for seed in range(30):
+        price = price_chart.series(style, "double_top", np.random.default_rng(seed))
+        place = price_chart._place(price, 64, np.random.default_rng(seed))
+        drawn = np.concatenate([place.x(len(price)), place.y(price)])
+        assert drawn.min() >= 4 - 1e-9 and drawn.max() <= 60 + 1e-9
 
 
 def test_the_digit_lies_inside_what_is_judged(digits):

@@ -19,11 +19,11 @@ import torch
 from click.testing import CliRunner
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+import pipeline.remote.client
 from pipeline.durable import s3_lease
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.s3 import S3Objects
 from pipeline.labelling.store_status import store_status
-from pipeline.remote import client as remote
 from pipeline.store.reader import StoreReader
 from pipeline.store.writer import StoreWriter
 from stages import teacher_logits as stage
@@ -341,7 +341,8 @@ def test_a_node_that_loses_its_object_store_ends_in_time_and_another_goes_on(
     """Attempts and pauses are those of docs/scaling.md, with shorter time-outs."""
     port, count = far_s3
     point_at(port, monkeypatch)
-    for module, name, seconds in ((remote, "STALL_S", 3.0), (remote, "CONNECT_S", 3.0), (s3_lease, "LEASE_S", 6)):
+    client = pipeline.remote.client
+    for module, name, seconds in ((client, "STALL_S", 3.0), (client, "CONNECT_S", 3.0), (s3_lease, "LEASE_S", 6)):
         monkeypatch.setattr(module, name, seconds)
     given = [
         "--out",

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch.nn import functional
 
+from pipeline.processes.machine import machine
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import scan
@@ -93,7 +94,9 @@ def test_the_figures_are_those_of_all_pictures_at_once(tmp_path: Path) -> None:
     students = save_run(tmp_path / "run")
     tiny_shards(tmp_path / "data", ROWS, classes=4, class_names=NAMES)
     found = _metrics(tmp_path, "--batch", "7")
-    assert found.keys() == {"model", "image_size", "crop_pct", "epoch", "step", "student", "ema"}
+    described = {"model", "image_size", "crop_pct", "epoch", "step", "parameters", "settings"}
+    assert found.keys() == described | {"student", "ema"}
+    assert found["parameters"] == sum(weight.numel() for weight in students[0].parameters())
     assert found["crop_pct"] == 0.875 and found["epoch"] == 3
     for name, student in zip(("student", "ema"), students, strict=True):
         cls, dist, truth = _all_logits(student, tmp_path)
@@ -111,6 +114,8 @@ def test_the_figures_are_those_of_all_pictures_at_once(tmp_path: Path) -> None:
                 functional.cross_entropy(logits, truth).item(), abs=1e-5
             )
             assert found[name]["agreement"][f"{answer}/truth"] == found[name][answer]["top1"]
+            counts, right, _ = zip(*found[name]["reliability"][answer], strict=True)
+            assert (sum(counts), sum(right) / ROWS) == (ROWS, pytest.approx(found[name][answer]["top1"], abs=1e-6))
         same = (cls.argmax(-1) == dist.argmax(-1)).double().mean().item()
         assert found[name]["agreement"]["class/distillation"] == pytest.approx(same, abs=1e-6)
         assert found[name]["images"] == found[name]["labelled"] == ROWS
@@ -125,6 +130,7 @@ def test_the_same_student_leaves_the_same_bytes_whatever_the_batch(tmp_path: Pat
     assert (tmp_path / "metrics.json").read_bytes() == first
     speed = json.loads((tmp_path / "metrics.speed.json").read_text())
     assert speed["images_per_second"] > 0 and speed["workers"] == 2
+    assert speed["machine"] == machine()
 
 
 def test_two_ranks_judge_every_picture_once(tmp_path: Path) -> None:
@@ -202,7 +208,8 @@ def test_unlabelled_pictures_and_a_single_head(tmp_path: Path) -> None:
     save_run(tmp_path / "run", model="resnet10t", patch_size=None, width=None, depth=None, ema=False)
     tiny_shards(tmp_path / "data", 6, classes=4)
     found = _metrics(tmp_path, "--plots", str(tmp_path / "plots"), "--precision", "bf16")
-    assert found["student"].keys() == {"images", "labelled", "agreement", "class"} and "ema" not in found
+    assert found["student"].keys() == {"images", "labelled", "agreement", "class", "reliability"}
+    assert "ema" not in found
 
 
 def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:

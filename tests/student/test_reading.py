@@ -14,6 +14,7 @@ from pipeline.labels.codes import logits_of
 from pipeline.store.reader import StoreReader
 from pipeline.store.receipts import Unit
 from tests.small_students import CLASSES, make_store
+from tests.stores import finished, index_of, manifest_of
 
 PAGE = Path(__file__).parents[2] / "docs/reading.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -54,6 +55,23 @@ def test_the_reader_says_what_the_store_says(names: dict[str, Any], tmp_path: Pa
             for temperature in (1.0, 3.0):
                 want = manifest.keep.events(part.parts, temperature, manifest.temperatures).spread(CLASSES)
                 assert np.allclose(read.soft(view, rows, temperature), want, atol=1e-6)
+
+
+@pytest.mark.parametrize(("keep", "classes"), [("lowrank:1+2", 5), ("lowrank:3+4", 5), ("lowrank:4+3", 1100)])
+def test_the_reader_of_lowrank_says_what_the_store_says(
+    names: dict[str, Any], tmp_path: Path, keep: str, classes: int
+) -> None:
+    index = index_of(100)
+    store = finished(tmp_path / "store.zarr", manifest_of(index, keep, num_classes=classes), index)
+    found = dict(names)
+    exec(compile(BLOCKS[2], str(PAGE), "exec"), found)
+    read, keep_ = found["LowRankLabels"](str(tmp_path / "store.zarr")), store.manifest.keep
+    for run in range(store.layout.runs):
+        arrays, rows = store.read(1, run).labels.arrays(), slice(*store.layout.rows_of(Unit(0, run)))
+        assert np.array_equal(read.topk(1, rows), keep_.likeliest(arrays, int(str(keep)[8])))
+        for temperature in (1.0, 2.5):
+            want = keep_.events(arrays, temperature, ()).spread(classes)
+            assert np.allclose(read.soft(1, rows, temperature), want, rtol=1e-3, atol=1e-6)
 
 
 def test_labels_are_a_table(names: dict[str, Any], tmp_path: Path) -> None:

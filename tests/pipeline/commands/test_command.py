@@ -1,15 +1,18 @@
 """What all commands share."""
 
+import os
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from pipeline.commands.cache_flags import cache_options
 from pipeline.commands.command import command
 from pipeline.commands.outputs import beside, require_writable
-from pipeline.commands.speed_flags import default_workers, share_workers, workers_option
+from pipeline.commands.speed_flags import default_workers, speed_options
 from pipeline.errors import UserError
+from pipeline.remote.cache_settings import current
 
 
 @pytest.mark.parametrize(
@@ -23,11 +26,27 @@ from pipeline.errors import UserError
 )
 def test_ranks_of_a_node_share_its_cores_unless_told_otherwise(arguments, env, expected):
     @command()
-    @workers_option
-    def main(workers):
-        click.echo(share_workers(workers, 4))
+    @speed_options
+    def main(speed):
+        click.echo(speed.shared_by(4).workers)
 
     assert int(CliRunner().invoke(main, arguments, env=env).output) == expected
+
+
+def test_the_cache_is_that_of_the_flags_for_this_command_alone(tmp_path, monkeypatch):
+    @command()
+    @cache_options
+    def main():
+        click.echo(current())
+
+    monkeypatch.setenv("DISTILL_CACHE_DIR", str(tmp_path / "env"))
+    before = dict(os.environ)
+    said = CliRunner().invoke(main, ["--cache-dir", "near", "--cache-size", "3K"]).output
+    assert said == "CacheSettings(folder='near', limit=3000)\n"
+    assert CliRunner().invoke(main).output == f"CacheSettings(folder='{tmp_path}/env', limit={64 << 30})\n"
+    result = CliRunner().invoke(main, ["--cache-size", "large"])
+    assert result.exit_code == 2 and "--cache-size 'large' is no size. Give bytes" in result.output
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import pipeline.remote.client
 from pipeline.durable import s3 as s3_objects
 from pipeline.durable import s3_lease
 from pipeline.durable.objects import open_objects
@@ -22,7 +23,6 @@ from pipeline.durable.writer_lock import seated
 from pipeline.errors import ContractError, StoreError
 from pipeline.inspection.audit import audit
 from pipeline.labelling import generations
-from pipeline.remote import client as remote
 from pipeline.store.reader import StoreReader
 from pipeline.store.writer import StoreWriter
 from tests.servers.flaky import proxy
@@ -156,7 +156,7 @@ def test_faults_now_and_then_change_nothing(server, s3, url, local, fault, monke
 def test_a_server_that_stays_away_ends_in_time_and_nothing_is_lost(
     server, s3, short, url, local, fault, monkeypatch
 ) -> None:
-    monkeypatch.setattr(remote, "STALL_S", 0.3)
+    monkeypatch.setattr(pipeline.remote.client, "STALL_S", 0.3)
     away = threading.Event()
     with proxy(server[0], lambda _: fault if away.is_set() else "pass", cut_at=20) as between:
         point_at(between.port, monkeypatch)
@@ -293,8 +293,8 @@ def test_a_holder_whose_renewal_ends_in_an_unforeseen_error_stops_writing(
 
 
 def test_a_look_at_a_lease_is_tried_again(s3: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.01)
-    objects, place = S3Objects(url), remote.remote(url)
+    monkeypatch.setattr(pipeline.remote.client, "FIRST_PAUSE_S", 0.01)
+    objects, place = S3Objects(url), pipeline.remote.client.remote(url)
     original, failed = place.call, []
 
     def call(name: str, *args: Any, **kwargs: Any) -> Any:

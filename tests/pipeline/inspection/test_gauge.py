@@ -67,7 +67,7 @@ def test_a_keep_that_loses_too_much_is_told_with_the_cheapest_that_would_do() ->
     lines = gauge_text(found, {"argmax": 1.5, "crc": 4.0}, only=3.0)
     assert lines == [
         f"topk:2 keeps of the teacher's signal: {100 * low['signal']:.0f} % at T = 3 (KL {low['kl']:.3f}); "
-        "5.5 bytes a view",
+        "1.5 bytes of labels a view",
         f"WARNING: topk:2 loses {100 * (1 - low['signal']):.0f} % of the signal at T = 3. --keep "
         f"{low['instead']['keep']} would keep {100 * low['instead']['signal']:.0f} % in about "
         f"{low['instead']['bytes']:.0f} bytes of labels a view.",

@@ -150,8 +150,8 @@ def test_the_device_always_has_work_while_the_host_is_busy(world, tmp_path, monk
     for late in (False, True):
         device = ReckonedDevice(late_copies=late)
 
-        def busily(teacher, coding, batches, device=device):
-            for answer in answers(teacher, coding, batches):
+        def busily(*given, device=device):
+            for answer in answers(*given):
                 device.host += host_s
                 yield answer
 

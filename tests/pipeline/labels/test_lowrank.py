@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from pipeline.labels import lowrank_codec
 from pipeline.labels.components import REACH, Components, mean_of, principal
 from pipeline.labels.keep import Parts
 from pipeline.labels.lowrank_codec import encode, fit, targets
+from pipeline.labels.one_thread import one_thread
 
 CLASSES, KEPT, RANK = 300, 4, 9
 
@@ -206,3 +208,13 @@ def test_the_largest_are_taken_out() -> None:
     index_BK, code_BK = lowrank_codec._taken(left_BC, np.array([2, 1]), 3)
     assert index_BK.tolist() == [[2, 1, 0], [1, 0, 2]] and code_BK.tolist() == [[9, 9, 5], [7, 7, 7]]
     assert (left_BC == lowrank_codec._TAKEN).sum(axis=1).tolist() == [3, 3] and left_BC[0, 3] == 1
+
+
+def test_products_are_kept_to_one_thread_of_numpys_own_library() -> None:
+    with threadpool_limits(2):
+        before = {lib["filepath"]: lib["num_threads"] for lib in threadpool_info()}
+        with one_thread():
+            now = {lib["filepath"]: lib["num_threads"] for lib in threadpool_info()}
+        assert {lib["filepath"]: lib["num_threads"] for lib in threadpool_info()} == before
+    changed = [path for path in before if now[path] != before[path]]
+    assert len(changed) == 1 and "numpy" in changed[0] and now[changed[0]] == 1

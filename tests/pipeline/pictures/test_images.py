@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from pipeline.errors import ImageError
-from pipeline.pictures.images import MAX_PIXELS, decode, kind_of, size_of, traits_of
+from pipeline.packing.sources import READ_SUFFIXES
+from pipeline.pictures.formats import FORMATS
+from pipeline.pictures.images import MAX_PIXELS, decode, format_of, size_of, traits_of
+from pipeline.shards.samples import IMAGE_FIELDS
 from tests import pictures
 from tests.pictures import encoded, jpeg, png_chunk, raw_png, scene
 
@@ -281,8 +284,17 @@ def test_the_whole_zoo_is_read() -> None:
         assert see(payload).shape == (48, 64, 3), name
 
 
+def test_a_format_is_one_row_that_all_who_ask_read() -> None:
+    """Shards, packing and decoding: whoever adds a row adds it everywhere."""
+    assert IMAGE_FIELDS == ("jpg", "jpeg", "png", "webp")
+    assert READ_SUFFIXES == (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
+    for known in FORMATS:
+        assert traits_of(encoded(scene(1), known.kind)).format is known
+        assert known.fields[0] in IMAGE_FIELDS and known.size(encoded(scene(1, 30, 20), known.kind)) == (30, 20)
+
+
 def test_kinds_are_told_by_content() -> None:
-    assert [kind_of(encoded(scene(1), kind)) for kind in ("JPEG", "PNG", "WEBP")] == ["JPEG", "PNG", "WEBP"]
+    assert [format_of(encoded(scene(1), kind)).kind for kind in ("JPEG", "PNG", "WEBP")] == ["JPEG", "PNG", "WEBP"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the most memory that a process had")

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.pictures.images import decode
 from pipeline.pictures.jpeg_markers import read_header
 from pipeline.pictures.jpeg_segments import Part, part_of
 from pipeline.pictures.jpeg_tiling import SIGN, tile
-from tests.jpegs import SUBSAMPLINGS, kinds, sampled
+from tests.jpegs import SUBSAMPLINGS, grained, kinds, sampled
 from tests.pictures import encoded, scene
 
 KINDS = kinds()
@@ -135,3 +138,35 @@ def test_a_missing_marker_is_passed_over() -> None:
 def test_parts_of_photographs() -> None:
     for path in sorted(PHOTOS.iterdir())[::20]:
         assert count_equal(tile(path.read_bytes()), 20) > 3
+
+
+@given(
+    width=st.integers(1, 200),
+    height=st.integers(1, 140),
+    subsampling=st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]),
+    mode=st.sampled_from(["RGB", "L", "CMYK"]),
+    quality=st.integers(1, 100),
+    restart=st.integers(0, 9),
+    optimised=st.booleans(),
+    span=st.sampled_from([8, 32, 64]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_parts_of_any_jpeg_that_pillow_writes(
+    width: int,
+    height: int,
+    subsampling: str,
+    mode: str,
+    quality: int,
+    restart: int,
+    optimised: bool,
+    span: int,
+    seed: int,
+) -> None:
+    """Odd sizes, inks, own tables and restart markers that are there already, all at once."""
+    more = {"restart_marker_blocks": restart} if restart else {}
+    picture = Image.fromarray(grained(seed, width, height)).convert(mode)
+    payload = encoded(picture, quality=quality, optimize=optimised, subsampling=subsampling, **more)
+    tiled = tile(payload, span=span)
+    assert np.array_equal(decode(tiled), decode(payload))
+    count_equal(tiled, 12, seed)

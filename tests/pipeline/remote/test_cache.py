@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+import pipeline.remote.cache_settings
+import pipeline.remote.client
 from pipeline.errors import ShardError, UserError
 from pipeline.processes.start import checked_start_method
-from pipeline.remote import cache_settings as node_cache
-from pipeline.remote import client as remote
 from pipeline.remote.cache import Cache
 from pipeline.remote.cache_settings import bytes_of
 from pipeline.rendering.loader import Loader, requests_of
@@ -62,16 +62,16 @@ def at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[in
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("DISTILL_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(pipeline.remote.client, "FIRST_PAUSE_S", 0.01)
 
     def point(port: int) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        remote._remotes.clear()
-        node_cache._caches.clear()
+        pipeline.remote.client._remotes.clear()
+        pipeline.remote.cache_settings._caches.clear()
 
     yield point
-    remote._remotes.clear()
-    node_cache._caches.clear()
+    pipeline.remote.client._remotes.clear()
+    pipeline.remote.cache_settings._caches.clear()
 
 
 def url_of(path: Path) -> str:
@@ -142,7 +142,7 @@ def test_what_is_here_is_not_asked_for_again(shards, s3, at, tmp_path) -> None:
         cache = Cache(tmp_path / "c")
         size = shards[0].stat().st_size
         assert read(cache.open(url_of(shards[0]), size)) == shards[0].read_bytes()
-        remote._remotes.clear()
+        pipeline.remote.client._remotes.clear()
         before = between.connections
         assert read(Cache(tmp_path / "c").open(url_of(shards[0]), size)) == shards[0].read_bytes()
         assert between.connections == before
@@ -184,7 +184,7 @@ def test_a_fault_that_stays_ends_in_time_and_leaves_nothing(shards, s3, at, tmp_
         with pytest.raises(ShardError, match=r"000001.tar: .* \(5 attempts\)\. Check the network and the server"):
             cache.open(url_of(shards[1]))
         assert time.monotonic() - begun < 20
-        assert between.connections <= 2 * remote.ATTEMPTS
+        assert between.connections <= 2 * pipeline.remote.client.ATTEMPTS
     assert whole(tmp_path / "c") == [] and not list((tmp_path / "c").glob("*.part"))
 
 
@@ -193,9 +193,9 @@ def test_bytes_that_are_not_the_ones_that_the_server_names_are_fetched_again(
 ) -> None:
     """As many bytes as there should be, and one of them wrong."""
     at(s3)
-    original, calls = remote.Remote.call, []
+    original, calls = pipeline.remote.client.Remote.call, []
 
-    def spoil(self: remote.Remote, name: str, *args: object, **kwargs: object) -> object:
+    def spoil(self: pipeline.remote.client.Remote, name: str, *args: object, **kwargs: object) -> object:
         answer = original(self, name, *args, **kwargs)  # type: ignore[arg-type]
         if name == "get_file" and not calls:
             calls.append(1)
@@ -204,7 +204,7 @@ def test_bytes_that_are_not_the_ones_that_the_server_names_are_fetched_again(
                 file.write(b"\xff\xfe")
         return answer
 
-    monkeypatch.setattr(remote.Remote, "call", spoil)
+    monkeypatch.setattr(pipeline.remote.client.Remote, "call", spoil)
     assert read(Cache(tmp_path / "c").open(url_of(shards[0]))) == shards[0].read_bytes()
     assert calls
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.rendering.checksums import checksum
+from pipeline.proofs.checksums import checksum
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import scan
 from pipeline.shards.samples import key_hash

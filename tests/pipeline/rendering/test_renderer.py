@@ -14,7 +14,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from pipeline.errors import ImageError
-from pipeline.rendering.checksums import checksum, luma
+from pipeline.proofs.checksums import checksum, luma
 from pipeline.rendering.noise import erase
 from pipeline.rendering.operations import apply
 from pipeline.rendering.renderer import Renderer, resize

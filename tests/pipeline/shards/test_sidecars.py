@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+import pipeline.remote.client
 from pipeline.errors import ShardError
-from pipeline.remote import client as remote
 from pipeline.remote import files as remote_files
 from pipeline.shards import sidecars as packed
 from pipeline.shards.index import scan
@@ -155,16 +155,18 @@ def test_a_server_that_fails_is_an_error_after_some_attempts(web: Web) -> None:
     web.answers["/classes.json"] = 503
     with pytest.raises(ShardError, match=r"/classes.json: ClientResponseError: 503.* \(5 attempts\)"):
         scan(urls_in(web.url))
-    assert web.names == ["classes.json"] * remote.ATTEMPTS
+    assert web.names == ["classes.json"] * pipeline.remote.client.ATTEMPTS
     web.answers["/classes.json"] = 410
     with pytest.raises(ShardError, match=r"/classes.json cannot be read: ClientResponseError: 410"):
         scan(urls_in(web.url))
-    assert web.names == ["classes.json"] * (remote.ATTEMPTS + 1), "what will stay is not asked for again"
+    assert web.names == ["classes.json"] * (pipeline.remote.client.ATTEMPTS + 1), (
+        "what will stay is not asked for again"
+    )
 
 
 @pytest.mark.parametrize("fault", ["refuse", "cut", "stall"])
 def test_a_fault_now_and_then_is_got_over(web: Web, fault: str, monkeypatch) -> None:
-    monkeypatch.setattr(remote, "STALL_S", 1.0)
+    monkeypatch.setattr(pipeline.remote.client, "STALL_S", 1.0)
     port = int(web.url.rpartition(":")[2])
     with proxy(port, lambda number: fault if number < 2 else "pass", cut_at=30) as between:
         assert class_names_beside(urls_in(between.url)) == tuple(NAMES)

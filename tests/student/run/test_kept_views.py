@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.rendering.checksums import checksum
+from pipeline.proofs.checksums import checksum
 from pipeline.rendering.loader import Request, requests_of
 from pipeline.rendering.ring import Ring, Slot
 from student.run import kept_views

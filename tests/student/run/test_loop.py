@@ -16,9 +16,9 @@ from torch.overrides import TorchFunctionMode
 from pipeline.labels.dense import Dense
 from pipeline.labels.keep import Keep
 from pipeline.labels.soft_labels import encode
+from pipeline.proofs.same_views import Labelled
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
-from pipeline.rendering.same_views import Labelled
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
 from student.feed.feed import Feed, piece_capacity

@@ -4,7 +4,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from pipeline.rendering.checksums import checksum, luma, samples, thumbnails
+from pipeline.proofs.checksums import checksum, luma, samples, thumbnails
 from tests.pictures import scene
 
 

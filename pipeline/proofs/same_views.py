@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.rendering.proof import apart, how_far, kept, most_apart
+from pipeline.proofs.proof import apart, how_far, kept, most_apart
 from pipeline.store.manifest import Luma
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.rendering.proof import TOLERANCE, kept
-from pipeline.rendering.same_views import Labelled, Seen, compare_views
+from pipeline.proofs.proof import TOLERANCE, kept
+from pipeline.proofs.same_views import Labelled, Seen, compare_views
 from pipeline.store.manifest import SKETCH, Luma
 
 CRC_B = np.array([7 << 16, 8 << 16, 9 << 16], np.uint32)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.rendering.checksums import checksum, luma
-from pipeline.rendering.proof import apart, how_far, kept, kept_of, most_apart, sketches
+from pipeline.proofs.checksums import checksum, luma
+from pipeline.proofs.proof import apart, how_far, kept, kept_of, most_apart, sketches
 from pipeline.store.manifest import SKETCH
 from tests.pictures import scene
 

@@ -1,0 +1,28 @@
+"""Which tables are there? By the names that the command takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.evidence import courses, experiments
+from benchmarks.evidence.experiments import Experiment
+from benchmarks.evidence.lab import Lab
+
+EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
+    "distillation": experiments.distillation,
+    "efficiency": experiments.efficiency,
+    "recipe": experiments.recipe,
+    "length": courses.length,
+    "views": experiments.views,
+    "course": courses.course,
+    "teachers": experiments.teachers,
+    "inherit": courses.inherit,
+    "storage": experiments.storage,
+    "resolution": experiments.resolution,
+    "transfer": courses.transfer,
+    "tokens": experiments.tokens,
+    "online": experiments.online,
+}
+"""In the order in which they are run where none is named."""
+ALONE: dict[str, Callable[[Lab], Experiment]] = {"packing": experiments.packing}
+"""Of photographs, so not among those that are run by default."""

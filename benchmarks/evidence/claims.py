@@ -1,0 +1,178 @@
+"""What does a published table say of the paper's claims? Effects with intervals, and verdicts, from its runs alone.
+
+A claim compares two rows of a table, and is judged from the accuracies of their seeds as the table's JSON has them: so
+whoever has the results can compute every verdict again. What counts as reproduced, opposite or undecided was written
+down before the runs: docs/evidence/protocol.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.evidence.statistic import Effect, more, paired, same
+
+START, END = "<!-- verdicts: python -m benchmarks.evidence --tables -->", "<!-- end of verdicts -->"
+SCALES_TOLD = ("large", "epochs", "longer", "")
+"""In this order; tables of the small scale lie in the folder of results itself."""
+SEED = re.compile(r", seed (\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One of the paper's claims, as a comparison of two rows (or of two differences)."""
+
+    text: str
+    mine: str
+    other: str
+    beyond: tuple[str, str] | None = None
+    """Rows whose difference is taken off: the claim is then of a larger gain."""
+    equal: bool = False
+    """Whether the claim is that nothing is lost, rather than that something is gained."""
+
+    def effect(self, figures: Mapping[str, float]) -> Effect | None:
+        """From a table's figures; nothing where a row has not been run."""
+        rows = (self.mine, self.other, *(self.beyond or ()))
+        found = [of_row(figures, row) for row in rows]
+        seeds = sorted(set.intersection(*(set(values) for values in found)))
+        if not seeds:
+            return None
+        mine, other, *beyond = ([100 * values[seed] for seed in seeds] for values in found)
+        if beyond:
+            mine = [one - more + less for one, more, less in zip(mine, *beyond, strict=True)]
+        return paired(mine, other)
+
+    def verdict(self, effect: Effect) -> str:
+        """Reproduced, opposite, or undecided."""
+        return same(effect) if self.equal else more(effect)
+
+
+def of_row(figures: Mapping[str, float], row: str) -> dict[int, float]:
+    """A row's accuracy for every seed."""
+    prefix = f"{row}, seed "
+    return {int(name.removeprefix(prefix)): value for name, value in figures.items() if name.startswith(prefix)}
+
+
+FUSED, PLAIN = "hard with token: both fused", "no distillation"
+PARTS = ("mixup", "CutMix", "either", "erasing", "RandAugment", "drop path", "label smoothing", "repeated augmentation")
+CLAIMS: dict[str, tuple[Claim, ...]] = {
+    "distillation": (
+        Claim("a convnet's hard labels help a student with a distillation token", FUSED, PLAIN),
+        Claim("hard labels help a student without one", "hard, without token", PLAIN),
+        Claim("soft labels help (the paper saw no gain)", "usual (soft), without token", PLAIN),
+        Claim("hard labels beat soft ones, without a token", "hard, without token", "usual (soft), without token"),
+        Claim("hard labels beat soft ones, with a token", FUSED, "soft with token: both fused"),
+        Claim("the distillation token beats distilling on the class token", FUSED, "hard, without token"),
+        Claim("the token is better because a teacher taught it", FUSED, "no distillation, two class tokens"),
+        Claim(
+            "the distillation head beats the class head",
+            "hard with token: distillation head",
+            "hard with token: class head",
+        ),
+        Claim("both heads fused beat the distillation head", FUSED, "hard with token: distillation head"),
+    ),
+    "teachers": (
+        Claim("a convnet teaches better than a transformer of equal accuracy", "regnety-small", "vit-small"),
+        Claim("a teacher fitted to the recipe teaches better", "ResNet-20, tuned", "ResNet-20"),
+        Claim("a better convnet teaches better", "ResNet-56", "ResNet-20"),
+    ),
+    "recipe": (
+        *(Claim(f"{part} is needed", "the whole recipe", f"without {part}") for part in PARTS),
+        Claim("the moving average is better than the weights", "its moving average of weights", "the whole recipe"),
+        Claim("AdamW is better than SGD", "the whole recipe", "SGD in place of AdamW"),
+    ),
+    "storage": (
+        Claim("the largest logit teaches as well as all", "soft, the 1 largest", "soft, all logits", equal=True),
+        Claim("the 3 largest logits teach as well as all", "soft, the 3 largest", "soft, all logits", equal=True),
+    ),
+    "resolution": (
+        Claim("a few epochs at a higher resolution help", "then 32 pixels, soft", "24 pixels, soft"),
+        Claim("they should be distilled, too", "then 32 pixels, soft", "then 32 pixels, no distillation"),
+    ),
+}
+"""By table. A claim whose rows a table has not (another scale's names, not yet run) is left out there."""
+
+
+def judged(name: str, figures: Mapping[str, float]) -> Iterator[tuple[Claim, Effect, str]]:
+    """The claims of a table, with what its runs say."""
+    for claim in (*CLAIMS.get(name, ()), *_of_numbers(name, figures)):
+        if (effect := claim.effect(figures)) is not None:
+            yield claim, effect, claim.verdict(effect)
+
+
+def _of_numbers(name: str, figures: Mapping[str, float]) -> Iterator[Claim]:
+    """Claims about rows that are named by a number of labels or epochs, which differ from scale to scale."""
+    rows = sorted({SEED.sub("", figure) for figure in figures}, key=_number)
+    if name == "efficiency":
+        yield from _of_labels(rows)
+    if name == "length":
+        yield from _of_epochs(rows)
+    if name == "views":
+        for row in rows[:-1]:
+            yield Claim(
+                f"{row.removeprefix('soft, ')} do what {rows[-1].removeprefix('soft, ')} do", row, rows[-1], equal=True
+            )
+    if name == "transfer":
+        for row in (row for row in rows if "undistilled" not in row and " distilled" in row):
+            yield Claim(f"{row}: better than undistilled", row, row.replace(" distilled", " undistilled"))
+
+
+def _number(row: str) -> tuple[int, str]:
+    """What a row is sorted by: the first number in its name."""
+    found = re.search(r"\d[\d,]*", row)
+    return int(found[0].replace(",", "")) if found else 0, row
+
+
+def _of_labels(rows: list[str]) -> Iterator[Claim]:
+    counts = [row.removesuffix(", no teacher") for row in rows if row.endswith(", no teacher")]
+    for count in counts:
+        yield Claim(f"{count}: soft labels help", f"{count}, soft", f"{count}, no teacher")
+        for row in (row for row in rows if row.startswith(f"{count} and ")):
+            yield Claim(f"{count}: with the pictures without a label, too", row, f"{count}, no teacher")
+            yield Claim(f"{count}: the pictures without a label help", row, f"{count}, soft")
+    if len(counts) > 1:
+        few, many = counts[0], counts[-1]
+        text = f"soft labels gain more with {few} than with {many}"
+        yield Claim(text, f"{few}, soft", f"{few}, no teacher", (f"{many}, soft", f"{many}, no teacher"))
+
+
+def _of_epochs(rows: list[str]) -> Iterator[Claim]:
+    lengths = [row.removesuffix(", no teacher") for row in rows if row.endswith(", no teacher")]
+    for length in lengths:
+        for kind in ("hard", "soft"):
+            yield Claim(f"{length}: {kind} labels help", f"{length}, {kind}", f"{length}, no teacher")
+    if len(lengths) > 1:
+        short, long = lengths[0], lengths[-1]
+        pair = (f"{short}, soft", f"{short}, no teacher")
+        yield Claim(f"soft labels gain more in {long} than in {short}", f"{long}, soft", f"{long}, no teacher", pair)
+
+
+def table(name: str, figures: Mapping[str, float]) -> list[str]:
+    """Markdown lines: a line a claim; none where nothing was claimed."""
+    lines = [f"| {claim.text} | {effect.text()} | {verdict} |" for claim, effect, verdict in judged(name, figures)]
+    return ["| claim | points, 95 % interval | verdict |", "|---|---|---|", *lines] if lines else []
+
+
+def write_verdicts(page: Path, results: Path) -> None:
+    """Put what the published tables of every scale say between the marks of a page."""
+    lines: list[str] = []
+    for scale in SCALES_TOLD:
+        for path in sorted((results / scale).glob("*.json")):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if found := table(path.stem, record["figures"]):
+                seeds = len({name[name.rindex(",") :] for name in record["figures"]})
+                title = f"{record['title']}, `--scale {scale or 'small'}`"
+                drawn = page.with_suffix("") / scale / f"{path.stem}.png"
+                picture = f", [picture]({drawn.relative_to(page.parent)})" if drawn.exists() else ""
+                lines += ["", f"**{title}** ([runs]({_link(page, path)}){picture}; {seeds} seeds)", "", *found]
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{START}\n" + "\n".join([*lines[1:], "", ""]) + f"{END}{after}", encoding="utf-8")
+
+
+def _link(page: Path, path: Path) -> str:
+    return "/".join([*[".."] * (len(page.parts) - 1), *path.with_suffix(".md").parts])

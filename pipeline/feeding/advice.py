@@ -1,0 +1,156 @@
+"""What would help a device that waits for views? Numbers computed from what was measured in this very run.
+
+A view costs a worker P / k + R seconds: P to read and decode its picture, which serves k views, and R for the rest.
+Each remedy changes one of these:
+
+    --workers         as many times as fast as there are more of them, while cores are idle
+    --repeats 3       three views of a picture in one step: P / 3
+    pack --tiled      decoding costs the share of the picture that its views look at, a little more, and the assembly
+    --max-side M      decoding costs as much less as there are fewer pixels
+    --picture-cache   in place of P: an open, and a copy and a checksum of the rows that a crop lies in
+
+What is said is an estimate; `python -m benchmarks advice` holds the estimates to what the remedies really give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.rendering.effort import Effort
+
+TELLING, WORTH = 0.10, 1.10
+"""The waiting share from which something is said, and by how many times a remedy must help"""
+TILED_S, TILED_BASE, TILED_SHARE = 120e-6, 0.08, 1.13
+"""Of a tiled picture: seconds to assemble a part, and what that costs to decode, of the whole (base + share · part)"""
+OPEN_S = 30e-6
+"""Of a decoded picture in the node's cache: to find and open it, without its pixels"""
+REPEATS = 3
+SLOW_READING = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one process saw of its own run."""
+
+    seconds: float
+    """Of training or labelling, without validation and the like."""
+    working: float
+    """Of those, the seconds in which the device worked."""
+    views: int
+    """That it took in that time."""
+    effort: Effort
+    """Of the workers, in that time."""
+    workers: int
+    """That draw for this process; 0 is the process itself."""
+    cores: int
+    """That this process and its workers may use."""
+    repeats: int | None
+    """Views of a picture in one step of a student; None for a teacher."""
+    cached: bool
+    """Whether decoded pictures are kept on the node."""
+    max_side: int
+    """The longest side that photographs need for views of this size."""
+    smaller: float
+    """What packing them at that side would leave of their pixels, 0 to 1."""
+    byte_s: float
+    """To copy a byte and take it into a checksum, here."""
+
+    @property
+    def waiting(self) -> float:
+        """The share of the time in which the device had nothing to do."""
+        return 1.0 - self.working / self.seconds if self.seconds > self.working else 0.0
+
+    @property
+    def takes(self) -> float:
+        """Views a second that the device would take."""
+        return self.views / self.working if self.working else 0.0
+
+    @property
+    def draws(self) -> float:
+        """Views a second that the workers draw when they need not wait."""
+        return self._drawn(self._picture_s)
+
+    @property
+    def _picture_s(self) -> float:
+        """Seconds to get a picture, as it is."""
+        spent = self.effort
+        return (spent.reading + spent.decoding + spent.looking + spent.keeping) / max(spent.opened, 1)
+
+    @property
+    def _each(self) -> float:
+        """Views that a picture serves."""
+        return self.effort.views / max(self.effort.opened, 1)
+
+    def _drawn(self, picture_s: float, each: float | None = None) -> float:
+        """Views a second, if a picture cost so much and served so many views."""
+        spent = self.effort
+        rest = spent.seconds - spent.reading - spent.decoding - spent.looking - spent.keeping
+        view_s = rest / spent.views + picture_s / (each or self._each)
+        return max(self.workers, 1) / view_s
+
+    @property
+    def _decode_s(self) -> float:
+        """Seconds to decode a picture."""
+        return self.effort.decoding / max(self.effort.decoded, 1)
+
+    @property
+    def _looked_at(self) -> float:
+        """The share of a picture that its views look at."""
+        return self.effort.box_pixels / max(self.effort.pixels, 1)
+
+    def _decoded(self, decode_s: float, each: float | None = None) -> float:
+        """Views a second, if decoding a picture cost so much."""
+        return self._drawn(self.effort.reading / max(self.effort.decoded, 1) + decode_s, each)
+
+    def remedies(self) -> dict[str, float]:
+        """What is not done yet, with the views a second that it would draw."""
+        spent, found = self.effort, {}
+        cores = max(self.cores, 1)
+        if self.workers < cores:
+            found[f"--workers {cores}"] = self.draws * cores / max(self.workers, 1)
+        if self.cached:
+            if spent.decoded > 0.05 * spent.opened:
+                found["the picture cache, once all pictures are in it,"] = self.draws_cached
+            return found
+        decodes_each_time = self._each < 2 and spent.decoded > 0
+        if self.repeats == 1 and decodes_each_time:
+            whole_s = (self._decode_s - TILED_S) / tiled(self._looked_at) if spent.parts else self._decode_s
+            found[f"--repeats {REPEATS}"] = self._decoded(whole_s, REPEATS * self._each)
+        if decodes_each_time and not spent.parts:
+            found["pack --tiled"] = self._decoded(TILED_S + tiled(self._looked_at) * self._decode_s)
+        if self.smaller < 0.9:
+            anew = "" if self.repeats is None else " (and labels anew)"
+            found[f"pack --max-side {self.max_side}{anew}"] = self._decoded(self.smaller * self._decode_s)
+        found["--picture-cache"] = self.draws_cached
+        return found
+
+    @property
+    def draws_cached(self) -> float:
+        """Views a second that the workers would draw of pictures that were decoded before: they read a crop's rows."""
+        return self._drawn(OPEN_S + 3 * self.effort.row_pixels / max(self.effort.opened, 1) * self.byte_s)
+
+
+def tiled(share: float) -> float:
+    """What decoding a tiled picture of which so much is looked at costs, of decoding the whole."""
+    return min(1.0, TILED_BASE + TILED_SHARE * share)
+
+
+def advice(found: Measurement) -> str | None:
+    """What to say; None where the device is fed, or nothing can be said."""
+    if found.waiting < TELLING or not found.effort.views or not found.effort.seconds:
+        return None
+    who = f"{found.workers} workers draw" if found.workers else "this process draws"
+    begun = (
+        f"waiting {100 * found.waiting:.0f} %: {who} {found.draws:,.0f} views/s, the device takes {found.takes:,.0f}"
+    )
+    better = {name: rate for name, rate in found.remedies().items() if rate >= WORTH * found.draws}
+    said = [
+        f"{name} {'would draw about ' if not at else ''}{rate:,.0f}" for at, (name, rate) in enumerate(better.items())
+    ]
+    reading = found.effort.reading / found.effort.seconds
+    slow = (
+        f" Reading the shards takes {100 * reading:.0f} % of it: a faster disk would help."
+        if reading > SLOW_READING
+        else ""
+    )
+    return f"{begun}; {', '.join(said)}.{slow}" if said else f"{begun}; only more cores would help.{slow}"
