@@ -44,23 +44,25 @@ def measure(bench: Bench) -> Table:
     teacher, real = teacher_of(bench)
     answers, logits_BC = answers_of(teacher, index)
     witness, rows, figures = draw_witnesses(Recipe(), index), [], {}
+
+    def codes_of(row_N: NDArray[np.int64]) -> NDArray[np.uint16]:
+        return quantise(logits_BC[row_N], "row {}".format)
+
     for keep, theirs in KEEPS.items():
         manifest = replace(
             manifest_of(index, keep, unit_rows=min(RUN_ROWS, len(index)), card=teacher.card), luma=SKETCH
         )
         if isinstance(manifest.keep, LowRank):
-            fit_N = manifest.keep.fit_rows(len(index), manifest.recipe.mix_window)
-            if len(fit_N) <= manifest.keep.rank:
+            rows_to_fit = manifest.keep.fit_rows(len(index), manifest.recipe.mix_window)
+            if len(rows_to_fit) <= manifest.keep.rank:
                 continue  # too few views have been drawn to fit it to
-            codes_NC = quantise(logits_BC[fit_N], "row {}".format)
-            manifest = replace(manifest, keep=manifest.keep.fit(codes_NC))
         path = bench.scratch(f"sizes-{keep[:4]}") / "store.zarr"
         with StoreWriter.open(
-            path, manifest, index, 1, witness=lambda: witness, environment=describe_environment
+            path, manifest, index, 1, witness=lambda: witness, environment=describe_environment, answers=codes_of
         ) as store:
             for unit in store.missing():
                 part = slice(*store.layout.rows_of(unit))
-                labels = encode(logits_BC[part], manifest.keep, manifest.temperatures)
+                labels = encode(logits_BC[part], store.layout.manifest.keep, manifest.temperatures)
                 crc_B, luma_B16 = kept(manifest.luma, answers.crc_B[part], answers.luma_B16[part])
                 store.write(unit, UnitLabels(labels=labels, crc_B=crc_B, luma_B16=luma_B16))
             sizes = store.finish().bytes_per_view()

@@ -4,3 +4,8 @@
 """
 
 __version__ = "0.2.0"
+
+from pipeline.processes import interrupts
+
+if interrupts.is_command():
+    interrupts.leave_at_once()  # before click, and before what a command imports: that takes seconds

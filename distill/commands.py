@@ -6,7 +6,6 @@ the commands load (torch, timm, zarr); a test holds it against the command's own
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -74,13 +73,9 @@ class Named(click.Command):
         self.place = place
 
     def load(self) -> click.Command:
-        """The command itself. An interrupt while its libraries are loaded ends in one line, too."""
+        """The command itself."""
         module, _, attribute = self.place.partition(":")
-        try:
-            found: click.Command = getattr(import_module(module), attribute)
-        except KeyboardInterrupt:
-            click.echo("error: interrupted before anything was done", err=True)
-            sys.exit(130)
+        found: click.Command = getattr(import_module(module), attribute)
         return found
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **settings: Any) -> click.Context:

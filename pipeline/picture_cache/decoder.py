@@ -32,3 +32,9 @@ def decoder() -> bytes:
         "policy": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in FILES],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()[:8]
+
+
+def policy(room: Path) -> str:
+    """The digest of all modules of a room."""
+    texts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in room.glob("*.py")}
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+SCRIPT = "distill"
 STATUS = 128 + signal.SIGINT
 BEFORE, AFTER = "error: interrupted before anything was begun\n", "error: interrupted when all was done\n"
 
@@ -25,8 +26,11 @@ _said = BEFORE
 
 
 def is_command() -> bool:
-    """Whether Python is looking for the module of ``python -m``: until it has found it, that is its first argument."""
-    return sys.argv[:1] == ["-m"]
+    """Whether this process is to be a command: the installed script, or that of ``python -m``.
+
+    Until Python has found the latter's module, that is its first argument.
+    """
+    return sys.argv[:1] == ["-m"] or f"/{''.join(sys.argv[:1])}".endswith(f"/{SCRIPT}")
 
 
 def leave_at_once() -> None:

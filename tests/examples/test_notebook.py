@@ -15,7 +15,7 @@ NOTEBOOK = Path(__file__).parents[2] / "examples/store.ipynb"
 CELLS = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
 
 
-@pytest.mark.parametrize("keep", ["dense", "topk:3", "argmax"])
+@pytest.mark.parametrize("keep", ["dense", "topk:3", "lowrank:2+3", "argmax"])
 def test_the_notebook_runs(keep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         pytest.skip("needs matplotlib, which the run-time does not: pip install matplotlib")

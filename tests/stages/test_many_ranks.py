@@ -185,7 +185,7 @@ def test_a_run_does_not_sweep_while_a_process_of_an_earlier_one_writes(
     assert [(writer.told["rank"], writer.pid, writer.works) for writer in seen.writers] == [
         (number, rank.process.pid, True) for number, rank in enumerate(group)
     ]
-    assert (seen.state, seen.units, seen.units_done) == ("labelling", UNITS, 0)
+    assert (seen.state, seen.units, seen.units_done) == ("waiting", UNITS, 0), "for its first unit"
     late = begin(ranks, [{}], folder, out)[0]
     assert late.wait() == 1
     assert "is being written by" in late.said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ import safetensors.torch
 import timm
 import torch
 
+from pipeline.feeding import watch
+from pipeline.feeding.advice import Measurement
+from pipeline.labelling import fill
 from stages import teacher_logits
 from student import train
+from student.run import launch
 from tests.jpegs import sampled
 from tests.pictures import write_tar
 from tests.small_students import HERE, STUDENT
@@ -77,3 +82,17 @@ def test_sizes_and_folders_of_no_use_are_refused(world: Path, tmp_path: Path) ->
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(AssertionError, match="is a file"):
         label(world, tmp_path / "x.zarr", "--picture-cache", tmp_path / "file")
+
+
+def test_both_commands_look_at_how_they_are_fed(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each has measured by its last step: views of this run, drawn here, some of them repeated."""
+    seen: list[Measurement] = []
+    monkeypatch.setattr(watch, "advice", seen.append)
+    for module in (fill, launch):
+        monkeypatch.setattr(module, "Watch", partial(watch.Watch, seconds=0.0))
+    label(world, tmp_path / "store.zarr", "--batch-size", 4)
+    learn(world, tmp_path / "store.zarr", tmp_path / "run", "--batch", 4)
+    teacher, student = seen
+    assert teacher.repeats is None and teacher.views == teacher.effort.views == 4
+    assert student.repeats == 1 and student.views == student.effort.views == 4
+    assert all(0 < found.working <= found.seconds and 0 < found.waiting < 1 and found.takes > 0 for found in seen)

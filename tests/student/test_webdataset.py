@@ -98,6 +98,11 @@ def test_shards_in_any_order_and_samples_that_are_left_out(store: Path, urls: tu
     assert 0 < len(some) < ROWS and set(map(repr, some)) < set(map(repr, wanted(store, 0)))
 
 
+def test_a_tail_in_components_comes_as_through_the_other_door(urls: tuple[str, ...], tmp_path: Path) -> None:
+    store = make_store(tmp_path, views=2, shards=urls, keep="lowrank:2+3")
+    assert prints(pipeline(urls, soft(store))) == wanted(store, 0)
+
+
 def test_batches_behind_the_stage(store: Path, urls: tuple[str, ...]) -> None:
     batches = list(pipeline(urls, with_teacher(store)).shuffle(20).batched(16))
     view, label, teacher = batches[0]
