@@ -43,7 +43,7 @@ class LabellingPlan:
     teacher: TeacherChoice
     speed: Speed
     out: str
-    summary: Path
+    given_summary: Path | None
     views: int
     keep: Keep
     temperatures: tuple[float, ...]
@@ -75,7 +75,7 @@ class LabellingPlan:
             teacher=teacher,
             speed=speed.shared_by(place.local_world),
             out=out,
-            summary=summary or beside(out, ".summary.json"),
+            given_summary=summary,
             views=views,
             keep=parse_keep(keep),
             temperatures=parse_temperatures(temperatures),
@@ -88,6 +88,11 @@ class LabellingPlan:
             rebuild=if_changed == "rebuild",
             recheck=recheck,
         )
+
+    @property
+    def summary(self) -> Path:
+        """Where the summary is written: as asked for, or beside the store."""
+        return self.given_summary or beside(self.out, ".summary.json")
 
     def index(self) -> SampleIndex:
         """The store's own index where it has one (images are held to it as they are read), else one scan."""
