@@ -144,3 +144,14 @@ def test_one_file_has_bytes_on_the_disk() -> None:
     assert who_uses("os.fsync", "os.fdatasync", "fcntl.F_FULLFSYNC") - {"pipeline/remote/cache.py"} == {
         "pipeline/durable/local.py"
     }
+
+
+def test_no_test_module_is_imported() -> None:
+    """What several tests need lies beside them, so that a test can be changed without another one."""
+    modules = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(modules) > 100
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests"):
+                names = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+                assert not any(name.startswith("test_") for name in names), f"{path} imports {names}"

@@ -26,7 +26,7 @@ from pipeline.store.reader import StoreReader, find_complete, read_index
 from pipeline.store.receipts import BASE_KEY, read_unit_receipt, unit_keys, unit_of
 from pipeline.store.recovery import read_base
 from tests.campaign.tally import Scale, Tally
-from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, damage, files, read_everything
+from tests.damaged_stores import INDEX, MANIFEST, VIEWS, damage, files, read_everything
 from tests.stores import finished, labels_of, manifest_of, open_writing, tree
 
 TITLE = "bit flips in a small store (each byte × 8 bits); each object removed, emptied, cut, zeroed, swapped, foreign"

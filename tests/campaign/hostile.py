@@ -47,9 +47,9 @@ from student.checkpoints.starting_weights import read_initial
 from tests import pictures
 from tests.campaign import shapes
 from tests.campaign.tally import Scale, Tally
+from tests.damaged_stores import INDEX, MANIFEST, VIEWS, read_everything, replace_object, reseal
 from tests.faults import in_child, wait_for
 from tests.pictures import encoded, raw_png, sample, scene, write_tar
-from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, read_everything, replace_object, reseal
 from tests.stores import finished
 from tests.tar_headers import END, header, pax, record
 

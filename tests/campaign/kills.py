@@ -25,9 +25,9 @@ from pipeline.errors import StoreError
 from pipeline.store import recovery
 from stages.teacher_logits import main as teacher_logits
 from tests.campaign.tally import Scale, Tally
+from tests.damaged_stores import INDEX, MANIFEST, VIEWS, lose_the_rest, whole_run
 from tests.faults import in_child, wait_for
 from tests.pictures import tiny_shards
-from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, lose_the_rest, whole_run
 from tests.stores import fill, open_writing, tree
 
 TITLE = "SIGKILL during precompute, files without receipt emptied / cut / zeroed / removed in between"

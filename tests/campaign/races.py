@@ -21,8 +21,8 @@ import pytest
 from pipeline.durable.local_lock import Flock
 from pipeline.errors import StoreError
 from tests.campaign.tally import Scale, Tally
+from tests.damaged_stores import INDEX, MANIFEST, VIEWS
 from tests.faults import in_child, wait_for
-from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS
 from tests.stores import fill, finished, open_writing, tree
 
 TITLE = "two (and more) writers of one store"

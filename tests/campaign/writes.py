@@ -23,8 +23,8 @@ from pipeline.errors import StoreError, StudentError
 from pipeline.store.reader import StoreReader
 from student.checkpoints import checkpoint
 from tests.campaign.tally import Scale, Tally
+from tests.damaged_stores import INDEX, MANIFEST, VIEWS, count_calls, files, whole_run
 from tests.faults import Calls, in_child, small_disk, wait_for
-from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, VIEWS, count_calls, files, whole_run
 from tests.stores import fill, finished, index_of, manifest_of, open_writing, tree
 
 TITLE = "failing write, fsync, rename, mkdir, link with EIO, ENOSPC, EFBIG at each call of the write path"

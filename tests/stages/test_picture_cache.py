@@ -19,7 +19,7 @@ from student.run import launch
 from tests.jpegs import sampled
 from tests.pictures import write_tar
 from tests.small_students import HERE, STUDENT
-from tests.stages.test_tiled_labels import NET, objects, run, weights_of
+from tests.tiled_runs import NET, objects, run, weights_of
 
 ROWS = 16
 

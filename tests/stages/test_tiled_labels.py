@@ -10,28 +10,18 @@ import safetensors.torch
 import timm
 import torch
 import zarr
-from click.testing import CliRunner
 
 from pipeline.labelling.writers import index_at
 from pipeline.shards.index import scan
 from pipeline.shards.patterns import expand
 from stages import teacher_logits, tile, verify_logits
 from student import train
-from student.checkpoints import checkpoint
 from tests.jpegs import sampled
 from tests.pictures import write_tar
 from tests.small_students import HERE, STUDENT
+from tests.tiled_runs import NET, ROWS, objects, run, weights_of
 
-ROWS, NET = 40, "test_resnet"
 LABELS = ("argmax", "crc", "logits")
-
-
-def run(main: object, *words: object, expect: int = 0) -> str:
-    result = CliRunner().invoke(main, [str(word) for word in words])  # type: ignore[arg-type]
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == expect, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +53,6 @@ def label(folder: Path, store: Path, shards: Path, *more: object, expect: int = 
     words += ["--image-size", 32, "--teacher-size", "view", "--mix-window", 8, "--device", "cpu", "--views", 2]
     words += ["--batch-size", 16, "--unit-rows", 16, "--keep", "dense", "--workers", 0, "--log-level", "error"]
     return run(teacher_logits.main, *words, *more, expect=expect)
-
-
-def objects(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_labels_are_the_same_byte_for_byte(world: Path) -> None:
@@ -124,10 +110,6 @@ def test_a_student_learns_the_same_from_either(world: Path, tmp_path: Path, stor
         states.append(weights_of(out))
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-def weights_of(out: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load(out)["model"]
 
 
 def test_other_ranks_find_the_same(world: Path) -> None:

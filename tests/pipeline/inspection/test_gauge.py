@@ -14,7 +14,7 @@ from pipeline.labels.keeps import parse_keep
 from pipeline.labels.lowrank import LowRank
 from pipeline.store.layout import GAUGE_KEY
 from pipeline.store.reader import StoreReader
-from tests.pipeline.labels.test_lowrank import answers, softmax
+from tests.made_logits import answers, softmax
 from tests.stores import codes_of, fill, finished, index_of, manifest_of, open_writing
 
 INDEX = index_of(400)

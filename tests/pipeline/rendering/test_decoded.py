@@ -15,9 +15,9 @@ from pipeline.rendering.decoded import DecodedRows
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import scan
 from pipeline.views.recipe import Recipe
+from tests.drawing import CountingFiles, drawn
 from tests.jpegs import kinds, sampled
 from tests.pictures import write_tar
-from tests.pipeline.rendering.test_renderer import CountingFiles, drawn
 
 SIDE = 32
 RECIPES = (

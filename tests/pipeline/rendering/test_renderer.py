@@ -18,40 +18,19 @@ from pipeline.proofs.checksums import checksum, luma
 from pipeline.rendering.noise import erase
 from pipeline.rendering.operations import apply
 from pipeline.rendering.renderer import Renderer, resize
-from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import scan
 from pipeline.views.mixing import Kind
 from pipeline.views.plan import plan_views
 from pipeline.views.recipe import Recipe
+from tests.drawing import ROWS, SIDE, VIEWS, CountingFiles, drawn
 from tests.pictures import encoded, jpeg, scene, tiny_shards
 
-ROWS, VIEWS, SIDE = 22, 3, 32
 DEIT = Recipe(image_size=SIDE, mix_window=8, mix_prob=0.9)
-
-
-class CountingFiles(ShardFiles):
-    """Shards that count how often they are read."""
-
-    reads = 0
-
-    def first_time(self, row):
-        """The class of a row is looked at elsewhere."""
-        return False
-
-    def read(self, shard, offset, length):
-        self.reads += 1
-        return super().read(shard, offset, length)
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     return scan(tiny_shards(tmp_path_factory.mktemp("shards"), rows=ROWS))
-
-
-def drawn(index, recipe, rows, views, **how):
-    out = np.empty((len(rows), recipe.image_size, recipe.image_size, 3), np.uint8)
-    rendered = Renderer(recipe, index, index.files(), **how).render(np.array(rows), np.array(views), out)
-    return out, rendered
 
 
 def table(index, recipe):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import re
 import resource
@@ -12,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,22 @@ from pipeline.errors import StoreError, UserError
 from pipeline.inspection.audit import audit
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader, stored_index
-from pipeline.store.receipts import COMPLETE_KEY
 from pipeline.store.writer import StoreWriter
+from tests.damaged_stores import (
+    INDEX,
+    MANIFEST,
+    VIEWS,
+    count_calls,
+    damage,
+    files,
+    lose_the_rest,
+    read_everything,
+    replace_object,
+    reseal,
+    whole_run,
+)
 from tests.faults import Calls, in_child, memory_disk, small_disk, wait_for
 from tests.stores import fill, finished, index_of, labels_of, manifest_of, open_writing, tree
-
-INDEX = index_of(48)
-MANIFEST = manifest_of(INDEX, "topk:2", luma=False, temperatures=(1.0,))
-VIEWS = 2
 
 KILLS, KILL_POINTS, FAILING_CALLS, FLIPS_A_FILE = 15, 12, 20, 2
 
@@ -54,61 +61,6 @@ def reference() -> Iterator[Path]:
     with memory_disk() as path:
         finished(path / "store.zarr", MANIFEST, INDEX, VIEWS)
         yield path / "store.zarr"
-
-
-def whole_run(path: Path, *, recheck: bool = False) -> None:
-    with open_writing(path, MANIFEST, INDEX, VIEWS, recheck=recheck) as store:
-        fill(store)
-        store.finish()
-
-
-def read_everything(path: Path) -> None:
-    """What a careful reader does. Raises, or has found what was written."""
-    store = StoreReader.open(path)
-    assert store.index.digest() == INDEX.digest()
-    assert store.manifest == MANIFEST
-    assert len(store.witness()) == 3
-    for unit in store.layout.units():
-        assert store.read(unit.view, unit.run).same_as(labels_of(MANIFEST, unit))
-
-
-def files(path: Path) -> list[str]:
-    return [key for key in sorted(tree(path)) if not key.endswith("/")]
-
-
-def vouched_for(path: Path) -> set[str]:
-    """The receipts, and what they list: all that may not be lost."""
-    kept = set()
-    for receipt in (path / "receipts").rglob("*.json"):
-        kept |= {str(receipt.relative_to(path)), *json.loads(receipt.read_bytes())["objects"]}
-    return kept | {"COMPLETE"}
-
-
-def lose_the_rest(path: Path, generator: np.random.Generator) -> None:
-    """What a crash of the machine does to files that were never flushed."""
-    if not path.exists():
-        return
-    kept = vouched_for(path)
-    for key in files(path):
-        if key not in kept:
-            damage(path / key, str(generator.choice(["leave", "empty", "cut", "zero", "delete"])))
-
-
-def damage(path: Path, kind: str) -> None:
-    data = path.read_bytes()
-    match kind:
-        case "empty":
-            path.write_bytes(b"")
-        case "cut":
-            path.write_bytes(data[: len(data) // 2])
-        case "longer":
-            path.write_bytes(data + b"\0")
-        case "zero":
-            path.write_bytes(bytes(len(data)))
-        case "flip":
-            path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
-        case "delete":
-            path.unlink()
 
 
 # ---- kills
@@ -133,12 +85,6 @@ def test_killed_at_random_times_it_ends_the_same(tmp_path: Path, reference: Path
     assert killed >= KILLS // 3, "too few runs were killed in their midst to show anything"
     whole_run(path)
     assert tree(path) == tree(reference)
-
-
-def count_calls(path: Path) -> int:
-    with Calls().active() as calls:
-        whole_run(path)
-    return len(calls.made)
 
 
 def test_killed_at_any_call_it_ends_the_same(tmp_path: Path, reference: Path) -> None:
@@ -374,26 +320,6 @@ def test_a_damaged_unit_alone_is_computed_again(tmp_path: Path, reference: Path)
 
 
 # ---- what stands in the store was written by an enemy
-
-
-def reseal(path: Path, change: Callable[[dict[str, Any]], None], key: str = COMPLETE_KEY) -> None:
-    record = canonical.unseal((path / key).read_bytes())
-    change(record)
-    (path / key).write_bytes(canonical.seal(record))
-
-
-def replace_object(path: Path, key: str, data: bytes, *, array: str | None = None, unit: int = 0) -> None:
-    """Put another object there, with a COMPLETE that vouches for it."""
-    (path / key).write_bytes(data)
-    text = f"{len(data)} {canonical.sha256(data)}"
-
-    def change(record: dict[str, Any]) -> None:
-        if array is None:
-            record["base"]["objects"][key] = text
-        else:
-            record["units"][unit][record["arrays"].index(array)] = text
-
-    reseal(path, change)
 
 
 def test_a_bomb_with_the_right_digest_gets_no_memory(tmp_path: Path, reference: Path) -> None:

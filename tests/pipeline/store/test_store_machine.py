@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline.errors import StoreError
 from pipeline.store.reader import StoreReader
+from tests.damaged_stores import INDEX, MANIFEST, damage, files, vouched_for
 from tests.faults import Calls, in_child, wait_for
-from tests.pipeline.store.test_store_faults import INDEX, MANIFEST, damage, files, vouched_for
 from tests.stores import fill, finished, labels_of, open_writing, tree
 
 MOST_VIEWS = 3

@@ -13,7 +13,7 @@ import torch
 from pipeline.errors import UserError
 from student.checkpoints import checkpoint
 from student.checkpoints.background import Writing, copied
-from tests.student.checkpoints.test_checkpoint import state
+from tests.training_states import state
 
 
 @pytest.fixture

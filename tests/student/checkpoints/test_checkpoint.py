@@ -13,12 +13,7 @@ import torch
 
 from pipeline.errors import StudentError
 from student.checkpoints import checkpoint
-
-
-def state(step: int) -> checkpoint.State:
-    weights = torch.arange(40, dtype=torch.float32).reshape(4, 10) + step
-    meta = {"class_names": ["cat", "dog"], "mean": (0.5, 0.5, 0.5), "settings": {"lr": 5e-4, "init": None}}
-    return {"spec": {"model": "m"}, "model": {"w": weights}, "ema": None, "meta": meta, "epoch": 1, "step": step}
+from tests.training_states import state
 
 
 def test_plain_torch_reads_what_was_written(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from student.learning.engine import Engine
 from student.network.drop_path import ItemDropPath
 from student.network.model import StudentSpec, build
 from student.ranks.ranks import Ranks
+from tests.small_engines import CLASSES, COUNT, STATS, parameters, settings, step
 from tests.small_students import arguments, make_store, same, weights
-from tests.student.learning.test_engine import CLASSES, COUNT, STATS, parameters, settings, step
 
 compiles = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 

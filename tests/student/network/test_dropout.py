@@ -9,7 +9,7 @@ from torch import nn
 
 from student.network.dropout import ItemDropout, drops_by_itself, kept
 from student.network.model import StudentSpec, build
-from tests.student.learning.test_engine import engine, parameters, step
+from tests.small_engines import engine, parameters, step
 
 SPEC = StudentSpec(num_classes=5, image_size=32, patch_size=8, width=32, depth=1, heads=2, drop_path=0.0, drop=0.25)
 
