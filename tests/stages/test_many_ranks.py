@@ -26,7 +26,7 @@ from pipeline.durable.s3 import S3Objects
 from pipeline.labelling.store_status import store_status
 from pipeline.store.reader import StoreReader
 from pipeline.store.writer import StoreWriter
-from stages import teacher_logits as stage
+from stages.labelling import roles
 from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
 from tests.many_ranks import Hold, Rank, eventually, meeting, run_here, start
@@ -409,19 +409,19 @@ def test_a_slice_that_mends_what_its_ranks_left_sees_that_the_others_have_ended(
 ) -> None:
     """The other slice commits its last unit while this one does what ranks that were lost had in hand."""
     out, (first, second) = tmp_path / "store.zarr", array(2)
-    label, calls = stage._label, []
+    label, calls = roles._label, []
 
-    def interrupted(store, teacher, tasks, *rest):
+    def interrupted(plan, store, teacher, tasks, *rest):
         calls.append(len(calls))
         if len(calls) == 1:
-            label(store, teacher, list(tasks)[1:], *rest)
+            label(plan, store, teacher, list(tasks)[1:], *rest)
             return [1]
-        monkeypatch.setattr(stage, "_label", label)
+        monkeypatch.setattr(roles, "_label", label)
         assert start(main, arguments(folder, out), second, tmp_path / "second.log").wait() == 0
         assert not (out / "COMPLETE").exists()
-        return label(store, teacher, tasks, *rest)
+        return label(plan, store, teacher, tasks, *rest)
 
-    monkeypatch.setattr(stage, "_label", interrupted)
+    monkeypatch.setattr(roles, "_label", interrupted)
     task = start(main, arguments(folder, out), first, tmp_path / "first.log")
     assert task.wait() == 0, task.said
     assert "ranks 1 were lost" in task.said and "are missing" not in task.said
