@@ -13,7 +13,19 @@ from tests.pictures import encoded, scene
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = (
-    *("aiohttp", "dvc", "dvclive", "matplotlib", "mlflow", "mlxtend", "onnx", "onnxruntime", "onnxscript", "s3fs"),
+    *(
+        "aiohttp",
+        "dvc",
+        "dvclive",
+        "jinja2",
+        "matplotlib",
+        "mlflow",
+        "mlxtend",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "s3fs",
+    ),
     *("tensorboard", "wandb"),
 )
 HIDING = f"""
