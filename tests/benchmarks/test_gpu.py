@@ -84,8 +84,8 @@ def test_a_row_is_told_as_soon_as_it_is_there_whatever_becomes_of_the_others(
 def test_no_row_outlives_the_time_for_all() -> None:
     told: list[Table] = []
     begun = time.monotonic()
-    receipt(told, seconds=0.2).row("slow", slow, takes=0.1, most=100)
-    assert time.monotonic() - begun < 20 and told[-1].rows[0][1] == "broken off: not done within 0 s"
+    receipt(told, seconds=2).row("slow", slow, takes=0.1, most=100)
+    assert time.monotonic() - begun < 20 and told[-1].rows[0][1].startswith("broken off: not done within")
 
 
 def test_the_receipt_imports_nothing_that_only_some_need() -> None:

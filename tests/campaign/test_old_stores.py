@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline.rendering.proof import kept
+from pipeline.proofs.proof import kept
 
 from pipeline.inspection.audit import audit
 from pipeline.labelling.writers import luma_for
