@@ -15,7 +15,7 @@ repro: $(SYNCED)  ## the whole graph on the embedded default; outside git too
 test: $(SYNCED)  ## every test
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=5
 
-quick: $(SYNCED)  ## without the files whose tests start many processes
+quick: $(SYNCED)  ## without the files that tests/slow.txt names: about a minute
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 check: $(SYNCED)  ## what CI runs besides the tests

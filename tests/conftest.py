@@ -17,15 +17,8 @@ logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line that a server's 
 os.environ.setdefault("DISTILL_DEVICE", "cpu")  # what tests expect of numbers; `test_accelerator` is for the others
 
 
-SLOW = (
-    *("test_repro", "campaign/test_campaign", "stages/test_teacher_logits", "test_interrupts"),
-    *("student/learning/test_compiling", "stages/test_many_ranks", "student/run/test_threads"),
-    *("pipeline/remote/test_hub", "student/feed/test_remote", "stages/test_hub", "student/test_dataset"),
-    *("distill/test_extras", "student/ranks/test_cut_off", "student/test_train", "stages/test_urls"),
-    *("student/ranks/test_shared_index", "distill/test_wheel", "student/test_webdataset", "stages/test_demo_images"),
-    "student/ranks/test_torchrun",
-)
-"""Files whose tests start many processes, the longest first; `make quick` leaves them out"""
+TESTS = Path(__file__).parent
+SLOW = [line for line in (TESTS / "slow.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _place(path: Path) -> int:
-    name = path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+    name = path.relative_to(TESTS).as_posix()
     return SLOW.index(name) if name in SLOW else len(SLOW)
 
 

@@ -81,3 +81,10 @@ def test_every_page_is_on_the_map() -> None:
 
 if __name__ == "__main__":
     PAGE.write_text(with_rooms(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def test_slow_files_of_tests_are_there() -> None:
+    listed = (ROOT / "tests/slow.txt").read_text(encoding="utf-8").splitlines()
+    names = [line for line in listed if not line.startswith("#")]
+    assert names and len(set(names)) == len(names)
+    assert [name for name in names if not (ROOT / "tests" / name).is_file()] == []
