@@ -13,20 +13,8 @@ from tests.pictures import encoded, scene
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = (
-    *(
-        "aiohttp",
-        "dvc",
-        "dvclive",
-        "jinja2",
-        "matplotlib",
-        "mlflow",
-        "mlxtend",
-        "onnx",
-        "onnxruntime",
-        "onnxscript",
-        "s3fs",
-    ),
-    *("tensorboard", "wandb"),
+    *("accelerate", "aiohttp", "dvc", "dvclive", "jinja2", "lightning", "matplotlib", "mlflow", "mlxtend", "onnx"),
+    *("onnxruntime", "onnxscript", "s3fs", "tensorboard", "transformers", "wandb"),
 )
 HIDING = f"""
 import sys

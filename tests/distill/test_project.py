@@ -52,7 +52,7 @@ def test_every_dependency_has_its_reason() -> None:
 def test_the_lock_holds_what_is_needed_and_the_extras_of_the_makefile() -> None:
     wanted = names(PROJECT["dependencies"]).union(*(optional()[extra] for extra in made()))
     assert wanted - set(LOCKED) == set()
-    assert set(optional()) - made() == {"loggers", "mlflow", "wandb"}
+    assert set(optional()) - made() == {"examples", "loggers", "mlflow", "wandb"}
     assert "://" not in text("requirements.lock")
 
 

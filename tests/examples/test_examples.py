@@ -50,7 +50,7 @@ def main_of(name: str) -> Callable[..., Any]:
 def needs(*packages: str) -> None:
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     if absent:
-        pytest.skip(f"needs {', '.join(absent)}, which the run-time does not: pip install {' '.join(absent)}")
+        pytest.skip(f"needs {', '.join(absent)}, which the run-time does not: pip install '.[examples]'")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
