@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline.rendering.proof import kept
 
 from pipeline.inspection.audit import audit
 from pipeline.labelling.writers import luma_for
 from pipeline.labels.soft_labels import encode
+from pipeline.proofs.proof import kept
 from pipeline.rendering.renderer import Renderer
 from pipeline.store.layout import VERSION
 from pipeline.store.reader import StoreReader
