@@ -65,7 +65,7 @@ def main(
         require_packages("--format onnx", "onnx", "onnxscript", "onnxruntime", extra="export")
     saved = _named(open_saved(checkpoint, which), classes)
     student, prepared = saved.weights(ema), description(saved, crop_pct)
-    with placed(out) as folder:
+    with placed(out, saved, head=head, ema=ema) as folder:
         if kind == "onnx":
             path, difference = write_onnx(student, folder, prepared, head)
             log.info("ONNX Runtime and PyTorch differ by at most %.2g in a logit", difference)

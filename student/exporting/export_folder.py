@@ -1,7 +1,8 @@
 """How does an export take its place, so that neither another export nor anybody's file is lost?
 
 It is written in a hidden folder beside it. Into a folder of the same student's other format its files are moved; an
-export of another student is set aside first; a folder in which anything else lies is refused.
+export of another student, or of another head or average of it, is set aside first; a folder in which anything else
+lies is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pipeline.durable import aside
 from pipeline.durable.file import telling
 from pipeline.durable.folder import claimed
 from pipeline.errors import StudentError
-from student.exporting.model_card import CARD, is_ours
+from student.checkpoints.trained import Saved
+from student.exporting.model_card import CARD, is_ours, tells_of_another
 from student.exporting.onnx_graph import FILE
 from student.exporting.timm_folder import CONFIG, WEIGHTS
 
@@ -25,14 +27,16 @@ OWN = (WEIGHTS, FILE, PREPROCESSING, CONFIG)
 
 
 @contextmanager
-def placed(out: Path) -> Iterator[Path]:
-    """A folder to write an export to, which is in its place afterwards."""
+def placed(out: Path, saved: Saved, *, head: str, ema: bool) -> Iterator[Path]:
+    """A folder to write an export of this student to, which is in its place afterwards."""
     _require_ours(out)
     with telling(out), claimed(out) as staging:
         yield staging.path
         made = [name for name in OWN if (staging.path / name).exists()]
         there = [name for name in made if (out / name).exists()]
         others = [name for name in there if not filecmp.cmp(staging.path / name, out / name, shallow=False)]
+        if tells_of_another(out, saved, head=head, ema=ema):
+            others.append(CARD)
         if others:
             aside.put_aside(out, f"{out} holds another export (its {others[0]} differs).", folders=())
         if out.is_dir() and any(out.iterdir()):

@@ -107,11 +107,19 @@ def accuracy(saved: Saved, *, ema: bool) -> dict[str, float]:
     return {} if found["both together"] is None else {"class": found["both together"]}
 
 
-def _card(folder: Path, saved: Saved, *, head: str, ema: bool) -> str:
+def tells_of_another(folder: Path, saved: Saved, *, head: str, ema: bool) -> bool:
+    """Whether a card there, as an export wrote it, is of another student, head or average than these."""
+    card = folder / CARD
+    if not card.is_file() or not is_ours(card):
+        return False
+    wanted = front_matter(_facts(saved, head=head, ema=ema)).splitlines()[1:-1]
+    return not set(wanted) <= set(unsealed(card).splitlines())
+
+
+def _facts(saved: Saved, *, head: str, ema: bool) -> dict[str, Any]:
+    """What a card says of a student in whatever format."""
     meta, store = saved.meta, saved.meta.get("store") or {}
-    scores = accuracy(saved, ema=ema)
-    values = {
-        "library_name": "timm" if (folder / WEIGHTS).exists() else "onnx",
+    return {
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "knowledge-distillation", "offline-distiller", "timm", "vision"],
         "architecture": saved.spec.model,
@@ -126,9 +134,18 @@ def _card(folder: Path, saved: Saved, *, head: str, ema: bool) -> str:
         "store": store.get("fingerprint"),
         "recipe": store.get("recipe"),
         "data": store.get("index"),
-        "accuracy": scores or None,
+        "accuracy": accuracy(saved, ema=ema) or None,
     }
-    parts = [front_matter(values), f"# {saved.spec.model}, {saved.spec.num_classes} classes\n", _story(saved, ema)]
+
+
+def _card(folder: Path, saved: Saved, *, head: str, ema: bool) -> str:
+    meta, scores = saved.meta, accuracy(saved, ema=ema)
+    library = {"library_name": "timm" if (folder / WEIGHTS).exists() else "onnx"}
+    parts = [
+        front_matter(library | _facts(saved, head=head, ema=ema)),
+        f"# {saved.spec.model}, {saved.spec.num_classes} classes\n",
+        _story(saved, ema),
+    ]
     parts += [_accuracy_text(scores), _recipe_text(meta), "## How to load it\n"]
     parts += ["With timm, in this folder:\n" + TIMM] if (folder / WEIGHTS).exists() else []
     parts += ["With ONNX Runtime, in this folder:\n" + ONNX] if (folder / FILE).exists() else []

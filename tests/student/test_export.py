@@ -134,6 +134,17 @@ def test_both_formats_share_a_folder_and_another_student_sets_them_aside(tmp_pat
     )
 
 
+@pytest.mark.parametrize("words", [("--head", "class"), ("--ema",)])
+def test_a_folder_is_of_one_head_and_one_average(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Else one card would speak of two formats that answer differently."""
+    save_run(tmp_path / "run")
+    _export(tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+    assert _export(tmp_path, "--format", "onnx", *words).exit_code == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "export.previous").iterdir()} == before
+    assert not (tmp_path / "export" / "model.safetensors").exists()
+
+
 def test_the_card_says_who_this_is_and_how_good(tmp_path: Path) -> None:
     """From the checkpoint alone, or from the run's record of the epoch that it closes."""
     save_run(tmp_path / "run")
