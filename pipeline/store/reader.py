@@ -25,7 +25,7 @@ from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, open_objects
 from pipeline.errors import StoreError, UserError
 from pipeline.labels.soft_labels import SoftLabels
-from pipeline.shards.index import SampleIndex
+from pipeline.shards.index import SampleIndex, from_blocks
 from pipeline.shards.index_file import OtherContentError
 from pipeline.store.arrays import ArraySpec, DamagedError
 from pipeline.store.layout import Layout, Unit
@@ -227,7 +227,7 @@ def read_index(objects: Objects, layout: Layout, base: Base, *, anew: bool = Fal
         return _read_blocks(objects, specs[name], base)
 
     try:
-        return SampleIndex.from_blocks(
+        return from_blocks(
             layout.urls, layout.class_names, wanted, lengths, blocks, label_key=layout.label_key, anew=anew
         )
     except OtherContentError as other:
