@@ -18,10 +18,10 @@ from pathlib import Path
 from pipeline.durable.objects import Objects, open_objects
 from pipeline.durable.writer_lock import Writer
 from pipeline.errors import StoreError
+from pipeline.store.contents import object_keys, read_base, stored_layout
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.reader import StoreReader
 from pipeline.store.receipts import BASE_KEY, COMPLETE_KEY, unit_keys, units_in
-from pipeline.store.recovery import object_keys, read_base, stored_layout
 
 LATELY = 32
 """So many receipts tell how fast it went where no writer does"""

@@ -24,8 +24,9 @@ from urllib.parse import unquote
 from pipeline.durable.file import json_text
 from pipeline.durable.folder import LOCK, claimed
 from pipeline.errors import ShardError
+from pipeline.packing.out_folder import is_finished
 from pipeline.packing.tiled import tiled
-from pipeline.packing.writing import Effort, is_finished, write_pieces
+from pipeline.packing.writing import Effort, write_pieces
 from pipeline.pictures.jpeg_tiling import SPAN
 from pipeline.processes.ordered_map import ordered_map
 from pipeline.progress import Progress

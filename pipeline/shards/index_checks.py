@@ -43,6 +43,21 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "widths": np.dtype("<i4"),
     "heights": np.dtype("<i4"),
 }
+MEANINGS: Mapping[str, str] = {
+    "shard_sizes": "bytes of each shard, in the order of the group's `urls`",
+    "shard_starts": "first row of each shard; one entry more than shards",
+    "key_bytes": "the keys of all rows, UTF-8, one after the other",
+    "key_starts": "first byte of each row's key; one entry more than rows",
+    "key_hash": "blake2b of the key, 8 bytes, little-endian",
+    "classes": "true class of each row, -1 where there is none",
+    "offsets": "first byte of the picture in its shard",
+    "lengths": "bytes of the picture",
+    "payload_crc": "crc32c of these bytes",
+    "widths": "of the picture, in pixels; 0 where its header cannot be read",
+    "heights": "of the picture, in pixels; 0 where its header cannot be read",
+}
+"""What each array holds: one line for whoever opens a store with plain Zarr"""
+
 PER_ROW = ("key_hash", "classes", "offsets", "lengths", "payload_crc", "widths", "heights")
 MAX_SHARD_BYTES = 1 << 60
 HASHES_CHECKED = 1000

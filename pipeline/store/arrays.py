@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,3 +203,12 @@ class ArraySpec:
             )
         if google_crc32c.value(bytes(packed[:-_CRC_BYTES])).to_bytes(4, "little") != packed[-_CRC_BYTES:]:
             raise DamagedError(f"the checksum of chunk {number} does not fit")
+
+
+def objects_of(arrays: Mapping[str, ArraySpec], values: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, bytes]]:
+    """Key and bytes of every object of these arrays, one after the other, with the values of the same names in them."""
+    for name, spec in arrays.items():
+        assert values[name].shape == spec.shape, f"{spec.path}: {values[name].shape}, want {spec.shape}"
+        step = spec.block[spec.axis]
+        for number, key in enumerate(spec.object_keys()):
+            yield key, spec.encode(np.ascontiguousarray(values[name][number * step : (number + 1) * step]))

@@ -28,22 +28,10 @@ from pipeline.labels.soft_labels import SoftLabels
 from pipeline.shards.index import SampleIndex, from_blocks
 from pipeline.shards.index_file import OtherContentError
 from pipeline.store.arrays import ArraySpec, DamagedError
+from pipeline.store.contents import REMEDY, fetch, get_record, object_keys, read_base, stored_layout
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.manifest import Manifest
-from pipeline.store.receipts import (
-    COMPLETE_KEY,
-    REMEDY,
-    Base,
-    Contract,
-    Digest,
-    UnitTable,
-    fetch,
-    get_record,
-    read_complete,
-    unit_keys,
-    units_in,
-)
-from pipeline.store.recovery import object_keys, read_base, stored_layout
+from pipeline.store.receipts import COMPLETE_KEY, Base, Contract, Digest, UnitTable, read_complete, unit_keys, units_in
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.witness import Witness
 

@@ -13,7 +13,7 @@ that its unit belongs to, so one from another store does not fit.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,15 +21,12 @@ import numpy as np
 
 from pipeline.durable import canonical
 from pipeline.durable.canonical import NotCanonicalError
-from pipeline.durable.objects import Objects
-from pipeline.errors import StoreError
 from pipeline.store.arrays import ArraySpec
 from pipeline.store.digest_list import Digests, read_units
 from pipeline.store.layout import OURS, Unit, format_record, require_format
 
 BASE_KEY = "receipts/base.json"
 COMPLETE_KEY = "COMPLETE"
-LARGEST_RECORD = 1 << 30
 SHA256_BYTES = 32
 UNITS, END = b',"units":', b"}\n"
 """How the last field of COMPLETE begins, and how COMPLETE ends"""
@@ -283,35 +280,3 @@ def unit_of(receipt_key: str) -> Unit | None:
 def units_in(keys: Iterable[str]) -> list[Unit]:
     """The units that have a receipt among these keys, whatever is in it."""
     return sorted(unit for unit in map(unit_of, keys) if unit is not None)
-
-
-def get_record(objects: Objects, key: str) -> bytes | None:
-    """The bytes of a record, if there is one."""
-    try:
-        return objects.get(key, LARGEST_RECORD)
-    except KeyError:
-        return None
-
-
-def unit_receipts(objects: Objects, units: Sequence[Unit]) -> Iterator[tuple[Unit, bytes]]:
-    """The receipts of these units, as they stand there; a unit that has none is left out."""
-    found = objects.get_many([unit.receipt_key for unit in units], LARGEST_RECORD)
-    return ((unit, data) for unit, (_, data) in zip(units, found, strict=True) if data is not None)
-
-
-def fetch(objects: Objects, key: str, digest: Digest, what: str = "") -> bytes:
-    """The bytes of an object, if they are those that were written; what is read is always checked."""
-    named = f"{objects.name}/{key}" + (f" ({what})" if what else "")
-    try:
-        data = objects.get(key, max(digest.length, 1 << 20))
-    except KeyError:
-        raise StoreError(f"{named} is absent; {digest.length:,} bytes were written. {REMEDY}") from None
-    if len(data) != digest.length:
-        raise StoreError(f"{named} has {len(data):,} bytes; {digest.length:,} were written. {REMEDY}")
-    found = canonical.sha256(data)
-    if found != digest.sha256:
-        raise StoreError(f"{named} has SHA-256 {found[:12]}; {digest.sha256[:12]} was written. {REMEDY}")
-    return data
-
-
-REMEDY = "Run teacher_logits --recheck on this store: it computes what is damaged. Or restore it from a copy."

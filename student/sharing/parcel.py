@@ -15,10 +15,10 @@ from pipeline.durable.objects import open_objects
 from pipeline.errors import StudentError, UserError
 from pipeline.inspection.audit import audit
 from pipeline.progress import Progress
+from pipeline.store.contents import object_keys
 from pipeline.store.layout import GAUGE_KEY
 from pipeline.store.reader import StoreReader
 from pipeline.store.receipts import BASE_KEY, COMPLETE_KEY, unit_keys
-from pipeline.store.recovery import object_keys
 from student.exporting.export_folder import OWN, PREPROCESSING
 from student.exporting.model_card import CARD, HERE, is_ours, sealed, unsealed
 from student.exporting.onnx_graph import FILE
