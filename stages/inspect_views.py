@@ -34,6 +34,8 @@ from pipeline.proofs.same_views import Labelled, Seen, compare_views
 from pipeline.rendering.renderer import GREY, Renderer
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.rows import payload_of
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.truth import LabelRule
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
@@ -133,7 +135,7 @@ def _subject(context: click.Context, asked: Asked) -> Subject:
         _require_no_recipe(context)
         store = StoreReader.open(asked.logits)
         recipe, views = store.manifest.recipe, min(views, store.layout.views)
-        index = store.index.moved_to(expand(asked.shards)) if asked.shards else store.index
+        index = moved_to(store.index, expand(asked.shards)) if asked.shards else store.index
     if context.get_parameter_source("rows") is ParameterSource.DEFAULT:
         rows = f"0:{min(8, len(index))}"
     chosen = _rows(rows, len(index))
@@ -233,7 +235,7 @@ def _cells(subject: Subject, pixels_BHWC: NDArray[np.uint8], answers: list[list[
 def _picture_cell(subject: Subject, row: int) -> Cell:
     index = subject.index
     try:
-        pixels_HWC = decode(index.payload(index.files(), row))
+        pixels_HWC = decode(payload_of(index, index.files(), row))
         size = f"{pixels_HWC.shape[1]} × {pixels_HWC.shape[0]} pixels"
     except ImageError:
         pixels_HWC, size = np.full((64, 64, 3), GREY, np.uint8), "cannot be decoded"

@@ -27,6 +27,7 @@ from pipeline.inspection.view_quality import accuracy_per_view
 from pipeline.labelling.cost import Cost, estimate
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
 from stages.reporting.gallery import Shelf, contact_sheet_of, held_out_shelves, view_shelves
@@ -78,7 +79,7 @@ def main(
     before = read_history(earlier)
     found = read_results(results, runs, beside(logits, ".summary.json"))
     store = StoreReader.open(logits)
-    index = store.index.moved_to(expand(shards)) if shards else store.index
+    index = moved_to(store.index, expand(shards)) if shards else store.index
     story = Story(
         results=found,
         store=store,
@@ -105,7 +106,7 @@ def _held_out(results: Results, val_logits: str | None, val_shards: tuple[str, .
     if val_logits is None or not examples:
         return []
     store = StoreReader.open(val_logits)
-    index = store.index.moved_to(expand(val_shards)) if val_shards else store.index
+    index = moved_to(store.index, expand(val_shards)) if val_shards else store.index
     return held_out_shelves(results, store, index, most=examples)
 
 

@@ -40,6 +40,7 @@ from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.store.reader import StoreReader
 from pipeline.views.imagenet import MEAN, STD
 from student.feed.feed import Feed, Step, piece_capacity, pieces_together
@@ -118,7 +119,7 @@ class StoredViews(IterableDataset[ViewBatch]):
     ) -> None:
         self.store = store if isinstance(store, StoreReader) else StoreReader.open(store)
         own = index or self.store.index
-        self.index = own.moved_to(expand(shards)) if shards else own
+        self.index = moved_to(own, expand(shards)) if shards else own
         require_usable(self.store, self.index, accept_drift=accept_drift)
         self.shape = Shape(
             manifest=self.store.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),

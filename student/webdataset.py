@@ -37,6 +37,7 @@ from pipeline.rendering.renderer import Renderer
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.samples import IMAGE_FIELDS
 from pipeline.shards.tar import TarMember
 from pipeline.store.reader import StoreReader
@@ -84,7 +85,7 @@ def with_teacher(
     numbered e mod `views` are given: ``set_epoch`` of the stage says so to its workers too.
     """
     opened = store if isinstance(store, StoreReader) else StoreReader.open(store)
-    index = opened.index.moved_to(expand(shards)) if shards else opened.index
+    index = moved_to(opened.index, expand(shards)) if shards else opened.index
     require_usable(opened, index, accept_drift=False)
     shape = Shape(
         manifest=opened.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),

@@ -105,7 +105,7 @@ def _parts(before: StoreReader, after: StoreReader, view: int, run: int) -> dict
 
 def _top(keep: Keep, labels: SoftLabels) -> NDArray[np.bool_] | None:
     """Whether the largest stored logit is that of the argmax, where only some logits are stored."""
-    first_B1 = keep.likeliest(labels.arrays(), 1) if keep.kept_classes else None
+    first_B1 = keep.likeliest(labels.arrays(), 1) if keep.ranks else None
     return None if first_B1 is None else first_B1[:, 0] == labels.argmax_B
 
 

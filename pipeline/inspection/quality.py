@@ -66,7 +66,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         if part["views"]
     ]
     if summary["entropy"] is not None:
-        kept = parse_keep(summary["keep"]).kept_classes
+        kept = parse_keep(summary["keep"]).ranks
         among = f" (of the {kept} largest classes and the rest as one)" if kept else ""
         lines.append(f"  mean entropy {summary['entropy']:.3f} nats{among}")
     if summary["view_agreement"] is not None:

@@ -172,8 +172,10 @@ def _compare_answers(result: Recheck, store: StoreReader, logits_BC: NDArray[np.
     if manifest.keep.kind == "argmax":
         return
     now = encode(logits_BC, manifest.keep, manifest.temperatures)
-    step = manifest.keep.steps_apart(stored.arrays(), encode(logits_BC, Dense()).parts["logits"])
-    result.largest_deviation = max(result.largest_deviation, step * SCALE)
+    known = manifest.keep.codes(stored.arrays())
+    if known is not None:
+        step = known.steps_from(encode(logits_BC, Dense()).parts["logits"])
+        result.largest_deviation = max(result.largest_deviation, step * SCALE)
     if "lse" in stored.parts:
         apart = float(np.abs(now.parts["lse"] - stored.parts["lse"]).max())
         result.largest_lse_deviation = max(result.largest_lse_deviation, apart)

@@ -93,8 +93,7 @@ class DeviceCoding:
         if not largest:
             return from_codes(argmax_B, codes_BC, self.keep, self.temperatures)
         code_BK, rank_BK = np.divmod(largest[0].astype(np.int64), self.classes)
-        kept = self.keep.parts_of(self.classes - 1 - rank_BK, code_BK, codes_BC, self.temperatures)
-        return SoftLabels(argmax_B=argmax_B, parts=kept)
+        return from_codes(argmax_B, codes_BC, self.keep, self.temperatures, (self.classes - 1 - rank_BK, code_BK))
 
 
 def first_largest(logits_BC: Tensor) -> Tensor:

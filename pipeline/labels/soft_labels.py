@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.codes import Name, class_dtype, quantise, require_finite
-from pipeline.labels.keep import Keep, Parts, require_temperatures
+from pipeline.labels.keep import Keep, Parts, Ranked, require_temperatures
 from pipeline.labels.keeps import ARRAYS
 
 
@@ -88,18 +88,25 @@ def encode(
 
 
 def from_codes(
-    argmax_B: NDArray[Any], codes_BC: NDArray[np.uint16], keep: Keep, temperatures: Sequence[float] = ()
+    argmax_B: NDArray[Any],
+    codes_BC: NDArray[np.uint16],
+    keep: Keep,
+    temperatures: Sequence[float] = (),
+    ranked: Ranked | None = None,
 ) -> SoftLabels:
-    """The labels of one keep from the codes of all classes: what both a teacher's run and a compaction store."""
+    """The labels of one keep from the codes of all classes: what both a teacher's run and a compaction store.
+
+    `ranked` is the `Keep.ranks` largest of these codes, where a device has found them already.
+    """
     keep.require_fit(codes_BC.shape[1])
     if keep.uses_temperatures:
         require_temperatures(temperatures)
-    return SoftLabels(argmax_B=argmax_B, parts=keep.encode(codes_BC, argmax_B, temperatures))
+    return SoftLabels(argmax_B=argmax_B, parts=keep.encode(codes_BC, argmax_B, temperatures, ranked))
 
 
 def narrow(
     labels: SoftLabels, before: Keep, keep: Keep, temperatures: Sequence[float] = (), *, stored: Sequence[float] = ()
 ) -> SoftLabels:
     """The same answers, kept as `before` at the temperatures `stored`, in a smaller keep."""
-    before.require_narrower(keep, temperatures, stored)
-    return SoftLabels(argmax_B=labels.argmax_B, parts=before.narrowed(labels.arrays(), keep, temperatures, stored))
+    narrowed = before.narrowing(keep, temperatures, stored)
+    return SoftLabels(argmax_B=labels.argmax_B, parts=narrowed(labels.arrays()))

@@ -4,7 +4,8 @@ An index may come out of a store that somebody else wrote, so its arrays are che
 them: types, lengths, order, and that every payload lies inside its shard. The check goes through the rows once, a block
 at a time, and notes on the way what is asked for at every start (`Facts`); no process should have to look through
 millions of rows for that again. `Proof` keeps the arrays and what is known of them together, so that an index that
-differs in its places only (`SampleIndex.moved_to`), or that another process has checked, is not checked once more.
+differs in its places only (`pipeline.shards.same_pictures`), or that another process has checked, is not checked once
+more.
 
 `content_digest` names the content. `oddities` says what can be worked with, and is probably not as it was meant.
 

@@ -27,8 +27,7 @@ from pipeline.durable import canonical
 from pipeline.errors import ShardError, StoreError
 from pipeline.labels.codes import class_dtype
 from pipeline.labels.keep import Form
-from pipeline.labels.keeps import ARRAYS
-from pipeline.labels.lowrank import LowRank
+from pipeline.labels.keeps import ARRAYS, FITTED_ARRAYS
 from pipeline.proofs.proof import SKETCH
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_checks import DTYPES
@@ -51,7 +50,7 @@ WITNESS_BLOCK, WITNESS_ROWS = 16, 1024
 OURS = re.compile(
     r"zarr\.json|COMPLETE|gauge\.json|receipts/(base|[0-9]+/[0-9]+)\.json"
     rf"|({'|'.join(('crc', 'luma', *ARRAYS))})/(zarr\.json|c(\.[0-9]+){{2,3}})"
-    r"|components/(zarr\.json|(mean|step|spread)/(zarr\.json|c(\.[0-9]+){1,2}))"
+    rf"|components/(zarr\.json|({'|'.join(FITTED_ARRAYS)})/(zarr\.json|c(\.[0-9]+){{1,2}}))"
     r"|index/(zarr\.json|[a-z_]+/(zarr\.json|c\.[0-9]+))"
     r"|witness/(zarr\.json|(pixels|rows|views)/(zarr\.json|c(\.[0-9]+){1,4}))"
 )
@@ -210,27 +209,22 @@ class Layout:
         }
 
     def component_arrays(self) -> dict[str, ArraySpec]:
-        """The arrays of the components, where the keep has some; an object each."""
-        if not isinstance(self.manifest.keep, LowRank):
-            return {}
-        classes, rank = self.manifest.num_classes, self.manifest.keep.rank
-        forms: dict[str, tuple[type, tuple[int, ...], int | str]] = {
-            "mean": (np.int32, (classes,), 0), "step": (np.int16, (rank, classes), 0),
-            "spread": (np.float32, (classes,), "NaN"),
-        }  # fmt: skip
+        """The arrays of what the keep was fitted to, if it was; an object each."""
+        fitting = self.manifest.keep.fitting
+        forms = {} if fitting is None else fitting.forms(self.manifest.num_classes)
         return {
             name: ArraySpec(
                 path=f"components/{name}",
-                dtype=np.dtype(dtype),
-                shape=shape,
-                block=shape,
-                rows=shape[0],
+                dtype=form.dtype,
+                shape=form.shape,
+                block=form.shape,
+                rows=form.shape[0],
                 axis=0,
-                names=("component", "class")[-len(shape) :],
-                fill=fill,
-                attributes=_meaning(_COMPONENT_MEANINGS[name]),
+                names=form.axes,
+                fill=form.fill,
+                attributes=_meaning(form.meaning),
             )
-            for name, (dtype, shape, fill) in forms.items()
+            for name, form in forms.items()
         }
 
     def base_arrays(self) -> dict[str, ArraySpec]:
@@ -246,8 +240,8 @@ class Layout:
         told = {} if self.label_key is None else {"label_key": self.label_key}
         nodes["index"] = _group({"urls": list(self.urls), "class_names": names, **told})
         nodes["witness"] = _group(_meaning("views as the teacher saw them: columns of `rows` and `views` say which"))
-        if isinstance(self.manifest.keep, LowRank):
-            nodes["components"] = _group(_meaning(_COMPONENTS) | self.manifest.keep.attributes)
+        if (fitting := self.manifest.keep.fitting) is not None:
+            nodes["components"] = _group(fitting.attributes())
         root = _group(
             {
                 "format": format_record(),
@@ -270,8 +264,8 @@ class Layout:
             index = nodes["index"]["attributes"]
             names = index["class_names"]
             manifest = Manifest.from_json(attributes["manifest"])
-            if isinstance(manifest.keep, LowRank):
-                manifest = replace(manifest, keep=manifest.keep.sized(nodes["components"]["attributes"]))
+            if (fitting := manifest.keep.fitting) is not None:
+                manifest = replace(manifest, keep=fitting.sized(nodes["components"]["attributes"]))
             layout = cls(
                 manifest=manifest,
                 views=_count(nodes["argmax"]["shape"][0]),
@@ -290,12 +284,6 @@ class Layout:
         return layout
 
 
-_COMPONENT_MEANINGS = {
-    "mean": "expected logit of each class above the mean of its row, in 1/1024",
-    "step": "what one step along each component adds to each class, in 1/1024 logit",
-    "spread": "variance of each class beyond the components, in logits squared",
-}
-_COMPONENTS = "principal components of the teacher's logits; the first `wide` coefficients of a tail have a byte each"
 _ARGMAX = "the teacher's class: its largest logit at full precision, the lowest class of several"
 _CRC = "crc32c of the rendered view's uint8 pixels, height × width × RGB"
 _SKETCHED = (

@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, open_objects
 from pipeline.errors import StoreError, UserError
-from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels
-from pipeline.shards.index import SampleIndex
+from pipeline.shards.index import SampleIndex, from_blocks
 from pipeline.shards.index_file import OtherContentError
 from pipeline.store.arrays import ArraySpec, DamagedError
 from pipeline.store.layout import Layout, Unit
@@ -228,7 +227,7 @@ def read_index(objects: Objects, layout: Layout, base: Base, *, anew: bool = Fal
         return _read_blocks(objects, specs[name], base)
 
     try:
-        return SampleIndex.from_blocks(
+        return from_blocks(
             layout.urls, layout.class_names, wanted, lengths, blocks, label_key=layout.label_key, anew=anew
         )
     except OtherContentError as other:
@@ -239,11 +238,11 @@ def read_index(objects: Objects, layout: Layout, base: Base, *, anew: bool = Fal
 
 def with_components(objects: Objects, layout: Layout, base: Base) -> Layout:
     """The layout whose keep knows its components, where it has some."""
-    keep = layout.manifest.keep
-    if not isinstance(keep, LowRank):
+    fitting = layout.manifest.keep.fitting
+    if fitting is None:
         return layout
     found = {name: read_whole(objects, spec, base) for name, spec in layout.component_arrays().items()}
-    return replace(layout, manifest=replace(layout.manifest, keep=keep.having(found)))
+    return replace(layout, manifest=replace(layout.manifest, keep=fitting.having(found)))
 
 
 def read_whole(objects: Objects, spec: ArraySpec, base: Base) -> NDArray[Any]:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary
 from pipeline.errors import ContractError, MismatchError, StoreError
-from pipeline.labels.lowrank import LowRank
+from pipeline.labels.keep import Keep
 from pipeline.progress import Progress
 from pipeline.shards.index import SampleIndex
 from pipeline.store.arrays import ArraySpec
@@ -223,7 +223,7 @@ class _Plan:
     """Must the index be written?"""
     witness: Witness | None
     """The witnesses that must be written"""
-    fitted: LowRank | None
+    fitted: Keep | None
     """The keep whose components must be written"""
     intact: Mapping[str, Digest]
     """What is as it must be"""
@@ -279,15 +279,15 @@ def _plan_base(
 
 def _fitted(
     objects: Objects, wanted: Wanted, known: Layout | None, stored: Base | None, intact: Mapping[str, Digest]
-) -> LowRank | None:
+) -> Keep | None:
     """A keep with components that must be written; None where they are there, or there are none."""
     keep = wanted.manifest.keep
-    if not isinstance(keep, LowRank):
+    if (fitting := keep.fitting) is None:
         return None
     if known is not None and intact.keys() >= object_keys(known.component_arrays()):
         return None
     assert wanted.answers is not None, f"{keep} is fitted, and nobody answers"
-    fitted = keep.fit(wanted.answers(keep.fit_rows(wanted.manifest.rows, wanted.manifest.recipe.mix_window)))
+    fitted = fitting.fit(wanted.answers(fitting.rows(wanted.manifest.rows, wanted.manifest.recipe.mix_window)))
     if known is not None and stored is not None:
         same = replace(known, manifest=replace(known.manifest, keep=fitted))
         written = {key: stored.objects.get(key) for key in object_keys(known.component_arrays())}
@@ -391,9 +391,10 @@ def witness_objects(layout: Layout, witness: Witness) -> Iterator[tuple[str, byt
         yield from _blocks(spec, arrays[name])
 
 
-def component_objects(layout: Layout, keep: LowRank) -> Iterator[tuple[str, bytes]]:
+def component_objects(layout: Layout, keep: Keep) -> Iterator[tuple[str, bytes]]:
     """The objects of the components."""
-    arrays = keep.arrays()
+    assert keep.fitting is not None, f"{keep} is fitted to nothing"
+    arrays = keep.fitting.arrays()
     for name, spec in layout.component_arrays().items():
         yield from _blocks(spec, arrays[name])
 

@@ -22,10 +22,11 @@ from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.world import Place
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.rows import require_unchanged
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.truth import LabelRule
 from pipeline.store.manifest import Manifest, unit_rows_for
 from pipeline.store.reader import stored_index
-from pipeline.store.unchanged import require_unchanged
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
@@ -99,7 +100,7 @@ class LabellingPlan:
         stored, rule = None if self.rebuild else stored_index(self.out), self.rule
         if stored is None or rule.key not in (None, stored.label_key) or rule.names not in (None, stored.class_names):
             return scan(self.urls, workers=self.speed.workers, progress=True, rule=rule)
-        index = stored if stored.urls == self.urls else stored.moved_to(self.urls)
+        index = stored if stored.urls == self.urls else moved_to(stored, self.urls)
         require_unchanged(index)
         return index
 

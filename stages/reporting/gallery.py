@@ -25,6 +25,7 @@ from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
 from pipeline.shards.index import SampleIndex
+from pipeline.shards.rows import payload_of
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind, plan_mixing
@@ -81,7 +82,7 @@ def view_shelves(store: StoreReader, index: SampleIndex, *, rows: int, views: in
     shelves = []
     for number, row in enumerate(chosen.tolist()):
         part = slice(number * shown, (number + 1) * shown)
-        original = _picture(index.payload(files, row))
+        original = _picture(payload_of(index, files, row))
         words = _view_words(store, index, row_B[part], view_B[part])
         tiles = [Tile(_fitted(p), w) for p, w in zip(pixels_BHWC[part], words, strict=True)]
         shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (original, *tiles)))

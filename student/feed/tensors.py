@@ -47,9 +47,9 @@ def teacher_labels(
     argmax_B = _classes(labels.argmax_B, device)
     if not labels.parts:
         return TeacherLabels(argmax_B=argmax_B, temperatures=temperatures)
-    codes_BC = keep.codes(labels.parts)
-    if codes_BC is not None:
-        return TeacherLabels(argmax_B=argmax_B, logits_BC=_logits(codes_BC, device), temperatures=temperatures)
+    known = keep.codes(labels.parts)
+    if known is not None and known.index_BK is None:
+        return TeacherLabels(argmax_B=argmax_B, logits_BC=_logits(known.code_BK, device), temperatures=temperatures)
     score_BC = keep.scores(labels.arrays(), temperature)
     if score_BC is not None:
         score_BC *= np.float32(temperature)  # they are divided by it again, as logits are

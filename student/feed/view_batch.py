@@ -93,7 +93,7 @@ class Shape:
             lacking = self.manifest.keep.lacks(self.tau, self.manifest.temperatures)
         elif self.keep.kind != "argmax" and self.keep != self.manifest.keep:
             self.keep.require_fit(self.manifest.num_classes)
-            self.manifest.keep.require_narrower(self.keep, self.temperatures, self.manifest.temperatures)
+            self.manifest.keep.narrowing(self.keep, self.temperatures, self.manifest.temperatures)
         if lacking is not None:
             raise StudentError(lacking)
 
