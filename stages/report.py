@@ -140,32 +140,17 @@ def _cost(store: StoreReader, index: SampleIndex, weights: Path | None, speed: S
 
 def write(story: Story, out: Path) -> None:
     """The page last, so that it is there only with its figures."""
-    from stages.reporting.sections import slides  # only now: it brings matplotlib, which is an extra
+    from stages.reporting.page import render  # only now: it brings matplotlib, which is an extra
 
+    page, slides = render(story)
     objects = LocalObjects(out)
-    for name, figure in slides(story.results).items():
+    for name, figure in slides.items():
         objects.put(f"{name}.png", figure)
     if story.views:
         objects.put("views.png", contact_sheet_of(story.views))
     for name in ("top1", "loss"):
         objects.put(f"{name}.csv", curve_table(story.results, name))
-    objects.put("index.html", html(story).encode())
-
-
-def html(story: Story) -> str:
-    """The page."""
-    from stages.reporting import background, findings, sections
-    from stages.reporting.page import render
-
-    told = [
-        part(story)
-        for part in (
-            *(findings.findings, sections.accuracy, sections.classes, sections.calibration, sections.trade),
-            *(sections.curves, sections.views, sections.held_out),
-            *(background.teacher, background.tokens, background.costs, background.earlier, background.proof),
-        )
-    ]
-    return render(sections.opening(story), [part for part in told if part])
+    objects.put("index.html", page.encode())
 
 
 if __name__ == "__main__":

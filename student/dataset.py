@@ -96,7 +96,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         self,
         store: str | Path | StoreReader,
         *,
-        shards: Sequence[str] = (),
+        shards: str | Sequence[str] = (),
         index: SampleIndex | None = None,
         batch: int = 256,
         seed: int = 0,

@@ -31,11 +31,13 @@ from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind, plan_mixing
 from pipeline.views.recipe import Recipe
 from stages.reporting.contact_sheet import BAD, GOOD, PALE, Caption, Cell, contact_sheet
-from stages.reporting.results import BEST_HEAD, CALLED, Results
+from stages.reporting.results import Results, called
 
 Pixels = NDArray[np.uint8]
 LARGEST = 160
 """Longest side of a picture on the page, in pixels."""
+SMALL = 100
+"""Pictures of fewer pixels a side are shown as the pixels that they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,18 @@ class Tile:
         """For those who do not see it."""
         return ", ".join(f"{word.who}: {word.says}" if word.says else word.who for word in self.words)
 
-    def small(self, side: int) -> bool:
+    @property
+    def small(self) -> bool:
         """Whether it is shown as the pixels that it is."""
-        return bool(max(self.pixels_HWC.shape[:2]) < side)
+        return bool(max(self.pixels_HWC.shape[:2]) < SMALL)
+
+    @property
+    def uri(self) -> str:
+        """As text for a page."""
+        bgr_HWC = np.ascontiguousarray(self.pixels_HWC[:, :, ::-1])
+        done, data = cv2.imencode(".webp", bgr_HWC, [cv2.IMWRITE_WEBP_QUALITY, 85])
+        assert done
+        return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,63 +161,36 @@ def _answer(manifest: Manifest, labels: SoftLabels, at: int) -> tuple[int, float
 
 
 def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *, most: int) -> list[Shelf]:
-    """Pictures by who recognises them; empty where the students' answers were not kept."""
-    judged = _judged(results)
-    if judged is None:
-        return []
-    kinds, truth_N, row_N, answer_NK = judged
-    best = max(gains := results.gains(), key=lambda kind: gains[kind].mean)
-    right_NK = answer_NK == truth_N[:, None]
-    plain_N, taught_N = right_NK[:, kinds.index("none")], right_NK[:, kinds.index(best)]
-    groups = {
-        f"Only the student of {CALLED.get(best, best)} is right": taught_N & ~plain_N,
-        "Only the plain student is right": plain_N & ~taught_N,
-        "Nobody is right": ~right_NK.any(1),
-    }
-    return [
-        Shelf(f"{title}: {int(chosen_N.sum()):,} of {len(truth_N):,}", tuple(tiles))
-        for title, chosen_N in groups.items()
-        if (tiles := _tiles(store, index, np.flatnonzero(chosen_N)[:most], kinds, truth_N, row_N, answer_NK))
-    ]
-
-
-def _judged(
-    results: Results,
-) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
-    """Kinds (the teacher first), truth, rows and the answers of one seed, on rows that have a label."""
+    """Pictures by who of one seed recognises them; empty where the students' answers were not kept."""
+    gains = results.gains()
     seeds = set.intersection(*({s.seed for s in results.of(kind) if s.answers} for kind in results.kinds))
-    if not seeds or not results.gains():
-        return None
-    students = [next(s for s in results.of(kind) if s.seed == min(seeds)) for kind in results.kinds]
-    first = students[0].answers
-    assert first is not None
-    known_N = first["truth"] >= 0
-    columns = [(s.kind, (s.answers or {}).get(BEST_HEAD, (s.answers or {})["class"])) for s in students]
-    if "teacher" in first:
-        columns.insert(0, ("teacher", first["teacher"]))
-    answer_NK = np.stack([answer for _, answer in columns], 1)[known_N]
-    return [name for name, _ in columns], first["truth"][known_N], first["row"][known_N], answer_NK
-
-
-def _tiles(
-    store: StoreReader,
-    index: SampleIndex,
-    at_B: NDArray[np.int64],
-    kinds: Sequence[str],
-    truth_N: NDArray[np.int64],
-    row_N: NDArray[np.int64],
-    answer_NK: NDArray[np.int64],
-) -> list[Tile]:
-    if not len(at_B):
+    if not seeds or not gains:
         return []
-    pixels_BHWC = rendered(store.manifest.recipe, index, row_N[at_B], np.zeros(len(at_B), np.int64))
-    tiles = []
-    for pixels_HWC, at in zip(pixels_BHWC, at_B.tolist(), strict=True):
-        truth = int(truth_N[at])
-        answers = zip(kinds, answer_NK[at].tolist(), strict=True)
-        said = [Word(CALLED.get(kind, kind), class_name(index, named), named == truth) for kind, named in answers]
-        tiles.append(Tile(_fitted(pixels_HWC), (Word("truth", class_name(index, truth)), *said)))
-    return tiles
+    judged = {
+        s.kind: s.answers for kind in results.kinds for s in results.of(kind) if s.answers and s.seed == min(seeds)
+    }
+    first = judged[results.kinds[0]]
+    named = {"teacher": first["teacher"]} if "teacher" in first else {}
+    named |= {kind: answers["named"] for kind, answers in judged.items()}
+    right = {kind: named_N == first["truth"] for kind, named_N in named.items()}
+    best = max(gains, key=lambda kind: gains[kind].mean)
+    groups = {
+        f"Only the student of {called(best)} is right": right[best] & ~right["none"],
+        "Only the plain student is right": right["none"] & ~right[best],
+        "Nobody is right": ~np.any(list(right.values()), axis=0),
+    }
+    shelves = []
+    for title, chosen_N in groups.items():
+        shown = np.flatnonzero(chosen_N)[:most]
+        pixels_BHWC = rendered(store.manifest.recipe, index, first["row"][shown], np.zeros(len(shown), np.int64))
+        tiles = []
+        for pixels_HWC, at in zip(pixels_BHWC, shown.tolist(), strict=True):
+            answers = [Word(called(k), class_name(index, int(n[at])), bool(right[k][at])) for k, n in named.items()]
+            truth = Word("truth", class_name(index, int(first["truth"][at])))
+            tiles.append(Tile(_fitted(pixels_HWC), (truth, *answers)))
+        if tiles:
+            shelves.append(Shelf(f"{title}: {int(chosen_N.sum()):,} of {len(chosen_N):,}", tuple(tiles)))
+    return shelves
 
 
 def class_name(index: SampleIndex, number: int) -> str:
@@ -226,15 +210,6 @@ def _fitted(pixels_HWC: Pixels) -> Pixels:
         return pixels_HWC
     size = (max(1, round(pixels_HWC.shape[1] * scale)), max(1, round(pixels_HWC.shape[0] * scale)))
     return np.asarray(cv2.resize(pixels_HWC, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def data_uri(pixels_HWC: Pixels, quality: int = 85) -> str:
-    """The picture as text for a page."""
-    done, data = cv2.imencode(
-        ".webp", np.ascontiguousarray(pixels_HWC[:, :, ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality]
-    )
-    assert done
-    return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
 
 
 def contact_sheet_of(shelves: Sequence[Shelf]) -> bytes:

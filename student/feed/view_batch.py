@@ -9,6 +9,8 @@ Shapes: B views of this rank, S the side of a view, C classes, K kept classes, T
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
@@ -88,6 +90,12 @@ class Shape:
         for name, value, known in (("pixels", self.pixels, Pixels), ("channels", self.channels, Channels)):
             if value not in get_args(known):
                 raise StudentError(f"{name} '{value}' is not known. Known: {', '.join(get_args(known))}.")
+        if not 0 < self.tau < math.inf:
+            raise StudentError(f"tau is {self.tau}. Give a temperature above 0.")
+        if (len(self.mean), len(self.std)) != (3, 3) or min(self.std) <= 0:
+            raise StudentError(f"mean {self.mean} and std {self.std}: give three numbers each, those of std above 0.")
+        if not re.fullmatch(r"argmax|soft|dense|topk:\d+", self.answer) and self.answer != str(self.manifest.keep):
+            raise StudentError(f"answer '{self.answer}' is not known. Known: argmax, soft, topk:K, dense.")
         lacking = None
         if self.answer == SOFT:
             lacking = self.manifest.keep.lacks(self.tau, self.manifest.temperatures)

@@ -1,14 +1,13 @@
 """Colours that can be read in both schemes, and figures that follow the page and bring nothing along."""
 
 import re
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from stages.reporting import figures
-from stages.reporting.figures import PALETTE
-from stages.reporting.page import HERE, Fold, Opening, Part, Row, Table, Text, render
+from stages.reporting.drawing import PALETTE
+from stages.reporting.page import HERE
 from stages.reporting.report_data import colour
 
 STYLE = (HERE / "page.css").read_text(encoding="utf-8")
@@ -42,7 +41,7 @@ def test_a_figure_has_no_colour_address_or_identity_of_its_own():
     assert "http" not in first and "<metadata" not in first and "<!--" not in first
     assert set(re.findall(r'(?:url\(|href=")#([^")]+)', first)) == set(re.findall(r' id="([^"]+)"', first))
     assert not set(re.findall(r' id="([^"]+)"', first)) & set(
-        re.findall(r' id="([^"]+)"', figures.trade("other", [("soft", 1.0, 0.5, "a")], "x").svg())
+        re.findall(r' id="([^"]+)"', figures.trade("other", {"soft": [(1.0, 0.5, "a")]}, "x").svg())
     )
 
 
@@ -53,13 +52,3 @@ def test_marks_say_their_figures_and_figures_say_what_they_show():
     assert re.search(r'role="img" aria-label="confusion matrix of soft labels over 2 classes', drawn)
     many = figures.classes([str(k) for k in range(100)], {"none": np.linspace(0, 1, 100)}).svg()
     assert "0 to 100 %" in many and many.count("<title>") == 0 and len(many) < 30_000
-
-
-def test_text_is_never_markup_and_headings_are_in_order():
-    opening = Opening(headline=("<a>", "b", ""), lead="<script>", more="&", made="x")
-    table = Table(caption="<i>", head=["<b>"], rows=[Row(head="<u>", cells=[])])
-    page = render(opening, [Part("one", "<One>", [Text("<p>"), table, Fold("<s>", "</pre>")])])
-    for given in ("<a>b", "<script>", "<i>", "<b>", "<u>", "<One>", "<s>", "</pre><"):
-        assert given not in page.replace("</pre></details>", "")
-    levels = [int(level) for level in re.findall(r"<h(\d)", page)]
-    assert levels[0] == 1 and all(later - earlier <= 1 for earlier, later in pairwise(levels))
