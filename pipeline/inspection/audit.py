@@ -36,7 +36,7 @@ Watch = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is off."""
+    """Something in a store that is not as it must be: where, and what."""
 
     where: str
     what: str

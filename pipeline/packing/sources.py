@@ -45,7 +45,7 @@ class SourceError(UserError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One image file that is to become a row."""
+    """An image file that is to become a row, with its key and its class."""
 
     path: str
     """Where it lies."""

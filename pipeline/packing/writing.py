@@ -61,7 +61,7 @@ class PackOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """What decides nothing but speed and talk."""
+    """With how many processes pictures are read and written, and whether progress is shown: it changes no byte."""
 
     workers: int = 0
     progress: bool = False
@@ -69,7 +69,7 @@ class Effort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
-    """One shard to write."""
+    """A shard that is to be written: its rows, and where."""
 
     path: Path
     rows: tuple[Row, ...]
@@ -78,7 +78,7 @@ class ShardJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """One shard that was written."""
+    """What became known of a shard while it was written."""
 
     summary: ShardSummary
     whole: Counter[str]
@@ -140,7 +140,7 @@ def fingerprint(sources: Sources, found: Iterable[Checked], options: PackOptions
 
 
 def write_shard(job: ShardJob) -> Written:
-    """Write one shard, and flush it to disk."""
+    """Write the shard of a job, and flush it to disk."""
     whole: Counter[str] = Counter()
     pieces = itertools.chain(_entries(job, whole), (bytes(2 * BLOCK),))
     return Written(summary=write_pieces(job.path, len(job.rows), pieces), whole=whole)

@@ -71,7 +71,7 @@ Lengths = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a look through all rows has found."""
+    """What is asked of an index at every start, found in the one look through all rows."""
 
     highest_class: int
     unlabelled: int
@@ -86,7 +86,7 @@ class Proof:
 
     @classmethod
     def of(cls, arrays: Arrays) -> Proof:
-        """Check them; a ShardError says what is wrong."""
+        """Check that arrays fit together, and keep what was found; a ShardError says what is wrong."""
         fixed = {name: _fixed(name, arrays[name]) for name in DTYPES}
         return cls(fixed, prove(fixed))
 
@@ -97,11 +97,11 @@ class Proof:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """How many bytes all arrays take together."""
         return size_of(lengths_of(self.arrays))
 
     def is_of(self, arrays: Arrays) -> bool:
-        """Whether these are the very arrays."""
+        """Whether it is these very arrays that were checked, and not equal ones."""
         return all(arrays[name] is array for name, array in self.arrays.items())
 
     def __setstate__(self, state: dict[str, Any]) -> None:

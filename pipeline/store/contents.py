@@ -29,7 +29,7 @@ REMEDY = "Run teacher_logits --recheck on this store: it computes what is damage
 
 
 def get_record(objects: Objects, key: str) -> bytes | None:
-    """The bytes of a record, if there is one."""
+    """The bytes of the record under a key; None where there is none."""
     try:
         return objects.get(key, LARGEST_RECORD)
     except KeyError:
@@ -119,7 +119,7 @@ def fetch(objects: Objects, key: str, digest: Digest, what: str = "") -> bytes:
 
 
 def listed(sizes: Mapping[str, int], items: list[tuple[str, Digest]]) -> list[bool]:
-    """Which objects are there with their size?"""
+    """For each key and digest, whether there is an object of that size, by a listing: none is read."""
     return [sizes.get(key) == digest.length for key, digest in items]
 
 
@@ -150,5 +150,5 @@ def whole(
 
 
 def object_keys(arrays: Mapping[str, ArraySpec]) -> set[str]:
-    """The keys of all objects of these arrays."""
+    """The keys of all objects of these arrays, none of which is a unit's."""
     return {key for spec in arrays.values() for key in spec.object_keys()}

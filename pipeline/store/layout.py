@@ -114,7 +114,7 @@ class Layout:
         return -(-self.manifest.rows // self.manifest.unit_rows)
 
     def units(self) -> list[Unit]:
-        """All units, view after view."""
+        """All units of the store, the runs of view 0 first."""
         return [Unit(view, run) for view in range(self.views) for run in range(self.runs)]
 
     def rows_of(self, unit: Unit) -> tuple[int, int]:

@@ -58,7 +58,7 @@ class OpenStore:
 
     @property
     def index(self) -> SampleIndex:
-        """The rows: read, and checked, when first asked for."""
+        """The rows of the store; they are read and checked when first asked for."""
         if self._index is None:
             self._index = read_index(self._objects, self.layout, self._base)
         return self._index
@@ -126,7 +126,7 @@ def stored_index(path: str | Path) -> SampleIndex | None:
 
 
 def find_complete(objects: Objects) -> tuple[Base, UnitTable]:
-    """What COMPLETE says, or why there is none."""
+    """The base receipt and the table of units in COMPLETE; a StoreError says why there is none."""
     data = get_record(objects, COMPLETE_KEY)
     if data is None:
         raise StoreError(_why_unfinished(objects))
@@ -170,7 +170,7 @@ def find_layout(objects: Objects, base: Base) -> Layout:
 
 
 def require_agreement(objects: Objects, layout: Layout, base: Base, table: UnitTable) -> None:
-    """COMPLETE and zarr.json must speak of the same store."""
+    """Refuse a store whose COMPLETE and whose metadata are of two different stores."""
     manifest = layout.manifest
     keys = object_keys(layout.base_arrays())
     agree = (

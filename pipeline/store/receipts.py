@@ -40,7 +40,7 @@ class Digest(NamedTuple):
 
     @classmethod
     def of(cls, data: bytes) -> Digest:
-        """The digest of these bytes."""
+        """The digest that an object of these bytes has."""
         return cls(len(data), canonical.sha256(data))
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Base:
     objects: Mapping[str, Digest]
 
     def record(self) -> dict[str, object]:
-        """As JSON values."""
+        """The base receipt as JSON values."""
         return {
             "format": format_record(),
             "manifest": self.contract.manifest,
@@ -86,7 +86,7 @@ class Base:
 
     @classmethod
     def from_record(cls, record: Any) -> Base:
-        """The inverse; NotCanonicalError where it says something else, StoreError for another format."""
+        """The base receipt of a `record`; NotCanonicalError where it is none, StoreError for another format."""
         if not isinstance(record, dict):
             raise NotCanonicalError("it has no base")
         require_format(record.get("format"))
@@ -103,12 +103,12 @@ class Base:
         return base
 
     def to_bytes(self) -> bytes:
-        """What stands under `BASE_KEY`."""
+        """The sealed bytes of the base receipt, which stand under `BASE_KEY`."""
         return canonical.seal(self.record())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Base:
-        """The inverse, with the errors of `from_record`."""
+        """The base receipt that these bytes are, with the errors of `from_record`."""
         return cls.from_record(canonical.unseal(data))
 
 
@@ -130,7 +130,7 @@ def unit_receipt(unit: Unit, contract: Contract, objects: Mapping[str, Digest]) 
 
 
 def contract_of(receipt: bytes) -> Contract:
-    """Which store a base or unit receipt belongs to."""
+    """Which store a base or unit receipt belongs to; NotCanonicalError where it is not sealed."""
     record = canonical.unseal(receipt)
     return Contract(manifest=_text(record, "manifest"), index=_text(record, "index"))
 
@@ -190,11 +190,11 @@ class UnitTable:
         self._lengths_VRA[unit.view, unit.run] = [digest.length for digest in digests]
 
     def missing(self) -> list[Unit]:
-        """The units that are not finished."""
+        """The units that are not finished, view after view."""
         return [Unit(view, run) for view, run in np.argwhere(self._lengths_VRA[:, :, 0] < 0).tolist()]
 
     def finished(self) -> list[Unit]:
-        """The units that are finished."""
+        """The units that are finished, view after view."""
         return [Unit(view, run) for view, run in np.argwhere(self._lengths_VRA[:, :, 0] >= 0).tolist()]
 
     def total_lengths(self) -> dict[str, int]:
@@ -203,7 +203,7 @@ class UnitTable:
         return dict(zip(self.arrays, totals, strict=True))
 
     def texts(self) -> list[list[str]]:
-        """A list of digests for every unit."""
+        """The digests of every unit as texts, an inner list each, as COMPLETE lists them."""
         lengths = self._lengths_VRA.reshape(-1).tolist()
         together = self._digests_VRAD.tobytes().hex()
         texts = [

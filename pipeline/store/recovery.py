@@ -80,7 +80,7 @@ class Wanted:
 
     @property
     def contract(self) -> Contract:
-        """What every record of the store must name."""
+        """Which store it is, as every receipt in it must name it."""
         return Contract(manifest=self.manifest.fingerprint(), index=self.manifest.index_digest)
 
 
@@ -284,7 +284,7 @@ def _sweep(objects: Objects, sizes: Mapping[str, int], layout: Layout, table: Un
 
 
 def index_objects(layout: Layout, index: SampleIndex) -> Iterator[tuple[str, bytes]]:
-    """The objects of the index, one after the other."""
+    """Key and bytes of every object of the index, one after the other."""
     if index.stands_for is not None:  # its arrays are those of other shards
         raise MismatchError(
             "the store's index is damaged or not there, and these shards are not the ones that were labelled, but "

@@ -37,7 +37,7 @@ class Witness:
         return len(self.row_W)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Its parts, under the names of `witness_arrays`."""
+        """Its parts by the names under which `witness_arrays` lays them out."""
         return {"pixels": self.pixels_WHWC, "rows": self.row_W, "views": self.view_W}
 
 

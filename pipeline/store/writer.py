@@ -171,7 +171,7 @@ class StoreWriter(OpenStore):
         return there is not None
 
     def refresh(self) -> None:
-        """Take note of units that other processes have committed."""
+        """Look which units other processes have committed since, so that `missing` knows of them."""
         there = units_in(self._objects.sizes("receipts"))
         new = [u for u in there if u.view < self.layout.views and u.run < self.layout.runs and u not in self._table]
         for unit, data in unit_receipts(self._objects, new):
