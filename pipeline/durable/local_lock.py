@@ -117,13 +117,13 @@ class LocalSeat:
         return "other processes"
 
     def say(self, told: Mapping[str, Any]) -> None:
-        """In a file of its own, whole, and not flushed."""
+        """Write how this process gets on into a file of its own, whole, though not flushed to disk."""
         with contextlib.suppress(OSError):
             self._said.parent.mkdir(exist_ok=True)
             write_said(self._said, told)
 
     def leave(self) -> None:
-        """Give up the right to write; the next process may have it."""
+        """Give the right up, or the wait for it; it does no harm twice."""
         with contextlib.suppress(OSError):
             self._said.unlink(missing_ok=True)
             self._said.parent.rmdir()
@@ -138,7 +138,7 @@ def read_all_said(root: Path) -> list[Writer]:
 
 
 def sweep_said(folder: Path) -> None:
-    """Remove what killed processes have left; for one that is alone."""
+    """Remove the files in which killed processes spoke of themselves; only one that is alone may."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             path.unlink()

@@ -103,7 +103,7 @@ class S3Objects:
         return S3Seat(self.bucket, self.root, self._lose)
 
     def writers(self) -> list[Writer]:
-        """By their leases, whose age is the server's own word."""
+        """The processes that write this store, by their leases, whose age is the server's own word."""
         return seated_at(self.bucket, self.root)
 
     def _key(self, key: str) -> str:

@@ -32,7 +32,7 @@ LONGEST = 1 << 16
 
 
 def patience_s() -> float:
-    """After so long the lease of a killed process has expired."""
+    """Seconds after which the lease of a process that was killed has surely expired."""
     return 1.5 * LEASE_S
 
 

@@ -150,7 +150,7 @@ class _Copy:
         self.rows, self.whole = 0, Counter[str]()
 
     def pieces(self) -> Iterator[bytes]:
-        """In order; what is between the images as it is."""
+        """The bytes of the copy in order: tiled images, and what lies between them as it was."""
         place = 0
         for sample in samples(self.file, self.url, self.size):
             image = _image_of(sample)
