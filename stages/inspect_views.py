@@ -67,7 +67,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is shown."""
+    """What is shown: some views of rows, how they are drawn, and the store that they are of, if any."""
 
     recipe: Recipe
     index: SampleIndex

@@ -153,7 +153,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         return self._opened.feed
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; no more views can be drawn."""
         if self._opened is not None and self._opened.process == os.getpid():
             self._opened.close()
         self._opened = self._given = None

@@ -56,7 +56,7 @@ CPU = torch.device("cpu")
 
 
 class Taught(NamedTuple):
-    """What one sample has become."""
+    """What a sample becomes once the teacher's answer has been added: a view, its label, and the answer."""
 
     view: Tensor
     label: Tensor

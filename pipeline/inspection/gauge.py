@@ -35,9 +35,9 @@ from pipeline.labels.codes import class_dtype, softmax_of
 from pipeline.labels.keep import Keep
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import SoftLabels, from_codes
+from pipeline.store.contents import get_record
 from pipeline.store.layout import GAUGE_KEY
 from pipeline.store.manifest import Manifest
-from pipeline.store.receipts import get_record
 from pipeline.store.unit_labels import UnitLabels, encoded_sizes
 
 ENOUGH = 0.8

@@ -28,7 +28,7 @@ LAMBDA_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def summarise(store: StoreReader) -> dict[str, Any]:
-    """The figures, as plain values."""
+    """How often the teacher was right, how sure it was, and what its labels take up, as plain values for JSON."""
     units = _spread(store)
     tallies = [_tally(store, unit) for unit in units]
     correct = {name: np.concatenate([t[name] for t in tallies]) for name in ("top1", "top5", "share")}

@@ -76,7 +76,7 @@ class Cost:
         )
 
     def text(self) -> str:
-        """The estimate as a person reads it."""
+        """The estimate as lines for the terminal: sizes, rates, time, and after how many students it pays."""
         total = self.views * self.rows
         size = sum(self.bytes_per_view.values())
         parts = ", ".join(f"{name} {value * total / 1e6:,.1f} MB" for name, value in self.bytes_per_view.items())

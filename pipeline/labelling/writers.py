@@ -28,8 +28,8 @@ from pipeline.proofs.proof import SKETCH, Luma
 from pipeline.rendering.drift import draw_witnesses
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.same_pictures import bytes_of, moved_to
+from pipeline.store.contents import read_base, stored_layout
 from pipeline.store.manifest import Manifest
-from pipeline.store.recovery import read_base, stored_layout
 from pipeline.store.writer import StoreWriter
 
 

@@ -14,7 +14,7 @@ from pipeline.labels.keep import Form, Keep, Parts, Ranked
 
 @dataclass(frozen=True, slots=True)
 class Argmax(Keep):
-    """The class alone."""
+    """The keep that stores nothing beside the argmax."""
 
     kind: ClassVar[str] = "argmax"
 

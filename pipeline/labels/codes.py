@@ -55,7 +55,7 @@ def quantise(logits_BC: NDArray[np.floating[Any]], name: Name) -> NDArray[np.uin
 
 
 def logits_of(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Codes as logits; exact in float32."""
+    """The logits that these codes stand for, exact in float32."""
     return codes.astype(np.float32) * np.float32(SCALE) + np.float32(OFFSET)
 
 
@@ -77,7 +77,7 @@ def log_sum_exp(codes_BC: NDArray[np.uint16], temperatures: Sequence[float]) -> 
 
 
 def require_finite(logits_BC: NDArray[np.floating[Any]], name: Name) -> None:
-    """Refuse answers that are not finite numbers."""
+    """Refuse answers in which a logit is infinite or no number; `name` says whose they are."""
     if logits_BC.size and not np.isfinite([logits_BC.min(), logits_BC.max()]).all():
         bad = ~np.isfinite(logits_BC)
         raise TeacherError(

@@ -90,7 +90,7 @@ class Components:
 
     @property
     def bytes_a_row(self) -> int:
-        """Before compression."""
+        """How many bytes the coefficients of one row take before compression."""
         return self.wide + -(-(len(self) - self.wide) // 2)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -99,7 +99,7 @@ class Components:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], wide: int) -> Components:
-        """The inverse of `arrays`."""
+        """The components that `arrays` gave, of which the first `wide` have a byte each."""
         return cls(mean_C=arrays["mean"], step_RC=arrays["step"], spread_C=arrays["spread"], wide=wide)
 
     def along(self, whole_BC: NDArray[Any], unit: float) -> NDArray[np.float64]:
@@ -131,7 +131,7 @@ class Components:
         return result
 
     def pack(self, steps_BR: NDArray[np.int16]) -> NDArray[np.uint8]:
-        """Whole steps as bytes [B, W]."""
+        """The coefficients of rows, in whole steps, as bytes [B, W]."""
         wide_BR = (steps_BR[:, : self.wide] + _BYTE).astype(np.uint8)
         half_BR = (steps_BR[:, self.wide :] + _NIBBLE).astype(np.uint8)
         low_BR, high_BR = half_BR[:, 0::2], half_BR[:, 1::2]
@@ -140,7 +140,7 @@ class Components:
         return np.concatenate([wide_BR, shared_BR], axis=1)
 
     def unpack(self, bytes_BW: NDArray[np.uint8]) -> NDArray[np.int16]:
-        """The inverse of `pack`."""
+        """The coefficients in whole steps [B, R] that `pack` made these bytes of."""
         steps_BR = np.empty((len(bytes_BW), len(self)), np.int16)
         steps_BR[:, : self.wide] = bytes_BW[:, : self.wide].astype(np.int16) - _BYTE
         half_BR, shared_BR = steps_BR[:, self.wide :], bytes_BW[:, self.wide :]

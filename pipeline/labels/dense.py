@@ -16,7 +16,7 @@ MEANING = "the teacher's logit is value * scale + offset"
 
 
 def code_form(width: int, axis: str, meaning: str, level: int) -> Form:
-    """Codes of logits, as they are laid out."""
+    """The layout of an array with the codes of `width` logits a view."""
     fill = int(np.iinfo(CODE).max)
     return Form(
         dtype=CODE, fill=fill, meaning=meaning, width=width, axis=axis, level=level,
@@ -26,7 +26,7 @@ def code_form(width: int, axis: str, meaning: str, level: int) -> Form:
 
 @dataclass(frozen=True, slots=True)
 class Dense(Keep):
-    """Every logit."""
+    """The keep that stores the codes of all classes."""
 
     kind: ClassVar[str] = "dense"
 
@@ -59,7 +59,7 @@ class Dense(Keep):
         return Events(index_BK=index_BC, prob_BK=prob_BC, rest_B=np.zeros(len(prob_BC)))
 
     def likeliest(self, parts: Parts, count: int) -> NDArray[Any] | None:
-        """The classes with the largest codes."""
+        """The `count` classes with the largest codes of each answer; None where there are no more classes."""
         codes_BC = parts["logits"]
         return np.argpartition(codes_BC, -count, axis=1)[:, -count:] if codes_BC.shape[1] > count else None
 

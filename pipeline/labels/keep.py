@@ -120,7 +120,7 @@ class Keep(ABC):
         return None
 
     def require_fit(self, num_classes: int) -> None:  # noqa: B027  # most keeps fit any number
-        """Refuse to keep more classes than there are."""
+        """Refuse answers with fewer classes than are kept, or with more than can be."""
 
     @abstractmethod
     def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
@@ -190,7 +190,7 @@ class Fitting(ABC):
     @property
     @abstractmethod
     def least(self) -> int:
-        """How many answers it takes at least."""
+        """How many answers it must be fitted to at least."""
 
     @abstractmethod
     def rows(self, rows: int, window: int) -> NDArray[np.int64]:
@@ -214,7 +214,7 @@ class Fitting(ABC):
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """These arrays, of a keep that was fitted."""
+        """What a fitted keep knows, as arrays under the names that `forms` has."""
 
     @abstractmethod
     def having(self, arrays: Mapping[str, NDArray[Any]]) -> Keep:
@@ -222,7 +222,7 @@ class Fitting(ABC):
 
 
 def parse_temperatures(text: str) -> tuple[float, ...]:
-    """``"3,1"`` → ``(1.0, 3.0)``: positive, distinct, ascending."""
+    """The temperatures in a text such as ``3,1``, ascending; refused where one is no good, or there twice."""
     try:
         values = tuple(sorted(float(part) for part in text.split(",")))
     except ValueError:

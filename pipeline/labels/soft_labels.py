@@ -49,11 +49,11 @@ class SoftLabels:
         return cls(argmax_B=arrays["argmax"], parts={name: arrays[name] for name in ARRAYS[1:] if name in arrays})
 
     def slice(self, start: int, stop: int) -> SoftLabels:
-        """Rows start to stop, without a copy."""
+        """The answers in rows `start` up to `stop`, without a copy."""
         return SoftLabels.from_arrays({name: array[start:stop] for name, array in self.arrays().items()})
 
     def take(self, rows: NDArray[np.integer[Any]]) -> SoftLabels:
-        """These rows, in this order, copied."""
+        """The answers in these rows, in this order, as a copy."""
         return SoftLabels.from_arrays({name: array[rows] for name, array in self.arrays().items()})
 
     @classmethod
@@ -63,7 +63,7 @@ class SoftLabels:
         return cls.from_arrays({name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]})
 
     def same_as(self, other: SoftLabels) -> bool:
-        """Bit-equal in every part."""
+        """Whether the other has the same arrays, of the same types, with the same bits."""
         mine, theirs = self.arrays(), other.arrays()
         return mine.keys() == theirs.keys() and all(
             a.dtype == theirs[name].dtype and np.array_equal(a, theirs[name]) for name, a in mine.items()

@@ -28,7 +28,7 @@ LSE_SLACK = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class TopK(Keep):
-    """The K largest logits, and the sums over all."""
+    """The keep that stores the K largest logits, and what all of them sum up to at each temperature."""
 
     k: int
 
@@ -51,12 +51,12 @@ class TopK(Keep):
         return self.k
 
     def require_fit(self, num_classes: int) -> None:
-        """Refuse a K above the number of classes."""
+        """Refuse a K above the number of classes, `num_classes`."""
         if self.k > num_classes:
             raise RecipeError(f"keep '{self}' wants {self.k} of {num_classes} classes. Give a smaller K, or dense.")
 
     def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
-        """Classes, their codes, and the sums."""
+        """Three arrays: the kept classes, their codes, and the sums over all classes."""
         kind = class_dtype(num_classes)
         return {
             "topk_index": Form(
@@ -102,7 +102,7 @@ class TopK(Keep):
             yield f"topk has more than the whole mass at T = {temperature:g}", ~(mass_B <= 1 + LSE_SLACK)
 
     def lacks(self, temperature: float, temperatures: Sequence[float]) -> str | None:
-        """Temperatures at which the sums were not stored."""
+        """Why there is no soft target at a temperature at which the sums were not stored."""
         if temperature in temperatures:
             return None
         stored = ", ".join(f"{t:g}" for t in temperatures) or "none"
@@ -120,7 +120,7 @@ class TopK(Keep):
         return Events(index_BK=parts["topk_index"], prob_BK=prob_BK, rest_B=rest_B)
 
     def codes(self, parts: Parts) -> Codes:
-        """The codes of the K classes."""
+        """The codes of the K classes, with these classes."""
         return Codes(code_BK=parts["topk_logit"], index_BK=parts["topk_index"])
 
     def likeliest(self, parts: Parts, count: int) -> NDArray[Any] | None:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleIndex:
-    """What is in the shards."""
+    """The table of all rows in some shards, in flat arrays; see the head of this file."""
 
     ARRAYS: ClassVar[tuple[str, ...]] = tuple(DTYPES)
 
@@ -95,7 +95,7 @@ class SampleIndex:
         return self.key_bytes[self.key_starts[row] : self.key_starts[row + 1]].tobytes().decode()
 
     def shard_of(self, rows: ArrayLike) -> NDArray[np.int64]:
-        """The shard of each row."""
+        """The number of the shard that each of these rows lies in."""
         return np.asarray(np.searchsorted(self.shard_starts, rows, side="right") - 1, np.int64)
 
     @property
@@ -124,7 +124,7 @@ class SampleIndex:
 
     @property
     def label_rule(self) -> LabelRule:
-        """How the classes are found in the samples."""
+        """How the classes were found in the samples, to find that of one row again."""
         return LabelRule(key=self.label_key, names=self.class_names)
 
     def digest(self) -> str:
@@ -132,7 +132,7 @@ class SampleIndex:
         return self.stands_for or self._proof.digest
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All arrays by name, in a fixed order."""
+        """All arrays by name, in the fixed order of `DTYPES`."""
         return {name: getattr(self, name) for name in DTYPES}
 
     @classmethod

@@ -131,7 +131,7 @@ class Place:
 
     @classmethod
     def of(cls, index: SampleIndex, row: int) -> Place:
-        """The place of a row of an index."""
+        """Where a row of an index stands: its image, and the images around it."""
         shard = int(index.shard_of(row))
         first, last = (int(start) for start in index.shard_starts[shard : shard + 2])
         return cls(

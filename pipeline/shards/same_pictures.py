@@ -99,7 +99,7 @@ def begins_alike(index: SampleIndex, shard: int, url: str) -> bool:
 
 
 def require_same_pictures(index: SampleIndex, found: SampleIndex) -> None:
-    """Refuse shards of other pictures."""
+    """Refuse shards, indexed as `found`, whose rows or pictures are not those of `index`."""
     ours, theirs = index.arrays(), found.arrays()
     for name, what in EQUAL.items():
         if not np.array_equal(ours[name], theirs[name]):

@@ -30,10 +30,11 @@ from pipeline.labels.keep import Form
 from pipeline.labels.keeps import ARRAYS, FITTED_ARRAYS
 from pipeline.proofs.proof import SKETCH
 from pipeline.shards.index import SampleIndex
-from pipeline.shards.index_checks import DTYPES
+from pipeline.shards.index_checks import DTYPES, MEANINGS
 from pipeline.shards.truth import LabelRule
 from pipeline.store.arrays import ArraySpec
 from pipeline.store.manifest import Manifest
+from pipeline.store.witness import witness_arrays
 
 FORMAT = "offline-distiller label store"
 VERSION = 1
@@ -45,7 +46,6 @@ INNER_ROWS = 1024
 """Rows of a compressed chunk: what is decoded when a stranger asks plain Zarr for one value"""
 
 INDEX_BLOCK, INDEX_CHUNK = 2**20, 2**16
-WITNESS_BLOCK, WITNESS_ROWS = 16, 1024
 
 OURS = re.compile(
     r"zarr\.json|COMPLETE|gauge\.json|receipts/(base|[0-9]+/[0-9]+)\.json"
@@ -55,20 +55,6 @@ OURS = re.compile(
     r"|witness/(zarr\.json|(pixels|rows|views)/(zarr\.json|c(\.[0-9]+){1,4}))"
 )
 """Every key that a store can have. What else lies there is not ours: it is left alone, and told by verify"""
-
-_INDEX_MEANINGS: dict[str, str] = {
-    "shard_sizes": "bytes of each shard, in the order of the group's `urls`",
-    "shard_starts": "first row of each shard; one entry more than shards",
-    "key_bytes": "the keys of all rows, UTF-8, one after the other",
-    "key_starts": "first byte of each row's key; one entry more than rows",
-    "key_hash": "blake2b of the key, 8 bytes, little-endian",
-    "classes": "true class of each row, -1 where there is none",
-    "offsets": "first byte of the picture in its shard",
-    "lengths": "bytes of the picture",
-    "payload_crc": "crc32c of these bytes",
-    "widths": "of the picture, in pixels; 0 where its header cannot be read",
-    "heights": "of the picture, in pixels; 0 where its header cannot be read",
-}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -128,7 +114,7 @@ class Layout:
         return -(-self.manifest.rows // self.manifest.unit_rows)
 
     def units(self) -> list[Unit]:
-        """All units, view after view."""
+        """All units of the store, the runs of view 0 first."""
         return [Unit(view, run) for view in range(self.views) for run in range(self.runs)]
 
     def rows_of(self, unit: Unit) -> tuple[int, int]:
@@ -170,43 +156,19 @@ class Layout:
     def index_arrays(self) -> dict[str, ArraySpec]:
         """The arrays of the `SampleIndex`, by their names in it."""
         rows, shards = self.manifest.rows, len(self.urls)
-        lengths = {
-            "shard_sizes": shards,
-            "shard_starts": shards + 1,
-            "key_bytes": self.key_bytes,
-            "key_starts": rows + 1,
-        }
+        lengths = {"shard_sizes": shards, "shard_starts": shards + 1}
+        lengths |= {"key_bytes": self.key_bytes, "key_starts": rows + 1}
         return {
             name: ArraySpec(
-                path=f"index/{name}",
-                dtype=dtype,
-                shape=(lengths.get(name, rows),),
-                block=(INDEX_BLOCK,),
-                rows=INDEX_CHUNK,
-                axis=0,
-                names=(name,),
-                attributes=_meaning(_INDEX_MEANINGS[name]),
+                path=f"index/{name}", dtype=dtype, shape=(lengths.get(name, rows),), block=(INDEX_BLOCK,),
+                rows=INDEX_CHUNK, axis=0, names=(name,), attributes=_meaning(MEANINGS[name]),
             )
             for name, dtype in DTYPES.items()
-        }
+        }  # fmt: skip
 
     def witness_arrays(self) -> dict[str, ArraySpec]:
         """The arrays of the witness views."""
-        side, count = self.manifest.recipe.image_size, self.witnesses
-        vector = {"dtype": np.dtype(np.int64), "shape": (count,), "block": (WITNESS_ROWS,), "rows": WITNESS_ROWS}
-        pixels = {
-            "dtype": np.dtype(np.uint8),
-            "shape": (count, side, side, 3),
-            "block": (WITNESS_BLOCK, side, side, 3),
-            "rows": 1,
-            "names": ("witness", "y", "x", "channel"),
-            "attributes": _meaning("the rendered view that the teacher saw, RGB"),
-        }
-        return {
-            "pixels": ArraySpec(path="witness/pixels", axis=0, **pixels),  # type: ignore[arg-type]
-            "rows": ArraySpec(path="witness/rows", axis=0, names=("witness",), **vector),  # type: ignore[arg-type]
-            "views": ArraySpec(path="witness/views", axis=0, names=("witness",), **vector),  # type: ignore[arg-type]
-        }
+        return witness_arrays(self.witnesses, self.manifest.recipe.image_size)
 
     def component_arrays(self) -> dict[str, ArraySpec]:
         """The arrays of what the keep was fitted to, if it was; an object each."""
@@ -333,9 +295,3 @@ def _texts(record: Any) -> dict[str, str]:
     if not isinstance(record, dict) or not all(isinstance(v, str) for v in record.values()):
         raise ValueError("the environment is not a record of texts")
     return dict(record)
-
-
-def block_slices(spec: ArraySpec) -> list[slice]:
-    """The stretch along the cut axis that each object of an array holds."""
-    length, step = spec.shape[spec.axis], spec.block[spec.axis]
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]

@@ -28,22 +28,10 @@ from pipeline.labels.soft_labels import SoftLabels
 from pipeline.shards.index import SampleIndex, from_blocks
 from pipeline.shards.index_file import OtherContentError
 from pipeline.store.arrays import ArraySpec, DamagedError
+from pipeline.store.contents import REMEDY, fetch, get_record, object_keys, read_base, stored_layout
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.manifest import Manifest
-from pipeline.store.receipts import (
-    COMPLETE_KEY,
-    REMEDY,
-    Base,
-    Contract,
-    Digest,
-    UnitTable,
-    fetch,
-    get_record,
-    read_complete,
-    unit_keys,
-    units_in,
-)
-from pipeline.store.recovery import object_keys, read_base, stored_layout
+from pipeline.store.receipts import COMPLETE_KEY, Base, Contract, Digest, UnitTable, read_complete, unit_keys, units_in
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.witness import Witness
 
@@ -70,7 +58,7 @@ class OpenStore:
 
     @property
     def index(self) -> SampleIndex:
-        """The rows: read, and checked, when first asked for."""
+        """The rows of the store; they are read and checked when first asked for."""
         if self._index is None:
             self._index = read_index(self._objects, self.layout, self._base)
         return self._index
@@ -138,7 +126,7 @@ def stored_index(path: str | Path) -> SampleIndex | None:
 
 
 def find_complete(objects: Objects) -> tuple[Base, UnitTable]:
-    """What COMPLETE says, or why there is none."""
+    """The base receipt and the table of units in COMPLETE; a StoreError says why there is none."""
     data = get_record(objects, COMPLETE_KEY)
     if data is None:
         raise StoreError(_why_unfinished(objects))
@@ -182,7 +170,7 @@ def find_layout(objects: Objects, base: Base) -> Layout:
 
 
 def require_agreement(objects: Objects, layout: Layout, base: Base, table: UnitTable) -> None:
-    """COMPLETE and zarr.json must speak of the same store."""
+    """Refuse a store whose COMPLETE and whose metadata are of two different stores."""
     manifest = layout.manifest
     keys = object_keys(layout.base_arrays())
     agree = (

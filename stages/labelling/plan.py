@@ -105,7 +105,7 @@ class LabellingPlan:
         return index
 
     def load_teacher(self, index: SampleIndex) -> Teacher:
-        """The teacher, on this process's device."""
+        """Build the teacher that the flags describe, on this process's device."""
         return self.teacher.load(self.recipe, index, self.place.device(self.speed.device, torch.cuda.device_count()))
 
     def manifest(self, index: SampleIndex, digest: str, teacher: Teacher) -> Manifest:
@@ -154,5 +154,5 @@ class LabellingPlan:
         return None if folder is None else pictures_in(folder, self.picture_cache_size, index)
 
     def missing(self, store: StoreWriter) -> list[Task]:
-        """The tasks of this process's slice that are left."""
+        """The tasks that are left in the part of the store that is this process's slice."""
         return tasks_of(slice_of(store.missing(), self.views_together, self.place), self.views_together)

@@ -107,7 +107,7 @@ class Shape:
 
     @property
     def keep(self) -> Keep:
-        """What is gathered of the answers."""
+        """The keep in which the teacher's answers are gathered for this form."""
         return self.manifest.keep if self.answer == SOFT else parse_keep(self.answer)
 
     @property
@@ -117,11 +117,11 @@ class Shape:
 
     @property
     def logits(self) -> bool:
-        """Whether anything beside the argmax is read."""
+        """Whether anything of the answers is read beside the argmax."""
         return self.keep.kind != "argmax"
 
     def of(self, step: Step) -> ViewBatch:
-        """A step in this form; its tensors stay valid."""
+        """A step of the feed in the form that was asked for; its tensors stay valid."""
         teacher, truth, batch = step.teacher, step.truth, step.batch
         soft = self.answer == SOFT
         device = step.pixels_BHWC.device
@@ -160,11 +160,11 @@ class NarrowedAnswers:
     shape: Shape
 
     def expect(self, batch: Batch) -> None:
-        """Announce a batch that will be gathered, in order."""
+        """Announce a batch to the source, so that its answers are read in time."""
         self.source.expect(batch)
 
     def gather(self, batch: Batch) -> Answers:
-        """The answers about the batch's views, in its order."""
+        """The answers about the views of a batch, narrowed."""
         found, shape = self.source.gather(batch), self.shape
         manifest = shape.manifest
         labels = narrow(

@@ -71,7 +71,7 @@ class EvaluationBatch:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSet:
-    """Rows, and the recipe that they are seen through."""
+    """The rows that a student is judged on, and the recipe that they are seen through."""
 
     index: SampleIndex
     recipe: Recipe
@@ -237,7 +237,7 @@ class Judge:
         return found
 
     def prepare(self, pixels_BHWC: Tensor) -> Tensor:
-        """uint8 pictures as the student's input."""
+        """Pictures as uint8 made into the input that the students expect."""
         return normalise(pixels_BHWC, self._mean, self._std)
 
 
