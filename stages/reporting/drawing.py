@@ -84,8 +84,8 @@ class Drawing:
         """A mark for each point, with a line through them, in the colour of a kind and under its name."""
         style = {"color": self.tone(kind), "markersize": size, "markeredgewidth": 0, **style}
         marker, dashes = self._turn(kind)
-        step = -(-len(marks) // MOST_MARKS) if line else 1
-        for x, y, text in marks[::-1][::step]:
+        step = -(-len(marks) // MOST_MARKS) if line and marks else 1
+        for x, y, text in marks[(len(marks) - 1) % step :: step]:
             self.tip(self.axes.plot([x], [y], marker=marker, **style)[0], text)
         of_line: Any = {"linewidth": line, "zorder": 1.9, "linestyle": dashes} if line else {"ls": "", "marker": marker}
         through = marks if line else ()
