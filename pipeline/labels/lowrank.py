@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RecipeError
 from pipeline.labels import lowrank_codec
+from pipeline.labels.codes import MOST_CLASSES, Digits
 from pipeline.labels.components import Components
 from pipeline.labels.keep import Events, FittedForm, Fitting, Form, Keep, Parts, Ranked
 
@@ -54,7 +55,7 @@ class LowRank(Keep):
 
     def require_fit(self, num_classes: int) -> None:
         """Refuse more classes than there are, as many components, and classes that two bytes cannot name."""
-        if num_classes > lowrank_codec.MOST_CLASSES:
+        if num_classes > MOST_CLASSES:
             raise RecipeError(
                 f"keep '{self}' names classes in 16 bits, and there are {num_classes:,}. Give topk:K, or dense."
             )
@@ -83,7 +84,7 @@ class LowRank(Keep):
 
     def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
         """Classes, levels and coefficients, a byte each or less."""
-        digits = lowrank_codec.Digits(num_classes)
+        digits = Digits(num_classes)
         widths = {
             "next_low": (self.kept - 1, "rank", "the classes after the argmax, largest first, modulo 256"),
             "next_high": (digits.bytes_for(self.kept - 1), "byte", f"their high bits, {digits.bits} each, low first"),

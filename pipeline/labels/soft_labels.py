@@ -80,9 +80,9 @@ def encode(
     """The teacher's logits as they will be stored. `name` says whose they are, for the message when they cannot be."""
     assert logits_BC.ndim == 2 and logits_BC.shape[1] >= 1, f"logits of shape {logits_BC.shape}, want [B, C]"
     keep.require_fit(logits_BC.shape[1])
-    require_finite(logits_BC, name)
     argmax_B = logits_BC.argmax(axis=1).astype(class_dtype(logits_BC.shape[1]))
     if keep.kind == "argmax":  # the only one that takes logits outside the range of codes
+        require_finite(logits_BC, name)
         return SoftLabels(argmax_B=argmax_B)
     return from_codes(argmax_B, quantise(logits_BC, name), keep, temperatures)
 

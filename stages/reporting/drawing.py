@@ -20,7 +20,6 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from stages.reporting.report_data import colour
 from stages.reporting.results import called
 
 PALETTE = {
@@ -44,6 +43,11 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
 }
+TURNS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."))
+MOST_INSIDE = 4
+"""Entries of a legend that do not hide what is drawn"""
+MOST_MARKS = 40
+"""On a line: more could not be pointed at, and would make the page large"""
 Mark = tuple[float, float, str]
 """A point, and what it says"""
 
@@ -52,10 +56,11 @@ class Drawing:
     """A figure of one field, and what it and its marks say: to those who do not see it, and to those who point."""
 
     def __init__(
-        self, name: str, *, about: str = "", height: float = 3.0, grid: Any = "both", percent: str = "", whole: int = 0,
-        **words: str,
+        self, name: str, colours: Mapping[str, str], *, about: str = "", height: float = 3.0, grid: Any = "both",
+        percent: str = "", whole: int = 0, **words: str,
     ) -> None:  # fmt: skip
-        """Of a name, axes in per cent, at most so many whole steps from left to right, and the words at its sides."""
+        """Of a name and colours by kind: axes in per cent, so many whole steps at most, and the words at its sides."""
+        self._colours = {"teacher": "teacher", **colours}
         self.name, self.about, self.said = name, about or words.get("title", ""), list[str]()
         self.figure = Figure(figsize=(WIDTH, height), layout="constrained")
         self.axes = self.figure.subplots()
@@ -77,12 +82,23 @@ class Drawing:
 
     def series(self, kind: str, marks: Sequence[Mark], *, size: float, line: float = 0.0, **style: Any) -> None:
         """A mark for each point, with a line through them, in the colour of a kind and under its name."""
-        style = {"color": tone(kind), "markersize": size, "markeredgewidth": 0, **style}
-        for x, y, text in marks:
-            self.tip(self.axes.plot([x], [y], marker="o", **style)[0], text)
-        of_line: Any = {"linewidth": line, "zorder": 1.9} if line else {"linestyle": "", "marker": "o"}
+        style = {"color": self.tone(kind), "markersize": size, "markeredgewidth": 0, **style}
+        marker, dashes = self._turn(kind)
+        step = -(-len(marks) // MOST_MARKS) if line and marks else 1
+        for x, y, text in marks[(len(marks) - 1) % step :: step]:
+            self.tip(self.axes.plot([x], [y], marker=marker, **style)[0], text)
+        of_line: Any = {"linewidth": line, "zorder": 1.9, "linestyle": dashes} if line else {"ls": "", "marker": marker}
         through = marks if line else ()
         self.axes.plot([x for x, *_ in through], [y for _, y, _ in through], **style, **of_line, label=called(kind))
+
+    def tone(self, kind: str) -> str:
+        """The colour of a kind of student, or of the teacher."""
+        return PALETTE[self._colours.get(kind, "dim")]
+
+    def _turn(self, kind: str) -> tuple[str, str]:
+        """The marker and the line that tell it from kinds of the same colour."""
+        alike = [other for other, colour in self._colours.items() if colour == self._colours.get(kind)] or [kind]
+        return TURNS[alike.index(kind) % len(TURNS)]
 
     def categories(self, names: Sequence[str], least: float = -0.5) -> None:
         """A line for each name, from the top down."""
@@ -118,14 +134,14 @@ class Drawing:
 
 
 @contextmanager
-def drawing(name: str, *, legend: Mapping[str, Any] | None = None, **how: Any) -> Iterator[Drawing]:
+def drawing(
+    name: str, colours: Mapping[str, str], *, legend: Mapping[str, Any] | None = None, **how: Any
+) -> Iterator[Drawing]:
     """A figure in the page's style, and a legend of what was put into it."""
     with mpl.rc_context(STYLE):
-        yield (figure := Drawing(name, **how))
+        yield (figure := Drawing(name, colours, **how))
         if legend is not None:
-            figure.axes.legend(**legend)
-
-
-def tone(kind: str) -> str:
-    """The colour of a kind of student, or of the teacher."""
-    return PALETTE[colour(kind)]
+            if len(figure.axes.get_legend_handles_labels()[1]) <= MOST_INSIDE or "bbox_to_anchor" in legend:
+                figure.axes.legend(**legend)
+            else:
+                figure.figure.legend(loc="outside lower left", ncols=3)

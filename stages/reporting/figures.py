@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from stages.reporting.drawing import INK, PALETTE, WIDTH, Drawing, Mark, drawing, tone
+from stages.reporting.drawing import INK, PALETTE, WIDTH, Drawing, Mark, drawing
 from stages.reporting.measures import Reliability
 from stages.reporting.report_data import Story, share
 from stages.reporting.results import HEADS, Line, Results, StudentResult, called, mean_curve
@@ -23,29 +23,33 @@ COUNTED_CLASSES = 12
 """Up to so many classes a cell says its percentage"""
 MOST_MATRIX = 200
 """Classes up to which a confusion matrix can be seen"""
+PALEST, FULLEST = 0.04, 0.48
+"""How much of a colour fills a cell: what is written on it can still be read"""
 NARROWEST = 0.2
 """Of an axis of percentages"""
 CURVES = {"top1": "held-out accuracy", "loss": "training loss"}
+Colours = Mapping[str, str]
+"""Of each kind, by its name in the palette"""
 ABOVE: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
 
 
 def drawings(story: Story) -> dict[str, Drawing]:
     """All that can be drawn of it, by name."""
-    results, names = story.results, story.classes
+    results, names, colours = story.results, story.classes, story.results.colours
     curves = [curve(results, name, title) for name, title in CURVES.items()]
     drawn = [accuracy(results), *(found for found in curves if found.said)]
     if story.recalls:
-        drawn.append(classes(names, {kind: share_K for kind, (_, share_K) in story.recalls.items()}))
+        drawn.append(classes(names, {kind: share_K for kind, (_, share_K) in story.recalls.items()}, colours))
     if story.closest and story.confused is not None and len(names) <= MOST_MATRIX:
-        drawn.append(confusion(names, story.confused, story.closest))
+        drawn.append(confusion(names, story.confused, story.closest, colours))
     if story.reliabilities:
-        drawn.append(reliability(story.reliabilities))
+        drawn.append(reliability(story.reliabilities, colours))
     if rates := _by_rate(story):
-        drawn.append(trade("by-rate", rates, "images a second, forward pass alone"))
+        drawn.append(trade("by-rate", rates, "images a second, forward pass alone", colours))
     if len(sizes := _by_bytes(story)) > 1:
-        drawn.append(trade("by-bytes", sizes, "bytes of labels that are read for a view"))
+        drawn.append(trade("by-bytes", sizes, "bytes of labels that are read for a view", colours))
     if story.tokens:
-        drawn.append(tokens(story.tokens))
+        drawn.append(tokens(story.tokens, colours))
     return {figure.name: figure for figure in (*drawn, *_of_labels(story))}
 
 
@@ -66,12 +70,17 @@ def accuracy(results: Results) -> Drawing:
     """A dot for each seed of each head, a bar at their mean."""
     lines = list[str]()
     count = sum(1 + len(results.heads(kind)) for kind in results.kinds)
-    with drawing("accuracy", height=0.8 + 0.24 * count, xlabel="held-out accuracy", grid="x", percent="x") as figure:
+    with drawing(
+        "accuracy", results.colours, height=0.8 + 0.24 * count, xlabel="held-out accuracy", grid="x", percent="x"
+    ) as figure:
         for kind in results.kinds:
             lines.append(called(kind))
             for head, spread in results.heads(kind).items():
                 who, at = f"{called(kind)}, {HEADS[head]}", len(lines)
-                style: Any = {"color": tone(kind), "alpha": 1.0 if head == list(results.heads(kind))[-1] else 0.6}
+                style: Any = {
+                    "color": figure.tone(kind),
+                    "alpha": 1.0 if head == list(results.heads(kind))[-1] else 0.6,
+                }
                 figure.axes.plot([spread.mean], [at], "|", markersize=13, markeredgewidth=2.5, **style)
                 figure.series(kind, [(v, at, f"{who}, {share(v, ' %')}") for v in spread.values], size=6.5, **style)
                 figure.said.append(f"{who}: {spread} %")
@@ -81,7 +90,7 @@ def accuracy(results: Results) -> Drawing:
             label.set_fontweight("bold" if label.get_text() not in HEADS.values() else "normal")
         figure.axes.margins(x=0.08)
         if (level := results.teacher_accuracy) is not None:
-            green: Any = {"color": tone("teacher")}
+            green: Any = {"color": figure.tone("teacher")}
             figure.said.append(f"the teacher: {share(level, ' %')}")
             figure.tip(figure.axes.axvline(level, linestyle=":", linewidth=2, **green), figure.said[-1])
             figure.axes.annotate("teacher", (level, -0.7), ha="center", va="bottom", annotation_clip=False, **green)
@@ -92,11 +101,11 @@ def curve(results: Results, name: str, title: str) -> Drawing:
     """Accuracy or loss over the updates, mean and each seed."""
     percent = name == "top1"
     how: Any = {"percent": "y"} if percent else {}
-    with drawing(name, title=title, xlabel="updates", grid="y", whole=5, legend={}, **how) as figure:
+    with drawing(name, results.colours, title=title, xlabel="updates", grid="y", whole=5, legend={}, **how) as figure:
         for kind in results.kinds:
             runs = [student.epochs for student in results.of(kind)]
             for run in runs:
-                figure.axes.plot(*_columns(mean_curve([run], name)), linewidth=0.8, alpha=0.4, color=tone(kind))
+                figure.axes.plot(*_columns(mean_curve([run], name)), linewidth=0.8, alpha=0.4, color=figure.tone(kind))
             mean = [(x, y, share(y, " %") if percent else f"{y:.3f}") for x, y in mean_curve(runs, name)]
             marks = [(x, y, f"{called(kind)} after {x:,g} updates: {value}") for x, y, value in mean]
             figure.series(kind, marks, size=4, line=2)
@@ -104,7 +113,7 @@ def curve(results: Results, name: str, title: str) -> Drawing:
     return figure
 
 
-def classes(names: Sequence[str], recalls: Mapping[str, NDArray[np.float64]]) -> Drawing:
+def classes(names: Sequence[str], recalls: Mapping[str, NDArray[np.float64]], colours: Colours) -> Drawing:
     """How much of each class each kind recognises: a line a class, or of many classes a curve, worst first."""
     order = np.argsort(np.nan_to_num(next(iter(recalls.values())), nan=2.0), kind="stable").tolist()
     many = len(names) > NAMED_CLASSES
@@ -113,11 +122,13 @@ def classes(names: Sequence[str], recalls: Mapping[str, NDArray[np.float64]]) ->
         how = {"grid": "y", "percent": "y", "xlabel": "classes, worst first", "ylabel": "recognised"}
     height = 3.2 if many else 0.9 + 0.27 * len(names)
     how["about"] = f"share of each of {len(names)} classes that is recognised"
-    with drawing("classes", height=height, legend={"ncols": 3, **ABOVE}, **how) as figure:
+    with drawing("classes", colours, height=height, legend={"ncols": 3, **ABOVE}, **how) as figure:
         for kind, recall_K in recalls.items():
             who = called(kind)
             if many:
-                figure.axes.plot(np.sort(recall_K[~np.isnan(recall_K)]), linewidth=2, color=tone(kind), label=who)
+                figure.axes.plot(
+                    np.sort(recall_K[~np.isnan(recall_K)]), linewidth=2, color=figure.tone(kind), label=who
+                )
             else:
                 told = [f"{who}: {share(recall_K[k], ' %')} of {names[k]}" for k in order]
                 marks = list(zip(recall_K[order].tolist(), range(len(order)), told, strict=True))
@@ -127,17 +138,17 @@ def classes(names: Sequence[str], recalls: Mapping[str, NDArray[np.float64]]) ->
     return figure
 
 
-def confusion(names: Sequence[str], counts_KK: NDArray[np.int64], kind: str) -> Drawing:
+def confusion(names: Sequence[str], counts_KK: NDArray[np.int64], kind: str, colours: Colours) -> Drawing:
     """Which class is taken for which, as a share of the true class's pictures."""
     share_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
     edges = (-0.5, len(names) - 0.5)
-    with drawing("confusion", height=WIDTH, xlabel="taken for", ylabel="true class", grid=None) as figure:
+    with drawing("confusion", colours, height=WIDTH, xlabel="taken for", ylabel="true class", grid=None) as figure:
         if len(names) > NAMED_CLASSES:
-            rgb = mpl.colors.to_rgb(tone(kind))
+            rgb = mpl.colors.to_rgb(figure.tone(kind))
             pale_to_full = LinearSegmentedColormap.from_list("share", [(*rgb, 0.03), (*rgb, 1.0)])
             figure.axes.imshow(share_KK, cmap=pale_to_full, vmin=0, vmax=1)
         else:
-            _cells(figure, names, share_KK, tone(kind))
+            _cells(figure, names, share_KK, figure.tone(kind))
         figure.axes.set(xlim=edges, ylim=edges[::-1], aspect="equal")
         figure.axes.tick_params(length=0, labelsize=9 if len(names) <= COUNTED_CLASSES else 7)
         figure.axes.spines[:].set_visible(False)
@@ -151,7 +162,7 @@ def _cells(figure: Drawing, names: Sequence[str], share_KK: NDArray[np.float64],
     """A cell for each pair of classes, which says its figure."""
     for (row, column), found in np.ndenumerate(share_KK):
         corner = (column - 0.48, row - 0.48)
-        box = Rectangle(corner, 0.96, 0.96, facecolor=tone, alpha=0.04 + 0.56 * found, linewidth=0)
+        box = Rectangle(corner, 0.96, 0.96, facecolor=tone, alpha=PALEST + (FULLEST - PALEST) * found, linewidth=0)
         figure.tip(figure.axes.add_patch(box), f"{names[row]} taken for {names[column]}: {share(found, ' %')}")
         if len(names) <= COUNTED_CLASSES and found >= 0.01:
             how: Any = {"ha": "center", "va": "center", "color": PALETTE["ink"], "fontsize": 8.5}
@@ -161,10 +172,10 @@ def _cells(figure: Drawing, names: Sequence[str], share_KK: NDArray[np.float64],
     figure.axes.set_yticks(range(len(names)), short)
 
 
-def reliability(found: Mapping[str, Reliability]) -> Drawing:
+def reliability(found: Mapping[str, Reliability], colours: Colours) -> Drawing:
     """How often the students of each kind are right when they are so sure."""
     words: Any = {"xlabel": "how sure it is", "ylabel": "how often it is right"}
-    with drawing("reliability", height=4.0, percent="xy", legend={"loc": "upper left"}, **words) as figure:
+    with drawing("reliability", colours, height=4.0, percent="xy", legend={"loc": "upper left"}, **words) as figure:
         figure.axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 4)), label="as sure as right")
         for kind, bins in found.items():
             said = f"{called(kind)}: {{:.0f}} % sure, {{:.0f}} % right ({{:,}} answers)"
@@ -174,9 +185,11 @@ def reliability(found: Mapping[str, Reliability]) -> Drawing:
     return figure
 
 
-def trade(name: str, marks: Mapping[str, Sequence[Mark]], x: str) -> Drawing:
+def trade(name: str, marks: Mapping[str, Sequence[Mark]], x: str, colours: Colours) -> Drawing:
     """Accuracy against what it costs: a dot a student."""
-    with drawing(name, xlabel=x, ylabel="held-out accuracy", percent="y", legend={"ncols": 2, **ABOVE}) as figure:
+    with drawing(
+        name, colours, xlabel=x, ylabel="held-out accuracy", percent="y", legend={"ncols": 2, **ABOVE}
+    ) as figure:
         for kind, of_kind in marks.items():
             figure.series(kind, of_kind, size=8, alpha=0.85)
             figure.said += [said for *_, said in of_kind]
@@ -188,7 +201,7 @@ def trade(name: str, marks: Mapping[str, Sequence[Mark]], x: str) -> Drawing:
 
 def line(name: str, points: Sequence[tuple[float, float]], *, x: str, title: str, percent: bool) -> Drawing:
     """One line with its points."""
-    with drawing(name, xlabel=x, title=title, grid="y", whole=6, percent="y" if percent else "") as figure:
+    with drawing(name, {}, xlabel=x, title=title, grid="y", whole=6, percent="y" if percent else "") as figure:
         marks = [(a, b, f"{x} {a:g}: {share(b, ' %') if percent else f'{b:.3f}'}") for a, b in points]
         figure.series("teacher", marks, size=5, line=2)
         low, high = figure.axes.get_ylim()
@@ -204,9 +217,9 @@ def line(name: str, points: Sequence[tuple[float, float]], *, x: str, title: str
 def by_share(parts: Sequence[tuple[str, int, float]]) -> Drawing:
     """How often the labels name the main picture of a view, by how much of the view it is."""
     words: Any = {"xlabel": "labels that name the main picture", "grid": "x", "percent": "x"}
-    with drawing("by-share", height=1.0 + 0.3 * len(parts), **words) as figure:
+    with drawing("by-share", {}, height=1.0 + 0.3 * len(parts), **words) as figure:
         for at, (name, views, named) in enumerate(parts):
-            (bar,) = figure.axes.barh([at], [named], height=0.66, color=tone("teacher"), alpha=0.8)
+            (bar,) = figure.axes.barh([at], [named], height=0.66, color=figure.tone("teacher"), alpha=0.8)
             figure.said.append(f"{name}: {share(named, ' %')} of {views:,} views")
             figure.tip(bar, figure.said[-1])
         figure.categories([name for name, *_ in parts])
@@ -214,10 +227,10 @@ def by_share(parts: Sequence[tuple[str, int, float]]) -> Drawing:
     return figure
 
 
-def tokens(found: Mapping[str, Line]) -> Drawing:
+def tokens(found: Mapping[str, Line], colours: Colours) -> Drawing:
     """Cosine of the class and the distillation token after each block."""
     words: Any = {"xlabel": "after block (0: as learned)", "ylabel": "cosine", "grid": "y"}
-    with drawing("tokens", whole=6, legend={}, **words) as figure:
+    with drawing("tokens", colours, whole=6, legend={}, **words) as figure:
         for kind, record in found.items():
             values = [record["input"]["tokens"], *(block["mean"] for block in record["blocks"])]
             marks = [(at, v, f"{called(kind)}, after block {at}: {v:.2f}") for at, v in enumerate(values)]

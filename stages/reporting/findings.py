@@ -67,7 +67,9 @@ def _compared(story: Story) -> str:
 def _from_what(story: Story, how_long: str) -> str:
     """Which students saw which pictures: true labels alone teach nothing about a picture that has none."""
     results, rows, labelled = story.results, len(story.index), story.labelled
-    groups = {kind: f"{_count(len(results.of(kind)))} {LEARNED_FROM.get(kind, kind)}" for kind in results.kinds}
+    groups = {
+        kind: f"{_count(len(results.of(kind)))} {LEARNED_FROM.get(kind, 'called ' + kind)}" for kind in results.kinds
+    }
     if labelled == rows or "none" not in groups:
         some = f", of which {labelled:,} have a label" if labelled < rows else ""
         return f" from the same views of {rows:,} pictures{some}{how_long}: {_listed(list(groups.values()))}"

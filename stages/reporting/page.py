@@ -18,7 +18,7 @@ from stages.reporting import tables
 from stages.reporting.drawing import Drawing
 from stages.reporting.figures import drawings
 from stages.reporting.findings import findings, opening
-from stages.reporting.report_data import Story, colour, points, share, taught
+from stages.reporting.report_data import Story, points, share, taught
 from stages.reporting.results import called
 
 HERE = Path(__file__).parent
@@ -48,7 +48,6 @@ def html(story: Story, drawn: Mapping[str, Drawing]) -> str:
         drawn=drawn,
         tables=tables,
         called=called,
-        colour=colour,
         points=points,
         taught=taught,
         opening=opening(story),

@@ -1,4 +1,4 @@
-"""What is a report about, in which words and colours does it speak of it, and what of it can be taken along?"""
+"""What is a report about, in which words does it speak of it, and what of it can be taken along?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import statistics
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,10 +22,7 @@ from pipeline.store.reader import StoreReader
 from stages.reporting.gallery import Shelf
 from stages.reporting.made import Made
 from stages.reporting.measures import Interval, Reliability, confusion, gain_interval, recall, reliability
-from stages.reporting.results import KINDS, Line, Results, Spread, StudentResult, called, mean_curve
-
-OTHERS = 4
-"""Colours for kinds of students that are not known by name"""
+from stages.reporting.results import Line, Results, Spread, StudentResult, called, mean_curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,11 +185,6 @@ def curve_table(results: Results, name: str) -> bytes:
 def taught(kind: str) -> str:
     """The students of a kind in words."""
     return "students without a teacher" if kind == "none" else f"students of {called(kind)}"
-
-
-def colour(kind: str) -> str:
-    """The page's colour of a kind, or of the teacher."""
-    return kind if kind in (*KINDS, "teacher") else f"other{zlib.crc32(kind.encode()) % OTHERS + 1}"
 
 
 def share(value: float | None, unit: str = "") -> str:

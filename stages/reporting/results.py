@@ -31,6 +31,8 @@ CALLED = {"none": "no teacher", "hard": "hard labels", "soft": "soft labels"}
 KINDS = tuple(CALLED)
 HEADS = {"class": "class head", "distillation": "distillation", "fused_logits": "both fused"}
 BEST_HEAD = "fused_logits"
+OTHERS = 4
+"""Colours for kinds of students that are not known by name"""
 
 T = TypeVar("T")
 Line = dict[str, Any]
@@ -121,6 +123,14 @@ class Results:
         """Kinds of students, the plain one first."""
         found = {student.kind for student in self.students}
         return [kind for kind in KINDS if kind in found] + sorted(found - set(KINDS))
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The page's colour of each kind, and of the teacher; those that are not known by name take turns."""
+        others = [kind for kind in self.kinds if kind not in KINDS]
+        return {kind: kind for kind in (*KINDS, "teacher")} | {
+            k: f"other{n % OTHERS + 1}" for n, k in enumerate(others)
+        }
 
     def of(self, kind: str) -> list[StudentResult]:
         """The students of one kind, by seed."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.progress import duration
 from stages.reporting.measures import mistaken, wilson
-from stages.reporting.report_data import Story, colour, decimal, share, signed, taught
+from stages.reporting.report_data import Story, decimal, share, signed, taught
 from stages.reporting.results import BEST_HEAD, HEADS, KINDS, called
 
 SETTINGS = (
@@ -41,8 +41,8 @@ class Table:
     rows: Sequence[Row]
 
 
-def _by_kind(kinds: Iterable[str], cells: Callable[[str], Sequence[str]]) -> list[Row]:
-    return [Row(called(kind), cells(kind), colour(kind)) for kind in kinds]
+def _by_kind(story: Story, kinds: Iterable[str], cells: Callable[[str], Sequence[str]]) -> list[Row]:
+    return [Row(called(kind), cells(kind), story.results.colours.get(kind, "dim")) for kind in kinds]
 
 
 def accuracy(story: Story) -> Table:
@@ -60,7 +60,7 @@ def accuracy(story: Story) -> Table:
         "Top-1 in %: mean ± standard deviation over the seeds; in brackets where other "
         f"{images:,} pictures would put it (95 %)",
         ["learned from", *HEADS.values(), "(95 %)", "log loss", "calibration error", "agrees with teacher"],
-        _by_kind(results.kinds, cells),
+        _by_kind(story, results.kinds, cells),
     )
 
 
@@ -110,7 +110,7 @@ def calibration(story: Story) -> Table:
     return Table(
         "Mean confidence beside accuracy; the calibration error is their distance, bin by bin, weighted by pictures",
         ["learned from", "sure", "right", "calibration error"],
-        _by_kind(story.reliabilities, cells),
+        _by_kind(story, story.reliabilities, cells),
     )
 
 
@@ -130,7 +130,7 @@ def tokens(story: Story) -> Table:
         return [*(decimal(value, 2) for value in cosines), share(record["heads_agree"], " %")]
 
     head = ["learned from", "as learned", "after the last block", "rows of the two heads", "heads agree"]
-    return Table("Cosine similarity of tokens and of the heads’ weights", head, _by_kind(story.tokens, cells))
+    return Table("Cosine similarity of tokens and of the heads’ weights", head, _by_kind(story, story.tokens, cells))
 
 
 def costs(story: Story) -> Table:
