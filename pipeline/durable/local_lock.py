@@ -131,7 +131,7 @@ class LocalSeat:
 
 
 def read_all_said(root: Path) -> list[Writer]:
-    """Of all that write, or were killed while they did; by rank."""
+    """What all processes said of themselves that write, or were killed while they did; by rank."""
     folder = lock_path(root, ".writers")
     found = [read_said(path) for path in sorted(folder.glob("*.json"))]
     return sorted(filter(None, found), key=lambda writer: int(writer.told.get("rank") or 0))

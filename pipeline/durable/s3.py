@@ -61,7 +61,7 @@ class S3Objects:
         return data
 
     def get_many(self, keys: Iterable[str], limit: int) -> Iterator[tuple[str, bytes | None]]:
-        """Several at a time: an answer takes its journey, however little is in it."""
+        """The bytes of these objects, several fetched at a time: an answer takes its journey, however short."""
 
         def read(key: str) -> bytes | None:
             try:

@@ -157,7 +157,7 @@ class S3Seat:
         self.first = False
 
     def holder(self) -> str:
-        """Other processes: the leases of seats do not say who holds them."""
+        """Words for those who hold the seat: leases of seats do not say who they are."""
         return "other processes"
 
     def say(self, told: Mapping[str, Any]) -> None:

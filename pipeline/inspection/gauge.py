@@ -84,7 +84,7 @@ def stored_gauge(objects: Objects, manifest: Manifest) -> Gauge | None:
 
 
 def measure(manifest: Manifest, answers: Answers) -> Gauge:
-    """The figures at each temperature, and where they are low, what would do."""
+    """What the keep of a manifest gives back at each temperature, and where that is little, which keep would do."""
     codes_NC = answers(gauge_rows(manifest.rows, manifest.recipe.mix_window))
     at = {t: shares(manifest.keep, codes_NC, t) for t in _temperatures(manifest)}
     low = [t for t, found in at.items() if found["signal"] < ENOUGH]

@@ -106,7 +106,7 @@ def small_file(url: str, limit: int) -> bytes | None:
 
 
 def named(url: str, call: Callable[[], Any]) -> Any:
-    """The call's answer; what is wrong with it said of the URL."""
+    """The answer of a call; an error in it becomes one that names the URL."""
     try:
         return call()
     except ShardError:
