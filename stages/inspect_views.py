@@ -32,6 +32,7 @@ from pipeline.proofs.same_views import Labelled, Seen, compare_views
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.truth import LabelRule
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind
@@ -60,7 +61,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is shown."""
+    """What is shown: some views of rows, how they are drawn, and the store that they are of, if any."""
 
     recipe: Recipe
     index: SampleIndex
@@ -128,7 +129,7 @@ def _subject(context: click.Context, asked: Asked) -> Subject:
         _require_no_recipe(context)
         store = StoreReader.open(asked.logits)
         recipe, views = store.manifest.recipe, min(views, store.layout.views)
-        index = store.index.moved_to(expand(asked.shards)) if asked.shards else store.index
+        index = moved_to(store.index, expand(asked.shards)) if asked.shards else store.index
     if context.get_parameter_source("rows") is ParameterSource.DEFAULT:
         rows = f"0:{min(8, len(index))}"
     chosen = _rows(rows, len(index))

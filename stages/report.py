@@ -27,6 +27,7 @@ from pipeline.inspection.view_quality import accuracy_per_view
 from pipeline.labelling.cost import Cost, estimate
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
 from stages.reporting.gallery import contact_sheet_of, held_out_shelves, view_shelves
@@ -104,7 +105,7 @@ def main(
 
 def _opened(logits: str, shards: tuple[str, ...]) -> tuple[StoreReader, SampleIndex]:
     store = StoreReader.open(logits)
-    return store, store.index.moved_to(expand(shards)) if shards else store.index
+    return store, moved_to(store.index, expand(shards)) if shards else store.index
 
 
 def _architecture(name: str) -> str | None:

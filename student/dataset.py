@@ -40,6 +40,7 @@ from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.store.reader import StoreReader
 from pipeline.views.imagenet import MEAN, STD
 from student.feed.feed import Feed, Step, piece_capacity, pieces_together
@@ -95,7 +96,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         self,
         store: str | Path | StoreReader,
         *,
-        shards: Sequence[str] = (),
+        shards: str | Sequence[str] = (),
         index: SampleIndex | None = None,
         batch: int = 256,
         seed: int = 0,
@@ -118,7 +119,7 @@ class StoredViews(IterableDataset[ViewBatch]):
     ) -> None:
         self.store = store if isinstance(store, StoreReader) else StoreReader.open(store)
         own = index or self.store.index
-        self.index = own.moved_to(expand(shards)) if shards else own
+        self.index = moved_to(own, expand(shards)) if shards else own
         require_usable(self.store, self.index, accept_drift=accept_drift)
         self.shape = Shape(
             manifest=self.store.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),
@@ -152,7 +153,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         return self._opened.feed
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; no more views can be drawn."""
         if self._opened is not None and self._opened.process == os.getpid():
             self._opened.close()
         self._opened = self._given = None

@@ -89,5 +89,5 @@ def open_objects(where: str | Path) -> Objects:
 
 
 def is_temporary(key: str) -> bool:
-    """Is this the name of an unfinished `put`?"""
+    """Whether a key is the name under which an unfinished `put` lies."""
     return _TEMPORARY.fullmatch(key.rpartition("/")[2]) is not None

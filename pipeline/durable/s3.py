@@ -99,7 +99,7 @@ class S3Objects:
         return held(Lease(self.bucket, f"{self.root}.lock", self._lose), self.name)
 
     def seat(self) -> S3Seat:
-        """A seat as leases below ``<store>.writers``."""
+        """The right to write this store, held by leases below ``<store>.writers``."""
         return S3Seat(self.bucket, self.root, self._lose)
 
     def writers(self) -> list[Writer]:

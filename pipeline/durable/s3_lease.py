@@ -161,7 +161,7 @@ class S3Seat:
         return "other processes"
 
     def say(self, told: Mapping[str, Any]) -> None:
-        """With the next renewal of what it holds."""
+        """Let people know how this process gets on, with the next renewal of its lease."""
         self._whole.told = self._share.told = told
 
     def leave(self) -> None:

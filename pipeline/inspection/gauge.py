@@ -34,11 +34,10 @@ from pipeline.inspection.fidelity import divergence
 from pipeline.labels.codes import class_dtype, softmax_of
 from pipeline.labels.keep import Keep
 from pipeline.labels.keeps import parse_keep
-from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels, from_codes
+from pipeline.store.contents import get_record
 from pipeline.store.layout import GAUGE_KEY
 from pipeline.store.manifest import Manifest
-from pipeline.store.receipts import get_record
 from pipeline.store.unit_labels import UnitLabels, encoded_sizes
 
 ENOUGH = 0.8
@@ -159,14 +158,14 @@ def _others(manifest: Manifest, codes_NC: NDArray[np.uint16], answers: Answers) 
     for keep in map(parse_keep, OTHERS):
         with suppress(RecipeError):
             keep.require_fit(manifest.num_classes)
-            if isinstance(keep, LowRank):
+            if (fitting := keep.fitting) is not None:
                 if manifest.num_classes > MOST_CLASSES_FITTED:
                     continue
                 if fit_NC is None:
-                    fit_NC = answers(_spread(keep.fit_rows(manifest.rows, manifest.recipe.mix_window), FITTED))
-                if keep.rank >= len(fit_NC):
+                    fit_NC = answers(_spread(fitting.rows(manifest.rows, manifest.recipe.mix_window), FITTED))
+                if len(fit_NC) < fitting.least:
                     continue
-                keep = keep.fit(fit_NC)
+                keep = fitting.fit(fit_NC)
             yield _size(replace(manifest, keep=keep, temperatures=_stored(manifest)), codes_NC), keep
 
 

@@ -79,7 +79,7 @@ class Handout:
 
 
 class MeetingHandout(Handout):
-    """The tasks of a rank that meets others."""
+    """Hands out the tasks among ranks that meet at a rendezvous: whoever is free takes the next."""
 
     def __init__(self, meeting: Meeting) -> None:
         self.meeting = meeting
@@ -96,7 +96,7 @@ class MeetingHandout(Handout):
         return self._taken(_unpacked(self.meeting.wait_for("tasks")))
 
     def count(self, views: int) -> int:
-        """Over all ranks; only rank 0 looks at the sum."""
+        """Count views that this rank has answered; how many all ranks have since the last call, for rank 0."""
         if self._lost is not None:
             return views
         try:
@@ -108,7 +108,7 @@ class MeetingHandout(Handout):
         return more
 
     def settle(self, counted: Callable[[int], None]) -> list[int]:
-        """Wait for the others, or raise what ended the handing out."""
+        """Wait for the others, and give the ranks that were lost; raise what ended the handing out."""
         if self._lost is not None:
             raise self._lost
         if not self.meeting.place.leads:

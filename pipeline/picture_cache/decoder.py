@@ -35,6 +35,6 @@ def decoder() -> bytes:
 
 
 def policy(room: Path) -> str:
-    """The digest of all modules of a room."""
+    """The SHA-256 of the source of all modules of a room: another wherever any of them has changed."""
     texts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in room.glob("*.py")}
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

@@ -143,7 +143,7 @@ def _webp_size(payload: bytes) -> tuple[int, int]:
     return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
 
 
-def _decode_turbo(payload: bytes) -> NDArray[np.uint8] | None:
+def decode_plain_jpeg(payload: bytes) -> NDArray[np.uint8] | None:
     """The pixels of a JPEG without anything odd about it; None leaves it to Pillow."""
     try:
         _, _, space, _ = simplejpeg.decode_jpeg_header(payload)
@@ -168,7 +168,7 @@ JPEG = Format(
     suffixes=("jpe", "jfif"),
     reader=JpegImagePlugin.JpegImageFile,
     size=_jpeg_size,
-    decode_plain=_decode_turbo,
+    decode_plain=decode_plain_jpeg,
 )
 PNG = Format(
     kind="PNG",

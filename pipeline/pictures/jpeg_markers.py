@@ -59,6 +59,9 @@ class Segment(NamedTuple):
         return slice(self.start + 4, self.stop)
 
 
+NOWHERE = Segment(0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
     """One plane of samples."""
@@ -145,13 +148,25 @@ def read_header(payload: bytes) -> JpegHeader:
             raise NotPlainError("not understood")
     if frame is None:
         raise NotPlainError("not understood")
-    width, height, sampling = _read_frame(payload[frame.body])
+    return header_of(payload[frame.body], payload[segments[-1].body], interval, frame=frame, segments=tuple(segments))
+
+
+def header_of(
+    frame_body: bytes,
+    scan_body: bytes,
+    interval: int,
+    *,
+    frame: Segment = NOWHERE,
+    segments: tuple[Segment, ...] = (),
+) -> JpegHeader:
+    """The geometry that the bodies of frame and scan say; without a payload, the segments are nowhere."""
+    width, height, sampling = _read_frame(frame_body)
     return JpegHeader(
-        segments=tuple(segments),
+        segments=segments,
         frame=frame,
         width=width,
         height=height,
-        components=_read_scan(payload[segments[-1].body], sampling),
+        components=_read_scan(scan_body, sampling),
         restart_interval=interval,
     )
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import google_crc32c
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.pictures.jpeg_coefficients import (
     Ints,
@@ -35,16 +36,13 @@ from pipeline.pictures.jpeg_coefficients import (
     write_symbols,
 )
 from pipeline.pictures.jpeg_huffman import best_table
-from pipeline.pictures.jpeg_markers import APP9, DHT, DRI, MAX_SEGMENTS, JpegHeader, Segment, read_header
+from pipeline.pictures.jpeg_markers import APP9, DHT, DRI, JpegHeader, Segment, read_header
 from pipeline.pictures.jpeg_markers import NotPlainError as NotPlainError
 
 SPAN = 64
 """Pixels that a restart segment should be wide"""
 SIGN = b"tiled\0\x01"
 """What the segment of a tiled file begins with"""
-SIGN_START = bytes((0xFF, APP9))
-
-
 MARKER = 2
 """Bytes of a marker"""
 FIXED = struct.Struct(">III")
@@ -75,12 +73,19 @@ class Sign:
     @classmethod
     def from_bytes(cls, body: bytes, count: int) -> Sign | None:
         """The sign of so many restart segments; None where it is another."""
+        if (found := cls.read(body, count)) is None:
+            return None
+        crc, length, _ = FIXED.unpack_from(body)
+        rest, length_G = found
+        return cls(crc=crc, length=length, rest=rest, length_G=length_G.astype(np.int64))
+
+    @staticmethod
+    def read(body: bytes, count: int) -> tuple[int, NDArray[np.uint16] | NDArray[np.uint32]] | None:
+        """Of the sign of so many restart segments what a part needs: `rest`, and `length_G` as it stands there."""
         kind = {2 * count: ">u2", 4 * count: ">u4"}.get(len(body) - FIXED.size)
         if kind is None:
             return None
-        crc, length, rest = FIXED.unpack(body[: FIXED.size])
-        length_G = np.frombuffer(body, kind, offset=FIXED.size).astype(np.int64)
-        return cls(crc=crc, length=length, rest=rest, length_G=length_G)
+        return FIXED.unpack_from(body)[2], np.frombuffer(body, kind, offset=FIXED.size)
 
 
 def tile(payload: bytes, *, span: int = SPAN) -> bytes:
@@ -115,18 +120,6 @@ def sign_of(payload: bytes, header: JpegHeader) -> Sign | None:
     return Sign.from_bytes(body, header.mcu_rows * (header.mcu_columns // interval))
 
 
-def is_signed(payload: bytes) -> bool:
-    """Whether a sign stands before the scan, without a look at anything else; of few segments, and of any bytes."""
-    place = 2
-    for _ in range(MAX_SEGMENTS):
-        if payload.startswith(SIGN_START, place) and payload.startswith(SIGN, place + 4):
-            return True
-        if payload[place : place + 1] != b"\xff" or payload[place + 1 : place + 2] == b"\xda":
-            return False
-        place += 2 + int.from_bytes(payload[place + 2 : place + 4], "big")
-    return False
-
-
 def origin_of(payload: bytes) -> tuple[int, int] | None:
     """The crc32c and the length of what a tiled payload says that it was made from; its beginning is enough."""
     try:
@@ -135,14 +128,6 @@ def origin_of(payload: bytes) -> tuple[int, int] | None:
         return None
     sign = sign_of(payload, header)
     return None if sign is None else (sign.crc, sign.length)
-
-
-def is_undamaged(payload: bytes, header: JpegHeader, sign: Sign) -> bool:
-    """Whether all but the sign is as it was when it was signed."""
-    crc, place, data = 0, 0, np.frombuffer(payload, np.uint8)  # slices of it are no copies
-    for segment in _signs(payload, header):
-        crc, place = google_crc32c.extend(crc, data[place : segment.start]), segment.stop
-    return bool(google_crc32c.extend(crc, data[place:]) == sign.rest)
 
 
 def _signs(payload: bytes, header: JpegHeader) -> Iterator[Segment]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
+from pipeline.pictures.formats import decode_plain_jpeg
 from pipeline.pictures.images import MAX_PIXELS, decode
 from pipeline.pictures.jpeg_segments import part_of
 
@@ -73,7 +74,11 @@ def _part(payload: bytes, box: Box, max_pixels: int) -> Shown | None:
         return None
     top, left, height, width = box
     with contextlib.suppress(ImageError):  # the whole decides whether the picture is bad, and why
-        pixels_HWC = decode(part.payload, max_pixels=max_pixels)
+        pixels_HWC = decode_plain_jpeg(part.payload)
+        if pixels_HWC is None:  # inks
+            pixels_HWC = decode(part.payload, max_pixels=max_pixels)
+        if pixels_HWC.shape != (part.rows, part.columns, 3):
+            return None
         return Shown(
             pixels_HWC=pixels_HWC[part.top : part.top + height, part.left : part.left + width],
             top=top,

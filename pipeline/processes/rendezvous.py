@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class LostError(UserError):
-    """The other ranks cannot be reached, or have ended."""
+    """The other ranks cannot be reached, or have ended before this one was done with them."""
 
 
 class Meeting:

@@ -81,7 +81,7 @@ def most_apart(luma: Luma) -> int:
 
 
 def how_far(luma: Luma, off: int) -> str:
-    """In words."""
+    """How far a view is from how it looked, `off`, in words for a message."""
     return f"{off} of {PARTS} parts of its sketch differ" if luma == SKETCH else f"its thumbnail is {off} levels off"
 
 

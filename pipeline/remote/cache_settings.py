@@ -54,12 +54,12 @@ def using(settings: CacheSettings) -> Iterator[None]:
 
 
 def current() -> CacheSettings:
-    """The settings that this process goes by."""
+    """The settings of the cache that this process uses: those of `using`, or else the environment's."""
     return _used[-1] if _used else CacheSettings.from_environment()
 
 
 def cache() -> Cache:
-    """The cache of this process."""
+    """The cache that this process uses, made when it is first asked for."""
     settings = current()
     if settings not in _caches:
         _caches[settings] = Cache(Path(settings.folder).expanduser(), settings.limit)

@@ -38,14 +38,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a server says of an object."""
+    """What a server says of an object: its size, and a tag that tells its versions apart."""
 
     size: int
     tag: str
 
 
 def known_of(url: str, *, stall_s: float = STALL_S, start_s: float = START_S) -> Known:
-    """The size and tag of an object."""
+    """Ask a server for the size and the tag of the object at a URL."""
 
     def ask() -> dict[str, Any]:
         found = remote(url, stall_s=stall_s).call("info", url, within_s=start_s)

@@ -32,7 +32,7 @@ CHUNK = 8192  # blocks worked on at once: the temporaries of a round stay in the
 
 
 class Purpose(IntEnum):
-    """What a block of words is for."""
+    """What random words are drawn for: each purpose has words of its own, so that none moves another's."""
 
     CROP = 1
     FLIP = 2
@@ -97,7 +97,7 @@ def _bijection(
 
 
 def uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:
-    """Numbers in [0, 1), multiples of 2^-32."""
+    """Numbers in [0, 1), in steps of 2^-32, one for each random word."""
     return words.astype(np.float64) * 2.0**-32
 
 

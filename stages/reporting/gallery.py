@@ -24,6 +24,7 @@ from pipeline.errors import ImageError
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
 from pipeline.shards.index import SampleIndex
+from pipeline.shards.rows import payload_of
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind, plan_mixing
 from pipeline.views.recipe import Recipe
@@ -102,7 +103,7 @@ def view_shelves(store: StoreReader, index: SampleIndex, *, rows: int, views: in
 def original(index: SampleIndex, row: int) -> tuple[Pixels, bool]:
     """A row's picture as it is, or grey, as the recipe draws it, where nobody can decode it; and whether one could."""
     try:
-        return decode(index.payload(index.files(), row)), True
+        return decode(payload_of(index, index.files(), row)), True
     except ImageError:
         return np.full((64, 64, 3), GREY, np.uint8), False
 

@@ -20,7 +20,7 @@ COMMENT = len(_MARK) + 64
 
 
 def path_of(run: Path, which: str = LAST) -> Path:
-    """The file of a run's checkpoint."""
+    """The file of a checkpoint in a run's folder: of `last`, `previous` or `best`."""
     return run / f"{which}.pt"
 
 

@@ -88,7 +88,7 @@ def reliability(tally: Tally, path: Path, title: str) -> Path:
 
 
 def classes(rows: Sequence[ClassRow], path: Path, title: str) -> Path:
-    """Recall of each class that has images, worst first."""
+    """Draw into `path` the recall of each class that has images, the worst first."""
     seen = sorted((row for row in rows if row.recall is not None), key=lambda row: (row.recall, row.number))
     recalls = np.array([row.recall for row in seen])
     mean = float(recalls.mean())

@@ -64,7 +64,7 @@ class ItemDropPath(nn.Module):
     scale_B: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch of items [B, …], scaled."""
+        """What a branch gave for items [B, …], scaled by what was drawn for each: 0 drops it."""
         if not self.training:
             return x
         scale_B = self.scale_B.to(x.dtype)

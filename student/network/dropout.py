@@ -38,7 +38,7 @@ class Drops:
         return np.ascontiguousarray(philox(key_of(row_B, view_B), epoch_B, self.seed, BLOCK)[:, :2].T.astype(np.int64))
 
     def use(self, key_2B: Tensor) -> None:
-        """The keys for the forward pass that comes next."""
+        """Set the keys, two for each item, that the next forward pass draws from."""
         for number, module in enumerate(self.modules):
             module.key_2B, module.call = key_2B, number << 16  # so many calls, and each module its own
 

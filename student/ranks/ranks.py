@@ -37,7 +37,7 @@ MOST_SAID = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """This process among those of the run."""
+    """The processes that train together, seen from this one: its rank, how many they are, its device."""
 
     rank: int = 0
     world: int = 1
@@ -47,7 +47,7 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """Whether this one logs and writes checkpoints."""
+        """Whether this process is the one that logs and writes checkpoints."""
         return self.rank == 0
 
     def part(self, rows: int) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class Means:
         return means
 
     def take_epoch(self) -> dict[str, float]:
-        """The means of the epoch."""
+        """The means over the epoch so far; those of the next one begin from nothing."""
         means = _means(self.epoch, self.epoch_steps)
         self.epoch, self.epoch_steps = [0.0] * len(NAMES), 0
         return means

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.pictures import jpeg_tiling
 from pipeline.pictures.images import decode
 from pipeline.pictures.jpeg_markers import read_header
 from pipeline.pictures.jpeg_segments import Part, part_of
-from pipeline.pictures.jpeg_tiling import SIGN, tile
+from pipeline.pictures.jpeg_tiling import SIGN, sign_of, tile
 from tests.jpegs import SUBSAMPLINGS, grained, kinds, sampled
 from tests.pictures import encoded, scene
 
@@ -83,6 +86,48 @@ def test_a_part_costs_what_it_covers() -> None:
     assert part is not None
     assert decode(part.payload).shape[:2] == (112, 128)
     assert len(part.payload) < 0.07 * len(tiled)
+
+
+def calls(payload: bytes, box: tuple[int, int, int, int]) -> int:
+    """Functions that are called, of Python's and others, to assemble a part of a picture whose size was met before."""
+    part_of(payload, *box)
+    count = 0
+
+    def note(_frame: FrameType, event: str, _what: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        assert part_of(payload, *box) is not None
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_assembling_takes_few_steps_and_none_for_a_segment() -> None:
+    """Each step is a fraction of a microsecond where all of decoding is a thousand; a row of segments takes two."""
+    small, large = tile(sampled("420", 640, 480), span=128), tile(sampled("420", 640, 480), span=16)
+    box = (200, 200, 100, 200)
+    assert read_header(large).mcu_columns // read_header(large).restart_interval == 40
+    assert calls(small, box) == calls(large, box) < 110
+
+
+def test_segments_of_many_bytes() -> None:
+    """Their lengths take four bytes in the list."""
+    tiled = tile(sampled("444", 5000, 24, quality=100), span=10_000)
+    sign = sign_of(tiled, read_header(tiled))
+    assert sign is not None and sign.length_G.max() > 1 << 16
+    part = part_of(tiled, 8, 0, 8, 5000)
+    assert part is not None and np.array_equal(cut(part, 8, 5000), decode(tiled)[8:16])
+
+
+@pytest.mark.parametrize("pieces", [40, 1])
+def test_a_sign_of_several_segments(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpeg_tiling, "MAX_BODY", pieces)
+    tiled = tile(sampled("420", 160, 120), span=16)
+    assert tiled.count(SIGN) > 3
+    assert count_equal(tiled, 40) > 10
 
 
 def test_a_whole_picture_is_no_part() -> None:
