@@ -30,10 +30,10 @@ from pipeline.shards.patterns import expand
 from pipeline.shards.same_pictures import moved_to
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
-from stages.reporting.gallery import Shelf, contact_sheet_of, held_out_shelves, view_shelves
+from stages.reporting.gallery import contact_sheet_of, held_out_shelves, view_shelves
 from stages.reporting.made import made_here, read_history, remember
 from stages.reporting.report_data import Story, curve_table
-from stages.reporting.results import Results, read_results
+from stages.reporting.results import read_results
 
 log = logging.getLogger(__name__)
 FOLDER = InputPath()
@@ -78,8 +78,7 @@ def main(
     require_packages("the report", "matplotlib", "jinja2", extra="report")
     before = read_history(earlier)
     found = read_results(results, runs, beside(logits, ".summary.json"))
-    store = StoreReader.open(logits)
-    index = moved_to(store.index, expand(shards)) if shards else store.index
+    store, index = _opened(logits, shards)
     story = Story(
         results=found,
         store=store,
@@ -88,7 +87,9 @@ def main(
         cost=_cost(store, index, weights, speed) if measured else None,
         per_view=accuracy_per_view(store, index),
         views=view_shelves(store, index, rows=rows, views=views) if rows else [],
-        held_out=_held_out(found, val_logits, val_shards, examples),
+        held_out=held_out_shelves(found, *_opened(val_logits, val_shards), most=examples)
+        if val_logits and examples
+        else [],
         made=made_here(),
         earlier=before,
     )
@@ -102,12 +103,9 @@ def main(
     click.echo(f"report: {out / 'index.html'} ({gains or 'no student without a teacher to compare with'})")
 
 
-def _held_out(results: Results, val_logits: str | None, val_shards: tuple[str, ...], examples: int) -> list[Shelf]:
-    if val_logits is None or not examples:
-        return []
-    store = StoreReader.open(val_logits)
-    index = moved_to(store.index, expand(val_shards)) if val_shards else store.index
-    return held_out_shelves(results, store, index, most=examples)
+def _opened(logits: str, shards: tuple[str, ...]) -> tuple[StoreReader, SampleIndex]:
+    store = StoreReader.open(logits)
+    return store, moved_to(store.index, expand(shards)) if shards else store.index
 
 
 def _architecture(name: str) -> str | None:

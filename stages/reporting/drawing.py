@@ -34,15 +34,9 @@ STYLE: Any = {
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
     **{f"axes.{part}": INK for part in ("labelcolor", "edgecolor", "titlecolor")},
     **{f"axes.spines.{side}": False for side in ("top", "right")},
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "font.size": 10,
-    "font.family": "DejaVu Sans",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-}
+    "axes.titlelocation": "left", "axes.titlesize": 11, "font.size": 10, "font.family": "DejaVu Sans",
+    "legend.frameon": False, "legend.fontsize": 9, "svg.fonttype": "none", "svg.hashsalt": "report",
+}  # fmt: skip
 TURNS = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."))
 MOST_INSIDE = 4
 """Entries of a legend that do not hide what is drawn"""

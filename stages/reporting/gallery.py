@@ -21,12 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
-from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.rows import payload_of
-from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind, plan_mixing
 from pipeline.views.recipe import Recipe
@@ -34,6 +32,8 @@ from stages.reporting.contact_sheet import BAD, GOOD, PALE, Caption, Cell, conta
 from stages.reporting.results import Results, called
 
 Pixels = NDArray[np.uint8]
+Answer = tuple[int, float | None]
+"""A class, and its probability where the store's keep tells it."""
 LARGEST = 160
 """Longest side of a picture on the page, in pixels."""
 SMALL = 100
@@ -85,27 +85,27 @@ class Shelf:
 
 def view_shelves(store: StoreReader, index: SampleIndex, *, rows: int, views: int) -> list[Shelf]:
     """Rows spread over the data: the picture, then its first views."""
-    recipe, files = store.manifest.recipe, index.files()
     shown = min(views, store.layout.views)
     chosen = _chosen(index, rows)
     row_B, view_B = np.repeat(chosen, shown), np.tile(np.arange(shown), len(chosen))
-    pixels_BHWC = rendered(recipe, index, row_B, view_B)
+    pixels_BHWC = rendered(store.manifest.recipe, index, row_B, view_B)
     shelves = []
     for number, row in enumerate(chosen.tolist()):
         part = slice(number * shown, (number + 1) * shown)
-        original = _picture(payload_of(index, files, row))
+        pixels_HWC, decoded = original(index, row)
+        picture = Tile(_fitted(pixels_HWC), (Word("the picture", "" if decoded else "cannot be decoded"),))
         words = _view_words(store, index, row_B[part], view_B[part])
         tiles = [Tile(_fitted(p), w) for p, w in zip(pixels_BHWC[part], words, strict=True)]
-        shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (original, *tiles)))
+        shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (picture, *tiles)))
     return shelves
 
 
-def _picture(payload: bytes) -> Tile:
-    """A row's picture as it is; grey, as the recipe draws it, where nobody can decode it."""
+def original(index: SampleIndex, row: int) -> tuple[Pixels, bool]:
+    """A row's picture as it is, or grey, as the recipe draws it, where nobody can decode it; and whether one could."""
     try:
-        return Tile(_fitted(decode(payload)), (Word("the picture", ""),))
+        return decode(payload_of(index, index.files(), row)), True
     except ImageError:
-        return Tile(np.full((64, 64, 3), GREY, np.uint8), (Word("the picture", "cannot be decoded"),))
+        return np.full((64, 64, 3), GREY, np.uint8), False
 
 
 def _chosen(index: SampleIndex, rows: int) -> NDArray[np.int64]:
@@ -139,9 +139,7 @@ def _view_words(
                 Word(f"{share:.0f} % of it is", _name(index, row)),
                 Word(f"{100 - share:.0f} % of it is", _name(index, partner)),
             )
-        unit = row // store.manifest.unit_rows
-        labels = store.read(view, unit, luma=False).labels
-        named, sure = _answer(store.manifest, labels, row - unit * store.manifest.unit_rows)
+        named, sure = stored(store, row, view)[0][0]
         known = {int(index.classes[row]), int(index.classes[partner])} - {-1}
         words.append((*mixed, Word(_sure(sure), class_name(index, named), named in known if known else None)))
     return words
@@ -151,13 +149,18 @@ def _sure(share: float | None) -> str:
     return "the teacher says" if share is None else f"teacher, {100 * share:.0f} % sure"
 
 
-def _answer(manifest: Manifest, labels: SoftLabels, at: int) -> tuple[int, float | None]:
-    """The teacher's class, and how sure it is where that is stored."""
-    named = int(labels.argmax_B[at])
+def stored(store: StoreReader, row: int, view: int) -> tuple[list[Answer], int]:
+    """The teacher's class for a view, then the likeliest other one where it is stored; and the checksum."""
+    run, place = divmod(row, store.manifest.unit_rows)
+    unit, manifest = store.read(view, run, luma=False), store.manifest
+    label, crc = unit.labels.slice(place, place + 1), int(unit.crc_B[place])
+    top = int(label.argmax_B[0])
     if manifest.keep.lacks(1.0, manifest.temperatures) is not None:
-        return named, None
-    events = manifest.keep.events(labels.slice(at, at + 1).arrays(), 1.0, manifest.temperatures)
-    return named, float(events.prob_BK[0][events.index_BK[0] == named].sum())
+        return [(top, None)], crc
+    events = manifest.keep.events(label.arrays(), 1.0, manifest.temperatures)
+    share = dict(zip(events.index_BK[0].tolist(), events.prob_BK[0].tolist(), strict=True))
+    others = sorted((c for c in share if c != top), key=lambda c: -share[c])
+    return [(c, share.get(c, 0.0)) for c in (top, *others[:1])], crc
 
 
 def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *, most: int) -> list[Shelf]:

@@ -163,10 +163,11 @@ class Story:
 def _students(results: Results) -> bytes:
     flags = sorted({name for student in results.students for name in student.settings})
     heads = list(dict.fromkeys(head for student in results.students for head in student.accuracy))
-    head = ["student", *heads, "log_loss", "calibration_error", "agrees_with_teacher", "images_per_second", *flags]
+    head = ["student", *heads, "log_loss", "calibration_error", "agrees_with_teacher"]
+    head += ["images_per_second", "forward_images_per_second", *flags]
     rows = [
         [f"{s.kind}-{s.seed}", *map(s.accuracy.get, heads), s.loss, s.calibration, s.as_teacher,
-         s.median("images_per_second"), *map(s.settings.get, flags)]
+         s.median("images_per_second"), s.speed.get("forward_images_per_second"), *map(s.settings.get, flags)]
         for s in results.students
     ]  # fmt: skip
     return as_csv(head, rows)

@@ -429,6 +429,7 @@ def test_the_page_carries_its_figures_as_tables(shown):
     assert set(found) == {"students.csv", "top1.csv", "loss.csv", "classes.csv", "reliability.csv"}
     soft = next(line for line in found["students.csv"] if line["student"] == "soft-1")
     assert (soft["fused_logits"], soft["tau"], soft["calibration_error"]) == ("0.62", "3.0", "0.05")
+    assert (soft["images_per_second"], soft["forward_images_per_second"]) == ("1000.0", "501.0")
     assert [line["class"] for line in found["classes.csv"]] == ["ant", "bee", "<cat>"]
     assert found["reliability.csv"][0] == {"learned_from": "none", "confidence": "0.3", "right": "0.2", "answers": "30"}
 
