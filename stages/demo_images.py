@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 import cv2
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.commands.command import command
+from pipeline.commands.gather import gather
 from pipeline.commands.places import OutputFolder
 from pipeline.commands.speed_flags import default_workers
 from pipeline.durable import aside
@@ -129,14 +129,14 @@ class Folder:
 @click.option("--pieces", type=click.IntRange(0, 20), default=2, help="Most pieces of other digits around one.")
 @click.option("--strokes", type=click.IntRange(0, 20), default=1, help="Most brush strokes around a digit.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of every draw.")
-def main(out: Path, **flags: Any) -> None:
+@gather("options", DemoOptions)
+def main(out: Path, options: DemoOptions) -> None:
     """Make the pictures of the embedded default: a folder per class, an unlabelled folder, and a validation part.
 
     \b
     Example:
       python -m stages.demo_images --out data/demo_images --seed 0
     """
-    options = DemoOptions(**flags)
     if _is_made(out, options):
         click.echo(f"pictures: {out} (made before)")
         return
