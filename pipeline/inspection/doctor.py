@@ -8,6 +8,8 @@ summary of the store. From that follow a few figures, and advice in plain words:
     out of its depth    on clear labelled views it is right far less often than on plain ones
     overconfident       on plain pictures it is much surer than it is right
     hard labels         at a temperature nearly everything lies on one class: soft targets teach no more than hard ones
+    ignorant            on plain pictures it is right no more often than one answer to everything would be; or its
+                        answers are even, or all the same
     nothing to add      every row has a label, the teacher says the same, and nothing beside it
 
 Where no row has a label, "right" is what it says of the plain picture itself. None of this is part of the store.
@@ -17,6 +19,7 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +42,10 @@ HARD = 0.9
 """Mean probability of the largest class from which targets are hard ones"""
 RIGHT = 0.98
 """Top-1 on clear views from which a teacher says what the labels say"""
+EVEN = 0.99
+"""Of the entropy that there can be: from it on an answer says nothing"""
+VARIED = 0.8
+"""Share of the commonest class from which pictures are too much alike to tell whether anything is known of them"""
 TEMPERATURES = (1.0, 3.0)
 SAMPLE, SMALLEST, SHARE = 256, 48, 50
 """Rows, at most; at least; and one in so many of the views that are stored"""
@@ -92,8 +99,8 @@ def examine(
 def advice(found: Mapping[str, Any]) -> list[str]:
     """What a person should do, or know, before training on these labels."""
     plain, clear = found["plain"], found["clear"]
-    said: list[str] = []
-    if clear["views"] < FEWEST:
+    said = _ignorance(plain, found["against"]) if plain["views"] >= FEWEST else []
+    if said or clear["views"] < FEWEST:
         return said
     deep = clear["top1"] < DEPTH * plain["top1"]
     if deep:
@@ -129,6 +136,26 @@ def advice(found: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def _ignorance(plain: Mapping[str, Any], against: str) -> list[str]:
+    """What to say of a teacher that knows nothing of these pictures: nothing is wrong in any other figure."""
+    chance = plain["commonest"]
+    lucky = chance + 2 * math.sqrt(chance * (1 - chance) / plain["views"])
+    if plain["entropy"] >= EVEN * plain["even"]:
+        return [
+            "This teacher says next to nothing: its answers to plain pictures are nearly even over all classes "
+            f"(entropy {plain['entropy']:.2f} of {plain['even']:.2f} nats). Check its weights."
+        ]
+    if against == "truth" and chance < VARIED and plain["top1"] <= lucky:
+        return [
+            f"This teacher knows next to nothing of these pictures: it is right on {_percent(plain['top1'])} of plain "
+            f"ones, and one answer to everything would be on {_percent(chance)}. Check its weights, which class is "
+            "which (--class-map), or fit it (fit_teacher)."
+        ]
+    if against == "plain" and plain["same"] == 1:
+        return ["This teacher gives one and the same answer to every plain picture. Check its weights."]
+    return []
+
+
 def doctor_text(found: Mapping[str, Any] | None) -> list[str]:
     """Lines that tell a person what `doctor` found, its advice last; none where nothing was looked at."""
     if found is None:
@@ -160,9 +187,27 @@ def _said_of(
 def _plain(codes_NC: NDArray[np.uint16], class_N: NDArray[Any], against: str) -> dict[str, Any]:
     """Top-1 and mean probability of the answer; where nothing is labelled, it is right about itself."""
     known_N = class_N >= 0 if against == "truth" else np.ones(len(class_N), np.bool_)
-    top1 = (codes_NC.argmax(axis=1) == class_N)[known_N].mean() if against == "truth" and known_N.any() else 1.0
-    sure = softmax_of(codes_NC[known_N], 1.0).max(axis=1).mean() if known_N.any() else 0.0
-    return {"views": int(known_N.sum()), "top1": round(float(top1), 4), "confidence": round(float(sure), 4)}
+    said_N, p_NC = codes_NC.argmax(axis=1)[known_N], softmax_of(codes_NC[known_N], 1.0)
+    figures = {
+        "top1": (said_N == class_N[known_N]).mean() if against == "truth" and known_N.any() else 1.0,
+        "confidence": p_NC.max(axis=1).mean() if known_N.any() else 0.0,
+        "entropy": _entropy(p_NC),
+        "even": math.log(codes_NC.shape[1]),
+        "commonest": _commonest(class_N[known_N]),
+        "same": _commonest(said_N),
+    }
+    return {"views": int(known_N.sum())} | {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def _commonest(class_N: NDArray[Any]) -> float:
+    """Share of the class that is met most often."""
+    return float(np.unique(class_N, return_counts=True)[1].max() / len(class_N)) if len(class_N) else 0.0
+
+
+def _entropy(p_NC: NDArray[np.float64]) -> float:
+    """Mean, in nats."""
+    logs_NC = np.log(np.maximum(p_NC, np.finfo(np.float64).tiny))
+    return float(-(p_NC * logs_NC).sum(axis=1).mean()) if len(p_NC) else 0.0
 
 
 def _right(codes_NC: NDArray[np.uint16], class_N: NDArray[Any], chosen_N: NDArray[np.bool_]) -> dict[str, Any]:
@@ -187,9 +232,8 @@ def _sharpness(codes_NC: NDArray[np.uint16], temperature: float) -> dict[str, An
     if not len(codes_NC):
         return {"views": 0, "largest": 0.0, "entropy": 0.0}
     p_NC = softmax_of(codes_NC, temperature)
-    entropy = -(p_NC * np.log(np.maximum(p_NC, np.finfo(np.float64).tiny))).sum(axis=1).mean()
     largest = p_NC.max(axis=1).mean()
-    return {"views": len(codes_NC), "largest": round(float(largest), 4), "entropy": round(float(entropy), 4)}
+    return {"views": len(codes_NC), "largest": round(float(largest), 4), "entropy": round(_entropy(p_NC), 4)}
 
 
 def _percent(share: float) -> str:

@@ -11,7 +11,8 @@ are, in those mix windows of which a fitted keep has seen nothing. They are aske
 compacted; what came out is put into the store (``gauge.json``: sealed, for people and for the start of a training; it
 decides nothing, and a store without it is as good).
 
-Below `ENOUGH` the cheapest of some keeps that would do is named.
+Below `ENOUGH` the cheapest of some keeps that would do is named. Where the teacher itself says next to nothing, that is
+told instead: no keep is to blame.
 
 Shapes: N rows, C classes.
 """
@@ -42,6 +43,8 @@ from pipeline.store.unit_labels import UnitLabels, encoded_sizes
 
 ENOUGH = 0.8
 """Share of the signal below which there is a warning"""
+LITTLE = 0.005
+"""Nats of signal below which there is next to nothing to keep, and the share that is kept means nothing"""
 HOTTEST_WARNED = 3.0
 """Warned of where it is not known which temperature will be trained at: DeiT's"""
 MEASURED, FITTED = 512, 2048
@@ -87,7 +90,7 @@ def measure(manifest: Manifest, answers: Answers) -> Gauge:
     """What the keep of a manifest gives back at each temperature, and where that is little, which keep would do."""
     codes_NC = answers(gauge_rows(manifest.rows, manifest.recipe.mix_window))
     at = {t: shares(manifest.keep, codes_NC, t) for t in _temperatures(manifest)}
-    low = [t for t, found in at.items() if found["signal"] < ENOUGH]
+    low = [t for t, found in at.items() if found["signal"] < ENOUGH and "said" not in found]
     would_do = _would_do(manifest, codes_NC, answers, low) if low else {}
     return {
         "keep": str(manifest.keep),
@@ -103,7 +106,8 @@ def shares(keep: Keep, codes_NC: NDArray[np.uint16], temperature: float) -> dict
     told_NC = keep.events(labels.arrays(), temperature, (temperature,)).spread(true_NC.shape[1])
     lost = float(divergence(true_NC, told_NC).mean())
     said = float(divergence(true_NC, np.full_like(true_NC, 1 / true_NC.shape[1])).mean())
-    return {"kl": round(lost, 5), "signal": round(1 - lost / said, 4) if said > 0 else 1.0}
+    found = {"kl": round(lost, 5), "signal": round(1 - lost / said, 4) if said > 0 else 1.0}
+    return found | ({"said": round(said, 6)} if said < LITTLE else {})
 
 
 def gauge_rows(rows: int, window: int) -> NDArray[np.int64]:
@@ -120,20 +124,30 @@ def gauge_text(found: Gauge | None, size: Mapping[str, float], *, only: float | 
         return []
     at = found["temperatures"]
     chosen = at if only is None else {name: at[name] for name in [min(at, key=lambda t: abs(float(t) - only))]}
-    told = ", ".join(f"{100 * f['signal']:.0f} % at T = {t} (KL {f['kl']:.3f})" for t, f in chosen.items())
-    warned = [t for t in chosen if only is not None or float(t) <= HOTTEST_WARNED][-1:]
+    told = ", ".join(f"{_percent(f['signal'])} at T = {t} (KL {f['kl']:.3f})" for t, f in chosen.items())
+    candidates = [t for t in chosen if only is not None or float(t) <= HOTTEST_WARNED]
+    warned = [t for t in candidates if warning(found, t) is not None][-1:]
     label = sum(bytes_ for name, bytes_ in size.items() if name not in PROOF)
     lines = [f"{found['keep']} keeps of the teacher's signal: {told}; {label:.1f} bytes of labels a view"]
     return lines + [text for t in warned if (text := warning(found, t)) is not None]
 
 
+def _percent(share: float) -> str:
+    return f"{max(0, 100 * share):.0f} %"
+
+
 def warning(found: Gauge, temperature: str) -> str | None:
     """What to say where too little is kept at a temperature that was measured."""
     at = found["temperatures"][temperature]
+    if "said" in at:
+        return (
+            f"WARNING: the teacher says next to nothing at T = {temperature}: {at['said']:.4f} nats beyond an even "
+            "answer, whatever is kept of it. Check its weights, or train at a lower temperature (--tau)."
+        )
     if at["signal"] >= ENOUGH:
         return None
     instead = at.get("instead")
-    lost = f"WARNING: {found['keep']} loses {100 * (1 - at['signal']):.0f} % of the signal at T = {temperature}."
+    lost = f"WARNING: {found['keep']} loses {_percent(min(1, 1 - at['signal']))} of the signal at T = {temperature}."
     if instead is None:
         return lost
     signal, size = 100 * instead["signal"], instead["bytes"]

@@ -104,3 +104,34 @@ def test_plain_views_need_no_second_look_and_little_work_little_of_one() -> None
     plain = plain_recipe(RECIPE)
     assert plain is not None and plain.crop == "center" and not plain.mixes and plain.image_size == 32
     assert len(sample_rows(1_000_000, 10)) == 256 and len(sample_rows(600, 2)) == 48 and len(sample_rows(9, 1)) == 9
+
+
+def told(logits_NC: np.ndarray, index: SampleIndex = INDEX) -> list[str]:
+    """Of a teacher that says this of the plain pictures, and of the views too."""
+    found = examine(RECIPE, index, ROWS, *[lambda row_N: quantise(logits_NC[: len(row_N)], str)] * 2, summary(0.2))  # type: ignore[arg-type]
+    return list(found["advice"])
+
+
+@pytest.mark.parametrize("classes", [2, 5, 12, 1000])
+def test_a_teacher_whose_answers_are_even(classes: int) -> None:
+    random = np.random.default_rng(0)
+    for spread in (0.0, 0.01):
+        (said,) = told(random.normal(1, spread, (256, classes)).astype(np.float32))
+        assert said == (
+            "This teacher says next to nothing: its answers to plain pictures are nearly even over all classes "
+            f"(entropy {np.log(classes):.2f} of {np.log(classes):.2f} nats). Check its weights."
+        )
+
+
+def test_a_teacher_that_knows_nothing_is_told_however_sure_it_is() -> None:
+    random = np.random.default_rng(0)
+    for lead in (1.0, 30.0):
+        logits_NC = lead * random.normal(0, 1, (256, 12)).astype(np.float32)
+        first = told(logits_NC)[0]
+        assert first.startswith("This teacher knows next to nothing of these pictures: it is right on ")
+        assert first.endswith("Check its weights, which class is which (--class-map), or fit it (fit_teacher).")
+    one_class = replace(INDEX, classes=np.zeros(600, np.int32))  # where all pictures are alike, none can tell
+    assert not [said for said in told(np.eye(12, dtype=np.float32)[[0] * 256] * 2, one_class) if "next to" in said]
+    bare = replace(INDEX, classes=np.full(600, -1, np.int32))
+    same = told(np.eye(12, dtype=np.float32)[[3] * 256] * 2, bare)
+    assert same == ["This teacher gives one and the same answer to every plain picture. Check its weights."]

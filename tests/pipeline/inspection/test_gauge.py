@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,3 +106,50 @@ def test_what_loses_nothing_or_is_no_soft_target_is_not_measured(tmp_path: Path,
     store = finished(tmp_path / "s.zarr", manifest_of(INDEX, keep), INDEX)
     assert gauge(open_objects(store.name), store.manifest, said) is None
     assert gauge_text(None, {}) == []
+
+
+def measured(keep: str, codes_NC: np.ndarray) -> dict[str, Any]:
+    """Of a keep that is fitted to the same answers."""
+    chosen = parse_keep(keep)
+    chosen = chosen.fit(codes_NC) if isinstance(chosen, LowRank) else chosen
+    manifest = replace(manifest_of(INDEX, keep, num_classes=codes_NC.shape[1]), keep=chosen)
+    return dict(measure(manifest, lambda row_N: codes_NC[row_N]))
+
+
+@pytest.mark.parametrize(("keep", "classes"), [("topk:1", 10), ("lowrank:2+2", 3), ("lowrank:5+9", 10)])
+def test_a_teacher_that_says_next_to_nothing_is_told_and_no_keep_is_blamed(keep: str, classes: int) -> None:
+    found = measured(keep, (32_768 + np.random.default_rng(0).normal(0, 3, (400, classes))).astype(np.uint16))
+    line, warned = gauge_text(found, {})
+    assert "-" not in line.split("signal:")[1]  # no share below nothing
+    assert warned == (
+        "WARNING: the teacher says next to nothing at T = 3: 0.0000 nats beyond an even answer, whatever is kept of "
+        "it. Check its weights, or train at a lower temperature (--tau)."
+    )
+    assert not [at for at in found["temperatures"].values() if "instead" in at]
+
+
+def test_a_loss_at_the_lower_temperature_alone_is_told() -> None:
+    random, row_N = np.random.default_rng(0), np.arange(400)
+    logits_NC = random.normal(-100, 1, (400, 10))
+    for _ in range(2):  # two answers at once, far above all others
+        logits_NC[row_N, random.integers(0, 10, 400)] = 5
+    found = measured("lowrank:2+2", np.rint((logits_NC + 128) * 256).astype(np.uint16))
+    assert found["temperatures"]["1"]["signal"] < 0.8 <= found["temperatures"]["3"]["signal"]
+    assert "% of the signal at T = " in gauge_text(found, {})[1] and "at T = 3" not in gauge_text(found, {})[1]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 300])
+@pytest.mark.parametrize("kind", ["constant", "one answer", "peaked", "extreme"])
+def test_strange_teachers_are_given_back_whole(kind: str, classes: int) -> None:
+    random = np.random.default_rng(0)
+    logits_NC = {
+        "constant": np.full((400, classes), 1.25),
+        "one answer": np.tile(random.normal(0, 3, classes), (400, 1)),
+        "peaked": random.normal(0, 1, (400, classes)),
+        "extreme": np.full((400, classes), -128.0),
+    }[kind]
+    if kind in ("peaked", "extreme"):
+        logits_NC[np.arange(400), random.integers(0, classes, 400)] = 127.9
+    codes_NC = np.rint((logits_NC + 128) * 256).astype(np.uint16)
+    for at in measured("lowrank:1+1", codes_NC)["temperatures"].values():
+        assert at["signal"] > 0.99 and at["kl"] < 0.01
