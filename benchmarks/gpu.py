@@ -85,6 +85,7 @@ def measure(bench: Bench) -> Table:
         seconds=60 * bench.minutes,
         notes=notes,
         pace=0.01 if bench.small else 1.0,
+        patience=20.0 if bench.small else 1.0,  # small models compute for moments, on machines where others are at work
     )
     index = bench.photographs.indexed(bench.scratch("gpu"), scale.rows, per_shard=max(scale.rows // 16, 1))
     labelling = Labelling(bench, scale, index, device, precision, receipt)

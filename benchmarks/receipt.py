@@ -51,6 +51,8 @@ class Receipt:
     """For all rows together"""
     pace: float = 1.0
     """What is expected of a row is taken times this"""
+    patience: float = 1.0
+    """And what it may take, times this"""
     notes: tuple[str, ...] = ()
     rows: list[tuple[str, ...]] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
@@ -63,7 +65,7 @@ class Receipt:
 
     def row(self, name: str, measure: Callable[[], Found], *, takes: float, most: float | None = None) -> Found | None:
         """Measure a row that `takes` about so many seconds, and may take `most` (three times that, if not said)."""
-        most = most or 3 * takes
+        most = self.patience * (most or 3 * takes)
         takes *= self.pace
         self._make_room()
         if self.left < takes:

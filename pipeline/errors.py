@@ -38,7 +38,7 @@ class StoreError(UserError):
 
 
 class ViewError(UserError):
-    """A rendered view is not the one that the teacher saw."""
+    """A view that was drawn here is not the one that the teacher saw."""
 
 
 class WeightsError(UserError):

@@ -153,7 +153,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         return self._opened.feed
 
     def close(self) -> None:
-        """End the workers; no more views can be drawn."""
+        """End the workers; whoever asks for views again starts others."""
         if self._opened is not None and self._opened.process == os.getpid():
             self._opened.close()
         self._opened = self._given = None
@@ -256,14 +256,9 @@ class StoredViews(IterableDataset[ViewBatch]):
                 )
         order, manifest = self.order, self.store.manifest
         loader = Loader(
-            order.recipe,
-            self.index,
-            batch=piece_capacity(order),
-            workers=self.workers,
-            together=pieces_together(order),
-            start_method=self.start_method,
-            pictures=self.pictures,
-        )
+            order.recipe, self.index, batch=piece_capacity(order), workers=self.workers,
+            together=pieces_together(order), start_method=self.start_method, pictures=self.pictures,
+        )  # fmt: skip
         names = needed(manifest, soft=self.shape.logits, luma=self.accept_drift)
         answers = StoredAnswers(self.store, names, keep_units=2 * order.spread * order.repeats)
         narrowed = self.shape.logits and self.shape.keep != manifest.keep

@@ -89,7 +89,7 @@ def command(**attributes: Any) -> Callable[[Callable[..., Any]], Command]:
 
 
 class Lines(logging.StreamHandler[TextIO]):
-    """Records where they stay: a live line makes room for them."""
+    """A handler whose records stay on the terminal: the live line of progress makes room for them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record as any handler does, with the live line of progress out of its way."""

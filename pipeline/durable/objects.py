@@ -56,7 +56,7 @@ class Objects(Protocol):
         ...
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """The same, if there is nothing under the key; False where there is."""
+        """Put these bytes under the key if there is nothing yet; False where there is."""
         ...
 
     def delete(self, key: str) -> None:

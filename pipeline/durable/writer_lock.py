@@ -147,7 +147,7 @@ def myself() -> dict[str, Any]:
 
 
 def write_said(path: Path, told: Mapping[str, Any]) -> None:
-    """What this process says of itself, in place of what it said before."""
+    """Write what this process says of itself, in place of what it said before."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({**myself(), "at": time.time(), **told}), encoding="utf-8")
     temporary.replace(path)

@@ -20,7 +20,7 @@ from pipeline.rendering.effort import Effort
 
 TELLING, WORTH = 0.10, 1.10
 """The waiting share from which something is said, and by how many times a remedy must help"""
-TILED_S, TILED_BASE, TILED_SHARE = 120e-6, 0.08, 1.13
+TILED_S, TILED_BASE, TILED_SHARE = 60e-6, 0.08, 1.13
 """Of a tiled picture: seconds to assemble a part, and what that costs to decode, of the whole (base + share · part)"""
 OPEN_S = 30e-6
 """Of a decoded picture in the node's cache: to find and open it, without its pixels"""

@@ -74,7 +74,7 @@ def gauge(objects: Objects, manifest: Manifest, answers: Answers) -> Gauge | Non
 
 
 def stored_gauge(objects: Objects, manifest: Manifest) -> Gauge | None:
-    """What was measured when the store was filled, if it was."""
+    """What was measured of the keep when the store was filled; None where nothing was."""
     data = get_record(objects, GAUGE_KEY)
     try:
         record = canonical.unseal(data or b"")
@@ -84,7 +84,7 @@ def stored_gauge(objects: Objects, manifest: Manifest) -> Gauge | None:
 
 
 def measure(manifest: Manifest, answers: Answers) -> Gauge:
-    """The figures at each temperature, and where they are low, what would do."""
+    """What the keep of a manifest gives back at each temperature, and where that is little, which keep would do."""
     codes_NC = answers(gauge_rows(manifest.rows, manifest.recipe.mix_window))
     at = {t: shares(manifest.keep, codes_NC, t) for t in _temperatures(manifest)}
     low = [t for t, found in at.items() if found["signal"] < ENOUGH]
@@ -97,7 +97,7 @@ def measure(manifest: Manifest, answers: Answers) -> Gauge:
 
 
 def shares(keep: Keep, codes_NC: NDArray[np.uint16], temperature: float) -> dict[str, Any]:
-    """What a keep gives back of these answers at a temperature."""
+    """How much of what these answers say at a temperature a keep gives back: the KL, and the share of the signal."""
     labels = _labels(keep, codes_NC, (temperature,))
     true_NC = softmax_of(codes_NC, temperature)
     told_NC = keep.events(labels.arrays(), temperature, (temperature,)).spread(true_NC.shape[1])

@@ -41,7 +41,7 @@ TOGETHER = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """The estimate, in views a second and bytes a view."""
+    """What a labelling will cost: how many views, how fast each part is, how many bytes a view takes."""
 
     views: int
     rows: int

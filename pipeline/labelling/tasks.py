@@ -59,15 +59,15 @@ class Handout:
     """The tasks of a process that is alone, or has a slice: all of them, in order."""
 
     def announce(self, tasks: Sequence[Task]) -> Iterator[Task]:
-        """As rank 0: these are the tasks; the ones that this process gets, until none is left."""
+        """As rank 0, say which tasks there are, and give those that fall to this process, one after the other."""
         return iter(tasks)
 
     def listen(self) -> Iterator[Task]:
-        """As another rank: the same, once rank 0 has announced them."""
+        """As another rank, give the tasks that fall to it once rank 0 has announced them."""
         raise AssertionError("a process alone listens to nobody")
 
     def count(self, views: int) -> int:
-        """So many views were answered here; how many more were, anywhere, since the last call."""
+        """Count views that were answered here; how many more were answered anywhere since the last call."""
         return views
 
     def settle(self, counted: Callable[[int], None]) -> list[int]:

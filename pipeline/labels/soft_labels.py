@@ -40,7 +40,7 @@ class SoftLabels:
         return len(self.argmax_B)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that is there, under the names of the store's arrays."""
+        """The argmax and all parts, under the names of the store's arrays."""
         return {"argmax": self.argmax_B, **self.parts}
 
     @classmethod

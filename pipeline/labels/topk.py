@@ -113,7 +113,7 @@ class TopK(Keep):
         )
 
     def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> Events:
-        """The kept classes, and one event that is all the others."""
+        """The probabilities of the kept classes; what is left is the probability of all others together."""
         lse_B = parts["lse"][:, column_of(temperature, temperatures)].astype(np.float64)
         prob_BK = np.exp(logits_of(parts["topk_logit"]).astype(np.float64) / temperature - lse_B[:, None])
         rest_B = np.clip(1 - prob_BK.sum(axis=1), 0, 1)
@@ -147,7 +147,7 @@ def read(argument: str | None) -> TopK | None:
 
 
 def column_of(temperature: float, stored: Sequence[float]) -> int:
-    """The column of the sums that stands for a temperature."""
+    """Which column of the sums belongs to a temperature; one that was not stored is refused."""
     if temperature not in stored:
         have = ", ".join(f"{t:g}" for t in stored) or "none"
         raise MismatchError(

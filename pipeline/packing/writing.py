@@ -46,7 +46,7 @@ Row = tuple[Source, Checked]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackOptions:
-    """What decides the bytes of the shards, beside the images."""
+    """The flags that decide what bytes the shards have, beside the images themselves."""
 
     samples_per_shard: int = 1000
     seed: int = 0

@@ -24,7 +24,7 @@ FILES = (str(images.__file__), str(formats.__file__))
 
 @cache
 def decoder() -> bytes:
-    """Eight bytes that are others where pixels may be others."""
+    """Eight bytes that name the decoder, its version and our policy: others wherever pixels may be others."""
     known = {
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "codecs": {name: features.version(name) for name in CODECS},

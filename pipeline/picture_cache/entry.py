@@ -36,7 +36,7 @@ Number = TypeVar("Number", int, NDArray[np.int64])
 
 
 class DamagedError(Exception):
-    """A file that is not the picture that its name says."""
+    """A file in the cache does not hold the picture that its name says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Picture:
 
     @property
     def head_bytes(self) -> int:
-        """Of its file: what comes before the pixels, without the gap."""
+        """How many bytes of its file come before the pixels, without the gap that aligns them."""
         return HEAD.size + CRC_BYTES * self.bands + CRC_BYTES
 
     @property

@@ -30,7 +30,7 @@ class Account:
     used: int
 
     def add(self, count: int) -> None:
-        """Write down that so many more bytes are used, or fewer."""
+        """Write down that `count` more bytes are used, or fewer where it is negative."""
         self.set(self.used + count)
 
     def set(self, used: int) -> None:

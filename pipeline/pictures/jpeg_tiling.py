@@ -39,8 +39,9 @@ from pipeline.pictures.jpeg_huffman import best_table
 from pipeline.pictures.jpeg_markers import APP9, DHT, DRI, JpegHeader, Segment, read_header
 from pipeline.pictures.jpeg_markers import NotPlainError as NotPlainError
 
-SPAN = 64
-"""Pixels that a restart segment should be wide"""
+SPANS = (32, 64)
+"""Pixels that a restart segment should be wide: as it is now, and as it was written before"""
+SPAN = SPANS[0]
 SIGN = b"tiled\0\x01"
 """What the segment of a tiled file begins with"""
 MARKER = 2

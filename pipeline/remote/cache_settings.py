@@ -29,12 +29,12 @@ class CacheSettings:
 
     @classmethod
     def of(cls, folder: str | None, limit: int | None) -> CacheSettings:
-        """The defaults, where one of the two is not given."""
+        """The settings of a folder and a size, of which either may be left to its default."""
         return cls(folder or _default_folder(), DEFAULT_BYTES if limit is None else limit)
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> CacheSettings:
-        """What the variables say, for whoever reads shards without a command."""
+        """The settings in the environment's variables, for whoever reads shards without a command."""
         size = env.get(SIZE_VARIABLE)
         return cls.of(env.get(DIR_VARIABLE), bytes_of(size) if size else None)
 

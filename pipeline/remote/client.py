@@ -79,7 +79,7 @@ class Remote:
         self.filesystem = None if self.by_host else _filesystem(place, stall_s)
 
     def call(self, name: str, *args: Any, within_s: float, **kwargs: Any) -> Any:
-        """One call of the file system; TimeoutError after `within_s` seconds."""
+        """Call a method of the file system by its name; TimeoutError after `within_s` seconds."""
         require_unforked()
         if self.by_host:
             return _in_thread(lambda: self._connected(name, *args, **kwargs), within_s)
@@ -111,7 +111,7 @@ _forked_after_use = False
 
 
 def remote(url: str, *, stall_s: float | None = None) -> Remote:
-    """The remote of a URL's place; made once a process."""
+    """The connection to a URL's place; each process makes one, when it is first asked for."""
     require_unforked()
     key = place_of(url), STALL_S if stall_s is None else stall_s
     with _lock:

@@ -76,7 +76,7 @@ class Drift:
 
 
 def draw_witnesses(recipe: Recipe, index: SampleIndex, wanted: int = WITNESSES) -> Witness:
-    """The witnesses of a store that is about to be made."""
+    """Draw the views that a store which is about to be made will keep in full."""
     row_W = witness_rows(len(index), wanted)
     view_W = np.zeros(len(row_W), np.int64)
     renderer = Renderer(recipe, index, index.files())

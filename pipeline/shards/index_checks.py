@@ -111,7 +111,7 @@ class Proof:
 
 
 def require(true: bool | np.bool_, what: str) -> None:
-    """A ShardError that says what is wrong with the index, unless this is true."""
+    """Raise a ShardError that says what is wrong with the index, unless the condition holds."""
     if not true:
         raise ShardError(f"the index of the shards is damaged: {what}. Scan the shards again.")
 

@@ -144,7 +144,7 @@ class Place:
         )
 
     def gaps(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """From where headers begin, to where the next image does."""
+        """The two stretches in which the row's other members lie: before its image, and after it."""
         own_end = self.image + self.length
         return (-(-self.before // BLOCK) * BLOCK, self.image), (-(-own_end // BLOCK) * BLOCK, self.after)
 

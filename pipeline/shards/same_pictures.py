@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import MismatchError, ShardError
-from pipeline.pictures.jpeg_tiling import NotPlainError, origin_of, tile
+from pipeline.pictures.jpeg_tiling import SPANS, NotPlainError, origin_of, tile
 from pipeline.remote.client import is_remote
 from pipeline.remote.files import known_of
 from pipeline.shards.files import ShardFiles, local_path
@@ -128,7 +128,7 @@ def _unexplained(index: SampleIndex, found: SampleIndex) -> Iterator[int]:
             elif origin != tuple(ours_R[row]):
                 yield row
         for row in _some(np.array(plain, np.int64)):
-            if _tiled_again(payload_of(found, files, row)) != tuple(ours_R[row]):
+            if tuple(ours_R[row]) not in _tiled_again(payload_of(found, files, row)):
                 yield row
 
 
@@ -153,10 +153,11 @@ def _some(row_N: NDArray[np.int64]) -> list[int]:
     return [int(row) for row in row_N]
 
 
-def _tiled_again(payload: bytes) -> tuple[int, int] | None:
-    """crc32c and length of the tiled payload; None where it stays whole."""
-    try:
-        tiled = tile(payload)
-    except NotPlainError:
-        return None
-    return google_crc32c.value(tiled), len(tiled)
+def _tiled_again(payload: bytes) -> Iterator[tuple[int, int]]:
+    """crc32c and length of the tiled payload, in every way that was ever written; none where it stays whole."""
+    for span in SPANS:
+        try:
+            tiled = tile(payload, span=span)
+        except NotPlainError:
+            return
+        yield google_crc32c.value(tiled), len(tiled)

@@ -264,7 +264,7 @@ def _group(attributes: Mapping[str, object]) -> dict[str, object]:
 
 
 def require_format(record: Any) -> None:
-    """Refuse a store of another format or version, by name."""
+    """Refuse the record of a store of another format or version, and say which it is."""
     if not isinstance(record, dict) or record.get("name") != FORMAT:
         raise StoreError(f"it is of format {record!r:.80}, not '{FORMAT}'. Give a store that teacher_logits wrote.")
     if type(record.get("version")) is not int or record["version"] != VERSION:

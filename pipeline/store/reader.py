@@ -225,7 +225,7 @@ def read_index(objects: Objects, layout: Layout, base: Base, *, anew: bool = Fal
 
 
 def with_components(objects: Objects, layout: Layout, base: Base) -> Layout:
-    """The layout whose keep knows its components, where it has some."""
+    """The layout with a keep that knows what it was fitted to, read from the store; the same where nothing was."""
     fitting = layout.manifest.keep.fitting
     if fitting is None:
         return layout
@@ -234,7 +234,7 @@ def with_components(objects: Objects, layout: Layout, base: Base) -> Layout:
 
 
 def read_whole(objects: Objects, spec: ArraySpec, base: Base) -> NDArray[Any]:
-    """An array that is no unit's: all of its objects."""
+    """The values of an array that is no unit's, joined from all of its objects."""
     whole, at = np.empty(spec.shape, spec.dtype), 0
     for block in _read_blocks(objects, spec, base):
         whole[at : at + len(block)] = block

@@ -42,7 +42,7 @@ class Witness:
 
 
 def witness_arrays(count: int, side: int) -> dict[str, ArraySpec]:
-    """How so many witnesses of a side lie in a store."""
+    """The arrays that `count` witness views of `side` pixels take in a store."""
     pixels = ArraySpec(
         path="witness/pixels", axis=0, dtype=np.dtype(np.uint8), shape=(count, side, side, 3),
         block=(PIXEL_BLOCK, side, side, 3), rows=1, names=("witness", "y", "x", "channel"),

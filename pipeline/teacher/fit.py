@@ -135,7 +135,7 @@ class Eye:
     std: tuple[float, float, float]
 
     def see(self, pixels_BHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
-        """uint8 views as input, with the very arithmetic of `pipeline.teacher.teacher`."""
+        """Views as uint8 made into the model's input, by the very arithmetic of `pipeline.teacher.teacher`."""
         x_BCHW = torch.from_numpy(pixels_BHWC).to(device).permute(0, 3, 1, 2)
         x_BCHW = x_BCHW.to(torch.float32, memory_format=torch.channels_last)
         if x_BCHW.shape[-1] != self.size:
@@ -254,7 +254,7 @@ def smoothed_loss(logits_BK: Tensor, target_BK: Tensor, smoothing: float) -> Ten
 
 @torch.inference_mode()
 def score(fit: Fit, loader: Loader) -> dict[str, float]:
-    """Accuracy and loss on the labelled rows of the loader's index."""
+    """Judge the model on the labelled rows of the loader's index: accuracy, and mean loss."""
     fit.model.eval()
     classes = loader.index.classes
     row_R = np.flatnonzero(classes >= 0)

@@ -46,7 +46,7 @@ class Purpose(IntEnum):
     """The student's order of rows; no view uses it."""
 
     def block(self, number: int = 0) -> int:
-        """The counter's first word for one block of this purpose."""
+        """The counter's first word for the block of this number among those of this purpose."""
         assert 0 <= number < 1 << 16
         return (int(self) << 16) + number
 

@@ -117,7 +117,7 @@ def _box(box: NDArray[np.int32]) -> str:
 
 
 def plan_views(recipe: Recipe, index: SampleIndex, row_B: Ints, view_B: Ints) -> ViewPlan:
-    """Draw and resolve any set of views, in any order."""
+    """Decide everything about these views of these rows, whichever they are and in whatever order."""
     row_B, view_B = np.asarray(row_B, np.int64), np.asarray(view_B, np.int64)
     key_B = index.key_hash[row_B]
     words = _draw(recipe, key_B, view_B)

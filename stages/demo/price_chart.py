@@ -83,7 +83,7 @@ def paint(style: ChartStyle, pattern: str, rng: np.random.Generator) -> Pixels:
 
 
 def series(style: ChartStyle, pattern: str, rng: np.random.Generator) -> Series:
-    """Prices with the pattern in them, between about 0 and 1."""
+    """Made-up prices, mostly between 0 and 1, in which the pattern occurs."""
     points = np.array(PATTERNS[pattern])
     points[1:-1, 0] += rng.uniform(-style.jitter, style.jitter, len(points) - 2) * 0.8
     points[:, 1] += rng.uniform(-style.jitter, style.jitter, len(points))

@@ -149,7 +149,7 @@ class LabellingPlan:
             )
 
     def pictures(self, index: SampleIndex) -> PictureCache | None:
-        """The decoded pictures that this node keeps, if it keeps any."""
+        """The cache of decoded pictures that the flags ask for; None where they ask for none."""
         folder = self.picture_cache
         return None if folder is None else pictures_in(folder, self.picture_cache_size, index)
 

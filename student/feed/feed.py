@@ -167,7 +167,7 @@ def _last(edges: NDArray[np.int64], limit: int) -> int:
 
 
 def largest_share(order: Order, world: int) -> int:
-    """No process gets more views than this in one step."""
+    """The most views that any process gets in one step of this order."""
     return -(-order.largest // world) + 1
 
 

@@ -107,7 +107,7 @@ class ClassRow:
 
 
 def class_rows(tally: Tally, names: Sequence[str] | None) -> list[ClassRow]:
-    """One row a class, in the order of the classes."""
+    """How well an answer knows each class, in the order of the classes."""
     rows = zip(
         tally.class_count_K.tolist(), tally.class_correct_K.tolist(), tally.class_predicted_K.tolist(), strict=True
     )
@@ -169,7 +169,7 @@ class Scores:
 
 
 def heads_on_cpu(heads: Heads) -> Heads:
-    """Both heads' logits in float32 on the CPU; waits for them."""
+    """The logits of both heads in float32 on the CPU, once the device has computed them."""
     return Heads(heads.cls.float().cpu(), None if heads.dist is None else heads.dist.float().cpu())
 
 

@@ -60,7 +60,7 @@ class Teaching:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationBatch:
-    """Some pictures, on the device, with what is known about them."""
+    """Some pictures on the device, with their rows, their true classes and the teacher's answers."""
 
     row_B: NDArray[np.int64]
     pixels_BHWC: Tensor
@@ -224,7 +224,7 @@ class Judge:
         }
 
     def answers(self, pixels_BHWC: Tensor) -> dict[str, Heads]:
-        """What each student says; float32 logits on the CPU, waited for."""
+        """What each student says about these pictures: float32 logits on the CPU, once they are there."""
         begun = time.perf_counter()
         x_BCHW = self.prepare(pixels_BHWC)
         found = {}

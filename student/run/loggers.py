@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
-    """A client that is told each line of the record."""
+    """A tracker that people watch, which is handed each line of the run's record."""
 
     def tell(self, line: Line) -> None:
         """Pass on a line of the run's record: of an interval, or of an epoch."""
@@ -62,7 +62,7 @@ def chosen(named: Sequence[str], *, dvclive: bool | None, tensorboard: bool) -> 
 
 
 class Loggers:
-    """All loggers of a run; those that fail are let go of."""
+    """All trackers of a run; one that fails is told nothing more, and the run goes on."""
 
     def __init__(
         self, names: Sequence[str], run: Path, *, kept: Sequence[Line], update: int, config: Mapping[str, Any]
@@ -97,7 +97,7 @@ class Loggers:
 
 
 def numbers(line: Line) -> dict[str, float]:
-    """What can be plotted; not the position, which is the axis."""
+    """The values of a line that can be plotted; its position is left out, which is the axis."""
     position = ("epoch", "step", "update")
     return {name: value for name, value in line.items() if isinstance(value, int | float) and name not in position}
 

@@ -64,7 +64,7 @@ class Reading:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A training run between its first step and its last."""
+    """A training run between its first step and its last: its parts, and where it stands."""
 
     directory: Path
     settings: Settings

@@ -66,7 +66,7 @@ class Pace:
         return self._images / seconds, min((waited - self._waited) / seconds, 1.0)
 
     def take(self, waited: float) -> tuple[float, float]:
-        """The rates since the last call; then the count begins anew."""
+        """Images a second, and the share of time spent waiting, since the last call; then counting begins anew."""
         rate, wait = self.look(waited)
         self._images, self._begun, self._waited = 0, time.perf_counter(), waited
         return rate, wait

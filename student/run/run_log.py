@@ -66,7 +66,7 @@ class RunLog:
         return self._line.due or self._telling.due
 
     def live(self, line: Line, *, rate: float, wait: float, left: float) -> None:
-        """Show how far it is, without a record of it."""
+        """Show how far the run is on the live line, without writing it into the record."""
         self._tell(line, rate=rate, wait=wait, left=left)
         if self._line.due:
             self._show(line["update"], line["loss"], rate, wait, left)

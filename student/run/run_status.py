@@ -25,7 +25,7 @@ TAIL = 1 << 20
 
 
 class Telling:
-    """Says how a run gets on, for those who look."""
+    """Writes a small file now and then that says how a run gets on, for people who look."""
 
     def __init__(self, path: Path, *, total: int, epochs: int | None, ranks: Sequence[Mapping[str, Any]]) -> None:
         self._path = path

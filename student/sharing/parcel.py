@@ -50,7 +50,7 @@ class Parcel:
 
 
 def parcel_of(place: Path, repository: str) -> Parcel:
-    """Whatever lies there: an exported student, or a finished store."""
+    """The files to push of what lies at a place: an exported student, or a finished store; else it is refused."""
     if (place / PREPROCESSING).is_file():
         return _student(place, repository)
     if (place / "zarr.json").is_file():

@@ -81,6 +81,14 @@ def test_a_row_is_told_as_soon_as_it_is_there_whatever_becomes_of_the_others(
     assert capsys.readouterr().out.startswith("one | 7 views/s | 0.500 | 25 % | ")
 
 
+def test_a_row_may_take_longer_where_there_is_patience() -> None:
+    """A trial with small models runs where others are at work, too."""
+    told: list[Table] = []
+    made = Receipt(title="", device=torch.device("cpu"), told=told.append, seconds=60, patience=1000)
+    assert made.row("slowish", lambda: time.sleep(0.2) or found(), takes=0.01, most=0.02) is not None
+    assert receipt(told).row("slowish", lambda: time.sleep(0.2) or found(), takes=0.01, most=0.02) is None
+
+
 def test_no_row_outlives_the_time_for_all() -> None:
     told: list[Table] = []
     begun = time.monotonic()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.packing.retiling import fingerprint
 from pipeline.pictures.images import decode
-from pipeline.pictures.jpeg_tiling import SIGN
+from pipeline.pictures.jpeg_tiling import SIGN, SPANS
+from pipeline.pictures.jpeg_tiling import tile as tile_jpeg
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.rows import payload_of
@@ -100,6 +103,22 @@ def test_tile_makes_of_packed_shards_what_pack_makes_of_images(plain: Path, pack
     assert [name for name in ours if ours[name] != theirs[name]] == ["pack.json"]
     assert ours.keys() == theirs.keys()
     scan(expand([str(tmp_path / "out")]))  # held to the digests in its own pack.json
+
+
+def test_shards_tiled_as_they_were_before_are_found_again(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, new = tmp_path / "out", tmp_path / "new"
+    *_, before = SPANS
+    with monkeypatch.context() as earlier:
+        earlier.setattr("pipeline.packing.tiled.tile", partial(tile_jpeg, span=before))
+        earlier.setattr("pipeline.packing.retiling.fingerprint", partial(fingerprint, span=before))
+        first = done(tile.main, "--shards", plain, "--out", out)
+    made = files(out)
+    assert done(tile.main, "--shards", plain, "--out", out) == first and files(out) == made
+    done(tile.main, "--shards", plain, "--out", new)
+    assert files(new) != made
+    require_same_pictures(scan(expand([str(new)])), scan(expand([str(out)])))
 
 
 def test_tile_is_found_again(plain: Path, tmp_path: Path) -> None:

@@ -79,10 +79,11 @@ def test_costs_about_no_bytes() -> None:
     assert len(tile(payload)) < 1.01 * len(payload)
 
 
-def test_parts_are_about_64_pixels_wide_and_divide_the_row() -> None:
-    assert [interval_of(columns, 8) for columns in (63, 47, 40, 1, 8)] == [9, 47, 8, 1, 8]
-    assert [interval_of(columns, 16) for columns in (32, 24, 31, 5)] == [4, 4, 1, 5]
-    assert interval_of(32, 16, span=32) == 2
+def test_parts_are_about_as_wide_as_they_should_and_divide_the_row() -> None:
+    assert [interval_of(columns, 8, span=64) for columns in (63, 47, 40, 1, 8)] == [9, 47, 8, 1, 8]
+    assert [interval_of(columns, 16, span=64) for columns in (32, 24, 31, 5)] == [4, 4, 1, 5]
+    assert [interval_of(columns, 8) for columns in (63, 47, 40, 1, 8)] == [3, 1, 4, 1, 4]
+    assert [interval_of(columns, 16) for columns in (32, 24, 31, 5)] == [2, 2, 1, 1]
 
 
 def with_byte(payload: bytes, marker: int, place: int, value: int) -> bytes:

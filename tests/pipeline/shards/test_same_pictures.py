@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import MismatchError, ShardError
-from pipeline.pictures.jpeg_tiling import NotPlainError, Sign, read_header, sign_of, tile
+from pipeline.pictures.jpeg_tiling import SPAN, SPANS, NotPlainError, Sign, read_header, sign_of, tile
 from pipeline.shards import same_pictures
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.rows import payload_of
@@ -24,9 +24,9 @@ PICTURES = [sampled("420", 150, 97, seed=row) for row in range(ROWS - 1)] + [
 ]
 
 
-def tiled(payload: bytes) -> bytes:
+def tiled(payload: bytes, span: int = SPAN) -> bytes:
     try:
-        return tile(payload)
+        return tile(payload, span=span)
     except NotPlainError:
         return payload
 
@@ -70,6 +70,17 @@ def test_one_stands_for_the_other(plain: SampleIndex, other: SampleIndex, way: s
         assert [payload_of(moved, files, row) for row in range(ROWS)] == [
             payload_of(found, found.files(), row) for row in range(ROWS)
         ]
+
+
+def test_pictures_tiled_as_they_were_before_stand_for_plain_ones_too(plain: SampleIndex, tmp_path: Path) -> None:
+    """Every width that segments were ever written in is tried; a width of nobody's is another picture."""
+    for span in (*SPANS, 16):
+        index = indexed(tmp_path / f"{span}", [tiled(picture, span) for picture in PICTURES])
+        assert index.digest() not in (plain.digest(), None)
+        if span in SPANS:
+            assert moved_to(index, plain.urls).digest() == index.digest()
+        else:
+            assert "have other pictures: that of row 0 ('row0')" in refusal(index, plain)
 
 
 def refusal(index: SampleIndex, found: SampleIndex) -> str:
@@ -132,7 +143,8 @@ def test_many_plain_pictures_are_sampled(
 ) -> None:
     seen = []
     monkeypatch.setattr(same_pictures, "TILED_AGAIN", 3)
-    monkeypatch.setattr(same_pictures, "tile", lambda payload: seen.append(payload) or tile(payload))
+    again = same_pictures.tile
+    monkeypatch.setattr(same_pictures, "tile", lambda payload, span: seen.append(payload) or again(payload, span=span))
     moved_to(other, plain.urls)
     assert len(set(seen)) == 3
 
