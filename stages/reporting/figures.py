@@ -141,8 +141,8 @@ def classes(names: Sequence[str], recalls: Mapping[str, NDArray[np.float64]], co
 def confusion(names: Sequence[str], counts_KK: NDArray[np.int64], kind: str, colours: Colours) -> Drawing:
     """Which class is taken for which, as a share of the true class's pictures."""
     share_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
-    edges = (-0.5, len(names) - 0.5)
-    with drawing("confusion", colours, height=WIDTH, xlabel="taken for", ylabel="true class", grid=None) as figure:
+    edges, height = (-0.5, len(names) - 0.5), min(WIDTH, 2 + 0.35 * len(names))
+    with drawing("confusion", colours, height=height, xlabel="taken for", ylabel="true class", grid=None) as figure:
         if len(names) > NAMED_CLASSES:
             rgb = mpl.colors.to_rgb(figure.tone(kind))
             pale_to_full = LinearSegmentedColormap.from_list("share", [(*rgb, 0.03), (*rgb, 1.0)])

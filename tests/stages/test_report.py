@@ -486,6 +486,9 @@ def test_the_doctor_s_and_the_gauge_s_findings_are_told(results, stores):
     report(results, stores)
     text = said(results).partition("What stands out")[2].partition("Accuracy of each head A student")[0]
     assert "This teacher is tired." in text and "topk:3 loses 60 % of the signal at T = 1." in text
+    assert (
+        "<code>--keep</code> lowrank:5+38" in (results / "page" / "index.html").read_text()
+    )  # is not parted at a line's end
     assert "Topk:3 keeps of the teacher's signal" in said(results).partition("The teacher’s labels The store")[2]
 
 
