@@ -32,6 +32,7 @@ from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
+from pipeline.shards.rows import payload_of
 from pipeline.views.plan import ViewPlan, plan_views
 from pipeline.views.recipe import Recipe
 
@@ -115,7 +116,7 @@ def plan_rows(
     """Plans executed on the device, beside the loader's processes; and how far their pixels are apart."""
     many = 2 if bench.tiny else VIEWS
     rows, files = np.arange(min(len(index), WINDOW * many)), index.files()
-    decoded = _by_row(rows, turbo([index.payload(files, row) for row in rows.tolist()], device))
+    decoded = _by_row(rows, turbo([payload_of(index, files, row) for row in rows.tolist()], device))
     before = f"plan on {device}, pictures decoded before"
     runs = {
         "plan on the host, not executed": _planned(index, rows, many, WINDOW * many, lambda plan: None),
@@ -163,7 +164,7 @@ def _decode_and_execute(
     index: SampleIndex, files: ShardFiles, decoder: Decoder, device: torch.device, plan: ViewPlan
 ) -> None:
     rows = np.unique(plan.row_B)
-    payloads = [index.payload(files, row) for row in rows.tolist()]
+    payloads = [payload_of(index, files, row) for row in rows.tolist()]
     _execute(plan, _by_row(rows, decoder(payloads, device)), device)
 
 

@@ -33,20 +33,12 @@ from pipeline.remote.cache_settings import DIR_VARIABLE
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.index_file import LARGE
 from pipeline.shards.samples import key_hashes
+from pipeline.store.contents import read_base
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.manifest import Manifest, TeacherCard, unit_rows_for
 from pipeline.store.reader import read_index
-from pipeline.store.receipts import (
-    Base,
-    Contract,
-    Digest,
-    UnitTable,
-    complete,
-    read_complete,
-    unit_keys,
-    unit_receipt,
-)
-from pipeline.store.recovery import index_objects, read_base
+from pipeline.store.receipts import Base, Contract, Digest, UnitTable, complete, read_complete, unit_keys, unit_receipt
+from pipeline.store.recovery import index_objects
 from pipeline.views.recipe import Recipe
 
 SHARD_ROWS = 10_000

@@ -19,7 +19,6 @@ from benchmarks.labels_at_hand import manifest_of, random_teacher
 from benchmarks.report import Table, grid
 from pipeline.labelling.environment import describe_environment
 from pipeline.labels.codes import quantise
-from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import encode
 from pipeline.proofs.proof import SKETCH, kept
 from pipeline.rendering.drift import draw_witnesses
@@ -52,10 +51,9 @@ def measure(bench: Bench) -> Table:
         manifest = replace(
             manifest_of(index, keep, unit_rows=min(RUN_ROWS, len(index)), card=teacher.card), luma=SKETCH
         )
-        if isinstance(manifest.keep, LowRank):
-            rows_to_fit = manifest.keep.fit_rows(len(index), manifest.recipe.mix_window)
-            if len(rows_to_fit) <= manifest.keep.rank:
-                continue  # too few views have been drawn to fit it to
+        fitting = manifest.keep.fitting
+        if fitting is not None and len(fitting.rows(len(index), manifest.recipe.mix_window)) < fitting.least:
+            continue  # too few views have been drawn to fit it to
         path = bench.scratch(f"sizes-{keep[:4]}") / "store.zarr"
         with StoreWriter.open(
             path, manifest, index, 1, witness=lambda: witness, environment=describe_environment, answers=codes_of

@@ -17,7 +17,7 @@ class InOrder(click.Group):
     """Lists its commands in the order in which they are used."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """As the table has them."""
+        """The names of all commands in the order of the table."""
         return list(self.commands)
 
 

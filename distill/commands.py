@@ -73,16 +73,16 @@ class Named(click.Command):
         self.place = place
 
     def load(self) -> click.Command:
-        """The command itself."""
+        """Import the command that the name stands for."""
         module, _, attribute = self.place.partition(":")
         found: click.Command = getattr(import_module(module), attribute)
         return found
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **settings: Any) -> click.Context:
-        """Of the command itself, which click then runs."""
+        """The context of the command itself, which click then runs."""
         return self.load().make_context(info_name, args, *more, **settings)
 
 
 def commands() -> dict[str, click.Command]:
-    """All of them, none loaded."""
+    """All commands by name, none of which has been imported."""
     return {name: Named(name, *entry) for name, entry in COMMANDS.items()}

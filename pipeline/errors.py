@@ -38,7 +38,7 @@ class StoreError(UserError):
 
 
 class ViewError(UserError):
-    """A rendered view is not the one that the teacher saw."""
+    """A view that was drawn here is not the one that the teacher saw."""
 
 
 class WeightsError(UserError):
@@ -46,7 +46,7 @@ class WeightsError(UserError):
 
 
 class DeviceError(UserError):
-    """A device that was named cannot compute here."""
+    """A device that the user named is not there, or cannot compute."""
 
 
 class TeacherError(UserError):
@@ -66,7 +66,7 @@ class WorkerError(UserError):
 
 
 class PackageError(UserError):
-    """A package that only some need is not installed."""
+    """A package that only this command or option needs is not installed."""
 
     def __init__(self, purpose: str, package: str, extra: str) -> None:
         super().__init__(

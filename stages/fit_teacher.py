@@ -89,7 +89,7 @@ class FitPlan:
         return found
 
     def index(self, shards: tuple[str, ...]) -> SampleIndex:
-        """What is in some of the shards."""
+        """Scan these shards, with the classes found as the flags say."""
         return scan(expand(shards), workers=self.speed.workers, rule=self.rule)
 
 

@@ -44,7 +44,7 @@ WARM_UP = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """Who takes part."""
+    """A model that takes part: a student or a teacher, and how it answers."""
 
     name: str
     kind: str
@@ -56,7 +56,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """How each model is tried."""
+    """How each model is timed: in which batches and precision, in how many turns of how many seconds."""
 
     batch: int
     turns: int
@@ -146,7 +146,7 @@ def _model(name: str, kind: str, timm_name: str, trial: Trial, speed: Speed) -> 
 
 
 def measure(models: Sequence[Model], index: SampleIndex, trial: Trial, speed: Speed) -> list[Place]:
-    """How accurate, and how fast."""
+    """Run each model over the pictures of an index, and say how accurate and how fast it is."""
     for model in models:
         model.answer.require_classes_of(index)
     right = [_top1(model, index, trial.batch, speed) for model in models]

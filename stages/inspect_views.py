@@ -27,28 +27,24 @@ from pipeline.commands.command import command
 from pipeline.commands.gather import gather
 from pipeline.commands.places import SHARDS, STORE, ResultFile
 from pipeline.commands.recipe_flags import RECIPE_FLAGS, recipe_options
-from pipeline.errors import ImageError, RecipeError, ViewError, require_packages
-from pipeline.labels.soft_labels import SoftLabels
-from pipeline.pictures.images import decode
+from pipeline.errors import RecipeError, ViewError, require_packages
 from pipeline.proofs.same_views import Labelled, Seen, compare_views
-from pipeline.rendering.renderer import GREY, Renderer
+from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.truth import LabelRule
-from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind
 from pipeline.views.plan import ViewPlan, aligned, plan_views
 from pipeline.views.recipe import Recipe
 from stages.reporting.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, Cell, contact_sheet
+from stages.reporting.gallery import Answer, original, stored
 
 MOST_VIEWS = 1000
 DEFAULT_ROWS = "0:8"
 OF_THE_STORE = {"preset", "label_key", "classes", *RECIPE_FLAGS}
 """Flags of what a store brings itself"""
-
-Answer = tuple[int, float | None]
-"""A class, and its probability where the store's keep tells it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +61,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is shown."""
+    """What is shown: some views of rows, how they are drawn, and the store that they are of, if any."""
 
     recipe: Recipe
     index: SampleIndex
@@ -133,7 +129,7 @@ def _subject(context: click.Context, asked: Asked) -> Subject:
         _require_no_recipe(context)
         store = StoreReader.open(asked.logits)
         recipe, views = store.manifest.recipe, min(views, store.layout.views)
-        index = store.index.moved_to(expand(asked.shards)) if asked.shards else store.index
+        index = moved_to(store.index, expand(asked.shards)) if asked.shards else store.index
     if context.get_parameter_source("rows") is ParameterSource.DEFAULT:
         rows = f"0:{min(8, len(index))}"
     chosen = _rows(rows, len(index))
@@ -172,24 +168,8 @@ def _answers(subject: Subject) -> tuple[list[list[Answer]], NDArray[np.uint32] |
     store, plan = subject.store, subject.plan
     if store is None:
         return [[] for _ in range(len(plan))], None
-    found: list[list[Answer]] = []
-    crc_B = np.empty(len(plan), np.uint32)
-    for i, (row, view) in enumerate(zip(plan.row_B.tolist(), plan.view_B.tolist(), strict=True)):
-        run, place = divmod(row, store.manifest.unit_rows)
-        unit = store.read(view, run, luma=False)
-        crc_B[i] = unit.crc_B[place]
-        found.append(_likeliest(store.manifest, unit.labels.slice(place, place + 1)))
-    return found, crc_B
-
-
-def _likeliest(manifest: Manifest, label: SoftLabels) -> list[Answer]:
-    top = int(label.argmax_B[0])
-    if manifest.keep.lacks(1.0, manifest.temperatures) is not None:
-        return [(top, None)]
-    events = manifest.keep.events(label.arrays(), 1.0, manifest.temperatures)
-    classes, share = events.index_BK[0].astype(np.int64), events.prob_BK[0]
-    order = sorted(range(len(classes)), key=lambda k: (classes[k] != top, -share[k]))[:2]
-    return [(int(classes[k]), float(share[k])) for k in order]
+    found = [stored(store, row, view) for row, view in zip(plan.row_B.tolist(), plan.view_B.tolist(), strict=True)]
+    return [answers for answers, _ in found], np.array([crc for _, crc in found], np.uint32)
 
 
 def _spoken(subject: Subject, answers: list[Answer]) -> str:
@@ -232,11 +212,8 @@ def _cells(subject: Subject, pixels_BHWC: NDArray[np.uint8], answers: list[list[
 
 def _picture_cell(subject: Subject, row: int) -> Cell:
     index = subject.index
-    try:
-        pixels_HWC = decode(index.payload(index.files(), row))
-        size = f"{pixels_HWC.shape[1]} × {pixels_HWC.shape[0]} pixels"
-    except ImageError:
-        pixels_HWC, size = np.full((64, 64, 3), GREY, np.uint8), "cannot be decoded"
+    pixels_HWC, decoded = original(index, row)
+    size = f"{pixels_HWC.shape[1]} × {pixels_HWC.shape[0]} pixels" if decoded else "cannot be decoded"
     label = subject.label(int(index.classes[row]))
     captions = [Caption(label, INK), Caption(f"row {row}: {index.key(row)}"), Caption(size)]
     return Cell(pixels_HWC=pixels_HWC, captions=captions)

@@ -17,7 +17,8 @@ from pipeline.commands.command import command
 from pipeline.commands.outputs import require_new_folder
 from pipeline.commands.places import InputPath, OutputFolder
 from pipeline.commands.speed_flags import default_workers
-from pipeline.packing.sources import SourceError, Sources, from_folders, from_table
+from pipeline.packing.sources import SourceError, Sources, from_folders
+from pipeline.packing.table import from_table
 from pipeline.packing.tiled import tiled_text
 from pipeline.packing.writing import Effort, PackOptions, pack
 from pipeline.shards.sidecars import PackSummary

@@ -27,12 +27,13 @@ from pipeline.inspection.view_quality import accuracy_per_view
 from pipeline.labelling.cost import Cost, estimate
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
-from stages.reporting.gallery import Shelf, contact_sheet_of, held_out_shelves, view_shelves
+from stages.reporting.gallery import contact_sheet_of, held_out_shelves, view_shelves
 from stages.reporting.made import made_here, read_history, remember
 from stages.reporting.report_data import Story, curve_table
-from stages.reporting.results import Results, read_results
+from stages.reporting.results import read_results
 
 log = logging.getLogger(__name__)
 FOLDER = InputPath()
@@ -77,8 +78,7 @@ def main(
     require_packages("the report", "matplotlib", "jinja2", extra="report")
     before = read_history(earlier)
     found = read_results(results, runs, beside(logits, ".summary.json"))
-    store = StoreReader.open(logits)
-    index = store.index.moved_to(expand(shards)) if shards else store.index
+    store, index = _opened(logits, shards)
     story = Story(
         results=found,
         store=store,
@@ -87,7 +87,9 @@ def main(
         cost=_cost(store, index, weights, speed) if measured else None,
         per_view=accuracy_per_view(store, index),
         views=view_shelves(store, index, rows=rows, views=views) if rows else [],
-        held_out=_held_out(found, val_logits, val_shards, examples),
+        held_out=held_out_shelves(found, *_opened(val_logits, val_shards), most=examples)
+        if val_logits and examples
+        else [],
         made=made_here(),
         earlier=before,
     )
@@ -101,12 +103,9 @@ def main(
     click.echo(f"report: {out / 'index.html'} ({gains or 'no student without a teacher to compare with'})")
 
 
-def _held_out(results: Results, val_logits: str | None, val_shards: tuple[str, ...], examples: int) -> list[Shelf]:
-    if val_logits is None or not examples:
-        return []
-    store = StoreReader.open(val_logits)
-    index = store.index.moved_to(expand(val_shards)) if val_shards else store.index
-    return held_out_shelves(results, store, index, most=examples)
+def _opened(logits: str, shards: tuple[str, ...]) -> tuple[StoreReader, SampleIndex]:
+    store = StoreReader.open(logits)
+    return store, moved_to(store.index, expand(shards)) if shards else store.index
 
 
 def _architecture(name: str) -> str | None:
@@ -139,32 +138,17 @@ def _cost(store: StoreReader, index: SampleIndex, weights: Path | None, speed: S
 
 def write(story: Story, out: Path) -> None:
     """The page last, so that it is there only with its figures."""
-    from stages.reporting.sections import slides  # only now: it brings matplotlib, which is an extra
+    from stages.reporting.page import render  # only now: it brings matplotlib, which is an extra
 
+    page, slides = render(story)
     objects = LocalObjects(out)
-    for name, figure in slides(story.results).items():
+    for name, figure in slides.items():
         objects.put(f"{name}.png", figure)
     if story.views:
         objects.put("views.png", contact_sheet_of(story.views))
     for name in ("top1", "loss"):
         objects.put(f"{name}.csv", curve_table(story.results, name))
-    objects.put("index.html", html(story).encode())
-
-
-def html(story: Story) -> str:
-    """The page."""
-    from stages.reporting import background, findings, sections
-    from stages.reporting.page import render
-
-    told = [
-        part(story)
-        for part in (
-            *(findings.findings, sections.accuracy, sections.classes, sections.calibration, sections.trade),
-            *(sections.curves, sections.views, sections.held_out),
-            *(background.teacher, background.tokens, background.costs, background.earlier, background.proof),
-        )
-    ]
-    return render(sections.opening(story), [part for part in told if part])
+    objects.put("index.html", page.encode())
 
 
 if __name__ == "__main__":

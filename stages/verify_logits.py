@@ -33,8 +33,9 @@ from pipeline.rendering.drift import Drift, check_witnesses
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.rows import changed_rows, require_names
+from pipeline.shards.same_pictures import moved_to
 from pipeline.store.reader import StoreReader
-from pipeline.store.unchanged import changed_rows, require_names
 from pipeline.teacher.stored import load_stored_teacher
 
 SHOWN = 20
@@ -122,7 +123,7 @@ def _check_further(check: Check, findings: list[Finding], result: dict[str, Any]
     """All but the bytes, added to what was found; ends with the first thing that keeps from asking on."""
     store = StoreReader.open(check.logits)
     if not check.digests_only:
-        index = store.index.moved_to(expand(check.shards)) if check.shards else store.index
+        index = moved_to(store.index, expand(check.shards)) if check.shards else store.index
         findings += _check_classes(index)
         found, drift = _check_witness(store, index, check.accept_drift)
         again = _check_sample(store, index, check)

@@ -40,6 +40,7 @@ from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.store.reader import StoreReader
 from pipeline.views.imagenet import MEAN, STD
 from student.feed.feed import Feed, Step, piece_capacity, pieces_together
@@ -95,7 +96,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         self,
         store: str | Path | StoreReader,
         *,
-        shards: Sequence[str] = (),
+        shards: str | Sequence[str] = (),
         index: SampleIndex | None = None,
         batch: int = 256,
         seed: int = 0,
@@ -118,7 +119,7 @@ class StoredViews(IterableDataset[ViewBatch]):
     ) -> None:
         self.store = store if isinstance(store, StoreReader) else StoreReader.open(store)
         own = index or self.store.index
-        self.index = own.moved_to(expand(shards)) if shards else own
+        self.index = moved_to(own, expand(shards)) if shards else own
         require_usable(self.store, self.index, accept_drift=accept_drift)
         self.shape = Shape(
             manifest=self.store.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),
@@ -152,7 +153,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         return self._opened.feed
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; whoever asks for views again starts others."""
         if self._opened is not None and self._opened.process == os.getpid():
             self._opened.close()
         self._opened = self._given = None
@@ -255,14 +256,9 @@ class StoredViews(IterableDataset[ViewBatch]):
                 )
         order, manifest = self.order, self.store.manifest
         loader = Loader(
-            order.recipe,
-            self.index,
-            batch=piece_capacity(order),
-            workers=self.workers,
-            together=pieces_together(order),
-            start_method=self.start_method,
-            pictures=self.pictures,
-        )
+            order.recipe, self.index, batch=piece_capacity(order), workers=self.workers,
+            together=pieces_together(order), start_method=self.start_method, pictures=self.pictures,
+        )  # fmt: skip
         names = needed(manifest, soft=self.shape.logits, luma=self.accept_drift)
         answers = StoredAnswers(self.store, names, keep_units=2 * order.spread * order.repeats)
         narrowed = self.shape.logits and self.shape.keep != manifest.keep

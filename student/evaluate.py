@@ -62,7 +62,7 @@ class Pictures:
     on_bad_image: str
 
     def open(self, saved: Saved, ranks: Ranks, workers: int) -> EvaluationSet:
-        """The pictures, as this student is judged on them."""
+        """The rows that `saved` is judged on, seen through the recipe that suits this student."""
         return open_evaluation_set(
             self.shards, saved, ranks, rule=self.rule, logits=self.logits, crop_pct=self.crop_pct,
             on_bad_image=self.on_bad_image, workers=workers,

@@ -11,7 +11,7 @@ key, its bytes are held to the checksum of the index, and its view to the one st
 Views are mixed in pairs within windows of consecutive rows (`pipeline.views.mixing`), so the stage gathers the samples
 of a window and draws its pairs one after another. A partner that does not come along, because its shard went to another
 worker or node, or because it was filtered out, is read at its place in its shard. So shards may come in any order, more
-than once, and split in any way; samples within a shard must come in their order. A ``shuffle`` belongs behind the
+than once, and split in any way; the windows of a shard must come in their order. A ``shuffle`` belongs behind the
 stage. Nothing here imports webdataset: a stage is a callable.
 
 Shapes: B samples of one window, C classes, H W C picture.
@@ -19,11 +19,10 @@ Shapes: B samples of one window, C classes, H W C picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -37,6 +36,7 @@ from pipeline.rendering.renderer import Renderer
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.samples import IMAGE_FIELDS
 from pipeline.shards.tar import TarMember
 from pipeline.store.reader import StoreReader
@@ -45,6 +45,7 @@ from pipeline.views.mixing import plan_mixing
 from student.feed.feed import PIECE, Step, require_seen
 from student.feed.order import Batch
 from student.feed.position import Position
+from student.feed.sample_rows import Raw, SampleRows
 from student.feed.stored_answers import StoredAnswers, needed
 from student.feed.tensors import teacher_labels, truth_of
 from student.feed.usable import require_usable
@@ -53,11 +54,9 @@ from student.feed.view_batch import Channels, Pixels, Shape
 KEEP_UNITS = 16
 CPU = torch.device("cpu")
 
-Raw = Mapping[str, Any]
-
 
 class Taught(NamedTuple):
-    """What one sample has become."""
+    """What a sample becomes once the teacher's answer has been added: a view, its label, and the answer."""
 
     view: Tensor
     label: Tensor
@@ -69,7 +68,7 @@ class Taught(NamedTuple):
 def with_teacher(
     store: str | Path | StoreReader,
     *,
-    shards: Sequence[str] = (),
+    shards: str | Sequence[str] = (),
     views: int | None = None,
     answer: str = "argmax",
     tau: float = 3.0,
@@ -84,7 +83,7 @@ def with_teacher(
     numbered e mod `views` are given: ``set_epoch`` of the stage says so to its workers too.
     """
     opened = store if isinstance(store, StoreReader) else StoreReader.open(store)
-    index = opened.index.moved_to(expand(shards)) if shards else opened.index
+    index = moved_to(opened.index, expand(shards)) if shards else opened.index
     require_usable(opened, index, accept_drift=False)
     shape = Shape(
         manifest=opened.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),
@@ -127,18 +126,19 @@ class TeacherStage:
 
     def _windows(self, samples: Iterable[Raw], files: _AtHand) -> Iterator[NDArray[np.int64]]:
         """The rows that come one after another and lie in one mix window; their bytes are at hand."""
-        rows = _Rows(self.index, self._shards, self.store.name)
-        window, found = -1, list[int]()
+        mix_window = self.shape.manifest.recipe.mix_window
+        rows = SampleRows(self.index, self._shards, self.store.name, mix_window)
+        window, found = -1, dict[int, None]()
         for sample in samples:
             row = rows.of(sample)
-            if row // self.shape.manifest.recipe.mix_window != window and found:
-                yield np.array(found, np.int64)
-                found = []
-            window = row // self.shape.manifest.recipe.mix_window
-            found.append(row)
+            if (row // mix_window != window and found) or row in found:  # a shard may begin again within its window
+                yield np.array([*found], np.int64)
+                found = {}
+            window = row // mix_window
+            found[row] = None
             files.hold(row, sample)
         if found:
-            yield np.array(found, np.int64)
+            yield np.array([*found], np.int64)
 
     def _taught(
         self, row_B: NDArray[np.int64], view: int, renderer: Renderer, answers: StoredAnswers
@@ -186,44 +186,6 @@ class TeacherStage:
         return map(Taught, given.pixels, given.truth(manifest.num_classes), chosen)
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Which row each sample is: by its shard and its key, in the order of the shard."""
-
-    index: SampleIndex
-    shards: Mapping[str, int]
-    name: str
-    shard: int = -1
-    last: int = -1
-    row_of: dict[str, int] = field(default_factory=dict)
-
-    def of(self, sample: Raw) -> int:
-        """The row of a sample."""
-        url, key = str(sample.get("__url__")), str(sample.get("__key__"))
-        shard = self.shards.get(url)
-        if shard is None:
-            raise MismatchError(
-                f"{url} is not one of the shards that {self.name} labels ({self.index.urls[0]} …). Where they have "
-                "other names now, name them all: with_teacher(…, shards=…)."
-            )
-        if shard != self.shard:
-            start, stop = (int(self.index.shard_starts[shard + more]) for more in (0, 1))
-            self.shard, self.last = shard, -1
-            self.row_of = {self.index.key(row): row for row in range(start, stop)}
-        row = self.row_of.get(key)
-        if row is None:
-            raise MismatchError(f"{url} has a sample '{key}', and had none when {self.name} was labelled. Restore it.")
-        if row == int(self.index.shard_starts[shard]):
-            self.last = -1  # the shard comes once more
-        if row <= self.last:
-            raise StudentError(
-                f"{url}: sample '{key}' (row {row}) comes after row {self.last}. Views are mixed with their "
-                "neighbours, so the stage needs a shard's samples in their order: put shuffle behind with_teacher."
-            )
-        self.last = row
-        return row
-
-
 class _AtHand(ShardFiles):
     """Shards of which some payloads are here already; others are read at their place."""
 
@@ -241,7 +203,7 @@ class _AtHand(ShardFiles):
             kinds = ", ".join(f"{name}: {type(sample[name]).__name__}" for name in fields) or "none"
             raise StudentError(
                 f"{self.urls[shard]}: sample '{self.index.key(row)}' has no picture in bytes ({kinds}). The stage "
-                "draws from the files themselves: put decode behind with_teacher, or leave it out."
+                "draws from the files themselves: leave decode and rename out."
             )
         self._hold_class(row, sample)
         known = int(self.index.payload_crc[row])

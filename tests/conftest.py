@@ -32,6 +32,11 @@ TESTS = Path(__file__).parent
 SLOW = [line for line in (TESTS / "slow.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: tests wait for others nearly as often as they compute."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, and begin with it: a long file that is handed out last leaves the other processes idle."""
     place = {item.path: _place(item.path) for item in items}

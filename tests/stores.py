@@ -15,7 +15,6 @@ import numpy as np
 
 from pipeline.labels.dense import Dense
 from pipeline.labels.keeps import parse_keep
-from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import encode
 from pipeline.proofs.checksums import luma
 from pipeline.proofs.proof import kept
@@ -84,9 +83,9 @@ def manifest_of(index: SampleIndex, keep: str = "topk:3", **changes: object) -> 
         "luma": True,
     }
     manifest = Manifest(**{**values, **changes})  # type: ignore[arg-type]
-    if isinstance(manifest.keep, LowRank):
-        rows = manifest.keep.fit_rows(manifest.rows, manifest.recipe.mix_window)
-        manifest = dataclasses.replace(manifest, keep=manifest.keep.fit(codes_of(manifest, rows)))
+    if (fitting := manifest.keep.fitting) is not None:
+        rows = fitting.rows(manifest.rows, manifest.recipe.mix_window)
+        manifest = dataclasses.replace(manifest, keep=fitting.fit(codes_of(manifest, rows)))
     return manifest
 
 

@@ -3,9 +3,9 @@
     python -m pytest tests/test_accelerator.py                        # where there is CUDA; else all are skipped
     DISTILL_TEST_DEVICE=mps python -m pytest tests/test_accelerator.py     # on another device, cpu included
 
-The other tests compute on the CPU, wherever they run; together with them, these find no CUDA. Commands start for
-seconds and compute for moments, so those that do not need each other run side by side (`running`), and all is over
-within two minutes on 16 cores.
+The other tests compute on the CPU, wherever they run; beside them, these find no CUDA. Commands start for seconds
+and compute for moments, so those that do not need each other run side by side (`running`), and all is over within two
+minutes on 16 cores.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_one_file_chooses_the_device_and_the_precision() -> None:
 
 def test_one_file_lays_out_json_results() -> None:
     assert len(list(layouts(ast.parse("json.dump(a, b); json.dumps(a, indent=2); json.dumps(a); pickle.dump(a)")))) == 2
-    shown = {"stages/reporting/background.py"}  # in a page
+    shown = {"stages/reporting/page.py"}  # in a page
     assert {path for path, tree in SOURCES.items() if any(layouts(tree))} - shown == {"pipeline/durable/file.py"}
 
 

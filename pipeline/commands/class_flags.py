@@ -26,7 +26,7 @@ label_key_option = click.option(
 
 
 def label_rule(label_key: str | None, classes: Path | None) -> LabelRule:
-    """The rule that the two flags ask for."""
+    """How classes are found in the samples, as `--label-key` and `--classes` ask for it."""
     return LabelRule(key=label_key, names=None if classes is None else read_class_list(classes))
 
 

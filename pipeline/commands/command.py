@@ -39,7 +39,7 @@ class Finite(click.FloatRange):
     """A number of this range; nan, which no comparison refuses, and infinities are in none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As click converts it."""
+        """The number that click makes of a value; one that is infinite, or none, is refused."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
@@ -89,16 +89,16 @@ def command(**attributes: Any) -> Callable[[Callable[..., Any]], Command]:
 
 
 class Lines(logging.StreamHandler[TextIO]):
-    """Records where they stay: a live line makes room for them."""
+    """A handler whose records stay on the terminal: the live line of progress makes room for them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """As ever, in the place of the live line."""
+        """Write the record as any handler does, with the live line of progress out of its way."""
         make_room(self.stream)
         super().emit(record)
 
 
 def configure_logging(level: str) -> None:
-    """Log to standard error, once, one line a record."""
+    """Log to standard error from `level` on, a line a record; a second call changes only the level."""
     handler = Lines(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s | %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

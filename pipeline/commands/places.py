@@ -25,7 +25,7 @@ RECORDS = ("fit.json", "pack.json", "classes.json", "demo.json", "config.json", 
 
 
 class InputPath(click.Path):
-    """A path on this machine."""
+    """The type of a flag that names something on this machine to be read."""
 
     def __init__(self, **limits: bool) -> None:
         super().__init__(path_type=Path, **limits)
@@ -37,7 +37,7 @@ class InputPath(click.Path):
 
 
 class OutputFolder(InputPath):
-    """A folder that is written."""
+    """The type of a flag that names a folder to be written."""
 
     def require(self, place: str, flag: str) -> None:
         """Refuse a folder without a name of its own, too."""

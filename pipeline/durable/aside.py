@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def asides(path: Path) -> list[Path]:
-    """What was set aside of this path, the newest first."""
+    """The places to which what lay at this path has been moved, the newest first."""
     place = _real(path)
     stem, suffix = _parts(place)
     form = re.compile(rf"{re.escape(stem)}\.previous(?:-([0-9]{{1,6}}))?{re.escape(suffix)}")

@@ -25,7 +25,7 @@ def one_line(value: object) -> bytes:
 
 
 def dump(value: object) -> bytes:
-    """The one text of a value, as a file holds it."""
+    """The bytes of a value as canonical JSON, of which there is one text alone, with a newline at the end."""
     return one_line(value) + b"\n"
 
 

@@ -147,11 +147,11 @@ class LocalObjects:
             lock.leave()
 
     def seat(self) -> LocalSeat:
-        """A seat as an flock on ``<root>.writers.lock``."""
+        """The right to write this store, held by an flock on ``<root>.writers.lock``."""
         return LocalSeat(self.root)
 
     def writers(self) -> list[Writer]:
-        """By the small files beside the directory."""
+        """The processes that write this store, by the small files that they keep beside it."""
         return read_all_said(self.root)
 
     @contextlib.contextmanager

@@ -117,13 +117,13 @@ class LocalSeat:
         return "other processes"
 
     def say(self, told: Mapping[str, Any]) -> None:
-        """In a file of its own, whole, and not flushed."""
+        """Write how this process gets on into a file of its own, whole, though not flushed to disk."""
         with contextlib.suppress(OSError):
             self._said.parent.mkdir(exist_ok=True)
             write_said(self._said, told)
 
     def leave(self) -> None:
-        """Give up the right to write; the next process may have it."""
+        """Give the right up, or the wait for it; it does no harm twice."""
         with contextlib.suppress(OSError):
             self._said.unlink(missing_ok=True)
             self._said.parent.rmdir()
@@ -131,14 +131,14 @@ class LocalSeat:
 
 
 def read_all_said(root: Path) -> list[Writer]:
-    """Of all that write, or were killed while they did; by rank."""
+    """What all processes said of themselves that write, or were killed while they did; by rank."""
     folder = lock_path(root, ".writers")
     found = [read_said(path) for path in sorted(folder.glob("*.json"))]
     return sorted(filter(None, found), key=lambda writer: int(writer.told.get("rank") or 0))
 
 
 def sweep_said(folder: Path) -> None:
-    """Remove what killed processes have left; for one that is alone."""
+    """Remove the files in which killed processes spoke of themselves; only one that is alone may."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             path.unlink()

@@ -56,7 +56,7 @@ class Objects(Protocol):
         ...
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """The same, if there is nothing under the key; False where there is."""
+        """Put these bytes under the key if there is nothing yet; False where there is."""
         ...
 
     def delete(self, key: str) -> None:
@@ -89,5 +89,5 @@ def open_objects(where: str | Path) -> Objects:
 
 
 def is_temporary(key: str) -> bool:
-    """Is this the name of an unfinished `put`?"""
+    """Whether a key is the name under which an unfinished `put` lies."""
     return _TEMPORARY.fullmatch(key.rpartition("/")[2]) is not None

@@ -61,7 +61,7 @@ class S3Objects:
         return data
 
     def get_many(self, keys: Iterable[str], limit: int) -> Iterator[tuple[str, bytes | None]]:
-        """Several at a time: an answer takes its journey, however little is in it."""
+        """The bytes of these objects, several fetched at a time: an answer takes its journey, however short."""
 
         def read(key: str) -> bytes | None:
             try:
@@ -99,11 +99,11 @@ class S3Objects:
         return held(Lease(self.bucket, f"{self.root}.lock", self._lose), self.name)
 
     def seat(self) -> S3Seat:
-        """A seat as leases below ``<store>.writers``."""
+        """The right to write this store, held by leases below ``<store>.writers``."""
         return S3Seat(self.bucket, self.root, self._lose)
 
     def writers(self) -> list[Writer]:
-        """By their leases, whose age is the server's own word."""
+        """The processes that write this store, by their leases, whose age is the server's own word."""
         return seated_at(self.bucket, self.root)
 
     def _key(self, key: str) -> str:

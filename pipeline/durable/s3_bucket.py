@@ -125,7 +125,7 @@ class Bucket:
 
 
 def is_refused(error: Exception) -> bool:
-    """Whether a condition did not hold."""
+    """Whether the server answered that the condition of a request did not hold."""
     return isinstance(error, FileExistsError) or code_of(error) in ("PreconditionFailed", "412")
 
 

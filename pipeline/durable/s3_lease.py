@@ -32,7 +32,7 @@ LONGEST = 1 << 16
 
 
 def patience_s() -> float:
-    """After so long the lease of a killed process has expired."""
+    """Seconds after which the lease of a process that was killed has surely expired."""
     return 1.5 * LEASE_S
 
 
@@ -157,11 +157,11 @@ class S3Seat:
         self.first = False
 
     def holder(self) -> str:
-        """Other processes: the leases of seats do not say who holds them."""
+        """Words for those who hold the seat: leases of seats do not say who they are."""
         return "other processes"
 
     def say(self, told: Mapping[str, Any]) -> None:
-        """With the next renewal of what it holds."""
+        """Let people know how this process gets on, with the next renewal of its lease."""
         self._whole.told = self._share.told = told
 
     def leave(self) -> None:

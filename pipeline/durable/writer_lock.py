@@ -48,7 +48,7 @@ class Seat(Protocol):
         ...
 
     def holder(self) -> str:
-        """Who has it, as far as that is known."""
+        """Which process holds the seat, in words for a message, as far as that is known."""
         ...
 
     def say(self, told: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ SILENT_S = 90.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
-    """A process that works, as it told of itself."""
+    """A process that writes a store, as it has told of itself."""
 
     host: str
     pid: int
@@ -113,7 +113,7 @@ class Writer:
 
     @property
     def state(self) -> str:
-        """What it does, or what has become of it."""
+        """In a word or two what the process does, or that it is gone or silent."""
         if self.alive is False:
             return "is gone (killed, or failed)"
         if self.alive is None and self.silent_s > SILENT_S:
@@ -122,7 +122,7 @@ class Writer:
 
     @property
     def works(self) -> bool:
-        """Whether it is to be reckoned with."""
+        """Whether the process is alive, as far as can be told from here."""
         return self.alive is not False and (self.alive is True or self.silent_s <= SILENT_S)
 
     @classmethod
@@ -147,7 +147,7 @@ def myself() -> dict[str, Any]:
 
 
 def write_said(path: Path, told: Mapping[str, Any]) -> None:
-    """What this process says of itself, in place of what it said before."""
+    """Write what this process says of itself, in place of what it said before."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({**myself(), "at": time.time(), **told}), encoding="utf-8")
     temporary.replace(path)

@@ -30,7 +30,7 @@ SLOW_READING = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What one process saw of its own run."""
+    """What one process saw of its own run: how long, how many views, and what drawing them took."""
 
     seconds: float
     """Of training or labelling, without validation and the like."""
@@ -62,7 +62,7 @@ class Measurement:
 
     @property
     def takes(self) -> float:
-        """Views a second that the device would take."""
+        """Views a second that the device would take if it never waited."""
         return self.views / self.working if self.working else 0.0
 
     @property
@@ -103,7 +103,7 @@ class Measurement:
         return self._drawn(self.effort.reading / max(self.effort.decoded, 1) + decode_s, each)
 
     def remedies(self) -> dict[str, float]:
-        """What is not done yet, with the views a second that it would draw."""
+        """What a user could do that is not done yet, by flag, with the views a second that would then be drawn."""
         spent, found = self.effort, {}
         cores = max(self.cores, 1)
         if self.workers < cores:
@@ -131,12 +131,12 @@ class Measurement:
 
 
 def tiled(share: float) -> float:
-    """What decoding a tiled picture of which so much is looked at costs, of decoding the whole."""
+    """What decoding a tiled picture costs, as a share of decoding the whole, where `share` of it is looked at."""
     return min(1.0, TILED_BASE + TILED_SHARE * share)
 
 
 def advice(found: Measurement) -> str | None:
-    """What to say; None where the device is fed, or nothing can be said."""
+    """The line to print for a run that was measured; None where the device is fed, or nothing can be said."""
     if found.waiting < TELLING or not found.effort.views or not found.effort.seconds:
         return None
     who = f"{found.workers} workers draw" if found.workers else "this process draws"

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Watch:
-    """What a run does in its first minute."""
+    """Measures a run in its first minute, and logs once what would help where the device waits."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Watch:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Around the work of one step."""
+        """Time what is done inside as the work of one step on the device."""
         if self._over or self._steps < FIRST_STEPS:
             yield
             return
@@ -78,7 +78,7 @@ class Watch:
         return event
 
     def took(self, views: int) -> None:
-        """At the end of a step of so many views. Says once what there is to say."""
+        """Count the step that ends here, of so many views; after a minute the advice is logged, if there is some."""
         if self._over:
             return
         self._steps += 1
@@ -94,7 +94,7 @@ class Watch:
                 log.warning("%s", told)
 
     def measurement(self) -> Measurement:
-        """What was seen so far."""
+        """What was measured since the first steps, with what is known of pictures and machine."""
         return measured(
             self.loader,
             self.loader.effort.since(self._begun_effort),
@@ -133,13 +133,13 @@ def measured(
 
 
 def cores() -> int:
-    """That this process and its workers may use: its share of those that the node's processes may use."""
+    """How many cores this process and its workers may use: its share of those that the node's processes may use."""
     granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, granted // Place.from_environment().local_world)
 
 
 def pixels_left(index: SampleIndex, max_side: int) -> float:
-    """What `pack --max-side` would leave of all pixels."""
+    """The share of all pixels of an index, 0 to 1, that would be left if `pack --max-side` had shrunk its pictures."""
     pixels_R = index.widths.astype(np.float64) * index.heights
     longest_R = np.maximum(np.maximum(index.widths, index.heights), 1)
     left = (pixels_R * np.minimum(1.0, max_side / longest_R) ** 2).sum()
@@ -147,7 +147,7 @@ def pixels_left(index: SampleIndex, max_side: int) -> float:
 
 
 def seconds_of_a_byte() -> float:
-    """To copy a byte that is in memory, and not in the processor's cache, and take it into a checksum."""
+    """How long it takes here to copy a byte that is in memory, not in a cache, and to take it into a checksum."""
     source, target = (np.ones(PROBE_BYTES, np.uint8) for _ in range(2))
     begun = time.perf_counter()
     np.copyto(target, source)

@@ -25,20 +25,10 @@ from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import UserError
 from pipeline.proofs.proof import SKETCH, kept_of
 from pipeline.store.arrays import ArraySpec
+from pipeline.store.contents import fetch, get_record, object_keys
 from pipeline.store.layout import GAUGE_KEY, Layout, Unit
 from pipeline.store.reader import decode, find_complete, read_index, read_whole, require_agreement, root_layout
-from pipeline.store.receipts import (
-    BASE_KEY,
-    COMPLETE_KEY,
-    Base,
-    Digest,
-    UnitTable,
-    fetch,
-    get_record,
-    unit_keys,
-    unit_receipt,
-)
-from pipeline.store.recovery import object_keys
+from pipeline.store.receipts import BASE_KEY, COMPLETE_KEY, Base, Digest, UnitTable, unit_keys, unit_receipt
 
 Watch = Callable[[int, int], None]
 """Told how much is done, and of how much"""
@@ -46,7 +36,7 @@ Watch = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is off."""
+    """Something in a store that is not as it must be: where, and what."""
 
     where: str
     what: str

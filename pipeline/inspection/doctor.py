@@ -130,7 +130,7 @@ def advice(found: Mapping[str, Any]) -> list[str]:
 
 
 def doctor_text(found: Mapping[str, Any] | None) -> list[str]:
-    """Lines as a person reads them."""
+    """Lines that tell a person what `doctor` found, its advice last; none where nothing was looked at."""
     if found is None:
         return []
     plain, clear, mixed = (found[name] for name in ("plain", "clear", "mixed"))

@@ -28,7 +28,7 @@ _AT_ONCE = 512
 
 
 def compare(before: StoreReader, after: StoreReader) -> dict[str, Any]:
-    """The figures, as plain values."""
+    """How far the labels of `after`, which was made from `before`, differ: agreement, kept mass, KL, bytes a view."""
     unit_rows = min(before.manifest.unit_rows, before.manifest.rows)
     units = before.layout.units()
     chosen = units[:: max(1, len(units) * unit_rows // LIMIT)]
@@ -53,7 +53,7 @@ def compare(before: StoreReader, after: StoreReader) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as a person reads them."""
+    """The figures of `compare` as a table for the terminal."""
     before, after = figures["before"], figures["after"]
     lines = [f"{before['keep']} → {after['keep']}, compared on {figures['views_compared']:,} views"]
     lines.append(f"  argmax is the same in {100 * figures['argmax_agreement']:.2f} %")
@@ -105,7 +105,7 @@ def _parts(before: StoreReader, after: StoreReader, view: int, run: int) -> dict
 
 def _top(keep: Keep, labels: SoftLabels) -> NDArray[np.bool_] | None:
     """Whether the largest stored logit is that of the argmax, where only some logits are stored."""
-    first_B1 = keep.likeliest(labels.arrays(), 1) if keep.kept_classes else None
+    first_B1 = keep.likeliest(labels.arrays(), 1) if keep.ranks else None
     return None if first_B1 is None else first_B1[:, 0] == labels.argmax_B
 
 

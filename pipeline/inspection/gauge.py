@@ -34,11 +34,10 @@ from pipeline.inspection.fidelity import divergence
 from pipeline.labels.codes import class_dtype, softmax_of
 from pipeline.labels.keep import Keep
 from pipeline.labels.keeps import parse_keep
-from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels, from_codes
+from pipeline.store.contents import get_record
 from pipeline.store.layout import GAUGE_KEY
 from pipeline.store.manifest import Manifest
-from pipeline.store.receipts import get_record
 from pipeline.store.unit_labels import UnitLabels, encoded_sizes
 
 ENOUGH = 0.8
@@ -75,7 +74,7 @@ def gauge(objects: Objects, manifest: Manifest, answers: Answers) -> Gauge | Non
 
 
 def stored_gauge(objects: Objects, manifest: Manifest) -> Gauge | None:
-    """What was measured when the store was filled, if it was."""
+    """What was measured of the keep when the store was filled; None where nothing was."""
     data = get_record(objects, GAUGE_KEY)
     try:
         record = canonical.unseal(data or b"")
@@ -85,7 +84,7 @@ def stored_gauge(objects: Objects, manifest: Manifest) -> Gauge | None:
 
 
 def measure(manifest: Manifest, answers: Answers) -> Gauge:
-    """The figures at each temperature, and where they are low, what would do."""
+    """What the keep of a manifest gives back at each temperature, and where that is little, which keep would do."""
     codes_NC = answers(gauge_rows(manifest.rows, manifest.recipe.mix_window))
     at = {t: shares(manifest.keep, codes_NC, t) for t in _temperatures(manifest)}
     low = [t for t, found in at.items() if found["signal"] < ENOUGH]
@@ -98,7 +97,7 @@ def measure(manifest: Manifest, answers: Answers) -> Gauge:
 
 
 def shares(keep: Keep, codes_NC: NDArray[np.uint16], temperature: float) -> dict[str, Any]:
-    """What a keep gives back of these answers at a temperature."""
+    """How much of what these answers say at a temperature a keep gives back: the KL, and the share of the signal."""
     labels = _labels(keep, codes_NC, (temperature,))
     true_NC = softmax_of(codes_NC, temperature)
     told_NC = keep.events(labels.arrays(), temperature, (temperature,)).spread(true_NC.shape[1])
@@ -159,14 +158,14 @@ def _others(manifest: Manifest, codes_NC: NDArray[np.uint16], answers: Answers) 
     for keep in map(parse_keep, OTHERS):
         with suppress(RecipeError):
             keep.require_fit(manifest.num_classes)
-            if isinstance(keep, LowRank):
+            if (fitting := keep.fitting) is not None:
                 if manifest.num_classes > MOST_CLASSES_FITTED:
                     continue
                 if fit_NC is None:
-                    fit_NC = answers(_spread(keep.fit_rows(manifest.rows, manifest.recipe.mix_window), FITTED))
-                if keep.rank >= len(fit_NC):
+                    fit_NC = answers(_spread(fitting.rows(manifest.rows, manifest.recipe.mix_window), FITTED))
+                if len(fit_NC) < fitting.least:
                     continue
-                keep = keep.fit(fit_NC)
+                keep = fitting.fit(fit_NC)
             yield _size(replace(manifest, keep=keep, temperatures=_stored(manifest)), codes_NC), keep
 
 

@@ -28,7 +28,7 @@ LAMBDA_EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def summarise(store: StoreReader) -> dict[str, Any]:
-    """The figures, as plain values."""
+    """How often the teacher was right, how sure it was, and what its labels take up, as plain values for JSON."""
     units = _spread(store)
     tallies = [_tally(store, unit) for unit in units]
     correct = {name: np.concatenate([t[name] for t in tallies]) for name in ("top1", "top5", "share")}
@@ -66,7 +66,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         if part["views"]
     ]
     if summary["entropy"] is not None:
-        kept = parse_keep(summary["keep"]).kept_classes
+        kept = parse_keep(summary["keep"]).ranks
         among = f" (of the {kept} largest classes and the rest as one)" if kept else ""
         lines.append(f"  mean entropy {summary['entropy']:.3f} nats{among}")
     if summary["view_agreement"] is not None:

@@ -39,7 +39,7 @@ _A_REQUEST = 64
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Rows of one unit."""
+    """Rows of one unit that are to be drawn again."""
 
     unit: Unit
     row_B: NDArray[np.int64]
@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(slots=True)
 class Recheck:
-    """What came of it."""
+    """What came of drawing views again, and of asking the teacher again: counts, and the largest differences."""
 
     views: int = 0
     changed: int = 0
@@ -65,7 +65,7 @@ class Recheck:
     findings: list[Finding] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
-        """All but the findings, as plain values."""
+        """All counts and differences as plain values; the findings are left out."""
         return {name: value for name, value in asdict(self).items() if name != "findings"}
 
 
@@ -172,8 +172,10 @@ def _compare_answers(result: Recheck, store: StoreReader, logits_BC: NDArray[np.
     if manifest.keep.kind == "argmax":
         return
     now = encode(logits_BC, manifest.keep, manifest.temperatures)
-    step = manifest.keep.steps_apart(stored.arrays(), encode(logits_BC, Dense()).parts["logits"])
-    result.largest_deviation = max(result.largest_deviation, step * SCALE)
+    known = manifest.keep.codes(stored.arrays())
+    if known is not None:
+        step = known.steps_from(encode(logits_BC, Dense()).parts["logits"])
+        result.largest_deviation = max(result.largest_deviation, step * SCALE)
     if "lse" in stored.parts:
         apart = float(np.abs(now.parts["lse"] - stored.parts["lse"]).max())
         result.largest_lse_deviation = max(result.largest_lse_deviation, apart)

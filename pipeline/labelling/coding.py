@@ -28,10 +28,10 @@ Arrays = Sequence[NDArray[np.generic]]
 
 
 class Coding(Protocol):
-    """Two halves of the way from logits to labels."""
+    """How logits become labels, in two halves: one where the logits are, one on the host."""
 
     def there(self, logits_BC: Tensor) -> tuple[Tensor, ...]:
-        """What is computed where the logits are."""
+        """What is computed from logits on the device that holds them, to be sent to the host."""
 
     def labels(self, parts: Arrays, logits: Callable[[], NDArray[np.float32]], name: Name) -> SoftLabels:
         """The labels, on the host; `logits` fetches what the teacher said where it must be refused."""
@@ -45,25 +45,25 @@ def coding_of(manifest: Manifest, *, apart: bool) -> Coding:
 
 @dataclass(frozen=True, slots=True)
 class HostCoding:
-    """All of it on the host."""
+    """Sends the logits to the host, and does everything there."""
 
     keep: Keep
     temperatures: tuple[float, ...]
     classes: int
 
     def there(self, logits_BC: Tensor) -> tuple[Tensor, ...]:
-        """Nothing."""
+        """The logits themselves."""
         return (logits_BC,)
 
     def labels(self, parts: Arrays, logits: Callable[[], NDArray[np.float32]], name: Name) -> SoftLabels:
-        """Encode."""
+        """The labels that the host encodes from the logits."""
         del logits
         return encode(parts[0].astype(np.float32, copy=False), self.keep, self.temperatures, name=name)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceCoding:
-    """All but the sums on the device."""
+    """Takes argmax, codes and ranks on the device; what sums exponentials is left to the host."""
 
     keep: Keep
     temperatures: tuple[float, ...]
@@ -81,7 +81,7 @@ class DeviceCoding:
         return (*parts, ranked(code_BC, self.keep.ranks)) if self.keep.ranks else parts
 
     def labels(self, parts: Arrays, logits: Callable[[], NDArray[np.float32]], name: Name) -> SoftLabels:
-        """What is left to do."""
+        """The labels from what the device computed, and from the sums, which are made here."""
         argmax_B, *more = parts[0].astype(class_dtype(self.classes)), *parts[1:]
         if not more:
             return SoftLabels(argmax_B=argmax_B)
@@ -93,8 +93,7 @@ class DeviceCoding:
         if not largest:
             return from_codes(argmax_B, codes_BC, self.keep, self.temperatures)
         code_BK, rank_BK = np.divmod(largest[0].astype(np.int64), self.classes)
-        kept = self.keep.parts_of(self.classes - 1 - rank_BK, code_BK, codes_BC, self.temperatures)
-        return SoftLabels(argmax_B=argmax_B, parts=kept)
+        return from_codes(argmax_B, codes_BC, self.keep, self.temperatures, (self.classes - 1 - rank_BK, code_BK))
 
 
 def first_largest(logits_BC: Tensor) -> Tensor:

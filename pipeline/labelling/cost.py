@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from pipeline.feeding.watch import measured
 from pipeline.labelling.fill import AHEAD
 from pipeline.labels.codes import quantise
-from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.picture_cache.of_index import bytes_of_all
 from pipeline.progress import duration
@@ -42,7 +41,7 @@ TOGETHER = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """The estimate, in views a second and bytes a view."""
+    """What a labelling will cost: how many views, how fast each part is, how many bytes a view takes."""
 
     views: int
     rows: int
@@ -77,7 +76,7 @@ class Cost:
         )
 
     def text(self) -> str:
-        """The estimate as a person reads it."""
+        """The estimate as lines for the terminal: sizes, rates, time, and after how many students it pays."""
         total = self.views * self.rows
         size = sum(self.bytes_per_view.values())
         parts = ", ".join(f"{name} {value * total / 1e6:,.1f} MB" for name, value in self.bytes_per_view.items())
@@ -119,9 +118,9 @@ def estimate(
         found = measured(loader, spent, views=spent.views, seconds=spent.seconds, working=0.0)
     cached_rate = render_rate * found.draws_cached / found.draws if spent.opened else 0.0
     logits, teacher_rate = _answer(teacher, pixels)
-    if isinstance(manifest.keep, LowRank):
+    if (fitting := manifest.keep.fitting) is not None:
         codes_NC = quantise(np.concatenate(logits), lambda at: f"view {at} of the sample")
-        manifest = replace(manifest, keep=manifest.keep.fit(codes_NC))
+        manifest = replace(manifest, keep=fitting.fit(codes_NC))
     crc_B, luma_B16 = kept(
         manifest.luma,
         np.concatenate([slot.crc_B for slot in answers]),

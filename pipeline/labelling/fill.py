@@ -147,7 +147,7 @@ def _answers(teacher: Teacher, coding: Coding, batches: Iterable[Slot], watch: W
 
 @dataclass(slots=True)
 class Gathering:
-    """What has been said so far about one unit."""
+    """The answers about one unit that have come in so far, batch by batch."""
 
     labels: list[SoftLabels] = field(default_factory=list)
     crcs: list[NDArray[np.uint32]] = field(default_factory=list)
@@ -155,7 +155,7 @@ class Gathering:
     rows: int = 0
 
     def whole(self, luma: Luma) -> UnitLabels:
-        """All of it, in the order of the rows."""
+        """The answers about all rows of the unit, in their order, with the checksums in the form that `luma` names."""
         crc_B, luma_B16 = kept(luma, np.concatenate(self.crcs), np.concatenate(self.lumas))
         return UnitLabels(labels=SoftLabels.concatenate(self.labels), crc_B=crc_B, luma_B16=luma_B16)
 
@@ -181,7 +181,7 @@ class Commits:
             self._thread.shutdown(cancel_futures=True)
 
     def take(self, answer: Answer) -> None:
-        """Hand over one answered batch."""
+        """Hand over one batch of answers; waits where too many are not committed yet."""
         slot = answer.slot
         self._tell_grey(slot)
         run = int(slot.row_B[0]) // self.store.manifest.unit_rows

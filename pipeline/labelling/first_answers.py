@@ -27,7 +27,7 @@ Answers = Callable[[NDArray[np.int64]], NDArray[np.uint16]]
 def answers_of(
     teacher: Teacher, recipe: Recipe, index: SampleIndex, *, workers: int, start_method: str | None = None
 ) -> Answers:
-    """Those of a teacher; it looks once it is asked."""
+    """A function that gives a teacher's answers about rows; the teacher looks at them when it is called."""
 
     def answers(row_N: NDArray[np.int64]) -> NDArray[np.uint16]:
         batch = min(teacher.card.batch_size, max(len(row_N), 1))

@@ -11,9 +11,9 @@ from pathlib import Path
 from pipeline.durable import aside
 from pipeline.durable.objects import Objects, open_objects
 from pipeline.errors import StoreError
+from pipeline.store.contents import read_base, require_ours
 from pipeline.store.manifest import Manifest
 from pipeline.store.receipts import BASE_KEY, COMPLETE_KEY, Contract, units_in
-from pipeline.store.recovery import read_base, require_ours
 
 
 def set_aside(path: str | Path, why: str) -> None:

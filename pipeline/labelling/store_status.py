@@ -18,10 +18,10 @@ from pathlib import Path
 from pipeline.durable.objects import Objects, open_objects
 from pipeline.durable.writer_lock import Writer
 from pipeline.errors import StoreError
+from pipeline.store.contents import object_keys, read_base, stored_layout
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.reader import StoreReader
 from pipeline.store.receipts import BASE_KEY, COMPLETE_KEY, unit_keys, units_in
-from pipeline.store.recovery import object_keys, read_base, stored_layout
 
 LATELY = 32
 """So many receipts tell how fast it went where no writer does"""
@@ -29,7 +29,7 @@ LATELY = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatus:
-    """What there is to say about a store."""
+    """How far a store is: what is done, how fast it goes, and who works at it."""
 
     name: str
     state: str
@@ -50,12 +50,12 @@ class StoreStatus:
 
     @property
     def labels(self) -> int:
-        """All that there will be."""
+        """How many labels there will be when all units are finished."""
         return self.views * self.rows
 
     @property
     def left_s(self) -> float | None:
-        """How long it takes still, at this rate."""
+        """Seconds until all labels are there, at this rate; None while nobody works, or no rate is known."""
         if self.state != "labelling" or not self.rate:
             return None
         return (self.labels - self.labels_done) / self.rate

@@ -59,15 +59,15 @@ class Handout:
     """The tasks of a process that is alone, or has a slice: all of them, in order."""
 
     def announce(self, tasks: Sequence[Task]) -> Iterator[Task]:
-        """As rank 0: these are the tasks; the ones that this process gets, until none is left."""
+        """As rank 0, say which tasks there are, and give those that fall to this process, one after the other."""
         return iter(tasks)
 
     def listen(self) -> Iterator[Task]:
-        """As another rank: the same, once rank 0 has announced them."""
+        """As another rank, give the tasks that fall to it once rank 0 has announced them."""
         raise AssertionError("a process alone listens to nobody")
 
     def count(self, views: int) -> int:
-        """So many views were answered here; how many more were, anywhere, since the last call."""
+        """Count views that were answered here; how many more were answered anywhere since the last call."""
         return views
 
     def settle(self, counted: Callable[[int], None]) -> list[int]:
@@ -79,7 +79,7 @@ class Handout:
 
 
 class MeetingHandout(Handout):
-    """The tasks of a rank that meets others."""
+    """Hands out the tasks among ranks that meet at a rendezvous: whoever is free takes the next."""
 
     def __init__(self, meeting: Meeting) -> None:
         self.meeting = meeting
@@ -96,7 +96,7 @@ class MeetingHandout(Handout):
         return self._taken(_unpacked(self.meeting.wait_for("tasks")))
 
     def count(self, views: int) -> int:
-        """Over all ranks; only rank 0 looks at the sum."""
+        """Count views that this rank has answered; how many all ranks have since the last call, for rank 0."""
         if self._lost is not None:
             return views
         try:
@@ -108,7 +108,7 @@ class MeetingHandout(Handout):
         return more
 
     def settle(self, counted: Callable[[int], None]) -> list[int]:
-        """Wait for the others, or raise what ended the handing out."""
+        """Wait for the others, and give the ranks that were lost; raise what ended the handing out."""
         if self._lost is not None:
             raise self._lost
         if not self.meeting.place.leads:

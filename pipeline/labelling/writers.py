@@ -26,9 +26,10 @@ from pipeline.labelling.first_answers import Answers
 from pipeline.processes.world import Place
 from pipeline.proofs.proof import SKETCH, Luma
 from pipeline.rendering.drift import draw_witnesses
-from pipeline.shards.index import SampleIndex, bytes_of
+from pipeline.shards.index import SampleIndex
+from pipeline.shards.same_pictures import bytes_of, moved_to
+from pipeline.store.contents import read_base, stored_layout
 from pipeline.store.manifest import Manifest
-from pipeline.store.recovery import read_base, stored_layout
 from pipeline.store.writer import StoreWriter
 
 
@@ -124,4 +125,4 @@ def index_at(index: SampleIndex, urls: tuple[str, ...]) -> SampleIndex:
     if index.urls == urls:
         return index
     same = bytes_of(urls[0]) == index.shard_sizes[0]
-    return replace(index, urls=urls) if same else index.moved_to(urls)
+    return replace(index, urls=urls) if same else moved_to(index, urls)

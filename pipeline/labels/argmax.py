@@ -9,37 +9,41 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels.keep import Form, Keep, Parts
+from pipeline.labels.keep import Form, Keep, Parts, Ranked
 
 
 @dataclass(frozen=True, slots=True)
 class Argmax(Keep):
-    """The class alone."""
+    """The keep that stores nothing beside the argmax."""
 
     kind: ClassVar[str] = "argmax"
 
-    @classmethod
-    def read(cls, argument: str | None) -> Argmax | None:
-        """``argmax``."""
-        return cls() if argument is None else None
-
     def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
-        """Nothing beside the argmax."""
+        """No arrays: the argmax that every keep stores is all."""
         return {}
 
     def encode(
-        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
+        self,
+        codes_BC: NDArray[np.uint16],
+        argmax_B: NDArray[Any],
+        temperatures: Sequence[float],
+        ranked: Ranked | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """Nothing beside the argmax."""
+        """No arrays: the argmax that every keep stores is all."""
         return {}
 
     def lacks(self, temperature: float, temperatures: Sequence[float]) -> str | None:
-        """Every soft target."""
+        """Soft targets at every temperature: it has none, and says what to do instead."""
         return (
             "Soft distillation needs the teacher's logits, and this store keeps argmax alone. "
             "Use --distill hard, or label again with --keep topk:10 or --keep dense."
         )
 
     def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> NoReturn:
-        """There are none."""
+        """Never asked for, as `lacks` says at every temperature."""
         raise AssertionError("an argmax has no soft target")
+
+
+def read(argument: str | None) -> Argmax | None:
+    """The keep written as ``argmax``."""
+    return Argmax() if argument is None else None

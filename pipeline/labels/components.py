@@ -56,6 +56,7 @@ class Components:
     wide: int
     """So many leading components have a byte each"""
     _coarse_CR: NDArray[Any] = field(init=False)
+    """And columns of zeros after the last"""
     _worth_R: NDArray[np.float64] = field(init=False)
     _expected_R: NDArray[np.float64] = field(init=False)
     _sum_PC: NDArray[Any] = field(init=False)
@@ -75,7 +76,7 @@ class Components:
         largest = half_R @ np.abs(step_RC).max(axis=1) + np.abs(mean_C).max() + PER_CODE * 2**16
         sum_PC = np.concatenate([step_RC, mean_C[None], np.full((1, classes), PER_CODE)]) / PER_CODE
         derived = {
-            "_coarse_CR": np.ascontiguousarray(coarse_RC.T, _holding(REACH * _COARSE * classes)),
+            "_coarse_CR": _padded(coarse_RC.T, _holding(REACH * _COARSE * classes)),
             "_worth_R": worth_R,
             "_expected_R": (coarse_RC @ mean_C) * worth_R,
             "_sum_PC": sum_PC.astype(_holding(largest)),
@@ -90,7 +91,7 @@ class Components:
 
     @property
     def bytes_a_row(self) -> int:
-        """Before compression."""
+        """How many bytes the coefficients of one row take before compression."""
         return self.wide + -(-(len(self) - self.wide) // 2)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -99,39 +100,46 @@ class Components:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], wide: int) -> Components:
-        """The inverse of `arrays`."""
+        """The components that `arrays` gave, of which the first `wide` have a byte each."""
         return cls(mean_C=arrays["mean"], step_RC=arrays["step"], spread_C=arrays["spread"], wide=wide)
 
     def along(self, whole_BC: NDArray[Any], unit: float) -> NDArray[np.float64]:
         """Steps along each component, not rounded, of whole numbers up to `REACH` in so many 1/1024 logit [B, R]."""
         product_BR = whole_BC.astype(self._coarse_CR.dtype, copy=False) @ self._coarse_CR
-        result: NDArray[np.float64] = product_BR.astype(np.float64) * (unit * self._worth_R)
+        result: NDArray[np.float64] = product_BR[:, : len(self)].astype(np.float64) * (unit * self._worth_R)
         return result
 
-    def nearest(self, codes_BC: NDArray[np.float32], mean_B: NDArray[np.int64]) -> NDArray[np.int16]:
-        """Whole steps that come near codes with these means [B, R]; they are looked at in quarters of a logit."""
-        above_BC = codes_BC * np.float32(1 / 64)
-        above_BC -= (mean_B * (1 / 64)).astype(np.float32)[:, None]
-        np.rint(above_BC, out=above_BC)
-        return self.limited(self.along(above_BC, 64 * PER_CODE) - self._expected_R)
+    def nearest(self, above_BC: NDArray[np.float32], scratch_BC: NDArray[np.float32]) -> NDArray[np.int16]:
+        """Whole steps that come near codes less their row's mean [B, R]; these are looked at in quarters of a logit."""
+        np.multiply(above_BC, np.float32(1 / 64), out=scratch_BC)
+        np.rint(scratch_BC, out=scratch_BC)
+        return self.limited(self.along(scratch_BC, 64 * PER_CODE) - self._expected_R)
 
     def limited(self, steps_BR: NDArray[np.float64]) -> NDArray[np.int16]:
         """Whole steps, as far as a byte or half a byte reaches."""
         whole_BR = np.maximum(np.rint(steps_BR), self._least_R)
         return np.minimum(whole_BR, self._most_R, out=whole_BR).astype(np.int16)
 
-    def rebuilt(self, steps_BR: NDArray[np.int16], plus_B: NDArray[np.int64]) -> NDArray[Any]:
-        """What the mean and these steps say, and so much more in each row, in codes [B, C].
+    @property
+    def sum_type(self) -> np.dtype[Any]:
+        """In which what the components say adds up exactly: float32 where that holds the sums."""
+        return self._sum_PC.dtype
 
-        In quarters of a code and exact, as float32 where that holds the sums.
-        """
-        part_BP = np.empty((len(steps_BR), len(self._sum_PC)), self._sum_PC.dtype)
-        part_BP[:, :-2], part_BP[:, -2], part_BP[:, -1] = steps_BR, 1, plus_B
-        result: NDArray[Any] = part_BP @ self._sum_PC
-        return result
+    def terms(self, steps_BR: NDArray[np.int16], plus_B: NDArray[np.int64]) -> NDArray[Any]:
+        """What is added up of these steps, the mean, and so many codes more in each row [B, P]."""
+        term_BP = np.empty((len(steps_BR), len(self._sum_PC)), self.sum_type)
+        term_BP[:, :-2], term_BP[:, -2], term_BP[:, -1] = steps_BR, 1, plus_B
+        return term_BP
+
+    def add_up(self, term_BP: NDArray[Any], code_BC: NDArray[Any]) -> None:
+        """What they say, in codes; in quarters of one and exact, where the codes have the type of the sums."""
+        if code_BC.dtype == self.sum_type:
+            np.matmul(term_BP, self._sum_PC, out=code_BC)
+        else:
+            code_BC[:] = term_BP @ self._sum_PC
 
     def pack(self, steps_BR: NDArray[np.int16]) -> NDArray[np.uint8]:
-        """Whole steps as bytes [B, W]."""
+        """The coefficients of rows, in whole steps, as bytes [B, W]."""
         wide_BR = (steps_BR[:, : self.wide] + _BYTE).astype(np.uint8)
         half_BR = (steps_BR[:, self.wide :] + _NIBBLE).astype(np.uint8)
         low_BR, high_BR = half_BR[:, 0::2], half_BR[:, 1::2]
@@ -140,7 +148,7 @@ class Components:
         return np.concatenate([wide_BR, shared_BR], axis=1)
 
     def unpack(self, bytes_BW: NDArray[np.uint8]) -> NDArray[np.int16]:
-        """The inverse of `pack`."""
+        """The coefficients in whole steps [B, R] that `pack` made these bytes of."""
         steps_BR = np.empty((len(bytes_BW), len(self)), np.int16)
         steps_BR[:, : self.wide] = bytes_BW[:, : self.wide].astype(np.int16) - _BYTE
         half_BR, shared_BR = steps_BR[:, self.wide :], bytes_BW[:, self.wide :]
@@ -152,6 +160,12 @@ class Components:
 def _holding(largest: float) -> np.dtype[Any]:
     """The type in which sums of whole numbers are exact, if none of them is larger."""
     return np.dtype(np.float32 if largest < 2**24 else np.float64)
+
+
+def _padded(value_CR: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """With columns of zeros to a multiple of four: BLAS multiplies four at a time, and others a third slower."""
+    columns = value_CR.shape[1]
+    return np.pad(value_CR.astype(dtype), ((0, 0), (0, -columns % 4)))
 
 
 def mean_of(codes_BC: NDArray[np.uint16]) -> NDArray[np.int64]:

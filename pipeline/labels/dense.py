@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.codes import CODE, OFFSET, SCALE, softmax_of
-from pipeline.labels.keep import Events, Form, Keep, Parts
+from pipeline.labels.keep import Codes, Events, Form, Keep, Narrowing, Parts, Ranked
 
 MEANING = "the teacher's logit is value * scale + offset"
 
 
 def code_form(width: int, axis: str, meaning: str, level: int) -> Form:
-    """Codes of logits, as they are laid out."""
+    """The layout of an array with the codes of `width` logits a view."""
     fill = int(np.iinfo(CODE).max)
     return Form(
         dtype=CODE, fill=fill, meaning=meaning, width=width, axis=axis, level=level,
@@ -26,54 +26,53 @@ def code_form(width: int, axis: str, meaning: str, level: int) -> Form:
 
 @dataclass(frozen=True, slots=True)
 class Dense(Keep):
-    """Every logit."""
+    """The keep that stores the codes of all classes."""
 
     kind: ClassVar[str] = "dense"
 
-    @classmethod
-    def read(cls, argument: str | None) -> Dense | None:
-        """``dense``."""
-        return cls() if argument is None else None
-
     def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
-        """One code a class."""
+        """One array, with a code for each class."""
         return {"logits": code_form(num_classes, "class", MEANING, level=4)}
 
     def encode(
-        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
+        self,
+        codes_BC: NDArray[np.uint16],
+        argmax_B: NDArray[Any],
+        temperatures: Sequence[float],
+        ranked: Ranked | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """The codes as they are."""
+        """The codes of all classes, as they were given."""
         return {"logits": codes_BC}
 
     def lacks(self, temperature: float, temperatures: Sequence[float]) -> str | None:
-        """Nothing."""
+        """Nothing: it gives soft targets at any temperature."""
         return None
 
-    def codes(self, parts: Parts) -> NDArray[np.uint16]:
-        """The codes as they are."""
-        return parts["logits"]
+    def codes(self, parts: Parts) -> Codes:
+        """The codes of all classes."""
+        return Codes(code_BK=parts["logits"])
 
     def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> Events:
-        """Every class, and nothing left."""
+        """The probability of every class; nothing is left for others."""
         prob_BC = softmax_of(parts["logits"], temperature)
         index_BC = np.broadcast_to(np.arange(prob_BC.shape[1]), prob_BC.shape)
         return Events(index_BK=index_BC, prob_BK=prob_BC, rest_B=np.zeros(len(prob_BC)))
 
     def likeliest(self, parts: Parts, count: int) -> NDArray[Any] | None:
-        """The classes with the largest codes."""
+        """The `count` classes with the largest codes of each answer; None where there are no more classes."""
         codes_BC = parts["logits"]
         return np.argpartition(codes_BC, -count, axis=1)[:, -count:] if codes_BC.shape[1] > count else None
 
-    def steps_apart(self, parts: Parts, now_BC: NDArray[np.uint16]) -> int:
-        """Over all classes."""
-        return int(np.abs(now_BC.astype(np.int64) - parts["logits"].astype(np.int64)).max(initial=0))
+    def narrowing(self, keep: Keep, temperatures: Sequence[float], stored: Sequence[float]) -> Narrowing:
+        """Encodes anew, in any keep that fits the classes: all of the answer is known, so nothing is refused here."""
 
-    def narrowed(
-        self, parts: Parts, keep: Keep, temperatures: Sequence[float], stored: Sequence[float]
-    ) -> dict[str, NDArray[Any]]:
-        """To any keep."""
-        keep.require_fit(parts["logits"].shape[1])
-        return keep.encode(parts["logits"], parts["argmax"], temperatures)
+        def narrowed(parts: Parts) -> dict[str, NDArray[Any]]:
+            keep.require_fit(parts["logits"].shape[1])
+            return keep.encode(parts["logits"], parts["argmax"], temperatures)
 
-    def require_narrower(self, keep: Keep, temperatures: Sequence[float], stored: Sequence[float]) -> None:
-        """All of it is known, so nothing is refused."""
+        return narrowed
+
+
+def read(argument: str | None) -> Dense | None:
+    """The keep written as ``dense``."""
+    return Dense() if argument is None else None

@@ -1,16 +1,17 @@
 """What is a keep: how much of the teacher's answer is stored, and what it is good for later?
 
 A keep owns everything about its way of storing an answer: the arrays that it takes in the store (`forms`), how they
-are filled (`encode`), what can be wrong with them (`flaws`), which soft targets they give back (`events`, `codes`), and
-what they can be narrowed to (`narrowed`). To add one: a file like `topk`, and its class in `keeps.KEEPS`.
+are filled (`encode`), what can be wrong with them (`flaws`), which soft targets they give back (`events`, `codes`),
+what they can be narrowed to (`narrowing`), and what it must know of the teacher first (`fitting`). To add one: a file
+like `topk`, and in `keeps` its word and the names of its arrays.
 
-Shapes: B rows, C classes, K kept classes.
+Shapes: B rows, N rows to fit on, C classes, K kept classes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,6 +25,12 @@ COLDEST, HOTTEST = 1e-3, 1e3
 
 Parts = Mapping[str, NDArray[Any]]
 """Arrays [B, …] by their names in the store; where they are read back, with the argmax"""
+
+Narrowing = Callable[[Parts], dict[str, NDArray[Any]]]
+"""Makes the arrays of a smaller keep from those of a larger one"""
+
+Ranked = tuple[NDArray[Any], NDArray[Any]]
+"""Classes and codes [B, K] of the largest codes of each row, by code and then by lower class"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,34 @@ class Form:
     columns: bool = False
     """Is it packed column after column, in blocks of four?"""
     attributes: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedForm:
+    """How one array of what a keep was fitted to is laid out in a store: whole, in one object."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    """What is counted along each axis"""
+    fill: int | str
+    meaning: str
+    """One line for whoever opens the store with plain Zarr"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Codes:
+    """The codes that are known of some answers: of all classes, or of some."""
+
+    code_BK: NDArray[np.uint16]
+    index_BK: NDArray[Any] | None = None
+    """Their classes; None where all are known, in order"""
+
+    def steps_from(self, now_BC: NDArray[np.uint16]) -> int:
+        """The largest difference from the codes of all classes of the same views, in steps of a code."""
+        index_BK = self.index_BK
+        now_BK = now_BC if index_BK is None else np.take_along_axis(now_BC, index_BK.astype(np.int64), axis=1)
+        return int(np.abs(now_BK.astype(np.int64) - self.code_BK.astype(np.int64)).max(initial=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,26 +106,21 @@ class Keep(ABC):
     uses_temperatures: ClassVar[bool] = False
     """Whether what is stored depends on the temperatures"""
 
-    @classmethod
-    @abstractmethod
-    def read(cls, argument: str | None) -> Keep | None:
-        """The keep that was asked for with this text behind a colon (None without one); None if that is not one."""
-
     def __str__(self) -> str:
         return self.kind
 
     @property
-    def kept_classes(self) -> int | None:
-        """Classes of an answer whose logits are known; None where all or none are."""
-        return None
-
-    @property
     def ranks(self) -> int:
-        """How many of the largest codes it stores, in order; where a device has ranked them, `parts_of` takes them."""
+        """How many of the largest codes of an answer it stores, in order; 0 where their order is not what it stores."""
         return 0
 
+    @property
+    def fitting(self) -> Fitting | None:
+        """How it is fitted to the teacher's answers before it can store any; None where it need not be."""
+        return None
+
     def require_fit(self, num_classes: int) -> None:  # noqa: B027  # most keeps fit any number
-        """Refuse to keep more classes than there are."""
+        """Refuse answers with fewer classes than are kept, or with more than can be."""
 
     @abstractmethod
     def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
@@ -98,15 +128,16 @@ class Keep(ABC):
 
     @abstractmethod
     def encode(
-        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
+        self,
+        codes_BC: NDArray[np.uint16],
+        argmax_B: NDArray[Any],
+        temperatures: Sequence[float],
+        ranked: Ranked | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """These arrays, of the answers with these codes and, at full precision, this argmax."""
+        """These arrays, of the answers with these codes and, at full precision, this argmax.
 
-    def parts_of(
-        self, index_BK: NDArray[Any], code_BK: NDArray[Any], codes_BC: NDArray[np.uint16], temperatures: Sequence[float]
-    ) -> dict[str, NDArray[Any]]:
-        """The same arrays, from the codes and the `ranks` largest of each row, by code and then by lower class."""
-        raise NotImplementedError(f"{self} stores nothing by rank: {index_BK.shape}, {code_BK.shape}")
+        `ranked` is the `ranks` largest codes of each row, where a device has found them already.
+        """
 
     def flaws(
         self, parts: Parts, num_classes: int, temperatures: Sequence[float]
@@ -123,13 +154,13 @@ class Keep(ABC):
     def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> Events:
         """The soft targets at a temperature; asked only where nothing is lacking."""
 
-    def codes(self, parts: Parts) -> NDArray[np.uint16] | None:
-        """The codes of all classes [B, C], where they can be had."""
+    def codes(self, parts: Parts) -> Codes | None:
+        """The codes that are stored, exactly; None where none are."""
         del parts
         return None
 
     def scores(self, parts: Parts, temperature: float) -> NDArray[np.float32] | None:
-        """Where codes cannot: logarithms of the targets at a temperature, up to a constant in each row [B, C]."""
+        """Logarithms of the targets at a temperature, up to a constant in each row [B, C]; None where codes say it."""
         del parts, temperature
         return None
 
@@ -138,27 +169,60 @@ class Keep(ABC):
         del parts, count
         return None
 
-    def steps_apart(self, parts: Parts, now_BC: NDArray[np.uint16]) -> int:
-        """The largest difference between the stored codes and others of the same views, in steps of a code."""
-        del parts, now_BC
-        return 0
+    def narrowing(self, keep: Keep, temperatures: Sequence[float], stored: Sequence[float]) -> Narrowing:
+        """How its labels, stored for the temperatures `stored`, become those of a smaller keep at `temperatures`.
 
-    def narrowed(
-        self, parts: Parts, keep: Keep, temperatures: Sequence[float], stored: Sequence[float]
-    ) -> dict[str, NDArray[Any]]:
-        """The same answers in a smaller keep; asked only where `require_narrower` agrees."""
-        del parts, keep, temperatures, stored
-        return {}
-
-    def require_narrower(self, keep: Keep, temperatures: Sequence[float], stored: Sequence[float]) -> None:
-        """Refuse what its labels, stored for the temperatures `stored`, cannot be narrowed to."""
+        A keep that they cannot become is refused here, before any label is read.
+        """
         del temperatures, stored
         if keep.kind != "argmax":
             raise MismatchError(f"labels kept as {self} cannot become {keep}. Start from a dense store.")
+        return lambda _: {}
+
+
+class Fitting(ABC):
+    """How a keep is fitted to a teacher's answers, and how what was found lies in the store beside the labels.
+
+    A keep knows as much as whoever made it: one that a user wrote, its numbers; one from a store's metadata, the shapes
+    of its arrays (`sized`); one that was fitted, or had its arrays read (`having`), everything.
+    """
+
+    @property
+    @abstractmethod
+    def least(self) -> int:
+        """How many answers it must be fitted to at least."""
+
+    @abstractmethod
+    def rows(self, rows: int, window: int) -> NDArray[np.int64]:
+        """Which of a data set's rows it is fitted to, by their view 0; `window` rows are mixed with each other."""
+
+    @abstractmethod
+    def fit(self, codes_NC: NDArray[np.uint16]) -> Keep:
+        """The keep, fitted to the answers with these codes."""
+
+    @abstractmethod
+    def forms(self, num_classes: int) -> dict[str, FittedForm]:
+        """The arrays of a keep that was fitted, or sized."""
+
+    @abstractmethod
+    def attributes(self) -> dict[str, object]:
+        """What the store's metadata say of these arrays together: their meaning, and what `sized` reads."""
+
+    @abstractmethod
+    def sized(self, attributes: Mapping[str, Any]) -> Keep:
+        """The keep as far as `attributes` describe it; ValueError or LookupError where they are of no such keep."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What a fitted keep knows, as arrays under the names that `forms` has."""
+
+    @abstractmethod
+    def having(self, arrays: Mapping[str, NDArray[Any]]) -> Keep:
+        """The keep with these `arrays`, read from the store whose metadata have sized it."""
 
 
 def parse_temperatures(text: str) -> tuple[float, ...]:
-    """``"3,1"`` → ``(1.0, 3.0)``: positive, distinct, ascending."""
+    """The temperatures in a text such as ``3,1``, ascending; refused where one is no good, or there twice."""
     try:
         values = tuple(sorted(float(part) for part in text.split(",")))
     except ValueError:

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RecipeError
 from pipeline.labels import lowrank_codec
+from pipeline.labels.codes import MOST_CLASSES, Digits
 from pipeline.labels.components import Components
-from pipeline.labels.keep import Events, Form, Keep, Parts
+from pipeline.labels.keep import Events, FittedForm, Fitting, Form, Keep, Parts, Ranked
 
 LARGEST_FIT = 4096
 """Rows whose answers the components are fitted to, at most"""
 
+_MEANING = "principal components of the teacher's logits; the first `wide` coefficients of a tail have a byte each"
 _COLUMNS = {"dtype": np.dtype(np.uint8), "fill": 0, "level": 1, "shuffle": "noshuffle", "columns": True}
 
 
@@ -41,12 +43,6 @@ class LowRank(Keep):
 
     kind: ClassVar[str] = "lowrank"
 
-    @classmethod
-    def read(cls, argument: str | None) -> LowRank | None:
-        """``lowrank:5+35``."""
-        found = re.fullmatch(r"([0-9]{1,9})\+([0-9]{1,9})", argument or "", re.ASCII)
-        return None if found is None else cls(int(found[1]), int(found[2]))
-
     def __post_init__(self) -> None:
         if self.kept < 1 or self.rank < 1:
             raise RecipeError(
@@ -59,7 +55,7 @@ class LowRank(Keep):
 
     def require_fit(self, num_classes: int) -> None:
         """Refuse more classes than there are, as many components, and classes that two bytes cannot name."""
-        if num_classes > lowrank_codec.MOST_CLASSES:
+        if num_classes > MOST_CLASSES:
             raise RecipeError(
                 f"keep '{self}' names classes in 16 bits, and there are {num_classes:,}. Give topk:K, or dense."
             )
@@ -71,40 +67,10 @@ class LowRank(Keep):
                 f"{num_classes - 1} at most. Give a smaller R, or dense."
             )
 
-    def fit_rows(self, rows: int, window: int) -> NDArray[np.int64]:
-        """The rows whose view 0 the components are fitted to: from all over, in every other mix window.
-
-        So those of the other windows show pictures that no component has seen.
-        """
-        row_R = np.arange(rows, dtype=np.int64)
-        seen_N: NDArray[np.int64] = row_R[row_R // window % 2 == 0]
-        count = min(len(seen_N), LARGEST_FIT)
-        return np.take(seen_N, np.arange(count) * len(seen_N) // count)
-
-    def fit(self, codes_NC: NDArray[np.uint16]) -> LowRank:
-        """The keep with components that suit these answers."""
-        components = lowrank_codec.fit(codes_NC, self.kept, self.rank)
-        return replace(self, wide=components.wide, components=components)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Its components, under the names of the store's arrays."""
-        return self._basis.arrays()
-
-    def having(self, arrays: Mapping[str, NDArray[Any]]) -> LowRank:
-        """The keep with these components, as far as `wide` is known."""
-        return replace(self, components=Components.from_arrays(arrays, self._wide))
-
-    def sized(self, attributes: Mapping[str, Any]) -> LowRank:
-        """The keep as far as its store's metadata describe it."""
-        wide = attributes["wide"]
-        if type(wide) is not int or not 0 <= wide <= self.rank:
-            raise ValueError(f"{wide!r:.40} is no number of wide components of {self.rank}")
-        return replace(self, wide=wide)
-
     @property
-    def attributes(self) -> dict[str, object]:
-        """The inverse of `sized`."""
-        return {"wide": self._wide}
+    def fitting(self) -> ComponentFitting:
+        """How its components are found, and how they lie in a store."""
+        return ComponentFitting(self)
 
     @property
     def _wide(self) -> int:
@@ -118,7 +84,7 @@ class LowRank(Keep):
 
     def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
         """Classes, levels and coefficients, a byte each or less."""
-        digits = lowrank_codec.Digits(num_classes)
+        digits = Digits(num_classes)
         widths = {
             "next_low": (self.kept - 1, "rank", "the classes after the argmax, largest first, modulo 256"),
             "next_high": (digits.bytes_for(self.kept - 1), "byte", f"their high bits, {digits.bits} each, low first"),
@@ -135,9 +101,13 @@ class LowRank(Keep):
         }
 
     def encode(
-        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
+        self,
+        codes_BC: NDArray[np.uint16],
+        argmax_B: NDArray[Any],
+        temperatures: Sequence[float],
+        ranked: Ranked | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """By the components."""
+        """The K largest of each row, and the coefficients of the others along the components."""
         return lowrank_codec.encode(codes_BC, argmax_B, self.kept, self._basis)
 
     def flaws(
@@ -150,20 +120,89 @@ class LowRank(Keep):
         yield "a class is kept twice", sorted_BK[:, 1:] == sorted_BK[:, :-1]
 
     def lacks(self, temperature: float, temperatures: Sequence[float]) -> str | None:
-        """Nothing."""
+        """Nothing: it gives soft targets at any temperature."""
         return None
 
     def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> Events:
-        """Every class, and nothing left."""
+        """The probability of every class, as the components tell it; nothing is left for others."""
         prob_BC = lowrank_codec.targets(parts, self._basis, temperature).astype(np.float64)
         index_BC = np.broadcast_to(np.arange(prob_BC.shape[1]), prob_BC.shape)
         return Events(index_BK=index_BC, prob_BK=prob_BC, rest_B=np.zeros(len(prob_BC)))
 
     def scores(self, parts: Parts, temperature: float) -> NDArray[np.float32]:
-        """By the components."""
+        """What the kept logits and the components say of every class, as logarithms."""
         return lowrank_codec.scores(parts, self._basis, temperature)
 
     def likeliest(self, parts: Parts, count: int) -> NDArray[Any] | None:
-        """The first of the kept ones."""
+        """The first of the kept classes; None where fewer are kept."""
         kept_BK = lowrank_codec.kept_classes(parts, len(self._basis.mean_C))
         return kept_BK[:, :count] if count <= self.kept else None
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentFitting(Fitting):
+    """The fitting of the components of one keep."""
+
+    keep: LowRank
+
+    @property
+    def least(self) -> int:
+        """One answer more than there are components."""
+        return self.keep.rank + 1
+
+    def rows(self, rows: int, window: int) -> NDArray[np.int64]:
+        """Rows from all over, in every other mix window: the others show pictures that no component has seen."""
+        row_R = np.arange(rows, dtype=np.int64)
+        seen_N: NDArray[np.int64] = row_R[row_R // window % 2 == 0]
+        count = min(len(seen_N), LARGEST_FIT)
+        return np.take(seen_N, np.arange(count) * len(seen_N) // count)
+
+    def fit(self, codes_NC: NDArray[np.uint16]) -> LowRank:
+        """The keep with components that suit these answers."""
+        components = lowrank_codec.fit(codes_NC, self.keep.kept, self.keep.rank)
+        return replace(self.keep, wide=components.wide, components=components)
+
+    def forms(self, num_classes: int) -> dict[str, FittedForm]:
+        """Mean, components and spread of the classes."""
+        forms: dict[str, tuple[type, tuple[int, ...], int | str, str]] = {
+            "mean": (np.int32, (num_classes,), 0, "expected logit of each class above the mean of its row, in 1/1024"),
+            "step": (
+                np.int16, (self.keep.rank, num_classes), 0,
+                "what one step along each component adds to each class, in 1/1024 logit",
+            ),
+            "spread": (
+                np.float32, (num_classes,), "NaN", "variance of each class beyond the components, in logits squared"
+            ),
+        }  # fmt: skip
+        return {
+            name: FittedForm(
+                dtype=np.dtype(dtype), shape=shape, axes=("component", "class")[-len(shape) :], fill=fill,
+                meaning=meaning,
+            )
+            for name, (dtype, shape, fill, meaning) in forms.items()
+        }  # fmt: skip
+
+    def attributes(self) -> dict[str, object]:
+        """What the components are, and how many of them have a byte each."""
+        return {"meaning": _MEANING, "wide": self.keep._wide}
+
+    def sized(self, attributes: Mapping[str, Any]) -> LowRank:
+        """The keep that knows how many of its components have a byte each."""
+        wide = attributes["wide"]
+        if type(wide) is not int or not 0 <= wide <= self.keep.rank:
+            raise ValueError(f"{wide!r:.40} is no number of wide components of {self.keep.rank}")
+        return replace(self.keep, wide=wide)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its components, under the names of the store's arrays."""
+        return self.keep._basis.arrays()
+
+    def having(self, arrays: Mapping[str, NDArray[Any]]) -> LowRank:
+        """The keep with these components, of which it knows already how many have a byte each."""
+        return replace(self.keep, components=Components.from_arrays(arrays, self.keep._wide))
+
+
+def read(argument: str | None) -> LowRank | None:
+    """The keep written as ``lowrank:5+35``."""
+    found = re.fullmatch(r"([0-9]{1,9})\+([0-9]{1,9})", argument or "", re.ASCII)
+    return None if found is None else LowRank(int(found[1]), int(found[2]))

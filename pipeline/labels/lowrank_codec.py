@@ -32,12 +32,14 @@ Shapes: B rows, N rows to fit on, C classes, K kept classes, R components, W byt
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.labels.codes import Digits
 from pipeline.labels.components import PER_CODE, REACH, UNIT, Components, mean_of, principal
 from pipeline.labels.keep import Parts
 from pipeline.labels.one_thread import one_thread
@@ -54,55 +56,18 @@ SPAN = 20
 FINE = 32
 """Parts of a logit in which weighted errors are counted"""
 
-MOST_CLASSES = 2**16
+FITTED_AT_ONCE = 128
+"""Rows whose misses are added up in single precision, while components are fitted: part of what they are"""
 
-AT_ONCE = 128
-"""Rows that are worked on together: what they take stays in the processor's cache"""
+LONG_ROW = 256
+"""Classes from which on a row is better worked on alone"""
+
+LOGITS_AT_ONCE = 2**17
+"""Are worked on together, so that what they take stays in the processor's cache"""
 
 _MOST = 255
 _TAKEN = np.float32(-(2**17))
 """In the place of a code that has been taken out: further below all others than `SPAN`"""
-
-
-@dataclass(frozen=True, slots=True)
-class Digits:
-    """Classes divided by 256, several a byte."""
-
-    classes: int
-
-    def __post_init__(self) -> None:
-        assert self.classes <= MOST_CLASSES, f"{self.classes} classes are more than {MOST_CLASSES}"
-
-    @property
-    def bits(self) -> int:
-        """Of each: 0, 1, 2, 4 or 8."""
-        need = ((self.classes - 1) // 256).bit_length()
-        return next(bits for bits in (0, 1, 2, 4, 8) if need <= bits)
-
-    def bytes_for(self, count: int) -> int:
-        """Of so many."""
-        return -(-count * self.bits // 8)
-
-    def pack(self, high_BK: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """As bytes [B, H]; none where 256 classes suffice."""
-        if not self.bits:
-            return np.zeros((len(high_BK), 0), np.uint8)
-        each = 8 // self.bits
-        packed_BH = np.zeros((len(high_BK), -(-high_BK.shape[1] // each)), np.uint8)
-        for place in range(min(each, high_BK.shape[1])):
-            digit_BH = high_BK[:, place::each]
-            packed_BH[:, : digit_BH.shape[1]] |= (digit_BH << (place * self.bits)).astype(np.uint8)
-        return packed_BH
-
-    def unpack(self, packed_BH: NDArray[np.uint8], count: int) -> NDArray[np.intp]:
-        """The inverse of `pack`."""
-        if not self.bits:
-            return np.zeros((len(packed_BH), count), np.intp)
-        at_K = np.arange(count)
-        each = 8 // self.bits
-        shifted_BK = packed_BH[:, at_K // each].astype(np.intp) >> (at_K % each * self.bits)
-        high_BK: NDArray[np.intp] = shifted_BK & (2**self.bits - 1)
-        return high_BK
 
 
 def fit(codes_NC: NDArray[np.uint16], kept: int, components: int) -> Components:
@@ -110,9 +75,10 @@ def fit(codes_NC: NDArray[np.uint16], kept: int, components: int) -> Components:
     mean_C, step_RC, wide = principal(codes_NC, components)
     bare = Components(mean_C=mean_C, step_RC=step_RC, spread_C=np.zeros(len(mean_C), np.float32), wide=wide)
     squared_C, weight_C = np.zeros(len(mean_C)), np.zeros(len(mean_C))
-    for start in range(0, len(codes_NC), AT_ONCE):
-        part_BC = codes_NC[start : start + AT_ONCE]
-        found = _Answers(part_BC, part_BC.argmax(axis=1), kept, bare)
+    room = _Room.of(FITTED_AT_ONCE, bare)
+    for start in range(0, len(codes_NC), FITTED_AT_ONCE):
+        part_BC = codes_NC[start : start + FITTED_AT_ONCE]
+        found = _Answers(part_BC, part_BC.argmax(axis=1), kept, bare, room)
         missed_BC = found.missed(found.steps()) / 256.0
         squared_C += (found.weight_BC * missed_BC**2).sum(axis=0)
         weight_C += found.weight_BC.sum(axis=0)
@@ -123,22 +89,31 @@ def encode(
     codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components
 ) -> dict[str, NDArray[Any]]:
     """The answers as they are stored, from the codes of a dense store and the argmax of the logits themselves."""
-    with one_thread():
-        parts = [
-            _encode(codes_BC[start : start + AT_ONCE], argmax_B[start : start + AT_ONCE], kept, components)
-            for start in range(0, max(1, len(codes_BC)), AT_ONCE)
-        ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    room, taken_apart = _Room.of(min(len(codes_BC), _rows_at_once(codes_BC.shape[1])), components), []
+    with one_thread(), _rows_whole(codes_BC.shape[1]):
+        for part in _in_turn(*codes_BC.shape):
+            answers = _Answers(codes_BC[part], argmax_B[part], kept, components, room)
+            taken_apart.append((answers.index_BK, answers.above_BK, answers.steps()))
+    index_BK, above_BK, steps_BR = map(np.concatenate, zip(*taken_apart, strict=True))
+    later_BK = index_BK[:, 1:]
+    found = {
+        "next_low": (later_BK % 256).astype(np.uint8),
+        "next_high": Digits(codes_BC.shape[1]).pack(later_BK // 256),
+        "head": _head(above_BK.astype(np.int64)),
+        "tail": components.pack(steps_BR),
+    }
+    return {name: array for name, array in found.items() if array.shape[1]}
 
 
 def targets(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
     """softmax(logit / T) over all classes [B, C]; the argmax is among the parts."""
     target_BC = np.empty((len(parts["argmax"]), len(components.mean_C)), np.float32)
     with one_thread():
-        for part, some in _in_turn(parts):
-            target_NC = target_BC[part]
-            np.exp(_scores(some, components, temperature), out=target_NC)
-            target_NC *= (1 / target_NC.sum(axis=1, keepdims=True)).astype(np.float32)
+        for target_NC in _told(parts, components, temperature, target_BC):
+            np.exp(target_NC, out=target_NC)
+            share_N1 = (1 / target_NC.sum(axis=1, keepdims=True)).astype(np.float32)
+            with _rows_whole(target_BC.shape[1]):
+                target_NC *= share_N1
     return target_BC
 
 
@@ -146,8 +121,8 @@ def scores(parts: Parts, components: Components, temperature: float) -> NDArray[
     """The logarithms of the targets at a temperature, up to a constant in each row: the largest is 0 [B, C]."""
     score_BC = np.empty((len(parts["argmax"]), len(components.mean_C)), np.float32)
     with one_thread():
-        for part, some in _in_turn(parts):
-            score_BC[part] = _scores(some, components, temperature)
+        for _ in _told(parts, components, temperature, score_BC):
+            pass
     return score_BC
 
 
@@ -162,48 +137,85 @@ def kept_classes(parts: Parts, num_classes: int) -> NDArray[np.intp]:
     return np.concatenate([first_B1, next_BK], axis=1)
 
 
-def _in_turn(parts: Parts) -> Iterator[tuple[slice, Parts]]:
-    """A few rows at a time: where they go, and what is stored of them."""
-    for start in range(0, len(parts["argmax"]), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        yield part, {name: array[part] for name, array in parts.items()}
+def _rows_at_once(classes: int) -> int:
+    return max(64, LOGITS_AT_ONCE // classes)
 
 
-def _scores(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
-    level_BK = _levels(parts["head"])
-    steps_BR, top_B = components.unpack(parts["tail"]), level_BK[:, 0] * (HEAD // TIES)
-    score_BC: NDArray[np.float32] = components.rebuilt(steps_BR, -top_B).astype(np.float32, copy=False)
-    score_BC *= np.float32(PER_CODE / (UNIT * temperature))
-    score_BC += components.spread_C / np.float32(2 * temperature**2)
+@contextmanager
+def _rows_whole(classes: int) -> Iterator[None]:
+    """NumPy goes along rows meanwhile where each meets one number, or all meet one row.
+
+    Else it first writes such numbers out, in order to do several rows with one call: that takes twice as long where a
+    row is long. Not to be used around sums in floating point, whose order might change.
+    """
+    before = np.getbufsize()
+    np.setbufsize(min(before, classes // 16 * 16) if classes >= LONG_ROW else before)
+    try:
+        yield
+    finally:
+        np.setbufsize(before)
+
+
+def _in_turn(rows: int, classes: int) -> Iterator[slice]:
+    """A few rows at a time; an empty slice of none."""
+    step = _rows_at_once(classes)
+    return (slice(start, start + step) for start in range(0, max(1, rows), step))
+
+
+def _told(
+    parts: Parts, components: Components, temperature: float, score_BC: NDArray[np.float32]
+) -> Iterator[NDArray[np.float32]]:
+    """Write the scores, and give a few rows at a time while the cache has them."""
+    level_BK, class_BK = _levels(parts["head"]), kept_classes(parts, score_BC.shape[1])
+    terms_BP = components.terms(components.unpack(parts["tail"]), -level_BK[:, 0] * (HEAD // TIES))
     below_BK = ((level_BK - level_BK[:, :1]) * (HEAD / 256 / TIES / temperature)).astype(np.float32)
-    np.minimum(score_BC, below_BK[:, -1:], out=score_BC)
-    np.put_along_axis(score_BC, kept_classes(parts, len(components.mean_C)), below_BK[:, :-1], axis=1)
-    return score_BC
+    wider_C = components.spread_C / np.float32(2 * temperature**2)
+    row_B1 = np.arange(len(score_BC))[:, None]
+    for part in _in_turn(*score_BC.shape):
+        score_NC = score_BC[part]
+        components.add_up(terms_BP[part], score_NC)
+        score_NC *= np.float32(PER_CODE / (UNIT * temperature))
+        with _rows_whole(score_BC.shape[1]):
+            score_NC += wider_C
+        np.minimum(score_NC, below_BK[part, -1:], out=score_NC)
+        score_NC[row_B1[: len(score_NC)], class_BK[part]] = below_BK[part, :-1]
+        yield score_NC
 
 
-def _encode(
-    codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components
-) -> dict[str, NDArray[Any]]:
-    answers = _Answers(codes_BC, argmax_B, kept, components)
-    later_BK = answers.index_BK[:, 1:]
-    found = {
-        "next_low": (later_BK % 256).astype(np.uint8),
-        "next_high": Digits(codes_BC.shape[1]).pack(later_BK // 256),
-        "head": _head(answers.code_BK.astype(np.int64) - answers.mean_B[:, None]),
-        "tail": components.pack(answers.steps()),
-    }
-    return {name: array for name, array in found.items() if array.shape[1]}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Room:
+    """Where some answers are worked on: memory that is asked for anew has to be cleared and mapped first."""
+
+    left_BC: NDArray[np.float32]
+    weight_BC: NDArray[np.float32]
+    missed_BC: NDArray[Any]
+    """Of the type in which the components add up"""
+
+    @classmethod
+    def of(cls, rows: int, components: Components) -> _Room:
+        """For so many answers at once."""
+        shape = rows, len(components.mean_C)
+        left_BC, weight_BC = np.empty((2, *shape), np.float32)
+        return cls(left_BC=left_BC, weight_BC=weight_BC, missed_BC=np.empty(shape, components.sum_type))
 
 
 class _Answers:
-    """Some answers, taken apart: their largest codes, and what is left of them."""
+    """Some answers, taken apart: their largest codes, and what is left of them, above the mean of their row.
 
-    def __init__(self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components) -> None:
-        self.components, self.mean_B = components, mean_of(codes_BC)
-        self._left_BC = codes_BC.astype(np.float32)
-        self._first_BR = components.nearest(self._left_BC, self.mean_B)
-        self.index_BK, self.code_BK = _taken(self._left_BC, argmax_B, kept)
-        self.weight_BC = _weights(self._left_BC, self.code_BK[:, -1:])
+    The next ones may take the same room.
+    """
+
+    def __init__(
+        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components, room: _Room
+    ) -> None:
+        rows = len(codes_BC)
+        self.components, self._left_BC, self._missed_BC = components, room.left_BC[:rows], room.missed_BC[:rows]
+        self.weight_BC = room.weight_BC[:rows]
+        self._left_BC[:] = codes_BC
+        self._left_BC -= mean_of(codes_BC).astype(np.float32)[:, None]
+        self._first_BR = components.nearest(self._left_BC, scratch_BC=self.weight_BC)
+        self.index_BK, self.above_BK = _taken(self._left_BC, argmax_B, kept)
+        _weigh(self._left_BC, self.above_BK[:, -1:], self.weight_BC)
 
     def steps(self) -> NDArray[np.int16]:
         """Along the components: the nearest, and one step more towards the classes that matter."""
@@ -217,15 +229,16 @@ class _Answers:
 
     def missed(self, steps_BR: NDArray[np.int16]) -> NDArray[Any]:
         """What lies between the answers and these steps, in codes [B, C]; without meaning for the classes kept."""
-        missed_BC = self.components.rebuilt(steps_BR, self.mean_B)
-        np.subtract(self._left_BC, missed_BC, out=missed_BC)
-        return missed_BC
+        terms_BP = self.components.terms(steps_BR, np.zeros(len(steps_BR), np.int64))
+        self.components.add_up(terms_BP, self._missed_BC)
+        np.subtract(self._left_BC, self._missed_BC, out=self._missed_BC)
+        return self._missed_BC
 
 
 def _taken(
     left_BC: NDArray[np.float32], argmax_B: NDArray[Any], kept: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """The argmax, and then the classes with the largest codes, the lowest class first among equals; and these codes.
+    """The argmax, and then the classes with the largest values, the lowest class first among equals; and these values.
 
     They are taken out of what is left.
     """
@@ -238,9 +251,9 @@ def _taken(
     return index_BK, code_BK
 
 
-def _weights(left_BC: NDArray[np.float32], least_B1: NDArray[np.float32]) -> NDArray[np.float32]:
+def _weigh(left_BC: NDArray[np.float32], least_B1: NDArray[np.float32], weight_BC: NDArray[np.float32]) -> None:
     """How much each class counts for the coefficients, as whole numbers up to 255; what was taken out does not."""
-    weight_BC = left_BC - least_B1
+    np.subtract(left_BC, least_B1, out=weight_BC)
     weight_BC *= np.float32(1 / (256 * SPAN))
     weight_BC += 1
     np.clip(weight_BC, 0, 1, out=weight_BC)
@@ -248,7 +261,6 @@ def _weights(left_BC: NDArray[np.float32], least_B1: NDArray[np.float32]) -> NDA
         weight_BC *= weight_BC
     weight_BC *= _MOST
     np.rint(weight_BC, out=weight_BC)
-    return weight_BC
 
 
 def _head(above_BK: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -264,8 +276,10 @@ def _head(above_BK: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def _levels(head_BK: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Of the kept classes and of what lies below them, in sixteenths of a step [B, K + 1]: nothing is level."""
-    down_BK = head_BK.astype(np.int64)
-    down_BK[:, 0] *= -1
-    level_BK = -TIES * np.pad(down_BK, ((0, 0), (0, 1))).cumsum(axis=1, dtype=np.int64)
-    result: NDArray[np.int64] = level_BK - np.arange(level_BK.shape[1])
-    return result
+    level_BK = np.empty((len(head_BK), head_BK.shape[1] + 1), np.int64)
+    level_BK[:, 0] = now_B = TIES * head_BK[:, 0].astype(np.int64)
+    for rank in range(1, head_BK.shape[1]):
+        level_BK[:, rank] = now_B = now_B - TIES * head_BK[:, rank].astype(np.int64)
+    level_BK[:, -1] = now_B
+    level_BK -= np.arange(level_BK.shape[1])
+    return level_BK

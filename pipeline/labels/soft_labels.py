@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.labels.codes import Name, class_dtype, quantise, require_finite
-from pipeline.labels.keep import Keep, Parts, require_temperatures
+from pipeline.labels.keep import Keep, Parts, Ranked, require_temperatures
 from pipeline.labels.keeps import ARRAYS
 
 
@@ -40,7 +40,7 @@ class SoftLabels:
         return len(self.argmax_B)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that is there, under the names of the store's arrays."""
+        """The argmax and all parts, under the names of the store's arrays."""
         return {"argmax": self.argmax_B, **self.parts}
 
     @classmethod
@@ -49,11 +49,11 @@ class SoftLabels:
         return cls(argmax_B=arrays["argmax"], parts={name: arrays[name] for name in ARRAYS[1:] if name in arrays})
 
     def slice(self, start: int, stop: int) -> SoftLabels:
-        """Rows start to stop, without a copy."""
+        """The answers in rows `start` up to `stop`, without a copy."""
         return SoftLabels.from_arrays({name: array[start:stop] for name, array in self.arrays().items()})
 
     def take(self, rows: NDArray[np.integer[Any]]) -> SoftLabels:
-        """These rows, in this order, copied."""
+        """The answers in these rows, in this order, as a copy."""
         return SoftLabels.from_arrays({name: array[rows] for name, array in self.arrays().items()})
 
     @classmethod
@@ -63,7 +63,7 @@ class SoftLabels:
         return cls.from_arrays({name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]})
 
     def same_as(self, other: SoftLabels) -> bool:
-        """Bit-equal in every part."""
+        """Whether the other has the same arrays, of the same types, with the same bits."""
         mine, theirs = self.arrays(), other.arrays()
         return mine.keys() == theirs.keys() and all(
             a.dtype == theirs[name].dtype and np.array_equal(a, theirs[name]) for name, a in mine.items()
@@ -80,26 +80,33 @@ def encode(
     """The teacher's logits as they will be stored. `name` says whose they are, for the message when they cannot be."""
     assert logits_BC.ndim == 2 and logits_BC.shape[1] >= 1, f"logits of shape {logits_BC.shape}, want [B, C]"
     keep.require_fit(logits_BC.shape[1])
-    require_finite(logits_BC, name)
     argmax_B = logits_BC.argmax(axis=1).astype(class_dtype(logits_BC.shape[1]))
     if keep.kind == "argmax":  # the only one that takes logits outside the range of codes
+        require_finite(logits_BC, name)
         return SoftLabels(argmax_B=argmax_B)
     return from_codes(argmax_B, quantise(logits_BC, name), keep, temperatures)
 
 
 def from_codes(
-    argmax_B: NDArray[Any], codes_BC: NDArray[np.uint16], keep: Keep, temperatures: Sequence[float] = ()
+    argmax_B: NDArray[Any],
+    codes_BC: NDArray[np.uint16],
+    keep: Keep,
+    temperatures: Sequence[float] = (),
+    ranked: Ranked | None = None,
 ) -> SoftLabels:
-    """The labels of one keep from the codes of all classes: what both a teacher's run and a compaction store."""
+    """The labels of one keep from the codes of all classes: what both a teacher's run and a compaction store.
+
+    `ranked` is the `Keep.ranks` largest of these codes, where a device has found them already.
+    """
     keep.require_fit(codes_BC.shape[1])
     if keep.uses_temperatures:
         require_temperatures(temperatures)
-    return SoftLabels(argmax_B=argmax_B, parts=keep.encode(codes_BC, argmax_B, temperatures))
+    return SoftLabels(argmax_B=argmax_B, parts=keep.encode(codes_BC, argmax_B, temperatures, ranked))
 
 
 def narrow(
     labels: SoftLabels, before: Keep, keep: Keep, temperatures: Sequence[float] = (), *, stored: Sequence[float] = ()
 ) -> SoftLabels:
     """The same answers, kept as `before` at the temperatures `stored`, in a smaller keep."""
-    before.require_narrower(keep, temperatures, stored)
-    return SoftLabels(argmax_B=labels.argmax_B, parts=before.narrowed(labels.arrays(), keep, temperatures, stored))
+    narrowed = before.narrowing(keep, temperatures, stored)
+    return SoftLabels(argmax_B=labels.argmax_B, parts=narrowed(labels.arrays()))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import MismatchError, RecipeError
 from pipeline.labels.codes import CODE, class_dtype, log_sum_exp, logits_of
 from pipeline.labels.dense import MEANING, code_form
-from pipeline.labels.keep import Events, Form, Keep, Parts
+from pipeline.labels.keep import Codes, Events, Form, Keep, Narrowing, Parts, Ranked
 
 LSE = np.dtype(np.float32)
 LSE_SLACK = 1e-4
@@ -28,17 +28,12 @@ LSE_SLACK = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class TopK(Keep):
-    """The K largest logits, and the sums over all."""
+    """The keep that stores the K largest logits, and what all of them sum up to at each temperature."""
 
     k: int
 
     kind: ClassVar[str] = "topk"
     uses_temperatures: ClassVar[bool] = True
-
-    @classmethod
-    def read(cls, argument: str | None) -> TopK | None:
-        """``topk:10``."""
-        return cls(int(argument)) if argument and argument.isascii() and argument.isdigit() else None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -51,22 +46,17 @@ class TopK(Keep):
         return f"topk:{self.k}"
 
     @property
-    def kept_classes(self) -> int:
-        """K."""
-        return self.k
-
-    @property
     def ranks(self) -> int:
-        """K."""
+        """K, all of which it stores in order."""
         return self.k
 
     def require_fit(self, num_classes: int) -> None:
-        """Refuse a K above the number of classes."""
+        """Refuse a K above the number of classes, `num_classes`."""
         if self.k > num_classes:
             raise RecipeError(f"keep '{self}' wants {self.k} of {num_classes} classes. Give a smaller K, or dense.")
 
     def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
-        """Classes, their codes, and the sums."""
+        """Three arrays: the kept classes, their codes, and the sums over all classes."""
         kind = class_dtype(num_classes)
         return {
             "topk_index": Form(
@@ -82,15 +72,14 @@ class TopK(Keep):
         }  # fmt: skip
 
     def encode(
-        self, codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], temperatures: Sequence[float]
+        self,
+        codes_BC: NDArray[np.uint16],
+        argmax_B: NDArray[Any],
+        temperatures: Sequence[float],
+        ranked: Ranked | None = None,
     ) -> dict[str, NDArray[Any]]:
         """The K largest of each row, and the sums over it."""
-        return self.parts_of(*_largest(codes_BC, self.k), codes_BC, temperatures)
-
-    def parts_of(
-        self, index_BK: NDArray[Any], code_BK: NDArray[Any], codes_BC: NDArray[np.uint16], temperatures: Sequence[float]
-    ) -> dict[str, NDArray[Any]]:
-        """The same, where somebody has ranked them already."""
+        index_BK, code_BK = _largest(codes_BC, self.k) if ranked is None else ranked
         return {
             "topk_index": index_BK.astype(class_dtype(codes_BC.shape[1])),
             "topk_logit": code_BK.astype(CODE),
@@ -113,7 +102,7 @@ class TopK(Keep):
             yield f"topk has more than the whole mass at T = {temperature:g}", ~(mass_B <= 1 + LSE_SLACK)
 
     def lacks(self, temperature: float, temperatures: Sequence[float]) -> str | None:
-        """Temperatures at which the sums were not stored."""
+        """Why there is no soft target at a temperature at which the sums were not stored."""
         if temperature in temperatures:
             return None
         stored = ", ".join(f"{t:g}" for t in temperatures) or "none"
@@ -124,47 +113,41 @@ class TopK(Keep):
         )
 
     def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> Events:
-        """The kept classes, and one event that is all the others."""
+        """The probabilities of the kept classes; what is left is the probability of all others together."""
         lse_B = parts["lse"][:, column_of(temperature, temperatures)].astype(np.float64)
         prob_BK = np.exp(logits_of(parts["topk_logit"]).astype(np.float64) / temperature - lse_B[:, None])
         rest_B = np.clip(1 - prob_BK.sum(axis=1), 0, 1)
         return Events(index_BK=parts["topk_index"], prob_BK=prob_BK, rest_B=rest_B)
 
+    def codes(self, parts: Parts) -> Codes:
+        """The codes of the K classes, with these classes."""
+        return Codes(code_BK=parts["topk_logit"], index_BK=parts["topk_index"])
+
     def likeliest(self, parts: Parts, count: int) -> NDArray[Any] | None:
-        """The first of the kept ones."""
+        """The first of the kept classes; None where fewer are kept."""
         return parts["topk_index"][:, :count] if self.k >= count else None
 
-    def steps_apart(self, parts: Parts, now_BC: NDArray[np.uint16]) -> int:
-        """On the classes that are stored."""
-        now_BK = np.take_along_axis(now_BC, parts["topk_index"].astype(np.int64), axis=1)
-        return int(np.abs(now_BK.astype(np.int64) - parts["topk_logit"].astype(np.int64)).max(initial=0))
-
-    def narrowed(
-        self, parts: Parts, keep: Keep, temperatures: Sequence[float], stored: Sequence[float]
-    ) -> dict[str, NDArray[Any]]:
-        """To a prefix of the classes, fewer temperatures, or the argmax."""
+    def narrowing(self, keep: Keep, temperatures: Sequence[float], stored: Sequence[float]) -> Narrowing:
+        """Cuts to fewer classes and temperatures, or to the argmax; more of them, or others, are refused."""
         if not isinstance(keep, TopK):
-            return {}
-        columns = [column_of(t, stored) for t in temperatures]
-        return {
-            "topk_index": np.ascontiguousarray(parts["topk_index"][:, : keep.k]),
-            "topk_logit": np.ascontiguousarray(parts["topk_logit"][:, : keep.k]),
+            return Keep.narrowing(self, keep, temperatures, stored)
+        if keep.k > self.k:
+            raise MismatchError(f"labels kept as {self} cannot become {keep}. Give a K of at most that many.")
+        count, columns = keep.k, [column_of(temperature, stored) for temperature in temperatures]
+        return lambda parts: {
+            "topk_index": np.ascontiguousarray(parts["topk_index"][:, :count]),
+            "topk_logit": np.ascontiguousarray(parts["topk_logit"][:, :count]),
             "lse": np.ascontiguousarray(parts["lse"][:, columns]),
         }
 
-    def require_narrower(self, keep: Keep, temperatures: Sequence[float], stored: Sequence[float]) -> None:
-        """Refuse more classes, and temperatures that were not stored."""
-        if not isinstance(keep, TopK):
-            Keep.require_narrower(self, keep, temperatures, stored)
-        elif keep.k > self.k:
-            raise MismatchError(f"labels kept as {self} cannot become {keep}. Give a K of at most that many.")
-        else:
-            for temperature in temperatures:
-                column_of(temperature, stored)
+
+def read(argument: str | None) -> TopK | None:
+    """The keep written as ``topk:10``."""
+    return TopK(int(argument)) if argument and argument.isascii() and argument.isdigit() else None
 
 
 def column_of(temperature: float, stored: Sequence[float]) -> int:
-    """The column of the sums that stands for a temperature."""
+    """Which column of the sums belongs to a temperature; one that was not stored is refused."""
     if temperature not in stored:
         have = ", ".join(f"{t:g}" for t in stored) or "none"
         raise MismatchError(

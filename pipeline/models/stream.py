@@ -35,10 +35,10 @@ PORTABLE = 1
 
 
 class Sent(Protocol):
-    """A piece of work that is under way."""
+    """Work that a device has been handed, and may not have done yet."""
 
     def wait(self) -> tuple[Tensor, ...]:
-        """Its results, on the host."""
+        """Wait until the work is done, and give its results on the host."""
 
 
 class Stream(Protocol):
@@ -53,42 +53,42 @@ class Stream(Protocol):
 
 
 def stream_of(device: torch.device) -> Stream:
-    """How this device is handed its work."""
+    """The way to hand this device its work: a stream beside the host for a GPU, a direct call for others."""
     return CudaStream(device) if device.type == "cuda" else DirectStream(device)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Work that was done at once."""
+    """Work of a device that computes when it is called: it is done already."""
 
     results: tuple[Tensor, ...]
 
     def wait(self) -> tuple[Tensor, ...]:
-        """The results."""
+        """The results, on the host; there is nothing to wait for."""
         return tuple(result.cpu() for result in self.results)
 
 
 @dataclass(frozen=True, slots=True)
 class DirectStream:
-    """The processor, which computes when it is asked."""
+    """A device that computes at once, while the host waits: the processor, or any that is no GPU of NVIDIA's."""
 
     device: torch.device
     apart: bool = False
 
     def send(self, work: Work, host: Tensor) -> Done:
-        """Do it."""
+        """Do the work on a copy of `host` now."""
         return Done(work(host.to(self.device)))
 
 
 @dataclass(frozen=True, slots=True)
 class OnItsWay:
-    """Results that are being copied to pinned memory."""
+    """Results that a GPU computes, and that are being copied to pinned memory."""
 
     results: tuple[Tensor, ...]
     arrived: torch.cuda.Event
 
     def wait(self) -> tuple[Tensor, ...]:
-        """Sleep until they are there."""
+        """Sleep until the results have arrived, and give them."""
         self.arrived.synchronize()
         return self.results
 
@@ -103,7 +103,7 @@ class CudaStream:
         self._way_in = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(self, work: Work, host: Tensor) -> OnItsWay:
-        """Queue the copy, the work, and the copy back."""
+        """Queue the copy of `host`, the work on it, and the copy of its results back."""
         current = torch.cuda.current_stream(self.device)
         source = host if host.is_pinned() else host.pin_memory()
         with torch.cuda.stream(self._way_in):

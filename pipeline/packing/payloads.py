@@ -28,7 +28,7 @@ from pipeline.shards.samples import MAX_PAYLOAD
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What became known of a file."""
+    """What became known of an image file when it was read."""
 
     size: int
     """Bytes; -1 where it cannot be read."""

@@ -24,8 +24,9 @@ from urllib.parse import unquote
 from pipeline.durable.file import json_text
 from pipeline.durable.folder import LOCK, claimed
 from pipeline.errors import ShardError
+from pipeline.packing.out_folder import is_finished
 from pipeline.packing.tiled import tiled
-from pipeline.packing.writing import Effort, is_finished, write_pieces
+from pipeline.packing.writing import Effort, write_pieces
 from pipeline.pictures.jpeg_tiling import SPAN, SPANS
 from pipeline.processes.ordered_map import ordered_map
 from pipeline.progress import Progress
@@ -50,7 +51,7 @@ SIZE, CHECKSUM = slice(124, 136), slice(148, 156)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileSummary:
-    """What pack.json says of tiled shards."""
+    """What the pack.json beside tiled shards says: of which pictures, in which shards."""
 
     fingerprint: str
     images: int
@@ -59,7 +60,7 @@ class TileSummary:
     shards: tuple[ShardSummary, ...]
 
     def to_json(self) -> bytes:
-        """Sorted, without times and places."""
+        """The text of pack.json: sorted, and without times and places."""
         shards = {
             shard.name: {"bytes": shard.bytes, "rows": shard.rows, "sha256": shard.sha256} for shard in self.shards
         }
@@ -69,7 +70,7 @@ class TileSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One shard to copy."""
+    """A shard that is to be copied: from where, and to where."""
 
     url: str
     sha256: str | None
@@ -79,7 +80,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copied:
-    """One shard that was copied."""
+    """What became known of a shard while it was copied."""
 
     sha256: str
     """Of the old one."""
@@ -126,7 +127,7 @@ def fingerprint(
 
 
 def copy_tiled(job: Job) -> Copied:
-    """Write one shard, and flush it to disk."""
+    """Write the tiled copy of one shard, and flush it to disk."""
     try:
         with local_path(job.url).open("rb") as file:
             found = _digest_of(file)
@@ -151,7 +152,7 @@ class _Copy:
         self.rows, self.whole = 0, Counter[str]()
 
     def pieces(self) -> Iterator[bytes]:
-        """In order; what is between the images as it is."""
+        """The bytes of the copy in order: tiled images, and what lies between them as it was."""
         place = 0
         for sample in samples(self.file, self.url, self.size):
             image = _image_of(sample)

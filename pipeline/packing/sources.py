@@ -1,16 +1,14 @@
 """Which images are to be packed, with which classes, and under which keys?
 
 A folder per class: the sorted names of the folders are the class numbers, and a folder holds its images at any depth.
-A table of ``path,class``: paths below the images' folder, and classes that are names, or numbers, or empty. A folder of
-its own for images without a class (-1). A list of class names fixes their numbers, so that a validation set counts as
-its training set does. What is not as it was said to be (a class without images, an image outside the classes, a path
-that leaves the folder) is refused with its name; hidden files apart, none is left out without a word.
+A folder of its own for images without a class (-1). Or a table (`pipeline.packing.table`). A list of class names fixes
+their numbers, so that a validation set counts as its training set does. What is not as it was said to be (a class
+without images, an image outside the classes, a path that leaves the folder) is refused with its name; hidden files
+apart, none is left out without a word.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import logging
 import os
@@ -23,7 +21,6 @@ from pipeline.errors import UserError
 from pipeline.packing.keys import keys_of
 from pipeline.pictures.formats import FORMATS
 from pipeline.shards.sidecars import require_class_names
-from pipeline.shards.truth import MAX_CLASSES
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +45,7 @@ class SourceError(UserError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One image file that is to become a row."""
+    """An image file that is to become a row, with its key and its class."""
 
     path: str
     """Where it lies."""
@@ -91,36 +88,7 @@ def from_folders(images: Path | None, unlabelled: Sequence[Path], class_names: t
         if not more:
             raise SourceError(f"{folder} holds no images. Name a folder of images by --unlabelled, or leave it out.")
         found += more
-    return Sources(images=_with_keys(found), class_names=class_names)
-
-
-def from_table(table: Path, images: Path | None, class_names: tuple[str, ...] | None) -> Sources:
-    """Images that a CSV of path,class lists; paths are relative to `images`, or else to the table's folder."""
-    root = images or table.parent
-    rows = list(_table_rows(table))
-    if not rows:
-        raise SourceError(f"{table} lists no images. It must have lines of path,class.")
-    names = [_name_in_table(table, line, path, root) for line, path, _ in rows]
-    seen: dict[str, int] = {}
-    for (line, _, _), name in zip(rows, names, strict=True):
-        if name in seen:
-            raise SourceError(f"{table}: lines {seen[name]} and {line} both list {name}. List each image once.")
-        seen[name] = line
-    classes, class_names = _classes_in_table(table, rows, class_names)
-    found = [
-        Source(path=str(root / name), name=name, key="", label=label)
-        for name, label in zip(names, classes, strict=True)
-    ]
-    return Sources(images=_with_keys(found), class_names=class_names)
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise SourceError(f"{path} is not UTF-8 text.") from None
+    return Sources(images=with_keys(found), class_names=class_names)
 
 
 def _identity(folder: Path) -> Identity:
@@ -140,7 +108,7 @@ def _class_folders(images: Path, apart: Mapping[Identity, Path]) -> list[str]:
     loose = [entry.name for entry in entries if not entry.is_dir() and _is_image(entry.name)]
     if loose:
         raise SourceError(
-            f"{images} holds {_count(loose, 'image')} outside any class folder: {_brief(loose)}. Move each into the "
+            f"{images} holds {_count(loose, 'image')} outside any class folder: {brief(loose)}. Move each into the "
             "folder of its class, name a folder without classes by --unlabelled, or list path,class in a --csv."
         )
     folders = [entry.name for entry in entries if entry.is_dir() and _identity(Path(entry.path)) not in apart]
@@ -162,8 +130,8 @@ def _require_no_splits(images: Path, folders: Sequence[str]) -> None:
         return
     first = next((name for name in filled if name.lower().startswith("train")), filled[0])
     raise SourceError(
-        f"{images} holds {_brief(folders)}, which divide data and are no classes; the classes seem to be the folders "
-        f"in them ({first} has {_count(below[first], 'folder')}: {_brief(below[first])}). Pack each on its own: "
+        f"{images} holds {brief(folders)}, which divide data and are no classes; the classes seem to be the folders "
+        f"in them ({first} has {_count(below[first], 'folder')}: {brief(below[first])}). Pack each on its own: "
         f"--images {images / first}, then the others with --classes CLASSES, the classes.json that the first one "
         "wrote. If these are classes after all, name them by --classes."
     )
@@ -182,11 +150,11 @@ def _numbered(folders: Sequence[str], class_names: tuple[str, ...] | None, image
     known = set(class_names)
     if unknown := [name for name in folders if name not in known]:
         raise SourceError(
-            f"{images} has {_count(unknown, 'folder')} that --classes does not name: {_brief(unknown)}. Known are "
-            f"{_brief(class_names)}."
+            f"{images} has {_count(unknown, 'folder')} that --classes does not name: {brief(unknown)}. Known are "
+            f"{brief(class_names)}."
         )
     if absent := sorted(known - set(folders)):
-        log.warning("%d classes of --classes have no folder: %s", len(absent), _brief(absent))
+        log.warning("%d classes of --classes have no folder: %s", len(absent), brief(absent))
     return class_names
 
 
@@ -206,7 +174,7 @@ def _require_images(images: Path, folders: Sequence[str], found: Sequence[Source
     filled = {source.name.split("/", 1)[0] for source in found}
     if empty := [name for name in folders if name not in filled]:
         raise SourceError(
-            f"{images}: {_count(empty, 'class folder')} of {len(folders)} without an image: {_brief(empty)}. Remove "
+            f"{images}: {_count(empty, 'class folder')} of {len(folders)} without an image: {brief(empty)}. Remove "
             "what is no class, or put its images in."
         )
 
@@ -224,7 +192,7 @@ def _images_in(folder: Path, name: str, label: int, apart: Mapping[Identity, Pat
     files = list(_walk(folder, "", apart, frozenset((_identity(folder),))))
     others = [file for file in files if not _is_image(file)]
     if others:
-        log.warning("%s: %s passed over: %s", folder, _count(others, "file that is no image", "files"), _brief(others))
+        log.warning("%s: %s passed over: %s", folder, _count(others, "file that is no image", "files"), brief(others))
     return [
         Source(path=str(folder / file), name=f"{name}/{file}", key="", label=label) for file in files if _is_image(file)
     ]
@@ -257,64 +225,7 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(READ_SUFFIXES + OTHER_SUFFIXES)
 
 
-def _table_rows(table: Path) -> Iterator[tuple[int, str, str]]:
-    """Line, path and class of each row; a first line that names the columns may put them in any order."""
-    reader = csv.reader(io.StringIO(_text_of(table), newline=""), strict=True)
-    path, label, fields = 0, 1, 2
-    try:
-        for cells in reader:
-            words = [cell.strip().lower() for cell in cells]
-            if reader.line_num == 1 and "path" in words and "class" in words:
-                path, label, fields = words.index("path"), words.index("class"), len(cells)
-            elif cells:
-                if len(cells) != fields:
-                    raise SourceError(
-                        f"{table}: line {reader.line_num} has {len(cells)} fields instead of {fields}. It must have "
-                        "lines of path,class."
-                    )
-                yield reader.line_num, cells[path], cells[label].strip()
-    except csv.Error as error:
-        raise SourceError(f"{table}: line {reader.line_num} is no CSV: {error}.") from None
-
-
-def _name_in_table(table: Path, line: int, path: str, root: Path) -> str:
-    """The path of a row below the root, however it was written."""
-    base = Path(os.path.abspath(root))  # noqa: PTH100 - links stay as they are written
-    inside = Path(os.path.abspath(root / path)) if "\0" not in path else base  # noqa: PTH100
-    if inside == base or not inside.is_relative_to(base):
-        raise SourceError(
-            f"{table}: line {line} lists {path!r}, which is not below {root}. Set --images to a folder above."
-        )
-    return inside.relative_to(base).as_posix()
-
-
-def _classes_in_table(
-    table: Path, rows: Sequence[tuple[int, str, str]], class_names: tuple[str, ...] | None
-) -> tuple[list[int], tuple[str, ...] | None]:
-    """A number for each row: its own, or that of its name among the given or else the sorted names."""
-    numbered = [(line, word) for line, _, word in rows if INTEGER.fullmatch(word)]
-    named = [(line, word) for line, _, word in rows if word and not INTEGER.fullmatch(word)]
-    if class_names is None and numbered and named:
-        raise SourceError(
-            f"{table} has the class {named[0][1]!r} in line {named[0][0]} and the class {numbered[0][1]} in line "
-            f"{numbered[0][0]}. Use names or numbers, or say by --classes which names there are."
-        )
-    if class_names is None and named:
-        class_names = tuple(sorted({word for _, word in named}))
-        require_class_names(class_names, table)
-    numbers = {"": -1, **{name: number for number, name in enumerate(class_names or ())}}
-    limit = len(class_names) if class_names else MAX_CLASSES
-    labels = []
-    for line, _, word in rows:
-        label = numbers[word] if word in numbers else int(word) if INTEGER.fullmatch(word) else limit
-        if not -1 <= label < limit:
-            known = _brief(class_names) if class_names else f"-1 to {MAX_CLASSES - 1:,}"
-            raise SourceError(f"{table}: line {line} has the class {word!r}. Known are {known}.")
-        labels.append(label)
-    return labels, class_names
-
-
-def _with_keys(found: Sequence[Source]) -> tuple[Source, ...]:
+def with_keys(found: Sequence[Source]) -> tuple[Source, ...]:
     """The sources with their keys, in the order of the keys."""
     if not found:
         raise SourceError("there are no images to pack.")
@@ -331,5 +242,6 @@ def _count(things: Sequence[str], one: str, many: str | None = None) -> str:
     return f"{len(things)} {one if len(things) == 1 else many or one + 's'}"
 
 
-def _brief(names: Sequence[str]) -> str:
+def brief(names: Sequence[str]) -> str:
+    """The first few of these names, for a message."""
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -22,7 +22,7 @@ MOST_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiled:
-    """A payload, tiled or as it was."""
+    """The bytes of a picture after the attempt to tile it, and why it failed, if it did."""
 
     payload: bytes
     whole: str | None = None
@@ -37,7 +37,7 @@ def tiled_text(images: int, whole: Mapping[str, int]) -> str:
 
 
 def tiled(payload: bytes) -> Tiled:
-    """The same picture, tiled where it can be."""
+    """The same picture in bytes that are cheap to decode in part; as it was, with the reason, where that cannot be."""
     try:
         return Tiled(payload=_tiled(payload))
     except NotPlainError as error:

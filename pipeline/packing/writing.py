@@ -17,7 +17,6 @@ import hashlib
 import io
 import itertools
 import json
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +29,7 @@ from pipeline.durable import aside
 from pipeline.durable.folder import LOCK, Staging, claimed
 from pipeline.durable.local import flush
 from pipeline.errors import ImageError, ShardError
+from pipeline.packing.out_folder import REJECTED_FILE, is_finished, remove_shards
 from pipeline.packing.payloads import Checked, check, measure, payload_of
 from pipeline.packing.sources import Source, Sources
 from pipeline.packing.tiled import tiled
@@ -39,7 +39,6 @@ from pipeline.shards.sidecars import CLASSES_FILE, PACK_FILE, PackSummary, Shard
 from pipeline.shards.tar import BLOCK
 
 FORMAT = 1
-REJECTED_FILE = "rejected.csv"
 TOGETHER = 16  # images that a worker checks for one message
 
 Row = tuple[Source, Checked]
@@ -47,7 +46,7 @@ Row = tuple[Source, Checked]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackOptions:
-    """What decides the bytes of the shards, beside the images."""
+    """The flags that decide what bytes the shards have, beside the images themselves."""
 
     samples_per_shard: int = 1000
     seed: int = 0
@@ -62,7 +61,7 @@ class PackOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """What decides nothing but speed and talk."""
+    """With how many processes pictures are read and written, and whether progress is shown: it changes no byte."""
 
     workers: int = 0
     progress: bool = False
@@ -70,7 +69,7 @@ class Effort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
-    """One shard to write."""
+    """A shard that is to be written: its rows, and where."""
 
     path: Path
     rows: tuple[Row, ...]
@@ -79,7 +78,7 @@ class ShardJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """One shard that was written."""
+    """What became known of a shard while it was written."""
 
     summary: ShardSummary
     whole: Counter[str]
@@ -116,29 +115,8 @@ def pack(
         except OSError as error:
             what = error.strerror or str(error)
             raise ShardError(f"{out} cannot be written: {what}. Nothing was kept; mend that and run again.") from error
-    aside.keep_one(out, finished=lambda place: (place / PACK_FILE).exists(), remove=_remove)
+    aside.keep_one(out, finished=lambda place: (place / PACK_FILE).exists(), remove=remove_shards)
     return summary
-
-
-def _remove(out: Path) -> None:
-    """The shards of a folder and what stands beside them; other people's files stay, and the folder with them."""
-    shards = [shard.name for shard in read_pack(out).shards if Path(shard.name).name == shard.name]
-    aside.remove_files(out, (*shards, CLASSES_FILE, REJECTED_FILE, PACK_FILE))
-
-
-def is_finished(out: Path) -> bool:
-    """Whether shards were packed here; a folder with anything else in it is refused."""
-    if not os.path.lexists(out):
-        return False
-    if not out.is_dir():
-        raise ShardError(f"{out} is not a folder. Name a new folder by --out.")
-    names = sorted(path.name for path in out.iterdir() if path.name != LOCK)
-    if names and PACK_FILE not in names:
-        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        raise ShardError(
-            f"{out} holds {len(names)} files that pack did not write ({shown}). Name a new folder by --out."
-        )
-    return bool(names)
 
 
 def ordered(rows: Iterable[Row], seed: int) -> list[Row]:
@@ -162,7 +140,7 @@ def fingerprint(sources: Sources, found: Iterable[Checked], options: PackOptions
 
 
 def write_shard(job: ShardJob) -> Written:
-    """Write one shard, and flush it to disk."""
+    """Write the shard of a job, and flush it to disk."""
     whole: Counter[str] = Counter()
     pieces = itertools.chain(_entries(job, whole), (bytes(2 * BLOCK),))
     return Written(summary=write_pieces(job.path, len(job.rows), pieces), whole=whole)

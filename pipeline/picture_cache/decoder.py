@@ -24,7 +24,7 @@ FILES = (str(images.__file__), str(formats.__file__))
 
 @cache
 def decoder() -> bytes:
-    """Eight bytes that are others where pixels may be others."""
+    """Eight bytes that name the decoder, its version and our policy: others wherever pixels may be others."""
     known = {
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "codecs": {name: features.version(name) for name in CODECS},
@@ -35,6 +35,6 @@ def decoder() -> bytes:
 
 
 def policy(room: Path) -> str:
-    """The digest of all modules of a room."""
+    """The SHA-256 of the source of all modules of a room: another wherever any of them has changed."""
     texts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in room.glob("*.py")}
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()

@@ -36,7 +36,7 @@ Number = TypeVar("Number", int, NDArray[np.int64])
 
 
 class DamagedError(Exception):
-    """A file that is not the picture that its name says."""
+    """A file in the cache does not hold the picture that its name says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,31 +58,31 @@ class Picture:
 
     @property
     def bands(self) -> int:
-        """Runs of rows with a checksum each."""
+        """How many runs of rows the picture is cut into; each has a checksum of its own."""
         return -(-self.height // BAND)
 
     @property
     def head_bytes(self) -> int:
-        """Of its file: what comes before the pixels, without the gap."""
+        """How many bytes of its file come before the pixels, without the gap that aligns them."""
         return HEAD.size + CRC_BYTES * self.bands + CRC_BYTES
 
     @property
     def start(self) -> int:
-        """Where its pixels begin."""
+        """At which byte of its file the pixels begin."""
         return _whole(self.head_bytes, ALIGNED)
 
     @property
     def file_bytes(self) -> int:
-        """Of its file."""
+        """How many bytes its file has."""
         return self.start + 3 * self.width * self.height
 
     @property
     def disk_bytes(self) -> int:
-        """What its file takes, in whole blocks."""
+        """How many bytes its file takes on disk, in whole blocks."""
         return _whole(self.file_bytes, BLOCK)
 
     def head(self, decoder: bytes) -> bytes:
-        """The part of the head that is known beforehand."""
+        """The bytes that its file must begin with when this decoder made it; the checksums follow."""
         which = (self.payload_crc, self.length, self.key_hash, self.width, self.height)
         return HEAD.pack(MAGIC, decoder, *which)
 
@@ -95,7 +95,7 @@ def disk_bytes(width_R: NDArray[np.int32], height_R: NDArray[np.int32]) -> NDArr
 
 
 def write(descriptor: int, picture: Picture, decoder: bytes, pixels_HWC: Pixels) -> None:
-    """Write the whole file."""
+    """Write the file of a decoded picture: its head, the checksum of each band, the pixels."""
     assert pixels_HWC.shape == (picture.height, picture.width, 3) and pixels_HWC.dtype == np.uint8
     pixels_HWC = np.ascontiguousarray(pixels_HWC)
     head = picture.head(decoder) + np.array([*_crcs(pixels_HWC)], "<u4").tobytes()

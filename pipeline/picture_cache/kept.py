@@ -78,7 +78,7 @@ class PictureCache:
         return self
 
     def used(self) -> int:
-        """Bytes of all pictures."""
+        """How many bytes all pictures in the cache take, those of other processes included."""
         with self._account() as found:
             return found.used
 

@@ -24,17 +24,17 @@ FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 @dataclass(slots=True)
 class Account:
-    """The number, while the lock on it is held."""
+    """How many bytes the cache uses, for one process that has locked the file which says so."""
 
     descriptor: int
     used: int
 
     def add(self, count: int) -> None:
-        """Write down that so many more bytes are used, or fewer."""
+        """Write down that `count` more bytes are used, or fewer where it is negative."""
         self.set(self.used + count)
 
     def set(self, used: int) -> None:
-        """Write the number down."""
+        """Write down that so many bytes are used in all."""
         self.used = max(used, 0)
         text = NUMBER.pack(MAGIC, self.used)
         os.pwrite(self.descriptor, text + CRC.pack(google_crc32c.value(text)), 0)

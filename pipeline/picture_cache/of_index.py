@@ -35,7 +35,7 @@ def picture_of(index: SampleIndex, row: int) -> Picture | None:
 
 
 def bytes_of_all(index: SampleIndex) -> int:
-    """Bytes on the disk that all pictures would take, decoded."""
+    """How many bytes on disk all pictures of an index would take, decoded."""
     known_R = (index.widths > 0) & (index.heights > 0)
     return int(disk_bytes(index.widths[known_R], index.heights[known_R]).sum())
 

@@ -22,7 +22,7 @@ def machine() -> dict[str, str]:
 
 
 def version(package: str) -> str:
-    """What is installed of it, by its own word."""
+    """The version of a package that is installed here, as its metadata say; "absent" where it is not."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

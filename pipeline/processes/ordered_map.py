@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[R]:
-    """`function` of each item, in order; `workers` processes, or none."""
+    """Give `function` of each item, in the order of the items, computed by `workers` processes or, with 0, here."""
     if workers == 0:
         yield from map(function, items)
         return

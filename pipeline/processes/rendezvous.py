@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class LostError(UserError):
-    """The other ranks cannot be reached, or have ended."""
+    """The other ranks cannot be reached, or have ended before this one was done with them."""
 
 
 class Meeting:
@@ -146,7 +146,7 @@ class Meeting:
         return lost
 
     def leave(self, failure: str = "") -> None:
-        """Say so, and end; a meeting that is lost is left silently."""
+        """Tell the others that this rank is done, and end; a meeting that is lost is left silently."""
         self._over.set()
         with contextlib.suppress(LostError):
             if failure and self._session:

@@ -28,13 +28,13 @@ CHUNK = 16  # views summed at once: their samples stay in the second-level cache
 
 
 def checksum(image_HWC: NDArray[np.uint8]) -> int:
-    """crc32c of the pixels."""
+    """The crc32c of a view's pixels, row after row."""
     assert image_HWC.flags.c_contiguous
     return int(google_crc32c.value(image_HWC))
 
 
 def luma(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The thumbnail [16] of one view."""
+    """The thumbnail [16] of one view: how bright each of 4 × 4 cells is."""
     thumbnail: NDArray[np.uint8] = thumbnails([samples(image_HWC)])[0]
     return thumbnail
 
@@ -51,7 +51,7 @@ def samples(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def thumbnails(samples_B: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """The thumbnails [B, 16] of views by their samples."""
+    """The thumbnails [B, 16] of views, from the samples that `samples` took of each."""
     sum_BKK = np.zeros((len(samples_B), BLOCKS, BLOCKS), np.int64)
     divisor_KK = np.ones((BLOCKS, BLOCKS), np.int64)
     for start in range(0, len(samples_B), CHUNK):

@@ -43,7 +43,7 @@ Thumbnails = NDArray[np.uint8]
 
 
 def kept(luma: Luma, crc_B: Checksums, luma_B16: Thumbnails) -> tuple[Checksums, Thumbnails | None]:
-    """What is stored of views with these checksums and thumbnails."""
+    """What a store keeps of these checksums and thumbnails in the form `luma`: a column, and thumbnails or None."""
     if luma == SKETCH:
         return (crc_B & _UPPER) | sketches(luma_B16), None
     return crc_B, luma_B16 if luma else None
@@ -56,7 +56,7 @@ def kept_of(luma: Luma, image_HWC: NDArray[np.uint8]) -> int:
 
 
 def sketches(luma_B16: Thumbnails) -> Checksums:
-    """Of views with these thumbnails, in the lower half [B]."""
+    """The sketches of thumbnails: two bits for each two cells, in the lower half of a checksum [B]."""
     part_BP = _sums(luma_B16) // STEP % STEPS
     result: Checksums = (part_BP.astype(np.uint32) << _SHIFT_P).sum(axis=1, dtype=np.uint32)
     return result
@@ -81,7 +81,7 @@ def most_apart(luma: Luma) -> int:
 
 
 def how_far(luma: Luma, off: int) -> str:
-    """In words."""
+    """How far a view is from how it looked, `off`, in words for a message."""
     return f"{off} of {PARTS} parts of its sketch differ" if luma == SKETCH else f"its thumbnail is {off} levels off"
 
 

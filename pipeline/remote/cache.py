@@ -45,7 +45,7 @@ WHOLE, PART = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{40}\.[0-9a-f]{1
 
 
 class Cache:
-    """Shards on this node."""
+    """The folder in which a node keeps whole shards that it has fetched, and how many bytes they may take."""
 
     def __init__(
         self, folder: Path, limit: int = DEFAULT_BYTES, *, stall_s: float = STALL_S, start_s: float = START_S

@@ -29,12 +29,12 @@ class CacheSettings:
 
     @classmethod
     def of(cls, folder: str | None, limit: int | None) -> CacheSettings:
-        """The defaults, where one of the two is not given."""
+        """The settings of a folder and a size, of which either may be left to its default."""
         return cls(folder or _default_folder(), DEFAULT_BYTES if limit is None else limit)
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> CacheSettings:
-        """What the variables say, for whoever reads shards without a command."""
+        """The settings in the environment's variables, for whoever reads shards without a command."""
         size = env.get(SIZE_VARIABLE)
         return cls.of(env.get(DIR_VARIABLE), bytes_of(size) if size else None)
 
@@ -54,12 +54,12 @@ def using(settings: CacheSettings) -> Iterator[None]:
 
 
 def current() -> CacheSettings:
-    """The settings that this process goes by."""
+    """The settings of the cache that this process uses: those of `using`, or else the environment's."""
     return _used[-1] if _used else CacheSettings.from_environment()
 
 
 def cache() -> Cache:
-    """The cache of this process."""
+    """The cache that this process uses, made when it is first asked for."""
     settings = current()
     if settings not in _caches:
         _caches[settings] = Cache(Path(settings.folder).expanduser(), settings.limit)

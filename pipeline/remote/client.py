@@ -53,12 +53,12 @@ T = TypeVar("T")
 
 
 def is_remote(place: object) -> bool:
-    """Whether this is a URL, and no path."""
+    """Whether a place is a URL, and not a path on this machine."""
     return "://" in str(place)
 
 
 def scheme_of(url: str) -> str:
-    """What stands before ``://``."""
+    """The scheme of a URL: what stands before ``://``."""
     return url.partition("://")[0]
 
 
@@ -69,7 +69,7 @@ def place_of(url: str) -> str:
 
 
 class Remote:
-    """The file system of a place, in this process."""
+    """The connection of this process to one place, as a file system whose calls are bounded in time."""
 
     def __init__(self, place: str, stall_s: float) -> None:
         self.place, self.stall_s = place, stall_s
@@ -79,7 +79,7 @@ class Remote:
         self.filesystem = None if self.by_host else _filesystem(place, stall_s)
 
     def call(self, name: str, *args: Any, within_s: float, **kwargs: Any) -> Any:
-        """One call of the file system; TimeoutError after `within_s` seconds."""
+        """Call a method of the file system by its name; TimeoutError after `within_s` seconds."""
         require_unforked()
         if self.by_host:
             return _in_thread(lambda: self._connected(name, *args, **kwargs), within_s)
@@ -111,7 +111,7 @@ _forked_after_use = False
 
 
 def remote(url: str, *, stall_s: float | None = None) -> Remote:
-    """The remote of a URL's place; made once a process."""
+    """The connection to a URL's place; each process makes one, when it is first asked for."""
     require_unforked()
     key = place_of(url), STALL_S if stall_s is None else stall_s
     with _lock:
@@ -121,7 +121,7 @@ def remote(url: str, *, stall_s: float | None = None) -> Remote:
 
 
 def in_use() -> bool:
-    """Whether this process has used any remote."""
+    """Whether this process has read from a URL, and so may hold open connections."""
     return bool(_remotes)
 
 
@@ -167,7 +167,7 @@ def attempts(
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether trying again cannot help."""
+    """Whether an error would come again however often the call were tried."""
     if type(error).__name__ in (
         "NoCredentialsError",
         "PartialCredentialsError",
@@ -194,7 +194,7 @@ def _why_absent(place: str, error: FileNotFoundError) -> Exception:
 
 
 def is_forbidden(error: Exception) -> bool:
-    """Whether the server refuses to say."""
+    """Whether the server refused the call for lack of rights."""
     return isinstance(error, PermissionError) or _status(error) in (401, 403)
 
 
@@ -204,7 +204,7 @@ def is_empty_range(error: BaseException) -> bool:
 
 
 def code_of(error: BaseException) -> str:
-    """What S3 calls the error."""
+    """The code that S3 gave the error, such as NoSuchKey; empty where it is no error of S3's."""
     response = getattr(error.__cause__, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
@@ -216,7 +216,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def say(error: BaseException) -> str:
-    """An error in one line."""
+    """An error as one line for a message: its kind, and the beginning of what it says."""
     text = str(error).splitlines()[0][:200] if str(error) else ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

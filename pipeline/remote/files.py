@@ -38,14 +38,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a server says of an object."""
+    """What a server says of an object: its size, and a tag that tells its versions apart."""
 
     size: int
     tag: str
 
 
 def known_of(url: str, *, stall_s: float = STALL_S, start_s: float = START_S) -> Known:
-    """The size and tag of an object."""
+    """Ask a server for the size and the tag of the object at a URL."""
 
     def ask() -> dict[str, Any]:
         found = remote(url, stall_s=stall_s).call("info", url, within_s=start_s)
@@ -64,7 +64,7 @@ def known_of(url: str, *, stall_s: float = STALL_S, start_s: float = START_S) ->
 
 
 def listed(pattern: str) -> list[str]:
-    """The objects that a URL with ``*`` means, by name."""
+    """The objects that a URL with ``*`` stands for, in the order of their names."""
     if scheme_of(pattern) in ("http", "https"):
         raise ShardError(
             f"{pattern}: a web server cannot be asked what it has. Name the shards by braces, such as {{000..127}}."
@@ -106,7 +106,7 @@ def small_file(url: str, limit: int) -> bytes | None:
 
 
 def named(url: str, call: Callable[[], Any]) -> Any:
-    """The call's answer; what is wrong with it said of the URL."""
+    """The answer of a call; an error in it becomes one that names the URL."""
     try:
         return call()
     except ShardError:

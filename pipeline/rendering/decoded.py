@@ -20,6 +20,7 @@ from pipeline.pictures.parts import Box, Shown, decode_part
 from pipeline.rendering.effort import Effort
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
+from pipeline.shards.rows import payload_of, require_class_once
 from pipeline.views.recipe import Recipe
 
 
@@ -67,7 +68,7 @@ class DecodedRows:
             return self._decode_payload(row, box)
         begun = perf_counter()
         if (shown := self.cache.crop(picture, box)) is not None:
-            self.index.require_class_once(self.files, row)
+            require_class_once(self.index, self.files, row)
             self.effort.looking += perf_counter() - begun
             self.effort.looked_up += 1
             return shown
@@ -80,7 +81,7 @@ class DecodedRows:
 
     def _decode_payload(self, row: int, box: Box | None) -> Shown | None:
         begun = perf_counter()
-        payload = self.index.payload(self.files, row)
+        payload = payload_of(self.index, self.files, row)
         read = perf_counter()
         shown = self._decode_read(row, payload, box)
         self.effort.reading += read - begun

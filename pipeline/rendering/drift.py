@@ -34,16 +34,16 @@ _TOGETHER = 16
 
 
 class HasWitness(Protocol):
-    """A store, as far as it matters here."""
+    """A store from which the witness views can be read."""
 
     def witness(self) -> Witness:
-        """The views that it keeps in full."""
+        """The views that the store keeps in full."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """What came of drawing the witnesses again."""
+    """How the witness views are drawn here, compared with how they were drawn for the store."""
 
     checked: int
     changed: int
@@ -57,7 +57,7 @@ class Drift:
 
     @property
     def kind(self) -> str:
-        """identical, drifted or different."""
+        """The verdict in a word: identical, drifted (within the tolerance) or different."""
         return "different" if self.different else "drifted" if self.changed else "identical"
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class Drift:
 
 
 def draw_witnesses(recipe: Recipe, index: SampleIndex, wanted: int = WITNESSES) -> Witness:
-    """The witnesses of a store that is about to be made."""
+    """Draw the views that a store which is about to be made will keep in full."""
     row_W = witness_rows(len(index), wanted)
     view_W = np.zeros(len(row_W), np.int64)
     renderer = Renderer(recipe, index, index.files())
@@ -84,7 +84,7 @@ def draw_witnesses(recipe: Recipe, index: SampleIndex, wanted: int = WITNESSES) 
 
 
 def check_witnesses(store: HasWitness, renderer: Renderer) -> Drift:
-    """Draw the witnesses of a store again, and compare."""
+    """Draw the witness views of a store again, and say how far they are from what it keeps."""
     then = store.witness()
     return drift_of(then, _drawn(renderer, then))
 

@@ -37,15 +37,15 @@ class Effort:
 
     @property
     def opened(self) -> int:
-        """Pictures that were decoded or looked up."""
+        """How many pictures were decoded, or found decoded on the node."""
         return self.decoded + self.looked_up
 
     def add(self, other: Effort) -> None:
-        """Count another one in."""
+        """Add the counts and seconds of another process to these."""
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     def since(self, earlier: Effort) -> Effort:
-        """What came after an earlier count of the same."""
+        """What has been added since `earlier`, which is a copy of these counts as they were then."""
         names = [field.name for field in fields(self)]
         return Effort(**{name: getattr(self, name) - getattr(earlier, name) for name in names})

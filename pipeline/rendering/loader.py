@@ -90,7 +90,7 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the workers."""
+        """End the worker processes; no more views can be drawn."""
         for process, connection in self._crew:
             connection.close()
             process.kill()

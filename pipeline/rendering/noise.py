@@ -42,7 +42,7 @@ def erase(image_HWC: NDArray[np.uint8], box: Sequence[int], key: int, view: int,
 
 @lru_cache(maxsize=1)
 def levels() -> NDArray[np.uint8]:
-    """The level of each 16-bit word in each channel."""
+    """The pixel level that each 16-bit random word stands for, a table [3, 65536] of the three channels."""
     z = normal_table() / NORMAL_ONE
     level = 255.0 * (np.array(MEAN)[:, None] + np.array(STD)[:, None] * z)
     return np.clip(np.rint(level), 0, 255).astype(np.uint8)

@@ -144,7 +144,7 @@ def box_taps(sigma: float) -> Floats:
 
 
 def grey(image_HWC: Image) -> Image:
-    """Pillow's luma of each pixel."""
+    """How bright each pixel is, in whole levels as Pillow computes it."""
     luma_HW = cv2.transform(image_HWC.astype(np.float32), LUMA_16).astype(np.int32) >> 16
     return luma_HW.astype(np.uint8)
 

@@ -57,7 +57,7 @@ _RESIZE = {True: torch.ops.aten._upsample_bicubic2d_aa.out, False: torch.ops.ate
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What was drawn."""
+    """What became known of views while they were drawn: checksums, thumbnails, and which rows were bad."""
 
     crc_B: NDArray[np.uint32]
     luma_B16: NDArray[np.uint8]
@@ -77,7 +77,7 @@ class Renderer:
         self._spare_HWC = np.empty((recipe.image_size, recipe.image_size, 3), np.uint8)
 
     def render(self, row_B: Ints, view_B: Ints, out_BHWC: Image) -> Rendered:
-        """Draw the views into `out_BHWC`."""
+        """Draw these views of these rows into `out_BHWC`; checksums and thumbnails of what was drawn."""
         side = self.recipe.image_size
         assert out_BHWC.shape == (len(row_B), side, side, 3) and out_BHWC.dtype == np.uint8
         assert out_BHWC.flags.c_contiguous and out_BHWC.flags.writeable

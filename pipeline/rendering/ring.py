@@ -29,7 +29,7 @@ LUMA = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """One batch of views: the request, and the answer."""
+    """A batch of views in shared memory: which rows and views were asked for, and what was drawn."""
 
     row_B: NDArray[np.int64]
     view_B: NDArray[np.int64]
@@ -49,7 +49,7 @@ class Slot:
         return Slot(**copies, pixels_BHWC=self.pixels_BHWC[:0])
 
     def name_of(self, at: int) -> str:
-        """One of its views, for a message."""
+        """The row and the view at a place of the batch, in words for a message."""
         return f"row {self.row_B[at]}, view {self.view_B[at]}"
 
 
@@ -81,16 +81,16 @@ class Ring:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole ring."""
+        """How many bytes of shared memory the ring takes."""
         return self.slots * self._stride
 
     @property
     def memory(self) -> NDArray[np.uint8]:
-        """All of its bytes, in place."""
+        """All bytes of the ring as one array that shares its memory."""
         return np.frombuffer(self._memory, np.uint8)
 
     def slot(self, number: int) -> Slot:
-        """The arrays of one slot, in place."""
+        """The arrays of the slot with this number, which share the ring's memory."""
         starts = itertools.accumulate(self._sizes[:-1], initial=number * self._stride)
         arrays = [
             np.frombuffer(self._memory, dtype, math.prod(shape), start).reshape(shape)

@@ -60,7 +60,7 @@ class ShardFiles:
         return data
 
     def size_of(self, shard: int) -> int:
-        """Bytes of a shard."""
+        """How many bytes the shard with this number has."""
         return self._opened(shard)[1]
 
     def _short(self, shard: int, wanted: int, size: int) -> str:
@@ -98,7 +98,7 @@ class ShardFiles:
         return descriptor
 
     def first_time(self, row: int) -> bool:
-        """Whether nobody has asked this about this row before."""
+        """Whether this is the first time that it is asked about this row."""
         place, bit = row >> 3, 1 << (row & 7)
         if place >= len(self._asked):
             self._asked.extend(bytes(place + 1 - len(self._asked)))

@@ -16,25 +16,20 @@ Shapes: S shards, R rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-import google_crc32c
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import MismatchError, ShardError
 from pipeline.processes.ordered_map import ordered_map
 from pipeline.progress import Progress
-from pipeline.remote.client import is_remote
-from pipeline.remote.files import known_of
-from pipeline.shards.files import ShardFiles, local_path
+from pipeline.shards.files import ShardFiles
 from pipeline.shards.index_checks import DTYPES, PER_ROW, Lengths, Proof, lengths_of, oddities, prove, require, size_of
 from pipeline.shards.index_file import LARGE, Blocks, Mapped, OtherContentError, Prove, mapped
-from pipeline.shards.rows import ChangedRowError, Place, class_at
-from pipeline.shards.same_pictures import begins_alike, require_same_pictures
 from pipeline.shards.samples import ShardRows, read_shard
 from pipeline.shards.sidecars import class_names_beside, digests_beside, require_class_names
 from pipeline.shards.truth import PLAIN, LabelRule, brief
@@ -44,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SampleIndex:
-    """What is in the shards."""
+    """The table of all rows in some shards, in flat arrays; see the head of this file."""
 
     ARRAYS: ClassVar[tuple[str, ...]] = tuple(DTYPES)
 
@@ -100,7 +95,7 @@ class SampleIndex:
         return self.key_bytes[self.key_starts[row] : self.key_starts[row + 1]].tobytes().decode()
 
     def shard_of(self, rows: ArrayLike) -> NDArray[np.int64]:
-        """The shard of each row."""
+        """The number of the shard that each of these rows lies in."""
         return np.asarray(np.searchsorted(self.shard_starts, rows, side="right") - 1, np.int64)
 
     @property
@@ -127,77 +122,17 @@ class SampleIndex:
         """The shards, held to the sizes that they had when they were indexed."""
         return ShardFiles(self.urls, self.shard_sizes.tolist())
 
-    def payload(self, files: ShardFiles, row: int) -> bytes:
-        """The bytes of a row's image, once they and, at the first time, its class are what they were when indexed."""
-        shard = int(self.shard_of(row))
-        data = files.read(shard, int(self.offsets[row]), int(self.lengths[row]))
-        found, known = google_crc32c.value(data), int(self.payload_crc[row])
-        if found != known:
-            raise ShardError(
-                f"{files.urls[shard]}: the image of row {row} ({self.key(row)!r}) has crc32c {found:08x}, and had "
-                f"{known:08x} when it was indexed: the shard was changed or damaged. Restore it."
-            )
-        self.require_class_once(files, row)
-        return data
-
-    def require_class_once(self, files: ShardFiles, row: int) -> None:
-        """Refuse, at the first time, a row whose class in its shard is no longer the one that was indexed."""
-        if files.first_time(row):
-            self.require_class(files, row)
-
-    def require_class(self, files: ShardFiles, row: int) -> None:
-        """Refuse a row whose class in its shard is no longer the one that was indexed; its image is not read."""
-        shard = int(self.shard_of(row))
-        first, last = (int(start) for start in self.shard_starts[shard : shard + 2])
-        before = 0 if row == first else int(self.offsets[row - 1] + self.lengths[row - 1])
-        after = int(self.shard_sizes[shard]) if row + 1 == last else int(self.offsets[row + 1])
-        place = Place(shard=shard, key=self.key(row), before=before, image=int(self.offsets[row]),
-                      length=int(self.lengths[row]), after=after)  # fmt: skip
-        known = int(self.classes[row])
-        found = class_at(files, place, self.label_rule, known)
-        if found != known:
-            raise ChangedRowError(
-                f"{files.urls[shard]}: row {row} ({place.key!r}) has {_class_text(found, self.class_names)}, and had "
-                f"{_class_text(known, self.class_names)} when it was indexed: the shard was changed. Restore it, or "
-                "label these shards anew under another --out."
-            )
-
     @property
     def label_rule(self) -> LabelRule:
-        """How the classes are found in the samples."""
+        """How the classes were found in the samples, to find that of one row again."""
         return LabelRule(key=self.label_key, names=self.class_names)
 
     def digest(self) -> str:
         """The sha256 of everything but where the shards lie and what the classes are called."""
         return self.stands_for or self._proof.digest
 
-    def moved_to(self, urls: Sequence[str]) -> SampleIndex:
-        """The same rows in shards that lie elsewhere now, or in tiled (or plain) shards of the same pictures."""
-        if len(urls) != len(self.urls):
-            raise MismatchError(
-                f"{len(urls)} shards are named, {len(self.urls)} were indexed ({self.urls[0]} …). Name the same "
-                "shards, in the same order."
-            )
-        for number, (url, old, size) in enumerate(zip(urls, self.urls, self.shard_sizes.tolist(), strict=True)):
-            found = bytes_of(url)
-            if found != size:
-                if begins_alike(self, number, url):
-                    return self._in_other_bytes(urls)
-                raise MismatchError(
-                    f"{url} has {found:,} bytes, the shard that was indexed ({old}) had {size:,}. Name the same "
-                    "shards, in the same order."
-                )
-        return replace(self, urls=tuple(urls))
-
-    def _in_other_bytes(self, urls: Sequence[str]) -> SampleIndex:
-        """The index of these shards, which have the same pictures and so the same labels."""
-        log.info("%s … has other bytes than the shard that was indexed: comparing the pictures", urls[0])
-        found = scan(urls, rule=replace(self.label_rule, assumed=True))
-        require_same_pictures(self, found)
-        return replace(found, class_names=self.class_names, stands_for=self.digest())
-
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All arrays by name, in a fixed order."""
+        """All arrays by name, in the fixed order of `DTYPES`."""
         return {name: getattr(self, name) for name in DTYPES}
 
     @classmethod
@@ -213,42 +148,6 @@ class SampleIndex:
         names, columns = None if class_names is None else tuple(class_names), dict[str, Any](arrays)
         return cls(urls=tuple(urls), class_names=names, label_key=label_key, **columns)
 
-    @classmethod
-    def from_blocks(
-        cls,
-        urls: Sequence[str],
-        class_names: Sequence[str] | None,
-        digest: str,
-        lengths: Lengths,
-        blocks: Callable[[str], Iterable[NDArray[Any]]],
-        *,
-        label_key: str | None = None,
-        anew: bool = False,
-    ) -> SampleIndex:
-        """The index of this digest whose arrays come in blocks; OtherContentError where they are of another.
-
-        Those of a large one are asked for only if this node does not have them, or `anew`.
-        """
-        names = None if class_names is None else tuple(class_names)
-        proof = None if anew else _mapped(digest, lengths, blocks, prove)
-        if proof is not None:
-            return _proven(tuple(urls), names, proof, label_key)
-        arrays = {name: np.concatenate([np.empty(0, dtype), *blocks(name)]) for name, dtype in DTYPES.items()}
-        index = cls.from_arrays(urls, names, arrays, label_key)
-        if index.digest() != digest:
-            raise OtherContentError(index.digest())
-        return index
-
-    def shared(self) -> SampleIndex:
-        """The same index; if it is large, in a file that other processes map as well."""
-        proof = self._proof
-        if self.mapped or proof.nbytes < LARGE:
-            return self
-        found = _mapped(
-            proof.digest, lengths_of(proof.arrays), lambda name: (proof.arrays[name],), lambda *_: proof.facts
-        )
-        return self if found is None else _proven(self.urls, self.class_names, found, self.label_key)
-
 
 def _proven(
     urls: tuple[str, ...],
@@ -263,8 +162,38 @@ def _proven(
     )
 
 
-def _class_text(number: int, names: tuple[str, ...] | None) -> str:
-    return "no class" if number < 0 else f"class {number}{f' ({names[number]})' if names else ''}"
+def from_blocks(
+    urls: Sequence[str],
+    class_names: Sequence[str] | None,
+    digest: str,
+    lengths: Lengths,
+    blocks: Blocks,
+    *,
+    label_key: str | None = None,
+    anew: bool = False,
+) -> SampleIndex:
+    """The index of this digest whose arrays come in blocks; OtherContentError where they are of another.
+
+    Those of a large one are asked for only if this node does not have them, or `anew`.
+    """
+    names = None if class_names is None else tuple(class_names)
+    proof = None if anew else _mapped(digest, lengths, blocks, prove)
+    if proof is not None:
+        return _proven(tuple(urls), names, proof, label_key)
+    arrays = {name: np.concatenate([np.empty(0, dtype), *blocks(name)]) for name, dtype in DTYPES.items()}
+    index = SampleIndex.from_arrays(urls, names, arrays, label_key)
+    if index.digest() != digest:
+        raise OtherContentError(index.digest())
+    return index
+
+
+def share(index: SampleIndex) -> SampleIndex:
+    """The same index; if it is large, in a file that other processes map as well."""
+    proof = index._proof
+    if index.mapped or proof.nbytes < LARGE:
+        return index
+    found = _mapped(proof.digest, lengths_of(proof.arrays), lambda name: (proof.arrays[name],), lambda *_: proof.facts)
+    return index if found is None else _proven(index.urls, index.class_names, found, index.label_key)
 
 
 def _mapped(digest: str, lengths: Lengths, blocks: Blocks, prove: Prove) -> Mapped | None:
@@ -272,16 +201,6 @@ def _mapped(digest: str, lengths: Lengths, blocks: Blocks, prove: Prove) -> Mapp
     if size_of(lengths) < LARGE or not all(lengths.values()):
         return None
     return mapped(digest, lengths, blocks, prove)
-
-
-def bytes_of(url: str) -> int:
-    """The size of a shard."""
-    if is_remote(url):
-        return known_of(url).size
-    try:
-        return local_path(url).stat().st_size
-    except OSError as error:
-        raise ShardError(f"{url} cannot be read: {error.strerror}. Name the shards where they are now.") from None
 
 
 def _check_urls(urls: tuple[str, ...], sizes: int) -> None:
@@ -318,7 +237,7 @@ def scan(urls: Sequence[str], *, workers: int = 0, progress: bool = False, rule:
     log.info(
         "%d rows in %d shards, %d classes, %d unlabelled", len(index), len(urls), index.num_classes, index.unlabelled
     )
-    return index.shared()
+    return share(index)
 
 
 def _names_of(urls: Sequence[str], rule: LabelRule) -> tuple[str, ...] | None:

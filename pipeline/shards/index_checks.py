@@ -4,7 +4,8 @@ An index may come out of a store that somebody else wrote, so its arrays are che
 them: types, lengths, order, and that every payload lies inside its shard. The check goes through the rows once, a block
 at a time, and notes on the way what is asked for at every start (`Facts`); no process should have to look through
 millions of rows for that again. `Proof` keeps the arrays and what is known of them together, so that an index that
-differs in its places only (`SampleIndex.moved_to`), or that another process has checked, is not checked once more.
+differs in its places only (`pipeline.shards.same_pictures`), or that another process has checked, is not checked once
+more.
 
 `content_digest` names the content. `oddities` says what can be worked with, and is probably not as it was meant.
 
@@ -42,6 +43,21 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "widths": np.dtype("<i4"),
     "heights": np.dtype("<i4"),
 }
+MEANINGS: Mapping[str, str] = {
+    "shard_sizes": "bytes of each shard, in the order of the group's `urls`",
+    "shard_starts": "first row of each shard; one entry more than shards",
+    "key_bytes": "the keys of all rows, UTF-8, one after the other",
+    "key_starts": "first byte of each row's key; one entry more than rows",
+    "key_hash": "blake2b of the key, 8 bytes, little-endian",
+    "classes": "true class of each row, -1 where there is none",
+    "offsets": "first byte of the picture in its shard",
+    "lengths": "bytes of the picture",
+    "payload_crc": "crc32c of these bytes",
+    "widths": "of the picture, in pixels; 0 where its header cannot be read",
+    "heights": "of the picture, in pixels; 0 where its header cannot be read",
+}
+"""What each array holds: one line for whoever opens a store with plain Zarr"""
+
 PER_ROW = ("key_hash", "classes", "offsets", "lengths", "payload_crc", "widths", "heights")
 MAX_SHARD_BYTES = 1 << 60
 HASHES_CHECKED = 1000
@@ -55,7 +71,7 @@ Lengths = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a look through all rows has found."""
+    """What is asked of an index at every start, found in the one look through all rows."""
 
     highest_class: int
     unlabelled: int
@@ -70,7 +86,7 @@ class Proof:
 
     @classmethod
     def of(cls, arrays: Arrays) -> Proof:
-        """Check them; a ShardError says what is wrong."""
+        """Check that arrays fit together, and keep what was found; a ShardError says what is wrong."""
         fixed = {name: _fixed(name, arrays[name]) for name in DTYPES}
         return cls(fixed, prove(fixed))
 
@@ -81,11 +97,11 @@ class Proof:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """How many bytes all arrays take together."""
         return size_of(lengths_of(self.arrays))
 
     def is_of(self, arrays: Arrays) -> bool:
-        """Whether these are the very arrays."""
+        """Whether it is these very arrays that were checked, and not equal ones."""
         return all(arrays[name] is array for name, array in self.arrays.items())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -95,7 +111,7 @@ class Proof:
 
 
 def require(true: bool | np.bool_, what: str) -> None:
-    """A ShardError that says what is wrong with the index, unless this is true."""
+    """Raise a ShardError that says what is wrong with the index, unless the condition holds."""
     if not true:
         raise ShardError(f"the index of the shards is damaged: {what}. Scan the shards again.")
 

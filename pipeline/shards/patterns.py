@@ -27,14 +27,14 @@ NUMBERS = re.compile(r"(\d{1,18})\.\.(\d{1,18})(?:\.\.(\d{1,18}))?")
 LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
 
 
-def expand(patterns: Sequence[str]) -> tuple[str, ...]:
+def expand(patterns: str | Sequence[str]) -> tuple[str, ...]:
     """The shards that the patterns mean, in the order in which they were given; globs in the order of their names.
 
     A path that exists as it stands is taken literally, and a folder (a URL that ends in a slash) means the tars in it.
     Relative paths stay relative.
     """
     shards: dict[tuple[int, int] | str, str] = {}
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for shard in _expand_one(pattern):
             identity = shard if is_remote(shard) else _identity(shard)
             if identity in shards:

@@ -84,7 +84,7 @@ def key_hash(key: str | bytes) -> int:
 
 
 def key_hashes(keys: Iterable[bytes]) -> NDArray[np.uint64]:
-    """`key_hash` of many keys."""
+    """The `key_hash` of each of these keys, as one array."""
     return np.fromiter((key_hash(key) for key in keys), np.uint64)
 
 
@@ -104,7 +104,7 @@ def read_shard(url: str, sha256: str | None = None, rule: LabelRule = PLAIN) -> 
 
 
 def samples(file: BinaryIO, url: str, size: int) -> Iterator[Sample]:
-    """The members of a shard by key."""
+    """The samples of a shard that is open as `file`, in its order: each a key, and its members by field."""
     named = (_key_and_field(member) for member in members(file, url, size))
     for key, group in itertools.groupby((item for item in named if item is not None), lambda item: item[0]):
         fields: dict[str, TarMember] = {}

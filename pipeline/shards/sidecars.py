@@ -41,7 +41,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSummary:
-    """One shard that was written."""
+    """What pack.json says of one shard."""
 
     name: str
     rows: int
@@ -51,7 +51,7 @@ class ShardSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackSummary:
-    """What pack.json says."""
+    """What pack.json says: how shards were made, of what, and what is in them."""
 
     fingerprint: str
     """The sha256 of all that decides the shards' bytes."""
@@ -81,7 +81,7 @@ class PackSummary:
 
 
 def classes_json(names: Sequence[str]) -> bytes:
-    """The text of classes.json."""
+    """The text of classes.json, which names the classes of the shards beside it."""
     return json_text({"classes": list(names)}).encode()
 
 

@@ -67,7 +67,7 @@ PAX_UTF8 = b"ISO-IR 10646 2000 UTF-8"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TarMember:
-    """One regular file of an archive."""
+    """A regular file in an archive: its name, and where its bytes lie."""
 
     name: str
     """Its path, exactly as stored."""

@@ -34,7 +34,7 @@ Read = Callable[[TarMember, int], bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelRule:
-    """How the class of a sample is found."""
+    """How the class of a sample is found: where it stands, and which names classes have."""
 
     key: str | None = None
     """A key of the json, or a field with a dot before it; None for ``cls``, or else ``label`` of the json"""
@@ -67,7 +67,7 @@ class LabelRule:
         return -1
 
     def number_of(self, said: int | str) -> int:
-        """The class that was meant."""
+        """The number of the class that a sample says, by number or by name; ValueError where there is none."""
         if isinstance(said, str):
             numbers = _numbers(self.names or ())
             if said not in numbers:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,21 +92,21 @@ class ArraySpec:
         return self.block[self.axis] // self.rows
 
     def key(self, *block: int) -> str:
-        """Of the object that holds this block; leading axes first, the ones not named are 0."""
+        """The key of the object that holds this block; leading axes first, the ones not named are 0."""
         places = (*block, *([0] * (len(self.shape) - len(block))))
         return f"{self.path}/c." + ".".join(map(str, places))
 
     def object_keys(self) -> list[str]:
-        """Of all objects, where only `axis` is cut into several blocks."""
+        """The keys of all objects of an array of which only `axis` is cut into several blocks."""
         return [self.key(*([0] * self.axis), number) for number in range(self.blocks)]
 
     @property
     def blocks(self) -> int:
-        """Objects along `axis`."""
+        """How many blocks, an object each, the array is cut into along `axis`."""
         return -(-self.shape[self.axis] // self.block[self.axis])
 
     def metadata(self) -> dict[str, object]:
-        """What stands in the array's ``zarr.json``."""
+        """The array's ``zarr.json`` as JSON values."""
         little = {} if self.dtype.itemsize == 1 else {"configuration": {"endian": "little"}}
         blosc = {
             "cname": "zstd",
@@ -203,3 +203,12 @@ class ArraySpec:
             )
         if google_crc32c.value(bytes(packed[:-_CRC_BYTES])).to_bytes(4, "little") != packed[-_CRC_BYTES:]:
             raise DamagedError(f"the checksum of chunk {number} does not fit")
+
+
+def objects_of(arrays: Mapping[str, ArraySpec], values: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, bytes]]:
+    """Key and bytes of every object of these arrays, one after the other, with the values of the same names in them."""
+    for name, spec in arrays.items():
+        assert values[name].shape == spec.shape, f"{spec.path}: {values[name].shape}, want {spec.shape}"
+        step = spec.block[spec.axis]
+        for number, key in enumerate(spec.object_keys()):
+            yield key, spec.encode(np.ascontiguousarray(values[name][number * step : (number + 1) * step]))

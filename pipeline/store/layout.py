@@ -27,14 +27,14 @@ from pipeline.durable import canonical
 from pipeline.errors import ShardError, StoreError
 from pipeline.labels.codes import class_dtype
 from pipeline.labels.keep import Form
-from pipeline.labels.keeps import ARRAYS
-from pipeline.labels.lowrank import LowRank
+from pipeline.labels.keeps import ARRAYS, FITTED_ARRAYS
 from pipeline.proofs.proof import SKETCH
 from pipeline.shards.index import SampleIndex
-from pipeline.shards.index_checks import DTYPES
+from pipeline.shards.index_checks import DTYPES, MEANINGS
 from pipeline.shards.truth import LabelRule
 from pipeline.store.arrays import ArraySpec
 from pipeline.store.manifest import Manifest
+from pipeline.store.witness import witness_arrays
 
 FORMAT = "offline-distiller label store"
 VERSION = 1
@@ -46,30 +46,15 @@ INNER_ROWS = 1024
 """Rows of a compressed chunk: what is decoded when a stranger asks plain Zarr for one value"""
 
 INDEX_BLOCK, INDEX_CHUNK = 2**20, 2**16
-WITNESS_BLOCK, WITNESS_ROWS = 16, 1024
 
 OURS = re.compile(
     r"zarr\.json|COMPLETE|gauge\.json|receipts/(base|[0-9]+/[0-9]+)\.json"
     rf"|({'|'.join(('crc', 'luma', *ARRAYS))})/(zarr\.json|c(\.[0-9]+){{2,3}})"
-    r"|components/(zarr\.json|(mean|step|spread)/(zarr\.json|c(\.[0-9]+){1,2}))"
+    rf"|components/(zarr\.json|({'|'.join(FITTED_ARRAYS)})/(zarr\.json|c(\.[0-9]+){{1,2}}))"
     r"|index/(zarr\.json|[a-z_]+/(zarr\.json|c\.[0-9]+))"
     r"|witness/(zarr\.json|(pixels|rows|views)/(zarr\.json|c(\.[0-9]+){1,4}))"
 )
 """Every key that a store can have. What else lies there is not ours: it is left alone, and told by verify"""
-
-_INDEX_MEANINGS: dict[str, str] = {
-    "shard_sizes": "bytes of each shard, in the order of the group's `urls`",
-    "shard_starts": "first row of each shard; one entry more than shards",
-    "key_bytes": "the keys of all rows, UTF-8, one after the other",
-    "key_starts": "first byte of each row's key; one entry more than rows",
-    "key_hash": "blake2b of the key, 8 bytes, little-endian",
-    "classes": "true class of each row, -1 where there is none",
-    "offsets": "first byte of the picture in its shard",
-    "lengths": "bytes of the picture",
-    "payload_crc": "crc32c of these bytes",
-    "widths": "of the picture, in pixels; 0 where its header cannot be read",
-    "heights": "of the picture, in pixels; 0 where its header cannot be read",
-}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -129,7 +114,7 @@ class Layout:
         return -(-self.manifest.rows // self.manifest.unit_rows)
 
     def units(self) -> list[Unit]:
-        """All units, view after view."""
+        """All units of the store, the runs of view 0 first."""
         return [Unit(view, run) for view in range(self.views) for run in range(self.runs)]
 
     def rows_of(self, unit: Unit) -> tuple[int, int]:
@@ -171,66 +156,37 @@ class Layout:
     def index_arrays(self) -> dict[str, ArraySpec]:
         """The arrays of the `SampleIndex`, by their names in it."""
         rows, shards = self.manifest.rows, len(self.urls)
-        lengths = {
-            "shard_sizes": shards,
-            "shard_starts": shards + 1,
-            "key_bytes": self.key_bytes,
-            "key_starts": rows + 1,
-        }
+        lengths = {"shard_sizes": shards, "shard_starts": shards + 1}
+        lengths |= {"key_bytes": self.key_bytes, "key_starts": rows + 1}
         return {
             name: ArraySpec(
-                path=f"index/{name}",
-                dtype=dtype,
-                shape=(lengths.get(name, rows),),
-                block=(INDEX_BLOCK,),
-                rows=INDEX_CHUNK,
-                axis=0,
-                names=(name,),
-                attributes=_meaning(_INDEX_MEANINGS[name]),
+                path=f"index/{name}", dtype=dtype, shape=(lengths.get(name, rows),), block=(INDEX_BLOCK,),
+                rows=INDEX_CHUNK, axis=0, names=(name,), attributes=_meaning(MEANINGS[name]),
             )
             for name, dtype in DTYPES.items()
-        }
+        }  # fmt: skip
 
     def witness_arrays(self) -> dict[str, ArraySpec]:
         """The arrays of the witness views."""
-        side, count = self.manifest.recipe.image_size, self.witnesses
-        vector = {"dtype": np.dtype(np.int64), "shape": (count,), "block": (WITNESS_ROWS,), "rows": WITNESS_ROWS}
-        pixels = {
-            "dtype": np.dtype(np.uint8),
-            "shape": (count, side, side, 3),
-            "block": (WITNESS_BLOCK, side, side, 3),
-            "rows": 1,
-            "names": ("witness", "y", "x", "channel"),
-            "attributes": _meaning("the rendered view that the teacher saw, RGB"),
-        }
-        return {
-            "pixels": ArraySpec(path="witness/pixels", axis=0, **pixels),  # type: ignore[arg-type]
-            "rows": ArraySpec(path="witness/rows", axis=0, names=("witness",), **vector),  # type: ignore[arg-type]
-            "views": ArraySpec(path="witness/views", axis=0, names=("witness",), **vector),  # type: ignore[arg-type]
-        }
+        return witness_arrays(self.witnesses, self.manifest.recipe.image_size)
 
     def component_arrays(self) -> dict[str, ArraySpec]:
-        """The arrays of the components, where the keep has some; an object each."""
-        if not isinstance(self.manifest.keep, LowRank):
-            return {}
-        classes, rank = self.manifest.num_classes, self.manifest.keep.rank
-        forms: dict[str, tuple[type, tuple[int, ...], int | str]] = {
-            "mean": (np.int32, (classes,), 0), "step": (np.int16, (rank, classes), 0),
-            "spread": (np.float32, (classes,), "NaN"),
-        }  # fmt: skip
+        """The arrays of what the keep was fitted to, if it was; an object each."""
+        fitting = self.manifest.keep.fitting
+        forms = {} if fitting is None else fitting.forms(self.manifest.num_classes)
         return {
             name: ArraySpec(
                 path=f"components/{name}",
-                dtype=np.dtype(dtype),
-                shape=shape,
-                block=shape,
-                rows=shape[0],
+                dtype=form.dtype,
+                shape=form.shape,
+                block=form.shape,
+                rows=form.shape[0],
                 axis=0,
-                names=("component", "class")[-len(shape) :],
-                fill=fill,
-                attributes=_meaning(_COMPONENT_MEANINGS[name]),
+                names=form.axes,
+                fill=form.fill,
+                attributes=_meaning(form.meaning),
             )
-            for name, (dtype, shape, fill) in forms.items()
+            for name, form in forms.items()
         }
 
     def base_arrays(self) -> dict[str, ArraySpec]:
@@ -246,8 +202,8 @@ class Layout:
         told = {} if self.label_key is None else {"label_key": self.label_key}
         nodes["index"] = _group({"urls": list(self.urls), "class_names": names, **told})
         nodes["witness"] = _group(_meaning("views as the teacher saw them: columns of `rows` and `views` say which"))
-        if isinstance(self.manifest.keep, LowRank):
-            nodes["components"] = _group(_meaning(_COMPONENTS) | self.manifest.keep.attributes)
+        if (fitting := self.manifest.keep.fitting) is not None:
+            nodes["components"] = _group(fitting.attributes())
         root = _group(
             {
                 "format": format_record(),
@@ -270,8 +226,8 @@ class Layout:
             index = nodes["index"]["attributes"]
             names = index["class_names"]
             manifest = Manifest.from_json(attributes["manifest"])
-            if isinstance(manifest.keep, LowRank):
-                manifest = replace(manifest, keep=manifest.keep.sized(nodes["components"]["attributes"]))
+            if (fitting := manifest.keep.fitting) is not None:
+                manifest = replace(manifest, keep=fitting.sized(nodes["components"]["attributes"]))
             layout = cls(
                 manifest=manifest,
                 views=_count(nodes["argmax"]["shape"][0]),
@@ -290,12 +246,6 @@ class Layout:
         return layout
 
 
-_COMPONENT_MEANINGS = {
-    "mean": "expected logit of each class above the mean of its row, in 1/1024",
-    "step": "what one step along each component adds to each class, in 1/1024 logit",
-    "spread": "variance of each class beyond the components, in logits squared",
-}
-_COMPONENTS = "principal components of the teacher's logits; the first `wide` coefficients of a tail have a byte each"
 _ARGMAX = "the teacher's class: its largest logit at full precision, the lowest class of several"
 _CRC = "crc32c of the rendered view's uint8 pixels, height × width × RGB"
 _SKETCHED = (
@@ -314,7 +264,7 @@ def _group(attributes: Mapping[str, object]) -> dict[str, object]:
 
 
 def require_format(record: Any) -> None:
-    """Refuse a store of another format or version, by name."""
+    """Refuse the record of a store of another format or version, and say which it is."""
     if not isinstance(record, dict) or record.get("name") != FORMAT:
         raise StoreError(f"it is of format {record!r:.80}, not '{FORMAT}'. Give a store that teacher_logits wrote.")
     if type(record.get("version")) is not int or record["version"] != VERSION:
@@ -345,9 +295,3 @@ def _texts(record: Any) -> dict[str, str]:
     if not isinstance(record, dict) or not all(isinstance(v, str) for v in record.values()):
         raise ValueError("the environment is not a record of texts")
     return dict(record)
-
-
-def block_slices(spec: ArraySpec) -> list[slice]:
-    """The stretch along the cut axis that each object of an array holds."""
-    length, step = spec.shape[spec.axis], spec.block[spec.axis]
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]

@@ -54,12 +54,12 @@ class TeacherCard:
     """Views a forward pass; the last bits of logits depend on it"""
 
     def to_json(self) -> dict[str, object]:
-        """As JSON values."""
+        """The card as JSON values, for the manifest's record."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> TeacherCard:
-        """The card that says exactly this."""
+        """The card that a record is of; a record with other fields is refused."""
         _require_fields(_CARD_FIELDS, record, "teacher")
         return cls(**{**record, "mean": tuple(record["mean"]), "std": tuple(record["std"])})
 
@@ -111,7 +111,7 @@ class Manifest:
         return canonical.sha256(canonical.dump(self.to_json()))
 
     def to_json(self) -> dict[str, object]:
-        """As JSON values."""
+        """The manifest as JSON values, as they stand in the store's ``zarr.json``."""
         return {
             "recipe": self.recipe.to_json(),
             "index_digest": self.index_digest,
@@ -165,7 +165,7 @@ class Manifest:
         raise MismatchError(f"{where} was labelled under {'; '.join(found)}. {remedy}")
 
     def differences(self, other: Manifest) -> list[str]:
-        """Each field that differs, as ``name: mine against theirs``."""
+        """Each field that differs from `other`, as ``name: mine against theirs``."""
         found = [f"recipe {text}" for text in self.recipe.differences(other.recipe)]
         mine, theirs = self.to_json(), other.to_json()
         for card, prefix in ((self.teacher.to_json(), "teacher "), (mine, "")):

@@ -24,27 +24,14 @@ from numpy.typing import NDArray
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, open_objects
 from pipeline.errors import StoreError, UserError
-from pipeline.labels.lowrank import LowRank
 from pipeline.labels.soft_labels import SoftLabels
-from pipeline.shards.index import SampleIndex
+from pipeline.shards.index import SampleIndex, from_blocks
 from pipeline.shards.index_file import OtherContentError
 from pipeline.store.arrays import ArraySpec, DamagedError
+from pipeline.store.contents import REMEDY, fetch, get_record, object_keys, read_base, stored_layout
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.manifest import Manifest
-from pipeline.store.receipts import (
-    COMPLETE_KEY,
-    REMEDY,
-    Base,
-    Contract,
-    Digest,
-    UnitTable,
-    fetch,
-    get_record,
-    read_complete,
-    unit_keys,
-    units_in,
-)
-from pipeline.store.recovery import object_keys, read_base, stored_layout
+from pipeline.store.receipts import COMPLETE_KEY, Base, Contract, Digest, UnitTable, read_complete, unit_keys, units_in
 from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.witness import Witness
 
@@ -71,7 +58,7 @@ class OpenStore:
 
     @property
     def index(self) -> SampleIndex:
-        """The rows: read, and checked, when first asked for."""
+        """The rows of the store; they are read and checked when first asked for."""
         if self._index is None:
             self._index = read_index(self._objects, self.layout, self._base)
         return self._index
@@ -139,7 +126,7 @@ def stored_index(path: str | Path) -> SampleIndex | None:
 
 
 def find_complete(objects: Objects) -> tuple[Base, UnitTable]:
-    """What COMPLETE says, or why there is none."""
+    """The base receipt and the table of units in COMPLETE; a StoreError says why there is none."""
     data = get_record(objects, COMPLETE_KEY)
     if data is None:
         raise StoreError(_why_unfinished(objects))
@@ -183,7 +170,7 @@ def find_layout(objects: Objects, base: Base) -> Layout:
 
 
 def require_agreement(objects: Objects, layout: Layout, base: Base, table: UnitTable) -> None:
-    """COMPLETE and zarr.json must speak of the same store."""
+    """Refuse a store whose COMPLETE and whose metadata are of two different stores."""
     manifest = layout.manifest
     keys = object_keys(layout.base_arrays())
     agree = (
@@ -228,7 +215,7 @@ def read_index(objects: Objects, layout: Layout, base: Base, *, anew: bool = Fal
         return _read_blocks(objects, specs[name], base)
 
     try:
-        return SampleIndex.from_blocks(
+        return from_blocks(
             layout.urls, layout.class_names, wanted, lengths, blocks, label_key=layout.label_key, anew=anew
         )
     except OtherContentError as other:
@@ -238,16 +225,16 @@ def read_index(objects: Objects, layout: Layout, base: Base, *, anew: bool = Fal
 
 
 def with_components(objects: Objects, layout: Layout, base: Base) -> Layout:
-    """The layout whose keep knows its components, where it has some."""
-    keep = layout.manifest.keep
-    if not isinstance(keep, LowRank):
+    """The layout with a keep that knows what it was fitted to, read from the store; the same where nothing was."""
+    fitting = layout.manifest.keep.fitting
+    if fitting is None:
         return layout
     found = {name: read_whole(objects, spec, base) for name, spec in layout.component_arrays().items()}
-    return replace(layout, manifest=replace(layout.manifest, keep=keep.having(found)))
+    return replace(layout, manifest=replace(layout.manifest, keep=fitting.having(found)))
 
 
 def read_whole(objects: Objects, spec: ArraySpec, base: Base) -> NDArray[Any]:
-    """An array that is no unit's: all of its objects."""
+    """The values of an array that is no unit's, joined from all of its objects."""
     whole, at = np.empty(spec.shape, spec.dtype), 0
     for block in _read_blocks(objects, spec, base):
         whole[at : at + len(block)] = block

@@ -13,7 +13,7 @@ that its unit belongs to, so one from another store does not fit.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,15 +21,12 @@ import numpy as np
 
 from pipeline.durable import canonical
 from pipeline.durable.canonical import NotCanonicalError
-from pipeline.durable.objects import Objects
-from pipeline.errors import StoreError
 from pipeline.store.arrays import ArraySpec
 from pipeline.store.digest_list import Digests, read_units
 from pipeline.store.layout import OURS, Unit, format_record, require_format
 
 BASE_KEY = "receipts/base.json"
 COMPLETE_KEY = "COMPLETE"
-LARGEST_RECORD = 1 << 30
 SHA256_BYTES = 32
 UNITS, END = b',"units":', b"}\n"
 """How the last field of COMPLETE begins, and how COMPLETE ends"""
@@ -43,7 +40,7 @@ class Digest(NamedTuple):
 
     @classmethod
     def of(cls, data: bytes) -> Digest:
-        """The digest of these bytes."""
+        """The digest that an object of these bytes has."""
         return cls(len(data), canonical.sha256(data))
 
     def __str__(self) -> str:
@@ -78,7 +75,7 @@ class Base:
     objects: Mapping[str, Digest]
 
     def record(self) -> dict[str, object]:
-        """As JSON values."""
+        """The base receipt as JSON values."""
         return {
             "format": format_record(),
             "manifest": self.contract.manifest,
@@ -89,7 +86,7 @@ class Base:
 
     @classmethod
     def from_record(cls, record: Any) -> Base:
-        """The inverse; NotCanonicalError where it says something else, StoreError for another format."""
+        """The base receipt of a `record`; NotCanonicalError where it is none, StoreError for another format."""
         if not isinstance(record, dict):
             raise NotCanonicalError("it has no base")
         require_format(record.get("format"))
@@ -106,12 +103,12 @@ class Base:
         return base
 
     def to_bytes(self) -> bytes:
-        """What stands under `BASE_KEY`."""
+        """The sealed bytes of the base receipt, which stand under `BASE_KEY`."""
         return canonical.seal(self.record())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Base:
-        """The inverse, with the errors of `from_record`."""
+        """The base receipt that these bytes are, with the errors of `from_record`."""
         return cls.from_record(canonical.unseal(data))
 
 
@@ -133,7 +130,7 @@ def unit_receipt(unit: Unit, contract: Contract, objects: Mapping[str, Digest]) 
 
 
 def contract_of(receipt: bytes) -> Contract:
-    """Which store a base or unit receipt belongs to."""
+    """Which store a base or unit receipt belongs to; NotCanonicalError where it is not sealed."""
     record = canonical.unseal(receipt)
     return Contract(manifest=_text(record, "manifest"), index=_text(record, "index"))
 
@@ -193,11 +190,11 @@ class UnitTable:
         self._lengths_VRA[unit.view, unit.run] = [digest.length for digest in digests]
 
     def missing(self) -> list[Unit]:
-        """The units that are not finished."""
+        """The units that are not finished, view after view."""
         return [Unit(view, run) for view, run in np.argwhere(self._lengths_VRA[:, :, 0] < 0).tolist()]
 
     def finished(self) -> list[Unit]:
-        """The units that are finished."""
+        """The units that are finished, view after view."""
         return [Unit(view, run) for view, run in np.argwhere(self._lengths_VRA[:, :, 0] >= 0).tolist()]
 
     def total_lengths(self) -> dict[str, int]:
@@ -206,7 +203,7 @@ class UnitTable:
         return dict(zip(self.arrays, totals, strict=True))
 
     def texts(self) -> list[list[str]]:
-        """A list of digests for every unit."""
+        """The digests of every unit as texts, an inner list each, as COMPLETE lists them."""
         lengths = self._lengths_VRA.reshape(-1).tolist()
         together = self._digests_VRAD.tobytes().hex()
         texts = [
@@ -283,35 +280,3 @@ def unit_of(receipt_key: str) -> Unit | None:
 def units_in(keys: Iterable[str]) -> list[Unit]:
     """The units that have a receipt among these keys, whatever is in it."""
     return sorted(unit for unit in map(unit_of, keys) if unit is not None)
-
-
-def get_record(objects: Objects, key: str) -> bytes | None:
-    """The bytes of a record, if there is one."""
-    try:
-        return objects.get(key, LARGEST_RECORD)
-    except KeyError:
-        return None
-
-
-def unit_receipts(objects: Objects, units: Sequence[Unit]) -> Iterator[tuple[Unit, bytes]]:
-    """The receipts of these units, as they stand there; a unit that has none is left out."""
-    found = objects.get_many([unit.receipt_key for unit in units], LARGEST_RECORD)
-    return ((unit, data) for unit, (_, data) in zip(units, found, strict=True) if data is not None)
-
-
-def fetch(objects: Objects, key: str, digest: Digest, what: str = "") -> bytes:
-    """The bytes of an object, if they are those that were written; what is read is always checked."""
-    named = f"{objects.name}/{key}" + (f" ({what})" if what else "")
-    try:
-        data = objects.get(key, max(digest.length, 1 << 20))
-    except KeyError:
-        raise StoreError(f"{named} is absent; {digest.length:,} bytes were written. {REMEDY}") from None
-    if len(data) != digest.length:
-        raise StoreError(f"{named} has {len(data):,} bytes; {digest.length:,} were written. {REMEDY}")
-    found = canonical.sha256(data)
-    if found != digest.sha256:
-        raise StoreError(f"{named} has SHA-256 {found[:12]}; {digest.sha256[:12]} was written. {REMEDY}")
-    return data
-
-
-REMEDY = "Run teacher_logits --recheck on this store: it computes what is damaged. Or restore it from a copy."

@@ -18,15 +18,10 @@ the first time). So a process that is killed anywhere in here leaves a store tha
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +29,21 @@ from numpy.typing import NDArray
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary
 from pipeline.errors import ContractError, MismatchError, StoreError
-from pipeline.labels.lowrank import LowRank
-from pipeline.progress import Progress
+from pipeline.labels.keep import Keep
 from pipeline.shards.index import SampleIndex
-from pipeline.store.arrays import ArraySpec
-from pipeline.store.layout import GAUGE_KEY, OURS, Layout, Unit, block_slices, require_format
+from pipeline.store.arrays import objects_of
+from pipeline.store.contents import (
+    contract_at,
+    get_record,
+    listed,
+    object_keys,
+    read_base,
+    require_ours,
+    stored_layout,
+    unit_receipts,
+    whole,
+)
+from pipeline.store.layout import GAUGE_KEY, OURS, Layout, Unit
 from pipeline.store.manifest import Manifest
 from pipeline.store.receipts import (
     BASE_KEY,
@@ -48,11 +53,8 @@ from pipeline.store.receipts import (
     Digest,
     UnitTable,
     complete,
-    contract_of,
-    get_record,
     read_unit_receipt,
     unit_keys,
-    unit_receipts,
     units_in,
 )
 from pipeline.store.witness import Witness
@@ -78,7 +80,7 @@ class Wanted:
 
     @property
     def contract(self) -> Contract:
-        """What every record of the store must name."""
+        """Which store it is, as every receipt in it must name it."""
         return Contract(manifest=self.manifest.fingerprint(), index=self.manifest.index_digest)
 
 
@@ -108,35 +110,6 @@ def recover(objects: Objects, wanted: Wanted) -> Recovered:
     return Recovered(layout=plan.layout, base=base, table=table)
 
 
-def read_base(objects: Objects) -> Base | None:
-    """The base receipt; None where there is none, or it is damaged. Another format is refused."""
-    data = get_record(objects, BASE_KEY)
-    try:
-        return None if data is None else Base.from_bytes(data)
-    except NotCanonicalError:
-        return None
-    except StoreError as error:
-        raise StoreError(f"{objects.name}: {error}") from error
-
-
-def stored_layout(objects: Objects, stored: Base | None) -> Layout | None:
-    """What the root ``zarr.json`` says, where the base receipt vouches for it.
-
-    A process that was killed while the store grew leaves a root of more views than the receipt: that one is known too.
-    """
-    data = get_record(objects, "zarr.json")
-    if data is None:
-        return None
-    try:
-        layout = Layout.from_root(data)
-    except StoreError:
-        return None
-    if stored is None:
-        return layout
-    before = replace(layout, views=stored.views)
-    return before if Digest.of(before.metadata()["zarr.json"]) == stored.objects.get("zarr.json") else None
-
-
 def _require_same_store(
     objects: Objects, sizes: Mapping[str, int], wanted: Wanted, stored: Base | None, known: Layout | None
 ) -> None:
@@ -145,23 +118,19 @@ def _require_same_store(
     if stored is None and known is None:
         require_ours(objects, sizes)
     if stored is None:
-        found = {contract for unit in receipts if (contract := _contract(objects, unit)) is not None}
+        found = {contract for unit in receipts if (contract := contract_at(objects, unit)) is not None}
     else:
         found = {stored.contract}
     for other in found - {wanted.contract}:
         if known is not None:
-            _require_same_manifest(known.manifest, wanted.manifest, objects.name)
+            try:
+                known.manifest.require_same(wanted.manifest, where=objects.name)
+            except MismatchError as difference:
+                raise ContractError(str(difference)) from None
         raise ContractError(
             f"{objects.name} was labelled under manifest {other.manifest[:12]}, this run asks for "
             f"{wanted.contract.manifest[:12]}. Restore its flags, give another --out, or remove it to label anew."
         )
-
-
-def _require_same_manifest(stored: Manifest, wanted: Manifest, where: str) -> None:
-    try:
-        stored.require_same(wanted, where=where)
-    except MismatchError as difference:
-        raise ContractError(str(difference)) from None
 
 
 def _views(objects: Objects, sizes: Mapping[str, int], wanted: Wanted, stored: Base | None) -> int:
@@ -172,44 +141,13 @@ def _views(objects: Objects, sizes: Mapping[str, int], wanted: Wanted, stored: B
         most = stored.views
     else:
         begun = [unit for unit in units_in(sizes) if stored is None or unit.view < stored.views]
-        most = 1 + max((unit.view for unit in begun if _contract(objects, unit) == wanted.contract), default=0)
+        most = 1 + max((unit.view for unit in begun if contract_at(objects, unit) == wanted.contract), default=0)
     if most > wanted.views:
         log.warning(
             "%s has %d views, this run asks for %d: it is used as it is, since a store grows and does not shrink "
             "(a student may use fewer: student.train --views %d)", objects.name, most, wanted.views, wanted.views,
         )  # fmt: skip
     return max(most, wanted.views)
-
-
-def _contract(objects: Objects, unit: Unit) -> Contract | None:
-    data = get_record(objects, unit.receipt_key)
-    try:
-        return None if data is None else contract_of(data)
-    except NotCanonicalError:
-        return None
-
-
-def require_ours(objects: Objects, sizes: Mapping[str, int]) -> None:
-    """A directory that has neither our root nor our base receipt may be swept only if each file in it could be ours."""
-    foreign = [key for key in sizes if not (OURS.fullmatch(key) or is_temporary(key))]
-    if foreign:
-        raise StoreError(
-            f"{objects.name} is not a label store: it has {foreign[0]}{' and others' if len(foreign) > 1 else ''}. "
-            f"{_NEW_OUT}"
-        )
-    try:
-        root = json.loads(get_record(objects, "zarr.json") or b"")
-    except (ValueError, RecursionError):
-        return  # never written, or cut or emptied by a crash
-    try:
-        require_format(root["attributes"]["format"])
-    except (TypeError, KeyError):
-        raise StoreError(f"{objects.name} is a Zarr store of another kind. {_NEW_OUT}") from None
-    except StoreError as error:
-        raise StoreError(f"{objects.name}: {error}") from error
-
-
-_NEW_OUT = "Give an --out that is new or empty."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +161,7 @@ class _Plan:
     """Must the index be written?"""
     witness: Witness | None
     """The witnesses that must be written"""
-    fitted: LowRank | None
+    fitted: Keep | None
     """The keep whose components must be written"""
     intact: Mapping[str, Digest]
     """What is as it must be"""
@@ -237,10 +175,14 @@ class _Plan:
     def carry_out(self, objects: Objects, wanted: Wanted) -> Base:
         """Write what the plan says, and last of all the record that vouches for it."""
         digests = dict(self.intact)
-        indexes = index_objects(self.layout, wanted.index) if self.index else iter(())
-        witnesses = iter(()) if self.witness is None else witness_objects(self.layout, self.witness)
-        components = iter(()) if self.fitted is None else component_objects(self.layout, self.fitted)
-        for key, data in itertools.chain(self.metadata.items(), indexes, witnesses, components):
+        parts = [iter(self.metadata.items())]
+        if self.index:
+            parts.append(index_objects(self.layout, wanted.index))
+        if self.witness is not None:
+            parts.append(objects_of(self.layout.witness_arrays(), self.witness.arrays()))
+        if self.fitted is not None:
+            parts.append(component_objects(self.layout, self.fitted))
+        for key, data in itertools.chain(*parts):
             objects.put(key, data)
             digests[key] = Digest.of(data)
         base = Base(contract=wanted.contract, views=self.layout.views, objects=digests)
@@ -252,8 +194,8 @@ def _plan_base(
     objects: Objects, sizes: Mapping[str, int], wanted: Wanted, stored: Base | None, known: Layout | None
 ) -> _Plan:
     vouched = {} if stored is None or known is None else stored.objects
-    whole = _whole(objects, sizes, list(vouched.items()))
-    intact = {key: digest for (key, digest), ok in zip(vouched.items(), whole, strict=True) if ok}
+    found = whole(objects, sizes, list(vouched.items()))
+    intact = {key: digest for (key, digest), ok in zip(vouched.items(), found, strict=True) if ok}
     seen = known is not None and intact.keys() >= object_keys(known.witness_arrays())
     witness = None if seen else wanted.draw_witness()
     keep = _fitted(objects, wanted, known, stored, intact)
@@ -279,15 +221,15 @@ def _plan_base(
 
 def _fitted(
     objects: Objects, wanted: Wanted, known: Layout | None, stored: Base | None, intact: Mapping[str, Digest]
-) -> LowRank | None:
+) -> Keep | None:
     """A keep with components that must be written; None where they are there, or there are none."""
     keep = wanted.manifest.keep
-    if not isinstance(keep, LowRank):
+    if (fitting := keep.fitting) is None:
         return None
     if known is not None and intact.keys() >= object_keys(known.component_arrays()):
         return None
     assert wanted.answers is not None, f"{keep} is fitted, and nobody answers"
-    fitted = keep.fit(wanted.answers(keep.fit_rows(wanted.manifest.rows, wanted.manifest.recipe.mix_window)))
+    fitted = fitting.fit(wanted.answers(fitting.rows(wanted.manifest.rows, wanted.manifest.recipe.mix_window)))
     if known is not None and stored is not None:
         same = replace(known, manifest=replace(known.manifest, keep=fitted))
         written = {key: stored.objects.get(key) for key in object_keys(known.component_arrays())}
@@ -312,45 +254,14 @@ def _kept_units(objects: Objects, sizes: Mapping[str, int], wanted: Wanted, layo
         except NotCanonicalError as error:
             log.warning("%s of %s is computed again: its receipt is damaged (%s)", unit, objects.name, error)
     items = [pair for unit, d in vouched.items() for pair in zip(unit_keys(arrays, unit), d, strict=True)]
-    whole = iter(_whole(objects, sizes, items, "recheck") if wanted.recheck else _listed(sizes, items))
+    verdict = iter(whole(objects, sizes, items, "recheck") if wanted.recheck else listed(sizes, items))
     for unit, digests in vouched.items():
-        verdicts = [next(whole) for _ in digests]
+        verdicts = [next(verdict) for _ in digests]
         if all(verdicts):
             table[unit] = digests
         else:
             log.warning("%s of %s is computed again: its objects are not what was written", unit, objects.name)
     return table
-
-
-def _listed(sizes: Mapping[str, int], items: list[tuple[str, Digest]]) -> list[bool]:
-    """Which objects are there with their size?"""
-    return [sizes.get(key) == digest.length for key, digest in items]
-
-
-def _whole(
-    objects: Objects, sizes: Mapping[str, int], items: list[tuple[str, Digest]], shown: str | None = None
-) -> list[bool]:
-    """Which objects are there with their digest? Hashing lets other threads run, so it takes as many as there are."""
-
-    def check(item: tuple[str, Digest]) -> bool:
-        key, digest = item
-        if sizes.get(key) != digest.length:
-            return False
-        try:
-            return Digest.of(objects.get(key, digest.length)) == digest
-        except KeyError:
-            return False
-
-    found = []
-    with (
-        Progress(shown, len(items), "objects") if shown else contextlib.nullcontext() as progress,
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-    ):
-        for verdict in pool.map(check, items):
-            found.append(verdict)
-            if progress is not None:
-                progress.advance()
-    return found
 
 
 def _stands_complete(objects: Objects, stored: Base | None, table: UnitTable) -> bool:
@@ -373,37 +284,16 @@ def _sweep(objects: Objects, sizes: Mapping[str, int], layout: Layout, table: Un
 
 
 def index_objects(layout: Layout, index: SampleIndex) -> Iterator[tuple[str, bytes]]:
-    """The objects of the index, one after the other."""
+    """Key and bytes of every object of the index, one after the other."""
     if index.stands_for is not None:  # its arrays are those of other shards
         raise MismatchError(
             "the store's index is damaged or not there, and these shards are not the ones that were labelled, but "
             "others of the same pictures. Name those that were labelled once, to have it written again."
         )
-    arrays = index.arrays()
-    for name, spec in layout.index_arrays().items():
-        yield from _blocks(spec, arrays[name])
+    return objects_of(layout.index_arrays(), index.arrays())
 
 
-def witness_objects(layout: Layout, witness: Witness) -> Iterator[tuple[str, bytes]]:
-    """The objects of the witness views."""
-    arrays: dict[str, NDArray[Any]] = {"pixels": witness.pixels_WHWC, "rows": witness.row_W, "views": witness.view_W}
-    for name, spec in layout.witness_arrays().items():
-        yield from _blocks(spec, arrays[name])
-
-
-def component_objects(layout: Layout, keep: LowRank) -> Iterator[tuple[str, bytes]]:
-    """The objects of the components."""
-    arrays = keep.arrays()
-    for name, spec in layout.component_arrays().items():
-        yield from _blocks(spec, arrays[name])
-
-
-def _blocks(spec: ArraySpec, values: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
-    assert values.shape == spec.shape, f"{spec.path}: {values.shape}, want {spec.shape}"
-    for key, part in zip(spec.object_keys(), block_slices(spec), strict=True):
-        yield key, spec.encode(np.ascontiguousarray(values[part]))
-
-
-def object_keys(arrays: Mapping[str, ArraySpec]) -> set[str]:
-    """The keys of all objects of these arrays."""
-    return {key for spec in arrays.values() for key in spec.object_keys()}
+def component_objects(layout: Layout, keep: Keep) -> Iterator[tuple[str, bytes]]:
+    """The objects of what the keep was fitted to, one after the other."""
+    assert keep.fitting is not None, f"{keep} is fitted to nothing"
+    return objects_of(layout.component_arrays(), keep.fitting.arrays())

@@ -20,7 +20,7 @@ from pipeline.store.manifest import Manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class UnitLabels:
-    """What is stored about the rows of a unit."""
+    """What is stored about the rows of a unit: the teacher's answers, and the proofs of their views."""
 
     labels: SoftLabels
     crc_B: NDArray[np.uint32]

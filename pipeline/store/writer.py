@@ -26,24 +26,22 @@ from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import MismatchError, StoreError
 from pipeline.shards.index import SampleIndex
+from pipeline.store.contents import REMEDY, get_record, read_base, stored_layout, unit_receipts
 from pipeline.store.layout import Layout, Unit
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import OpenStore, StoreReader, require_sizes
 from pipeline.store.receipts import (
     COMPLETE_KEY,
-    REMEDY,
     Base,
     Digest,
     UnitTable,
     complete,
-    get_record,
     read_unit_receipt,
     unit_keys,
     unit_receipt,
-    unit_receipts,
     units_in,
 )
-from pipeline.store.recovery import Wanted, read_base, recover, stored_layout
+from pipeline.store.recovery import Wanted, recover
 from pipeline.store.unit_labels import UnitLabels, require_fit
 from pipeline.store.witness import Witness
 
@@ -173,7 +171,7 @@ class StoreWriter(OpenStore):
         return there is not None
 
     def refresh(self) -> None:
-        """Take note of units that other processes have committed."""
+        """Look which units other processes have committed since, so that `missing` knows of them."""
         there = units_in(self._objects.sizes("receipts"))
         new = [u for u in there if u.view < self.layout.views and u.run < self.layout.runs and u not in self._table]
         for unit, data in unit_receipts(self._objects, new):

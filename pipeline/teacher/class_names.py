@@ -29,7 +29,7 @@ SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class TeacherNames:
-    """What a teacher's classes are called."""
+    """What the classes of a teacher are called, and who says so."""
 
     names: tuple[str, ...]
     """One a class, in the order of its answers"""

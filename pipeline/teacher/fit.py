@@ -79,7 +79,7 @@ class FitSettings:
 
 @dataclass(slots=True, kw_only=True)
 class Fit:
-    """A fit under way."""
+    """A model that is being fitted, with all that the next epoch depends on."""
 
     model: nn.Module
     settings: FitSettings
@@ -102,16 +102,16 @@ class Fit:
 
     @property
     def steps(self) -> int:
-        """Updates of one epoch."""
+        """How many updates an epoch has."""
         return math.ceil(len(self.row_R) / self.settings.batch)
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs have been seen."""
+        """Whether the model has been through all epochs."""
         return self.epoch >= self.settings.epochs
 
     def state(self) -> dict[str, Any]:
-        """All that the next epoch depends on."""
+        """All that the next epoch depends on, to be saved."""
         return {
             "epoch": self.epoch,
             "history": self.history,
@@ -120,7 +120,7 @@ class Fit:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Go on from what `state` gave."""
         load_strictly(self.model, state["model"], "the state of the fit")
         load_moments(self.optimizer, state["optimizer"], "the state of the fit")
         self.epoch, self.history = state["epoch"], state["history"]
@@ -135,7 +135,7 @@ class Eye:
     std: tuple[float, float, float]
 
     def see(self, pixels_BHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
-        """uint8 views as input, with the very arithmetic of `pipeline.teacher.teacher`."""
+        """Views as uint8 made into the model's input, by the very arithmetic of `pipeline.teacher.teacher`."""
         x_BCHW = torch.from_numpy(pixels_BHWC).to(device).permute(0, 3, 1, 2)
         x_BCHW = x_BCHW.to(torch.float32, memory_format=torch.channels_last)
         if x_BCHW.shape[-1] != self.size:
@@ -178,7 +178,7 @@ def requests(fit: Fit) -> Iterator[Request]:
 
 
 def run_epoch(fit: Fit, loader: Loader, progress: Progress) -> None:
-    """Learn one epoch, and count it."""
+    """Train the model for one epoch, and add the epoch and its loss to the history."""
     fit.model.train()
     losses: list[Tensor] = []
     for step, slot in enumerate(loader.render(requests(fit))):
@@ -204,7 +204,7 @@ def targets(fit: Fit, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Te
 
 
 def set_lr(fit: Fit, update: int) -> float:
-    """The learning rate of an update: linear warm-up, then a cosine."""
+    """Set the learning rate of an update, by a linear warm-up and then a cosine, and return it."""
     settings = fit.settings
     total = settings.epochs * fit.steps
     scheduler, _ = create_scheduler_v2(
@@ -246,7 +246,7 @@ def _learn(fit: Fit, x_BCHW: Tensor, target_BK: Tensor, update: int) -> Tensor:
 
 
 def smoothed_loss(logits_BK: Tensor, target_BK: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy over the labelled mass."""
+    """Smoothed cross-entropy, divided by the labelled mass of the batch: rows without a label do not count."""
     mass_B1 = target_BK.sum(1, keepdim=True)
     target_BK = (1 - smoothing) * target_BK + smoothing * mass_B1 / target_BK.shape[1]
     return -(target_BK * logits_BK.log_softmax(1)).sum() / mass_B1.sum()
@@ -254,7 +254,7 @@ def smoothed_loss(logits_BK: Tensor, target_BK: Tensor, smoothing: float) -> Ten
 
 @torch.inference_mode()
 def score(fit: Fit, loader: Loader) -> dict[str, float]:
-    """Accuracy and loss on the labelled rows of the loader's index."""
+    """Judge the model on the labelled rows of the loader's index: accuracy, and mean loss."""
     fit.model.eval()
     classes = loader.index.classes
     row_R = np.flatnonzero(classes >= 0)

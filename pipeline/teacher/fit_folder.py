@@ -43,7 +43,7 @@ KINDS: dict[str, type] = {"contract": dict, "epoch": int, "history": list, "mode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """Everything that decides the weights of a fit."""
+    """Everything that decides the weights that a fit ends with."""
 
     model: str
     model_args: dict[str, Any]
@@ -57,14 +57,14 @@ class Contract:
     class_names: tuple[str, ...] | None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The contract as JSON values, to be written beside the weights."""
         names = None if self.class_names is None else list(self.class_names)
         return json.loads(  # type: ignore[no-any-return]  # tuples among the model's arguments become lists
             json.dumps({**asdict(self), "recipe": self.recipe.to_json(), "class_names": names, "format": FORMAT})
         )
 
     def differences(self, earlier: dict[str, Any]) -> list[str]:
-        """Each differing value, by its flag, then and now."""
+        """What differs from the contract of an `earlier` fit: each value by its flag, then and now."""
         then, now = _flat(earlier), _flat(self.to_json())
         if then.get("precision") == "auto":  # as was written once; what it stood for is not known
             then["precision"] = self.precision
@@ -76,7 +76,7 @@ class Contract:
 
 
 class FittedFolder:
-    """The folder, held by one process."""
+    """The folder in which a fit keeps its state, and in the end its weights; one process writes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,7 +84,7 @@ class FittedFolder:
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[FittedFolder]:
-        """Be the one writer."""
+        """Hold the folder's lock meanwhile, so that no other process writes it."""
         with self._objects.lock():
             for key in self._objects.sizes():
                 if is_temporary(key):
@@ -92,7 +92,7 @@ class FittedFolder:
             yield self
 
     def open(self, contract: Contract, *, restart: bool) -> str:
-        """'empty', 'begun' or 'finished' under this contract; another one is refused, or the folder is set aside."""
+        """'empty', 'begun' or 'finished' under this contract; another is refused, or the folder is set aside."""
         self._contract = contract
         earlier = self._earlier()
         if earlier is None:
@@ -140,7 +140,7 @@ class FittedFolder:
             ) from error
 
     def load(self) -> dict[str, Any]:
-        """The state to go on from, read as data."""
+        """The state that the fit goes on from; the file is read as data, never as code."""
         path = self.path / STATE
         try:
             state = load_as_data(path)
@@ -154,7 +154,7 @@ class FittedFolder:
             raise TeacherError(f"{path} cannot be read ({reason}). Remove it to begin the fit again.") from error
 
     def save(self, fit: Fit) -> None:
-        """Keep what the next epoch depends on."""
+        """Write down the state that the next epoch depends on."""
         data = io.BytesIO()
         torch.save({"contract": self._contract.to_json(), **fit.state()}, data)
         self._objects.put(STATE, data.getvalue())

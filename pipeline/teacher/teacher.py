@@ -138,7 +138,7 @@ class Teacher:
         return tuple(part.numpy() for part in parts)
 
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
-        """The logits of views on the device, there."""
+        """The logits of these views, which stay on the device."""
         count = len(pixels_BHWC)
         if self.fills and count < self.card.batch_size:
             rest = pixels_BHWC.new_zeros((self.card.batch_size - count, *pixels_BHWC.shape[1:]))
@@ -175,7 +175,7 @@ class Answering:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A forward pass that is under way."""
+    """The answers to a batch that a device is still computing."""
 
     answering: Answering
     sent: Sent

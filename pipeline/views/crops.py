@@ -132,5 +132,5 @@ def _short_side(picture_B2: Ints, side: int) -> tuple[Ints, Ints]:
 
 
 def between(words: Words, low: float, high: float) -> NDArray[np.float64]:
-    """Uniform between two numbers."""
+    """Numbers drawn evenly between `low` and `high`, one for each random word."""
     return low + uniform(words) * (high - low)

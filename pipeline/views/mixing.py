@@ -34,7 +34,7 @@ LAMBDA_ONE = 256
 
 
 class Kind(IntEnum):
-    """How a row is mixed."""
+    """How a row is mixed with its partner: not at all, by mixup, or by cutmix."""
 
     NONE = 0
     MIXUP = 1
@@ -43,7 +43,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """Partner and strength of each requested view."""
+    """How each requested view is mixed: with which row, in which way, and how strongly."""
 
     partner_B: NDArray[np.int64]
     kind_B: NDArray[np.uint8]

@@ -68,7 +68,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A row of the table."""
+    """A row of the table: an operation, its name, and what its magnitude means."""
 
     op: Op
     kind: Kind
@@ -116,11 +116,11 @@ SHIFTS = (Op.TRANSLATE_X, Op.TRANSLATE_Y)
 
 
 def ops_of(kind: Kind) -> tuple[Op, ...]:
-    """The operations of a kind, by number."""
+    """The operations of one kind, by their numbers."""
     return tuple(sorted(row.op for row in TABLE if row.kind == kind))
 
 
 def describe(op: int, argument: int) -> str:
-    """An operation with its argument, for people."""
+    """An operation and its argument in words, such as a plan shows them."""
     name, unit = Op(op).name.lower().replace("_", "-"), ROWS[Op(op)].unit
     return name if unit is None else f"{name} {argument / ARGUMENT_ONE:.3g}{unit}"

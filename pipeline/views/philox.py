@@ -32,7 +32,7 @@ CHUNK = 8192  # blocks worked on at once: the temporaries of a round stay in the
 
 
 class Purpose(IntEnum):
-    """What a block of words is for."""
+    """What random words are drawn for: each purpose has words of its own, so that none moves another's."""
 
     CROP = 1
     FLIP = 2
@@ -46,7 +46,7 @@ class Purpose(IntEnum):
     """The student's order of rows; no view uses it."""
 
     def block(self, number: int = 0) -> int:
-        """The counter's first word for one block of this purpose."""
+        """The counter's first word for the block of this number among those of this purpose."""
         assert 0 <= number < 1 << 16
         return (int(self) << 16) + number
 
@@ -97,7 +97,7 @@ def _bijection(
 
 
 def uniform(words: NDArray[np.uint32]) -> NDArray[np.float64]:
-    """Numbers in [0, 1), multiples of 2^-32."""
+    """Numbers in [0, 1), in steps of 2^-32, one for each random word."""
     return words.astype(np.float64) * 2.0**-32
 
 

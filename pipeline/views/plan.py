@@ -45,7 +45,7 @@ Words = NDArray[np.uint32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewPlan:
-    """All decisions for B views."""
+    """Everything that is decided about B views before any pixel is touched, as arrays."""
 
     row_B: Ints
     view_B: Ints
@@ -70,7 +70,7 @@ class ViewPlan:
         return len(self.row_B)
 
     def table(self) -> str:
-        """An aligned line a view, for people."""
+        """The plan as a table to print, with a line for each view."""
         return aligned({"row": self.row_B.tolist(), "view": self.view_B.tolist(), **self.columns()})
 
     def columns(self) -> dict[str, list[str]]:
@@ -117,7 +117,7 @@ def _box(box: NDArray[np.int32]) -> str:
 
 
 def plan_views(recipe: Recipe, index: SampleIndex, row_B: Ints, view_B: Ints) -> ViewPlan:
-    """Draw and resolve any set of views, in any order."""
+    """Decide everything about these views of these rows, whichever they are and in whatever order."""
     row_B, view_B = np.asarray(row_B, np.int64), np.asarray(view_B, np.int64)
     key_B = index.key_hash[row_B]
     words = _draw(recipe, key_B, view_B)

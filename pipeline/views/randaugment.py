@@ -35,7 +35,7 @@ MAX_LAYERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One operation as a policy offers it."""
+    """An operation that a policy may pick, how its strength is computed, and how often it is picked."""
 
     op: Op
     scale: Scale
@@ -61,7 +61,7 @@ LARGEST_SHIFT = {"translate_pct": 1.0, "translate_const": 4096.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A parsed RandAugment specification."""
+    """What a RandAugment text such as ``rand-m9-mstd0.5-inc1`` asks for."""
 
     magnitude: int = 10
     layers: int = 2
@@ -212,5 +212,5 @@ def _table(choices: tuple[Choice, ...]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def parse(text: str) -> Policy:
-    """`Policy.parse`, remembered."""
+    """The policy that a text asks for; the same text is parsed once."""
     return Policy.parse(text)

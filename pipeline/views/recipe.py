@@ -134,7 +134,7 @@ class Recipe:
 
     @property
     def policy(self) -> Policy | None:
-        """The parsed RandAugment specification."""
+        """What the recipe's RandAugment text asks for; None where it is empty."""
         return parse(self.randaugment) if self.randaugment else None
 
     @property
@@ -145,11 +145,11 @@ class Recipe:
 
     @property
     def mixes(self) -> bool:
-        """Whether any pair can be mixed."""
+        """Whether views of two rows can be mixed at all."""
         return self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the canonical JSON text."""
+        """The SHA-256 that names the recipe: another wherever a field differs."""
         return sha256(one_line(self.to_json()))
 
     def to_json(self) -> dict[str, object]:
@@ -168,13 +168,13 @@ class Recipe:
         return cls(**{name: value for name, value in record.items() if name in names})
 
     def differences(self, other: Recipe) -> list[str]:
-        """Each differing field with both values."""
+        """Each field that differs from `other`, with both values."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return [f"{name}: {mine!r} against {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Recipe:
-        """A named starting point: deit, light, three or none."""
+        """The recipe called `name` (deit, light, three or none), with other values for some fields."""
         if name not in _PRESETS:
             raise RecipeError(f"recipe {name!r} is not known: it is one of {', '.join(_PRESETS)}")
         return cls(**{**_PRESETS[name], **overrides})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a model lies."""
+    """Where a model lies among others: how accurate and how fast it is."""
 
     name: str
     kind: str
@@ -33,7 +33,7 @@ def frontier(places: Sequence[Place]) -> list[Place]:
 
 
 def table(places: Sequence[Place]) -> str:
-    """Markdown, a line a model."""
+    """The models as a table in Markdown, with a line for each."""
     lines = ["| model | | pixels | parameters | top-1, % | images/s (turns) | on the frontier |", "|" + "---|" * 7]
     for place in places:
         turns = f"{place.images_per_second:,.0f} ({place.slowest:,.0f} to {place.fastest:,.0f})"

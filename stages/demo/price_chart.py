@@ -45,7 +45,7 @@ OVERSAMPLING = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChartStyle:
-    """How hard a chart is to read."""
+    """How a chart looks, and how hard its pattern is to see."""
 
     side: int = 48
     """Side of a picture in pixels."""
@@ -60,7 +60,7 @@ class ChartStyle:
 
 
 def paint(style: ChartStyle, pattern: str, rng: np.random.Generator) -> Pixels:
-    """One picture [side, side, 3] of a pattern."""
+    """Draw one chart [side, side, 3] that shows a pattern."""
     price_N = series(style, pattern, rng)
     side = style.side * OVERSAMPLING
     ground, ink, second = _colours(rng)
@@ -83,7 +83,7 @@ def paint(style: ChartStyle, pattern: str, rng: np.random.Generator) -> Pixels:
 
 
 def series(style: ChartStyle, pattern: str, rng: np.random.Generator) -> Series:
-    """Prices with the pattern in them, between about 0 and 1."""
+    """Made-up prices, mostly between 0 and 1, in which the pattern occurs."""
     points = np.array(PATTERNS[pattern])
     points[1:-1, 0] += rng.uniform(-style.jitter, style.jitter, len(points) - 2) * 0.8
     points[:, 1] += rng.uniform(-style.jitter, style.jitter, len(points))
@@ -100,7 +100,7 @@ def series(style: ChartStyle, pattern: str, rng: np.random.Generator) -> Series:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the picture time and price lie."""
+    """The rectangle of the picture in which a chart is drawn."""
 
     left: float
     right: float
@@ -110,11 +110,11 @@ class Place:
     high: float
 
     def x(self, count: int) -> Series:
-        """Of so many prices."""
+        """Where so many prices lie from left to right, in pixels."""
         return np.linspace(self.left, self.right, count)
 
     def y(self, price_N: Series) -> Series:
-        """Of prices; low ones are further down."""
+        """Where prices lie from top to bottom, in pixels: low ones are further down."""
         return self.bottom - (price_N - self.low) / max(self.high - self.low, 1e-9) * (self.bottom - self.top)
 
 

@@ -22,10 +22,11 @@ from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.world import Place
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.rows import require_unchanged
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.truth import LabelRule
 from pipeline.store.manifest import Manifest, unit_rows_for
 from pipeline.store.reader import stored_index
-from pipeline.store.unchanged import require_unchanged
 from pipeline.store.writer import StoreWriter
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
@@ -99,12 +100,12 @@ class LabellingPlan:
         stored, rule = None if self.rebuild else stored_index(self.out), self.rule
         if stored is None or rule.key not in (None, stored.label_key) or rule.names not in (None, stored.class_names):
             return scan(self.urls, workers=self.speed.workers, progress=True, rule=rule)
-        index = stored if stored.urls == self.urls else stored.moved_to(self.urls)
+        index = stored if stored.urls == self.urls else moved_to(stored, self.urls)
         require_unchanged(index)
         return index
 
     def load_teacher(self, index: SampleIndex) -> Teacher:
-        """The teacher, on this process's device."""
+        """Build the teacher that the flags describe, on this process's device."""
         return self.teacher.load(self.recipe, index, self.place.device(self.speed.device, torch.cuda.device_count()))
 
     def manifest(self, index: SampleIndex, digest: str, teacher: Teacher) -> Manifest:
@@ -148,10 +149,10 @@ class LabellingPlan:
             )
 
     def pictures(self, index: SampleIndex) -> PictureCache | None:
-        """The decoded pictures that this node keeps, if it keeps any."""
+        """The cache of decoded pictures that the flags ask for; None where they ask for none."""
         folder = self.picture_cache
         return None if folder is None else pictures_in(folder, self.picture_cache_size, index)
 
     def missing(self, store: StoreWriter) -> list[Task]:
-        """The tasks of this process's slice that are left."""
+        """The tasks that are left in the part of the store that is this process's slice."""
         return tasks_of(slice_of(store.missing(), self.views_together, self.place), self.views_together)

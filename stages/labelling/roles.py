@@ -73,7 +73,7 @@ def lead(plan: LabellingPlan, handout: Handout) -> None:
 
 
 def follow(plan: LabellingPlan, handout: Handout) -> None:
-    """Do what is handed out."""
+    """Label what the leading process hands out, until nothing is left."""
     todo = handout.listen()
     with following_writer(open_objects(plan.out), plan.timeout) as (store, seat):
         index = index_at(store.index, plan.urls)

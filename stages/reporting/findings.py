@@ -1,23 +1,28 @@
-"""What do the figures say that one would miss, and what can be tried next?
+"""What does the report say first, what do its figures say that one would miss, and what can be tried next?
 
-Rules of thumb, each with the figures that it rests on: what the gain is worth, whether the labels are fit (the doctor's
+The opening says "add" only of what was gained, and gives the least and the most of all seeds. Findings are rules of
+thumb, each with the figures that it rests on: what the gain is worth, whether the labels are fit (the doctor's
 and the gauge's word, as the labelling left it), whether students are as sure as they are right, which classes lost, and
 what held the training up. Where nothing was gained, what to try next comes in the order in which it is cheap to try.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.inspection.doctor import doctor_text
-from pipeline.inspection.gauge import gauge_text
-from stages.reporting.measures import recall, reliability
-from stages.reporting.page import Finding, Findings, Part
-from stages.reporting.report_data import Story, called, points, taught
+from stages.reporting.measures import gain_interval
+from stages.reporting.report_data import Story, points, share, signed, taught
+from stages.reporting.results import called
 
+LEARNED_FROM = {
+    "none": "from the true labels alone",
+    "hard": "also from the teacher’s choices (hard labels)",
+    "soft": "also from its probabilities (soft labels)",
+}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 WORSE_CALIBRATED = 0.02
 LOST = 0.1
 """Of a class's recall, from which it is told"""
@@ -27,39 +32,114 @@ WAITED = 0.2
 LITTLE_BETTER = 0.03
 
 
-def findings(story: Story) -> Part:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The headline (its middle is stressed), what was compared, and what came of it."""
+
+    headline: tuple[str, str, str]
+    lead: str
+    more: str
+
+
+def opening(story: Story) -> Opening:
+    """Of what was measured."""
+    headline = ("What the students learned", "", "")
+    if story.best is not None:
+        gain = story.best[1].mean
+        headline = ("The teacher’s stored labels are worth ", f"{signed(gain)} points", "")
+        headline = headline if gain > 0 else ("Here the teacher’s labels did ", "not help", "")
+    return Opening(headline, _compared(story), _gained(story))
+
+
+def _compared(story: Story) -> str:
+    number = len(story.students)
+    trained = "vision transformer" if number == 1 else "vision transformers of one size"
+    updates = {int(s.epochs[-1]["update"]) for s in story.students if s.epochs}
+    how_long = f", for {updates.pop():,} updates each" if len(updates) == 1 else ""
+    name = story.architecture or story.store.manifest.teacher.name
+    views = story.store.layout.views
+    return (
+        f"{_count(number).capitalize()} {trained} learned{_from_what(story, how_long)}. The teacher ({name}) had "
+        f"answered {views} view{'s' if views > 1 else ''} of each picture beforehand, once and for all."
+    )
+
+
+def _from_what(story: Story, how_long: str) -> str:
+    """Which students saw which pictures: true labels alone teach nothing about a picture that has none."""
+    results, rows, labelled = story.results, len(story.index), story.labelled
+    groups = {
+        kind: f"{_count(len(results.of(kind)))} {LEARNED_FROM.get(kind, 'called ' + kind)}" for kind in results.kinds
+    }
+    if labelled == rows or "none" not in groups:
+        some = f", of which {labelled:,} have a label" if labelled < rows else ""
+        return f" from the same views of {rows:,} pictures{some}{how_long}: {_listed(list(groups.values()))}"
+    del groups["none"]
+    alone = len(results.of("none"))
+    seen = f"from the {labelled:,} pictures that have a label" if labelled else "from true labels, which none here has"
+    more = f", and {_count(len(story.students) - alone)} from the same views of all {rows:,}, of them "
+    return f"{how_long}: {_count(alone)} {seen}{more + _listed(list(groups.values())) if groups else ''}"
+
+
+def _gained(story: Story) -> str:
+    results = story.results
+    plain = results.best("none")
+    if plain is None or story.best is None:
+        return "There is no student without a teacher to compare with."
+    images = results.of("none")[0].images
+    parts = [f"Of {images:,} held-out pictures the students without a teacher name {plain} % correctly."]
+    for kind, gain in results.gains().items():
+        verb = "add" if gain.mean > 0 else "change this by"
+        least, most = signed(min(gain.values)), signed(max(gain.values))
+        each = f", seed by seed {least} to {most}" if len(gain.values) > 1 else ""
+        sure = gain_interval(results, kind)
+        told = f"; other pictures, as many, would say {sure.signed} (95 %)" if sure else ""
+        parts.append(f"{called(kind).capitalize()} {verb} {points(gain).lstrip('+')} points{each}{told}.")
+    if results.teacher_accuracy is not None:
+        parts.append(f"The teacher itself names {share(results.teacher_accuracy, ' %')}.")
+    return " ".join(parts)
+
+
+def _count(number: int) -> str:
+    return NUMBERS[number] if number < len(NUMBERS) else f"{number:,}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])}, and {names[-1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that the figures say, and what to do about it; `good` is None where it is neither."""
+
+    text: str
+    remedy: str = ""
+    good: bool | None = None
+
+
+def findings(story: Story) -> list[Finding]:
     """All of them."""
-    found = [
-        *_gain(story),
-        *_labels(story),
-        *_calibration(story),
-        *_classes(story),
-        *_training(story),
-        *_missing(story),
-    ]
-    return Part("findings", "What stands out, and what to try next", [Findings(found)])
+    warned = [Finding(line, good=False) for line in story.inspected[1]]
+    return [*_gain(story), *warned, *_calibration(story), *_classes(story), *_training(story), *_missing(story)]
 
 
 def _gain(story: Story) -> Iterator[Finding]:
-    best, sure = story.best, story.sure
-    if best is None:
+    if story.best is None:
         yield Finding(
             "No student learned without the teacher, so nothing here says what its labels are worth.",
             "Train one more, with --distill none and the same seed.",
         )
         return
-    kind, gain = best
+    (kind, gain), sure = story.best, story.sure
     gained = gain.mean > 0 and (sure is None or sure.low > 0) and min(gain.values) > 0
     verb = f"add {points(gain).lstrip('+')}" if gain.mean > 0 else f"change accuracy by {points(gain)}"
     told = f"{called(kind).capitalize()} {verb} points"
-    if sure is not None:
-        told += f"; as many other pictures would say {sure.signed} (95 %)"
-    unclear = gain.mean > 0 and not gained
-    yield Finding(
-        f"{told}. {'That may be chance.' if unclear else ''}".strip(),
-        "Judge on more pictures, or train more seeds, before you believe it." if unclear else "",
-        good=None if unclear else gained,
-    )
+    told += f"; as many other pictures would say {sure.signed} (95 %)." if sure else "."
+    if gain.mean > 0 and not gained:
+        yield Finding(
+            f"{told} That may be chance.", "Judge on more pictures, or train more seeds, before you believe it."
+        )
+    else:
+        yield Finding(told, good=gained)
     if len(gain.values) == 1:
         yield Finding(
             "There is one seed: how far another one would be from it, nobody knows. The interval above is of the "
@@ -73,11 +153,11 @@ def _gain(story: Story) -> Iterator[Finding]:
 def _instead(story: Story) -> Iterator[Finding]:
     """What to try where nothing was gained."""
     results = story.results
-    plain, teacher = results.spread("none", lambda s: s.best), results.teacher_accuracy
-    if plain is not None and teacher is not None and teacher < plain.mean + LITTLE_BETTER:
+    plain, teacher = results.mean(lambda s: s.best, "none"), results.teacher_accuracy
+    if plain is not None and teacher is not None and teacher < plain + LITTLE_BETTER:
         yield Finding(
-            f"The teacher names {100 * teacher:.1f} % of the held-out pictures, the students without it "
-            f"{100 * plain.mean:.1f} %: it has little to teach.",
+            f"The teacher names {share(teacher, ' %')} of the held-out pictures, the students without it "
+            f"{share(plain, ' %')}: it has little to teach.",
             "Fit it longer, begin with published weights (fit_teacher --pretrained), or take a larger one.",
         )
     if story.labelled == len(story.index):
@@ -88,44 +168,22 @@ def _instead(story: Story) -> Iterator[Finding]:
     if "soft" not in results.kinds:
         yield Finding("No student learned from the teacher’s probabilities.", "Try --distill soft, at --tau 1 and 2.")
     for name, text in (("tau", "temperature"), ("alpha", "weight of the teacher’s term")):
-        values = {s.settings[name] for s in results.students if s.kind == "soft" and name in s.settings}
-        if len(values) == 1:
-            value = values.pop()
-            other = (
-                "1 or 2" if name == "tau" and value > 2 else "3" if name == "tau" else "0.9" if value < 0.8 else "0.5"
-            )
+        values = {s.settings[name] for s in results.of("soft") if name in s.settings}
+        for value in values if len(values) == 1 else ():
+            other = ("1 or 2" if value > 2 else "3") if name == "tau" else "0.9" if value < 0.8 else "0.5"
             yield Finding(f"One {text} was tried, {value:g}.", f"Try --{name} {other}: dvc exp run -S train.{name}=…")
 
 
-def _labels(story: Story) -> Iterator[Finding]:
-    """What the doctor and the gauge said when the store was filled."""
-    labels = story.results.labels
-    for line in doctor_text(labels.get("doctor")):
-        if line.startswith("ADVICE: "):
-            yield Finding(line.removeprefix("ADVICE: "), good=False)
-    for line in gauge_text(labels.get("gauge"), labels.get("bytes_per_view", {})):
-        if line.startswith("WARNING: "):
-            yield Finding(line.removeprefix("WARNING: "), good=False)
-
-
 def _calibration(story: Story) -> Iterator[Finding]:
-    errors = {k: story.results.spread(k, lambda s: s.calibration[s.head]) for k in story.results.kinds}
-    plain = errors.pop("none", None)
-    for kind, error in errors.items():
-        if plain is None or error is None or error.mean < plain.mean + WORSE_CALIBRATED:
-            continue
-        bins = reliability(story.results.of(kind))
-        surer = sum(n * (sure - right) for sure, right, n in bins)
-        how = (
-            ""
-            if not bins
-            else " They are surer than they are right."
-            if surer > 0
-            else " They are more often right than they are sure."
-        )
+    errors = {kind: story.results.mean(lambda s: s.calibration, kind) or 0.0 for kind in story.results.kinds}
+    plain = errors.get("none", 1.0)
+    for kind in (kind for kind, error in errors.items() if error >= plain + WORSE_CALIBRATED):
+        bins = story.reliabilities.get(kind, [])
+        surer = sum(n * (sure - right) for sure, right, n in bins) > 0
+        how = " They are surer than they are right." if surer else " They are more often right than they are sure."
         yield Finding(
-            f"Probabilities of {taught(kind)} mean less: calibration error {error.mean:.2f}, without a "
-            f"teacher {plain.mean:.2f}.{how}",
+            f"Probabilities of {taught(kind)} mean less: calibration error {errors[kind]:.2f}, without a teacher "
+            f"{plain:.2f}.{how if bins else ''}",
             "Where probabilities are used, divide the logits by one number that is fitted on held-out pictures "
             "(temperature scaling); it changes no answer.",
             good=False,
@@ -133,16 +191,14 @@ def _calibration(story: Story) -> Iterator[Finding]:
 
 
 def _classes(story: Story) -> Iterator[Finding]:
-    if story.best is None:
+    kind, recalls = story.closest, story.recalls
+    if kind is None or "none" not in recalls:
         return
-    kind, names = story.best[0], story.classes
-    taught, plain = (recall(story.results.of(k), len(names)) for k in (kind, "none"))
-    if taught is None or plain is None:
-        return
-    change_K = np.where(taught[0] >= FEWEST, taught[1] - plain[1], 0.0)
-    lost = [int(k) for k in np.argsort(change_K, kind="stable") if change_K[k] <= -LOST]
+    images_K, share_K = recalls[kind]
+    change_K = np.where(images_K >= FEWEST, share_K - recalls["none"][1], 0.0)
+    lost = [k for k in np.argsort(change_K, kind="stable").tolist() if change_K[k] <= -LOST]
     if lost:
-        said = ", ".join(f"{names[k]} ({100 * change_K[k]:+.0f} points)".replace("-", "−") for k in lost[:3])
+        said = ", ".join(f"{story.classes[k]} ({signed(change_K[k], 0)} points)" for k in lost[:3])
         more = f", and {len(lost) - 3} more" if len(lost) > 3 else ""
         yield Finding(
             f"With {called(kind)} some classes are recognised less often: {said}{more}.",
@@ -152,27 +208,23 @@ def _classes(story: Story) -> Iterator[Finding]:
 
 
 def _training(story: Story) -> Iterator[Finding]:
-    waits = [s.wait for s in story.results.students if s.wait is not None]
-    if waits and statistics.fmean(waits) >= WAITED:
+    wait = story.results.mean(lambda s: s.median("wait"))
+    if wait is not None and wait >= WAITED:
         yield Finding(
-            f"The students waited {100 * statistics.fmean(waits):.0f} % of their time for views.",
+            f"The students waited {100 * wait:.0f} % of their time for views.",
             "Give more --workers, let views share a decode (--repeats), or keep decoded pictures (docs/scaling.md).",
         )
 
 
 def _missing(story: Story) -> Iterator[Finding]:
     """What the files of an earlier release do not say."""
-    students = story.results.students
-    lacking = [
-        name
-        for name, known in (
-            ("settings", all(s.settings for s in students)),
-            ("reliability", all(s.bins for s in students)),
-            ("the answers to single pictures", all(s.answers for s in students)),
-            ("how each student learned", all(s.epochs for s in students)),
-        )
-        if not known
-    ]
+    parts = {
+        "settings": "settings",
+        "reliability": "bins",
+        "the answers to single pictures": "answers",
+        "how each student learned": "epochs",
+    }
+    lacking = [name for name, part in parts.items() if not all(getattr(s, part) for s in story.students)]
     if lacking:
         yield Finding(
             f"Not in the files that this was made from: {', '.join(lacking)}.",

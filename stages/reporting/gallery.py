@@ -21,20 +21,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
-from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
 from pipeline.shards.index import SampleIndex
-from pipeline.store.manifest import Manifest
+from pipeline.shards.rows import payload_of
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind, plan_mixing
 from pipeline.views.recipe import Recipe
 from stages.reporting.contact_sheet import BAD, GOOD, PALE, Caption, Cell, contact_sheet
-from stages.reporting.results import BEST_HEAD, CALLED, Results
+from stages.reporting.results import Results, called
 
 Pixels = NDArray[np.uint8]
+Answer = tuple[int, float | None]
+"""A class, and its probability where the store's keep tells it."""
 LARGEST = 160
 """Longest side of a picture on the page, in pixels."""
+SMALL = 100
+"""Pictures of fewer pixels a side are shown as the pixels that they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,18 @@ class Tile:
         """For those who do not see it."""
         return ", ".join(f"{word.who}: {word.says}" if word.says else word.who for word in self.words)
 
-    def small(self, side: int) -> bool:
+    @property
+    def small(self) -> bool:
         """Whether it is shown as the pixels that it is."""
-        return bool(max(self.pixels_HWC.shape[:2]) < side)
+        return bool(max(self.pixels_HWC.shape[:2]) < SMALL)
+
+    @property
+    def uri(self) -> str:
+        """As text for a page."""
+        bgr_HWC = np.ascontiguousarray(self.pixels_HWC[:, :, ::-1])
+        done, data = cv2.imencode(".webp", bgr_HWC, [cv2.IMWRITE_WEBP_QUALITY, 85])
+        assert done
+        return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +85,27 @@ class Shelf:
 
 def view_shelves(store: StoreReader, index: SampleIndex, *, rows: int, views: int) -> list[Shelf]:
     """Rows spread over the data: the picture, then its first views."""
-    recipe, files = store.manifest.recipe, index.files()
     shown = min(views, store.layout.views)
     chosen = _chosen(index, rows)
     row_B, view_B = np.repeat(chosen, shown), np.tile(np.arange(shown), len(chosen))
-    pixels_BHWC = rendered(recipe, index, row_B, view_B)
+    pixels_BHWC = rendered(store.manifest.recipe, index, row_B, view_B)
     shelves = []
     for number, row in enumerate(chosen.tolist()):
         part = slice(number * shown, (number + 1) * shown)
-        original = _picture(index.payload(files, row))
+        pixels_HWC, decoded = original(index, row)
+        picture = Tile(_fitted(pixels_HWC), (Word("the picture", "" if decoded else "cannot be decoded"),))
         words = _view_words(store, index, row_B[part], view_B[part])
         tiles = [Tile(_fitted(p), w) for p, w in zip(pixels_BHWC[part], words, strict=True)]
-        shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (original, *tiles)))
+        shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (picture, *tiles)))
     return shelves
 
 
-def _picture(payload: bytes) -> Tile:
-    """A row's picture as it is; grey, as the recipe draws it, where nobody can decode it."""
+def original(index: SampleIndex, row: int) -> tuple[Pixels, bool]:
+    """A row's picture as it is, or grey, as the recipe draws it, where nobody can decode it; and whether one could."""
     try:
-        return Tile(_fitted(decode(payload)), (Word("the picture", ""),))
+        return decode(payload_of(index, index.files(), row)), True
     except ImageError:
-        return Tile(np.full((64, 64, 3), GREY, np.uint8), (Word("the picture", "cannot be decoded"),))
+        return np.full((64, 64, 3), GREY, np.uint8), False
 
 
 def _chosen(index: SampleIndex, rows: int) -> NDArray[np.int64]:
@@ -127,9 +139,7 @@ def _view_words(
                 Word(f"{share:.0f} % of it is", _name(index, row)),
                 Word(f"{100 - share:.0f} % of it is", _name(index, partner)),
             )
-        unit = row // store.manifest.unit_rows
-        labels = store.read(view, unit, luma=False).labels
-        named, sure = _answer(store.manifest, labels, row - unit * store.manifest.unit_rows)
+        named, sure = stored(store, row, view)[0][0]
         known = {int(index.classes[row]), int(index.classes[partner])} - {-1}
         words.append((*mixed, Word(_sure(sure), class_name(index, named), named in known if known else None)))
     return words
@@ -139,73 +149,51 @@ def _sure(share: float | None) -> str:
     return "the teacher says" if share is None else f"teacher, {100 * share:.0f} % sure"
 
 
-def _answer(manifest: Manifest, labels: SoftLabels, at: int) -> tuple[int, float | None]:
-    """The teacher's class, and how sure it is where that is stored."""
-    named = int(labels.argmax_B[at])
+def stored(store: StoreReader, row: int, view: int) -> tuple[list[Answer], int]:
+    """The teacher's class for a view, then the likeliest other one where it is stored; and the checksum."""
+    run, place = divmod(row, store.manifest.unit_rows)
+    unit, manifest = store.read(view, run, luma=False), store.manifest
+    label, crc = unit.labels.slice(place, place + 1), int(unit.crc_B[place])
+    top = int(label.argmax_B[0])
     if manifest.keep.lacks(1.0, manifest.temperatures) is not None:
-        return named, None
-    events = manifest.keep.events(labels.slice(at, at + 1).arrays(), 1.0, manifest.temperatures)
-    return named, float(events.prob_BK[0][events.index_BK[0] == named].sum())
+        return [(top, None)], crc
+    events = manifest.keep.events(label.arrays(), 1.0, manifest.temperatures)
+    share = dict(zip(events.index_BK[0].tolist(), events.prob_BK[0].tolist(), strict=True))
+    others = sorted((c for c in share if c != top), key=lambda c: -share[c])
+    return [(c, share.get(c, 0.0)) for c in (top, *others[:1])], crc
 
 
 def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *, most: int) -> list[Shelf]:
-    """Pictures by who recognises them; empty where the students' answers were not kept."""
-    judged = _judged(results)
-    if judged is None:
-        return []
-    kinds, truth_N, row_N, answer_NK = judged
-    best = max(gains := results.gains(), key=lambda kind: gains[kind].mean)
-    right_NK = answer_NK == truth_N[:, None]
-    plain_N, taught_N = right_NK[:, kinds.index("none")], right_NK[:, kinds.index(best)]
-    groups = {
-        f"Only the student of {CALLED.get(best, best)} is right": taught_N & ~plain_N,
-        "Only the plain student is right": plain_N & ~taught_N,
-        "Nobody is right": ~right_NK.any(1),
-    }
-    return [
-        Shelf(f"{title}: {int(chosen_N.sum()):,} of {len(truth_N):,}", tuple(tiles))
-        for title, chosen_N in groups.items()
-        if (tiles := _tiles(store, index, np.flatnonzero(chosen_N)[:most], kinds, truth_N, row_N, answer_NK))
-    ]
-
-
-def _judged(
-    results: Results,
-) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
-    """Kinds (the teacher first), truth, rows and the answers of one seed, on rows that have a label."""
+    """Pictures by who of one seed recognises them; empty where the students' answers were not kept."""
+    gains = results.gains()
     seeds = set.intersection(*({s.seed for s in results.of(kind) if s.answers} for kind in results.kinds))
-    if not seeds or not results.gains():
-        return None
-    students = [next(s for s in results.of(kind) if s.seed == min(seeds)) for kind in results.kinds]
-    first = students[0].answers
-    assert first is not None
-    known_N = first["truth"] >= 0
-    columns = [(s.kind, (s.answers or {}).get(BEST_HEAD, (s.answers or {})["class"])) for s in students]
-    if "teacher" in first:
-        columns.insert(0, ("teacher", first["teacher"]))
-    answer_NK = np.stack([answer for _, answer in columns], 1)[known_N]
-    return [name for name, _ in columns], first["truth"][known_N], first["row"][known_N], answer_NK
-
-
-def _tiles(
-    store: StoreReader,
-    index: SampleIndex,
-    at_B: NDArray[np.int64],
-    kinds: Sequence[str],
-    truth_N: NDArray[np.int64],
-    row_N: NDArray[np.int64],
-    answer_NK: NDArray[np.int64],
-) -> list[Tile]:
-    if not len(at_B):
+    if not seeds or not gains:
         return []
-    pixels_BHWC = rendered(store.manifest.recipe, index, row_N[at_B], np.zeros(len(at_B), np.int64))
-    tiles = []
-    for pixels_HWC, at in zip(pixels_BHWC, at_B.tolist(), strict=True):
-        truth = int(truth_N[at])
-        answers = zip(kinds, answer_NK[at].tolist(), strict=True)
-        said = [Word(CALLED.get(kind, kind), class_name(index, named), named == truth) for kind, named in answers]
-        tiles.append(Tile(_fitted(pixels_HWC), (Word("truth", class_name(index, truth)), *said)))
-    return tiles
+    judged = {
+        s.kind: s.answers for kind in results.kinds for s in results.of(kind) if s.answers and s.seed == min(seeds)
+    }
+    first = judged[results.kinds[0]]
+    named = {"teacher": first["teacher"]} if "teacher" in first else {}
+    named |= {kind: answers["named"] for kind, answers in judged.items()}
+    right = {kind: named_N == first["truth"] for kind, named_N in named.items()}
+    best = max(gains, key=lambda kind: gains[kind].mean)
+    groups = {
+        f"Only the student of {called(best)} is right": right[best] & ~right["none"],
+        "Only the plain student is right": right["none"] & ~right[best],
+        "Nobody is right": ~np.any(list(right.values()), axis=0),
+    }
+    shelves = []
+    for title, chosen_N in groups.items():
+        shown = np.flatnonzero(chosen_N)[:most]
+        pixels_BHWC = rendered(store.manifest.recipe, index, first["row"][shown], np.zeros(len(shown), np.int64))
+        tiles = []
+        for pixels_HWC, at in zip(pixels_BHWC, shown.tolist(), strict=True):
+            answers = [Word(called(k), class_name(index, int(n[at])), bool(right[k][at])) for k, n in named.items()]
+            truth = Word("truth", class_name(index, int(first["truth"][at])))
+            tiles.append(Tile(_fitted(pixels_HWC), (truth, *answers)))
+        if tiles:
+            shelves.append(Shelf(f"{title}: {int(chosen_N.sum()):,} of {len(chosen_N):,}", tuple(tiles)))
+    return shelves
 
 
 def class_name(index: SampleIndex, number: int) -> str:
@@ -225,15 +213,6 @@ def _fitted(pixels_HWC: Pixels) -> Pixels:
         return pixels_HWC
     size = (max(1, round(pixels_HWC.shape[1] * scale)), max(1, round(pixels_HWC.shape[0] * scale)))
     return np.asarray(cv2.resize(pixels_HWC, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def data_uri(pixels_HWC: Pixels, quality: int = 85) -> str:
-    """The picture as text for a page."""
-    done, data = cv2.imencode(
-        ".webp", np.ascontiguousarray(pixels_HWC[:, :, ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality]
-    )
-    assert done
-    return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
 
 
 def contact_sheet_of(shelves: Sequence[Shelf]) -> bytes:

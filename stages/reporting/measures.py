@@ -25,6 +25,10 @@ MOST_CLASSES = 2000
 """Up to so many classes confusions are counted"""
 
 
+Reliability = list[tuple[float, float, int]]
+"""(confidence, share that is right, pictures) of each bin that holds any"""
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """Where a figure would lie in 95 of 100 samples of as many pictures."""
@@ -78,29 +82,21 @@ def recall(students: Sequence[StudentResult], classes: int) -> tuple[NDArray[np.
     """(pictures of each class, share of them that is recognised, mean over the students): not a number without any."""
     images_K, right_K = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     for student in students:
-        right_N = student.right
-        if right_N is None or student.answers is None:
+        if student.answers is None:
             return None
-        truth_N = student.answers["truth"][student.answers["truth"] >= 0]
-        images_K += np.bincount(truth_N, minlength=classes)
-        right_K += np.bincount(truth_N[right_N], minlength=classes)
+        images_K += np.bincount(student.answers["truth"], minlength=classes)
+        right_K += np.bincount(student.answers["truth"][student.right], minlength=classes)
     with np.errstate(invalid="ignore"):
         return (images_K // len(students), right_K / images_K) if students else None
 
 
 def confusion(students: Sequence[StudentResult], classes: int) -> NDArray[np.int64] | None:
     """How often a picture of each class (row) is taken for each (column), added up over the students."""
-    if classes > MOST_CLASSES or not students:
+    answers = [student.answers for student in students if student.answers is not None]
+    if classes > MOST_CLASSES or not answers or len(answers) < len(students):
         return None
-    total_KK = np.zeros((classes, classes), np.int64)
-    for student in students:
-        answers = student.answers
-        if answers is None or student.head not in answers:
-            return None
-        known_N = answers["truth"] >= 0
-        cell_N = answers["truth"][known_N] * classes + answers[student.head][known_N]
-        total_KK += np.bincount(cell_N, minlength=classes**2).reshape(classes, classes)
-    return total_KK
+    cells = np.concatenate([found["truth"] * classes + found["named"] for found in answers])
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def mistaken(counts_KK: NDArray[np.int64], most: int) -> list[tuple[int, int, int, float]]:
@@ -111,8 +107,8 @@ def mistaken(counts_KK: NDArray[np.int64], most: int) -> list[tuple[int, int, in
     return [(k, j, int(wrong_KK[k, j]), float(wrong_KK[k, j] / counts_KK[k].sum())) for k, j in cells if wrong_KK[k, j]]
 
 
-def reliability(students: Sequence[StudentResult]) -> list[tuple[float, float, int]]:
-    """(confidence, share that is right, pictures) of each bin that holds any, over the students; or nothing."""
+def reliability(students: Sequence[StudentResult]) -> Reliability:
+    """Over the students; nothing where one was not judged so."""
     if not students or not all(s.bins for s in students):
         return []
     found = []

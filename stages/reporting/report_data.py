@@ -1,27 +1,31 @@
-"""What is a report about, in which words and colours does it speak of it, and what of it can be taken along?"""
+"""What is a report about, in which words does it speak of it, and what of it can be taken along?"""
 
 from __future__ import annotations
 
 import csv
 import io
-import zlib
+import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.inspection.doctor import doctor_text
+from pipeline.inspection.gauge import gauge_text
 from pipeline.labelling.cost import Cost
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
 from stages.reporting.gallery import Shelf
 from stages.reporting.made import Made
-from stages.reporting.measures import Interval, gain_interval, recall, reliability
-from stages.reporting.results import CALLED, KINDS, Line, Results, Spread, mean_curve
-
-OTHERS = 4
-"""Colours for kinds of students that are not known by name"""
+from stages.reporting.measures import Interval, Reliability, confusion, gain_interval, recall, reliability
+from stages.reporting.results import Line, Results, Spread, StudentResult, called, mean_curve
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Story:
     """All that the page is about."""
 
@@ -39,6 +43,11 @@ class Story:
     """What earlier reports found, the oldest first"""
 
     @property
+    def students(self) -> list[StudentResult]:
+        """All, kind by kind."""
+        return [student for kind in self.results.kinds for student in self.results.of(kind)]
+
+    @cached_property
     def labelled(self) -> int:
         """Rows with a label."""
         return int((self.index.classes >= 0).sum())
@@ -60,16 +69,71 @@ class Story:
         """The interval of that gain, of the pictures."""
         return gain_interval(self.results, self.best[0]) if self.best else None
 
+    @cached_property
+    def recalls(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Of each kind whose answers were kept: pictures of each class, and the share of them that is recognised."""
+        found = {kind: recall(self.results.of(kind), len(self.classes)) for kind in self.results.kinds}
+        return {kind: of_classes for kind, of_classes in found.items() if of_classes is not None}
+
+    @property
+    def closest(self) -> str | None:
+        """The kind whose classes are looked at one by one: the best one of those whose answers were kept."""
+        best = self.best[0] if self.best else None
+        return best if best in self.recalls else next(reversed(self.recalls), None)
+
+    @cached_property
+    def confused(self) -> NDArray[np.int64] | None:
+        """How often it takes a picture of each class (row) for each."""
+        return confusion(self.results.of(self.closest), len(self.classes)) if self.closest else None
+
+    @cached_property
+    def reliabilities(self) -> dict[str, Reliability]:
+        """Of each kind that was judged so."""
+        return {kind: bins for kind in self.results.kinds if (bins := reliability(self.results.of(kind)))}
+
+    @property
+    def tokens(self) -> dict[str, Line]:
+        """What was measured of the two tokens, kind by kind."""
+        found = self.results.tokens
+        return {kind: found[kind] for kind in [k for k in self.results.kinds if k in found] or sorted(found)}
+
+    @property
+    def label_shares(self) -> list[tuple[str, int, float]]:
+        """(share of the main picture, views, how often it is named), where views are mixed; else nothing."""
+        unmixed, by_share = (self.results.labels.get(name) or {} for name in ("unmixed", "by_lambda"))
+        parts = {"unmixed": unmixed} if unmixed.get("views") else {}
+        parts |= {f"{share} of the view": found for share, found in by_share.items()}
+        known = [(name, part) for name, part in parts.items() if part.get("top1") is not None]
+        return [(name, int(part["views"]), float(part["top1"])) for name, part in known] if len(known) > 1 else []
+
+    @property
+    def inspected(self) -> tuple[list[str], list[str]]:
+        """What the doctor and the gauge measured of the labels, and what they warn of."""
+        labels = self.results.labels
+        lines = doctor_text(labels.get("doctor"))
+        lines += gauge_text(labels.get("gauge"), labels.get("bytes_per_view", {}))
+        marked = [line.partition(": ") for line in lines if line.startswith(("ADVICE: ", "WARNING: "))]
+        plain = [line.rstrip(".") for line in lines if not line.startswith(("ADVICE: ", "WARNING: "))]
+        return [f"{line[0].upper()}{line[1:]}." for line in plain], [text for _, _, text in marked]
+
+    @property
+    def own(self) -> float | None:
+        """How often the labels name the true class of rows that have one."""
+        return statistics.fmean(value for _, value in self.per_view) if self.per_view else None
+
+    @property
+    def judged_on(self) -> list[str]:
+        """Machines whose speed was measured."""
+        return sorted({str(s.speed["machine"]["processor"]) for s in self.students if "machine" in s.speed})
+
     @property
     def label_bytes(self) -> dict[str, float]:
         """Bytes of a view's labels that each kind reads, where its store keeps what this one does."""
         sizes = {name: size for name, size in self.store.bytes_per_view().items() if name not in ("crc", "luma")}
-        read = {"none": 0.0, "hard": sizes.get("argmax", 0.0), "soft": sum(sizes.values())}
-        keep = str(self.store.manifest.keep)
-        same = (
-            kind for kind in self.results.kinds if all(s.settings.get("keep") == keep for s in self.results.of(kind))
-        )
-        return {"none": 0.0} | {kind: read[kind] for kind in same if kind in read}
+        read = {"hard": sizes.get("argmax", 0.0), "soft": sum(sizes.values())}
+        keeps = {kind: {s.settings.get("keep") for s in self.results.of(kind)} for kind in self.results.kinds}
+        same = {str(self.store.manifest.keep)}
+        return {"none": 0.0} | {kind: size for kind, size in read.items() if keeps.get(kind) == same}
 
     def found(self) -> dict[str, Any]:
         """What is remembered of this report."""
@@ -77,10 +141,46 @@ class Story:
         labels = {"views": self.store.layout.views, "rows": len(self.index), "keep": str(self.store.manifest.keep)}
         return {**self.results.summary(), "labels": labels | {"bytes_per_view": round(sum(sizes.values()), 1)}}
 
+    def files(self) -> dict[str, bytes]:
+        """The page's figures as tables, by their names."""
+        found = {"students.csv": _students(self.results)}
+        epochs = [line for student in self.students for line in student.epochs]
+        found |= {
+            f"{name}.csv": curve_table(self.results, name)
+            for name in ("top1", "loss")
+            if any(name in e for e in epochs)
+        }
+        if self.recalls:
+            images_K = next(iter(self.recalls.values()))[0]
+            rows = zip(self.classes, images_K.tolist(), *(r[1].tolist() for r in self.recalls.values()), strict=True)
+            found["classes.csv"] = as_csv(["class", "pictures", *self.recalls], rows)
+        if self.reliabilities:
+            bins = [(kind, *b) for kind, bins in self.reliabilities.items() for b in bins]
+            found["reliability.csv"] = as_csv(["learned_from", "confidence", "right", "answers"], bins)
+        return found
 
-def called(kind: str) -> str:
-    """A kind of student in words."""
-    return CALLED.get(kind, kind)
+
+def _students(results: Results) -> bytes:
+    flags = sorted({name for student in results.students for name in student.settings})
+    heads = list(dict.fromkeys(head for student in results.students for head in student.accuracy))
+    head = ["student", *heads, "log_loss", "calibration_error", "agrees_with_teacher"]
+    head += ["images_per_second", "forward_images_per_second", *flags]
+    rows = [
+        [f"{s.kind}-{s.seed}", *map(s.accuracy.get, heads), s.loss, s.calibration, s.as_teacher,
+         s.median("images_per_second"), s.speed.get("forward_images_per_second"), *map(s.settings.get, flags)]
+        for s in results.students
+    ]  # fmt: skip
+    return as_csv(head, rows)
+
+
+def curve_table(results: Results, name: str) -> bytes:
+    """A column for each kind of student (mean over its seeds), a line for each number of updates."""
+    columns = {kind: dict(mean_curve([s.epochs for s in results.of(kind)], name)) for kind in results.kinds}
+    rows = [
+        [f"{update:g}", *(f"{curve[update]:.6f}" if update in curve else "" for curve in columns.values())]
+        for update in sorted(set().union(*columns.values()))
+    ]
+    return as_csv(["update", *columns], rows)
 
 
 def taught(kind: str) -> str:
@@ -88,64 +188,28 @@ def taught(kind: str) -> str:
     return "students without a teacher" if kind == "none" else f"students of {called(kind)}"
 
 
-def colour(kind: str) -> str:
-    """The page's colour of a kind, or of the teacher."""
-    return kind if kind in (*KINDS, "teacher") else f"other{zlib.crc32(kind.encode()) % OTHERS + 1}"
+def share(value: float | None, unit: str = "") -> str:
+    """A share in per cent, or a dash."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}{unit}"
+
+
+def decimal(value: float | None, digits: int) -> str:
+    """A figure, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference in percentage points."""
+    return f"{100 * value:+.{digits}f}".replace("-", "−")
 
 
 def points(spread: Spread) -> str:
     """A gain in percentage points, with its sign."""
-    text = f"{100 * spread.mean:+.1f}".replace("-", "−")
-    return f"{text} ± {100 * spread.deviation:.1f}" if len(spread.values) > 1 else text
+    return signed(spread.mean) + (f" ± {100 * spread.deviation:.1f}" if len(spread.values) > 1 else "")
 
 
-def files(story: Story) -> list[tuple[str, bytes]]:
-    """The page's figures as tables, by their names."""
-    found = [("students.csv", _students(story.results))]
-    found += [(f"{name}.csv", curve_table(story.results, name)) for name in ("top1", "loss") if _known(story, name)]
-    recalls = {kind: recall(story.results.of(kind), len(story.classes)) for kind in story.results.kinds}
-    shown = {kind: r for kind, r in recalls.items() if r is not None}
-    if shown:
-        images_K = next(iter(shown.values()))[0]
-        rows = zip(story.classes, images_K.tolist(), *(r[1].tolist() for r in shown.values()), strict=True)
-        found.append(("classes.csv", table(["class", "pictures", *shown], rows)))
-    bins = [(kind, *b) for kind in story.results.kinds for b in reliability(story.results.of(kind))]
-    if bins:
-        found.append(("reliability.csv", table(["learned_from", "confidence", "right", "answers"], bins)))
-    return found
-
-
-def _known(story: Story, name: str) -> bool:
-    return any(name in line for student in story.results.students for line in student.epochs)
-
-
-def _students(results: Results) -> bytes:
-    flags = sorted({name for student in results.students for name in student.settings})
-    heads = list(dict.fromkeys(head for student in results.students for head in student.accuracy))
-    head = ["student", *heads, "log_loss", "calibration_error", "agrees_with_teacher", "images_per_second", *flags]
-    rows = [
-        [s.name, *(s.accuracy.get(h) for h in heads), s.loss[s.head], s.calibration[s.head], s.as_teacher, s.rate]
-        + [s.settings.get(flag) for flag in flags]
-        for s in results.students
-    ]
-    return table(head, rows)
-
-
-def curve_table(results: Results, name: str) -> bytes:
-    """A column for each kind of student (mean over its seeds), a line for each number of updates."""
-    columns = {kind: dict(mean_curve([s.epochs for s in results.of(kind)], name)) for kind in results.kinds}
-    updates = sorted({update for curve in columns.values() for update in curve})
-    rows = [
-        [f"{update:g}", *(f"{curve[update]:.6f}" if update in curve else "" for curve in columns.values())]
-        for update in updates
-    ]
-    return table(["update", *columns], rows)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """CSV."""
+def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A table to take along."""
     text = io.StringIO()
-    written = csv.writer(text, lineterminator="\n")
-    written.writerow(head)
-    written.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
     return text.getvalue().encode()

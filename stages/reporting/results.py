@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,8 @@ CALLED = {"none": "no teacher", "hard": "hard labels", "soft": "soft labels"}
 KINDS = tuple(CALLED)
 HEADS = {"class": "class head", "distillation": "distillation", "fused_logits": "both fused"}
 BEST_HEAD = "fused_logits"
+OTHERS = 4
+"""Colours for kinds of students that are not known by name"""
 
 T = TypeVar("T")
 Line = dict[str, Any]
@@ -63,22 +65,21 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentResult:
-    """One student: its scores on held-out pictures and how it got there."""
+    """One student: its scores on held-out pictures and how it got there; what older files lack is empty."""
 
     kind: str
     seed: int
     images: int
     accuracy: dict[str, float]
-    """Top-1 of each head."""
-    loss: dict[str, float]
-    calibration: dict[str, float]
+    """Top-1 of each head; all other figures are of the head that a user would take"""
+    loss: float
+    calibration: float
     as_teacher: float | None
     """How often it names the teacher's class."""
     epochs: tuple[Line, ...]
     steps: tuple[Line, ...]
     answers: dict[str, NDArray[np.int64]] | None
-    """Per held-out row: row, truth, teacher, and the class that each head names."""
-    model: str = ""
+    """Per held-out row that has a label: row, truth, the class that is named, and the teacher's where it was asked"""
     settings: Line = field(default_factory=dict)
     """The flags that it was trained with"""
     parameters: int | None = None
@@ -88,39 +89,19 @@ class StudentResult:
     """How fast, and on what, it was judged"""
 
     @property
-    def name(self) -> str:
-        """As its files are called."""
-        return f"{self.kind}-{self.seed}"
-
-    @property
     def best(self) -> float:
-        """Accuracy of what a user would take: both heads fused, or the only one."""
-        return self.accuracy[self.head]
-
-    @property
-    def head(self) -> str:
-        """Whose answers a user would take."""
-        return BEST_HEAD if BEST_HEAD in self.accuracy else "class"
+        """Accuracy of what a user would take."""
+        return self.accuracy[_head(self.accuracy)]
 
     @property
     def right(self) -> NDArray[np.bool_] | None:
         """Whether it names the class of each held-out picture that has one."""
-        if self.answers is None or self.head not in self.answers:
-            return None
-        known_N = self.answers["truth"] >= 0
-        return np.asarray(self.answers[self.head] == self.answers["truth"])[known_N]
+        return None if self.answers is None else np.equal(self.answers["named"], self.answers["truth"])
 
-    @property
-    def rate(self) -> float | None:
-        """Images a second while training: the median interval."""
-        rates = [line["images_per_second"] for line in self.steps if "images_per_second" in line]
-        return statistics.median(rates) if rates else None
-
-    @property
-    def wait(self) -> float | None:
-        """Share of the time spent waiting for views: the median interval."""
-        waits = [line["wait"] for line in self.steps if "wait" in line]
-        return statistics.median(waits) if waits else None
+    def median(self, name: str) -> float | None:
+        """Of all intervals while it trained: `images_per_second`, or the share of time spent in `wait` for views."""
+        found = [line[name] for line in self.steps if name in line]
+        return statistics.median(found) if found else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +114,8 @@ class Results:
     teacher: Line = field(default_factory=dict)
     teacher_curve: tuple[dict[str, float], ...] = ()
     labels: Line = field(default_factory=dict)
-    val_labels: Line = field(default_factory=dict)
+    teacher_accuracy: float | None = None
+    """On the held-out pictures"""
     verified: Line = field(default_factory=dict)
 
     @property
@@ -142,28 +124,33 @@ class Results:
         found = {student.kind for student in self.students}
         return [kind for kind in KINDS if kind in found] + sorted(found - set(KINDS))
 
+    @property
+    def colours(self) -> dict[str, str]:
+        """The page's colour of each kind, and of the teacher; those that are not known by name take turns."""
+        others = [kind for kind in self.kinds if kind not in KINDS]
+        return {kind: kind for kind in (*KINDS, "teacher")} | {
+            k: f"other{n % OTHERS + 1}" for n, k in enumerate(others)
+        }
+
     def of(self, kind: str) -> list[StudentResult]:
         """The students of one kind, by seed."""
         return sorted((s for s in self.students if s.kind == kind), key=lambda s: s.seed)
 
-    def spread(self, kind: str, value: Callable[[StudentResult], float | None]) -> Spread | None:
-        """A figure over the seeds of a kind, where all have it."""
-        values = [value(student) for student in self.of(kind)]
-        known = [v for v in values if v is not None]
-        return Spread(tuple(known)) if known else None
+    def best(self, kind: str) -> Spread | None:
+        """The accuracy of a kind over its seeds."""
+        found = tuple(student.best for student in self.of(kind))
+        return Spread(found) if found else None
+
+    def mean(self, value: Callable[[StudentResult], float | None], kind: str | None = None) -> float | None:
+        """Of those students (of a kind, or of all) that have a figure."""
+        found = [value(student) for student in (self.students if kind is None else self.of(kind))]
+        known = [v for v in found if v is not None]
+        return statistics.fmean(known) if known else None
 
     def heads(self, kind: str) -> dict[str, Spread]:
         """The accuracy of each head that students of this kind have."""
-        spreads = ((head, self.spread(kind, partial(_accuracy, head))) for head in HEADS)
-        return {head: spread for head, spread in spreads if spread is not None}
-
-    @property
-    def teacher_accuracy(self) -> float | None:
-        """On the held-out pictures."""
-        unmixed = self.val_labels.get("unmixed") or {}
-        found = unmixed.get("top1")  # null where no held-out view is unmixed and labelled
-        found = self.teacher.get("val_top1") if found is None else found
-        return None if found is None else float(found)
+        found = {head: tuple(s.accuracy[head] for s in self.of(kind) if head in s.accuracy) for head in HEADS}
+        return {head: Spread(values) for head, values in found.items() if values}
 
     def gains(self) -> dict[str, Spread]:
         """Of each distilled kind over the plain student, seed by seed where they share seeds."""
@@ -185,8 +172,9 @@ class Results:
         return {**kinds, "gain": gains, **teacher}
 
 
-def _accuracy(head: str, student: StudentResult) -> float | None:
-    return student.accuracy.get(head)
+def called(kind: str) -> str:
+    """A kind of student in words."""
+    return CALLED.get(kind, kind)
 
 
 def read_results(results: Path, runs: Path, summary: Path | None = None) -> Results:
@@ -198,13 +186,17 @@ def read_results(results: Path, runs: Path, summary: Path | None = None) -> Resu
             "student.evaluate --out there."
         )
     tokens = {path.stem.rpartition("-")[0]: _json(path) for path in sorted((results / "tokens").glob("*-*.json"))}
+    teacher = _json(results / "teacher.json", {})
+    unmixed = _json(results / "labels-val.json", {}).get("unmixed") or {}
+    held_out = unmixed.get("top1")  # null where no held-out view is unmixed and labelled
+    held_out = teacher.get("val_top1") if held_out is None else held_out
     return Results(
         students=students,
         tokens=tokens,
-        teacher=_json(results / "teacher.json", {}),
+        teacher=teacher,
+        teacher_accuracy=None if held_out is None else float(held_out),
         teacher_curve=tuple(_csv(results / "teacher.csv")),
         labels=_json(results / "labels-train.json", {}) or (_json(summary, {}) if summary else {}),
-        val_labels=_json(results / "labels-val.json", {}),
         verified=_json(results / "verify.json", {}),
     )
 
@@ -220,23 +212,20 @@ def _read_students(folder: Path, runs: Path) -> Iterable[StudentResult]:
 def _student(path: Path, kind: str, seed: int, runs: Path) -> StudentResult:
     found = _json(path)
     scores = found["student"]
-    heads = [head for head in HEADS if head in scores]
     agreement = scores["agreement"]
     log = _lines(runs / path.stem / "metrics.jsonl")
-    best = BEST_HEAD if BEST_HEAD in heads else "class"
-    answers = path.with_suffix(".npz")
+    best = _head(scores)
     return StudentResult(
         kind=kind,
         seed=seed,
         images=int(scores["labelled"]),
-        accuracy={head: float(scores[head]["top1"]) for head in heads},
-        loss={head: float(scores[head]["loss"]) for head in heads},
-        calibration={head: float(scores[head]["ece"]) for head in heads},
+        accuracy={head: float(scores[head]["top1"]) for head in HEADS if head in scores},
+        loss=float(scores[best]["loss"]),
+        calibration=float(scores[best]["ece"]),
         as_teacher=agreement.get(f"{best}/teacher"),
         epochs=tuple(line for line in log if line["kind"] == "epoch"),
         steps=tuple(line for line in log if line["kind"] == "steps"),
-        answers=_answers(answers) if answers.exists() else None,
-        model=str(found.get("model", "")),
+        answers=read_answers(path.with_suffix(".npz"), best),
         settings=found.get("settings", {}),
         parameters=found.get("parameters"),
         bins=tuple((int(n), int(right), float(sure)) for n, right, sure in scores.get("reliability", {}).get(best, ())),
@@ -244,10 +233,20 @@ def _student(path: Path, kind: str, seed: int, runs: Path) -> StudentResult:
     )
 
 
-def _answers(path: Path) -> dict[str, NDArray[np.int64]]:
+def _head(scores: Mapping[str, object]) -> str:
+    """Whose answers a user would take: both heads fused, or the only one."""
+    return BEST_HEAD if BEST_HEAD in scores else "class"
+
+
+def read_answers(path: Path, head: str) -> dict[str, NDArray[np.int64]] | None:
+    """What one head, and the teacher where it was asked, named each picture that has a label."""
+    if not path.exists():
+        return None
     with np.load(path, allow_pickle=False) as found:
-        names = ("row", "truth", "teacher", *HEADS)
-        return {name: found[name].astype(np.int64) for name in names if name in found}
+        known_N = found["truth"] >= 0
+        columns = {"row": "row", "truth": "truth", "teacher": "teacher", "named": head}
+        answers = {name: found[stored].astype(np.int64)[known_N] for name, stored in columns.items() if stored in found}
+    return answers if "named" in answers else None
 
 
 def _lines(path: Path) -> list[Line]:

@@ -43,11 +43,11 @@ class Writing:
             self._thread.shutdown()
 
     def save(self, state: State) -> None:
-        """Write `last`; what was last becomes previous."""
+        """Hand over a state to be written as `last`; the one that was last becomes `previous`."""
         self._begin(checkpoint.save, state)
 
     def save_best(self, state: State) -> None:
-        """Write `best`."""
+        """Hand over the weights of a state to be written as `best`."""
         self._begin(checkpoint.save_best, {name: state[name] for name in checkpoint.KEPT if name in state})
 
     def settle(self) -> None:

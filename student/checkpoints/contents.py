@@ -38,7 +38,7 @@ def require_student(state: Mapping[str, Any], where: object) -> None:
 
 
 def require_training(state: Mapping[str, Any], where: object) -> None:
-    """Refuse what no training can go on from."""
+    """Refuse a checkpoint, which lies at `where`, that has not all that a training needs to go on."""
     require_student(state, where)
     _require(state, TRAINING, where)
     _require(state["meta"], {name: META[name] for name in ("settings", "store")}, f"{where}: meta")

@@ -20,7 +20,7 @@ COMMENT = len(_MARK) + 64
 
 
 def path_of(run: Path, which: str = LAST) -> Path:
-    """The file of a run's checkpoint."""
+    """The file of a checkpoint in a run's folder: of `last`, `previous` or `best`."""
     return run / f"{which}.pt"
 
 
@@ -47,7 +47,7 @@ def is_marked(path: Path) -> bool:
 
 
 def digest_of(file: BinaryIO, end: int) -> bytes:
-    """The mark for bytes [0, end); leaves the file at `end`."""
+    """The mark and digest that a checkpoint with bytes [0, end) must end in; leaves the file at `end`."""
     digest = hashlib.sha256()
     while left := end - file.tell():
         digest.update(file.read(min(left, 1 << 20)))

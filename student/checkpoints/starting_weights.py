@@ -45,7 +45,7 @@ class Start:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Initial:
-    """What there is to start from."""
+    """Weights that a new student can start from, and the file that they were read from."""
 
     file: Path
     state: dict[str, Tensor]

@@ -27,7 +27,7 @@ from student.network.model import Student, StudentSpec, build
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A trained student, ready to answer."""
+    """A student as it was read from a checkpoint, with what the checkpoint says of its training."""
 
     student: Student
     ema: Student | None
@@ -55,7 +55,7 @@ class Saved:
 
     @property
     def spec(self) -> StudentSpec:
-        """Its architecture."""
+        """The architecture of the student."""
         return self.student.spec
 
     def weights(self, ema: bool) -> Student:
@@ -68,7 +68,7 @@ class Saved:
 
 
 def open_saved(path: Path, which: str = "last") -> Saved:
-    """The student in a run directory or checkpoint file."""
+    """Read the student in a run's folder (its `which` checkpoint) or in a checkpoint file."""
     found = checkpoint.load(path, which)
     require_student(found, path)
     spec = StudentSpec.from_json(found["spec"])

@@ -76,18 +76,18 @@ def write_card(folder: Path, saved: Saved, *, head: str, ema: bool) -> None:
 
 
 def sealed(text: str) -> str:
-    """A card with its digest."""
+    """The text of a card with its digest at the end, by which a later export knows it for its own."""
     return f"{text}\n{SEAL}{_digest(text)} -->\n"
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a card is as a command wrote it."""
+    """Whether a card is still as a command wrote it, byte for byte."""
     text = unsealed(path)
     return path.read_text(encoding="utf-8", errors="replace") == sealed(text)
 
 
 def unsealed(path: Path) -> str:
-    """What a card says, without its digest."""
+    """The text of the card in a file, without the digest at its end."""
     text = path.read_text(encoding="utf-8", errors="replace")
     return text.rpartition(f"\n{SEAL}")[0] or text
 

@@ -31,7 +31,7 @@ LARGEST = 2**31 - 1
 
 
 class Graph(nn.Module):
-    """A student with plain tensors as answers."""
+    """A student whose answers are plain tensors, as a graph must have them."""
 
     def __init__(self, student: Student, head: str) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from student.judging.evaluation_recipe import evaluation_recipe
 
 
 def description(saved: Saved, crop_pct: float | None = None) -> dict[str, object]:
-    """The same for machines, to lie beside an exported student."""
+    """How pictures are prepared for this student, as values for a file beside the export."""
     recipe = evaluation_recipe(saved.spec.image_size, crop_pct)
     return {
         "color": "RGB",

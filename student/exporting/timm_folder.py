@@ -98,7 +98,7 @@ def timm_state(student: Student, head: str) -> dict[str, Tensor]:
 
 
 def require_head(student: Student, head: str) -> None:
-    """Refuse a head that the student does not have."""
+    """Refuse a `head` that this student does not have."""
     if head == "distillation" and not student.two_heads:
         raise StudentError(
             f"{student.spec.model} has one head, and no distillation head to export. "
@@ -107,7 +107,7 @@ def require_head(student: Student, head: str) -> None:
 
 
 def read_timm(folder: Path) -> torch.nn.Module:
-    """The model as anyone would load it."""
+    """Load the model in an exported folder by timm alone, as anyone would."""
     logging.getLogger("timm").setLevel(logging.WARNING)  # it tells of every step of loading
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 

@@ -2,7 +2,8 @@
 
 `usable` says what a store can serve. `order` is a pure function of seed and epoch, `stored_answers` gathers the labels,
 `feed` renders and proves the views, `tensors` brings them to the device, `targets` is what a step teaches. `view_batch`
-is the form in which other people's trainers get it, and `position` where their views go on.
+is the form in which other people's trainers get it, `position` where their views go on, and `sample_rows` knows the
+samples of their pipelines.
 
 Imports `ranks`.
 """

@@ -40,7 +40,7 @@ LARGEST_PIECE = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What this rank trains on in one step."""
+    """The views and labels that this rank trains on in one step."""
 
     epoch: int
     step: int
@@ -54,7 +54,7 @@ class Step:
 
     @property
     def count(self) -> int:
-        """Views of the global batch."""
+        """How many views the step has over all ranks."""
         return len(self.whole)
 
     def parts(self, number: int) -> list[slice]:
@@ -64,7 +64,7 @@ class Step:
 
 
 class Feed:
-    """The steps of a run, from any position on."""
+    """Gives the steps of a run one after the other, from any position on: views drawn and proven, labels gathered."""
 
     def __init__(
         self, order: Order, answers: AnswerSource, index: SampleIndex, loader: Loader, ranks: Ranks,
@@ -152,7 +152,7 @@ def cut_pieces(batch: Batch, order: Order) -> list[int]:
 
 
 def piece_capacity(order: Order) -> int:
-    """No request to the loader is larger than this."""
+    """The most views that are asked of the loader at once, on any rank in any step."""
     return PIECE if order.repeats == 1 else min(order.recipe.mix_window * order.repeats, LARGEST_PIECE)
 
 
@@ -167,7 +167,7 @@ def _last(edges: NDArray[np.int64], limit: int) -> int:
 
 
 def largest_share(order: Order, world: int) -> int:
-    """No process gets more views than this in one step."""
+    """The most views that any process gets in one step of this order."""
     return -(-order.largest // world) + 1
 
 

@@ -69,7 +69,7 @@ class Batch:
         return f"{zlib.crc32(self.view_B.tobytes(), zlib.crc32(self.row_B.tobytes())):08x}"
 
     def part(self, start: int, stop: int) -> Batch:
-        """Views [start, stop)."""
+        """The views at the places `start` up to `stop` of the batch."""
         return Batch(**{field.name: getattr(self, field.name)[start:stop] for field in fields(self)})
 
     def share(self, rank: int, world: int) -> Batch:
@@ -97,7 +97,7 @@ class _Pool:
 
 
 class Order:
-    """The sequence of batches of a training run."""
+    """Which views make up each step of a training: a function of seed, epoch and step alone."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class Order:
             )
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """The global batch of one step."""
+        """The views of a step over all ranks."""
         assert epoch >= 0 and 0 <= step < self.steps
         number, turn = divmod(epoch, self.repeats)
         first, last = (self._window_start(number, self._windows * t // self.repeats) for t in (turn, turn + 1))

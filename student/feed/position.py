@@ -20,7 +20,7 @@ MOST_WORKERS = 512
 
 
 class Position:
-    """(epoch, step) of the next step, a line for each worker."""
+    """At which epoch and step this process, and each worker of it, goes on; in memory that workers share."""
 
     def __init__(self) -> None:
         self._memory = RawArray("q", 2 * (MOST_WORKERS + 1) + 1)
@@ -34,7 +34,7 @@ class Position:
         return self._numbers[1:].reshape(-1, 2)
 
     def get(self, worker: int | None = None) -> tuple[int, int]:
-        """Where this process, or one worker, goes on."""
+        """The epoch and step at which this process, or one worker of it, goes on."""
         if worker is not None and worker >= MOST_WORKERS:
             raise StudentError(f"Worker {worker} of a DataLoader is one too many. Use at most {MOST_WORKERS}.")
         self._numbers[0] |= worker is not None
@@ -42,16 +42,16 @@ class Position:
         return epoch, step
 
     def advance(self, epoch: int, step: int, worker: int | None = None) -> None:
-        """Move one line."""
+        """Note where this process, or one worker of it, goes on from now."""
         self._lines[0 if worker is None else 1 + worker] = epoch, step
 
     def set(self, epoch: int, step: int) -> None:
-        """Move all lines."""
+        """Note that every worker goes on at this epoch and step."""
         self._lines[:] = epoch, step
         self._numbers[0] = 0
 
     def begin(self, epoch: int) -> None:
-        """Move all lines to the beginning of an epoch, but where all stand in it already."""
+        """Note that every worker begins an epoch; where all stand in that epoch already, nothing moves."""
         first, step = self.get()
         same = first == epoch and bool((self._lines == self._lines[0]).all())
         self.set(epoch, step if same else 0)

@@ -43,10 +43,10 @@ class AnswerSource(Protocol):
     """Where answers come from: a store, or (in a test) a live teacher."""
 
     def expect(self, batch: Batch) -> None:
-        """Announce a batch that will be gathered, in order."""
+        """Announce a batch, so that its answers are read in time; batches are gathered in the same order."""
 
     def gather(self, batch: Batch) -> Answers:
-        """The answers about the batch's views, in its order."""
+        """The answers about the views of a batch, in its order; waits until they have been read."""
 
 
 def needed(manifest: Manifest, *, soft: bool, luma: bool) -> frozenset[str]:
@@ -56,7 +56,7 @@ def needed(manifest: Manifest, *, soft: bool, luma: bool) -> frozenset[str]:
 
 
 class StoredAnswers:
-    """Answers from a finished label store."""
+    """Reads the answers about batches from a finished store, some batches ahead."""
 
     def __init__(self, store: StoreReader, names: Iterable[str], *, keep_units: int) -> None:
         self._store, self._names, self._keep_units = store, frozenset(names), keep_units
@@ -67,15 +67,15 @@ class StoredAnswers:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="labels")
 
     def close(self) -> None:
-        """End the readers."""
+        """End the threads that read."""
         self._readers.shutdown(cancel_futures=True)
 
     def forget(self) -> None:
-        """Nothing that was announced is waited for any more."""
+        """Drop all batches that were announced and not gathered."""
         self._expected.clear()
 
     def expect(self, batch: Batch) -> None:
-        """Begin to read the units that the batch needs."""
+        """Announce a batch: the units that its answers lie in begin to be read."""
         for unit in np.unique(self._units_of(batch)).tolist():
             self._expected[unit] += 1
             self._future(unit)

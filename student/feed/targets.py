@@ -22,7 +22,7 @@ class Truth:
     """float32 share of the item's own row."""
 
     def masses(self) -> tuple[Tensor, Tensor]:
-        """Labelled mass [B] of the own and of the partner's part."""
+        """The share [B] of each view that has a label: that of its own part, and that of its partner's."""
         return self.lam_B * (self.own_B >= 0), (1 - self.lam_B) * (self.partner_B >= 0)
 
 

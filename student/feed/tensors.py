@@ -29,7 +29,7 @@ R = TypeVar("R", Truth, TeacherLabels)
 
 
 def truth_of(index: SampleIndex, batch: Batch, device: torch.device) -> Truth:
-    """What the data set says about these mixed views."""
+    """The classes of a batch's views and of what is mixed into them, with the shares, on the device."""
     own_B, partner_B = (index.classes[rows].astype(np.int64) for rows in (batch.row_B, batch.partner_B))
     return Truth(*(across(array, device) for array in (own_B, partner_B, batch.lam_B.astype(np.float32))))
 
@@ -47,9 +47,9 @@ def teacher_labels(
     argmax_B = _classes(labels.argmax_B, device)
     if not labels.parts:
         return TeacherLabels(argmax_B=argmax_B, temperatures=temperatures)
-    codes_BC = keep.codes(labels.parts)
-    if codes_BC is not None:
-        return TeacherLabels(argmax_B=argmax_B, logits_BC=_logits(codes_BC, device), temperatures=temperatures)
+    known = keep.codes(labels.parts)
+    if known is not None and known.index_BK is None:
+        return TeacherLabels(argmax_B=argmax_B, logits_BC=_logits(known.code_BK, device), temperatures=temperatures)
     score_BC = keep.scores(labels.arrays(), temperature)
     if score_BC is not None:
         score_BC *= np.float32(temperature)  # they are divided by it again, as logits are
@@ -78,7 +78,7 @@ def sum_dtype(device_type: str) -> torch.dtype:
 
 
 def part_of(record: R, part: slice) -> R:
-    """The rows of one micro-batch."""
+    """The rows `part` of every tensor in a record: what one micro-batch learns from."""
     values: dict[str, Any] = {field.name: getattr(record, field.name) for field in fields(record)}
     cut: dict[str, Any] = {name: value[part] for name, value in values.items() if isinstance(value, Tensor)}
     return replace(record, **cut)
@@ -94,7 +94,7 @@ def normalise(pixels_BHWC: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 class Assembler:
-    """Puts pieces together into one batch on the device."""
+    """Copies pieces of a batch to their places in one tensor on the device."""
 
     def __init__(self, device: torch.device, most: int, side: int) -> None:
         self._device, self._cuda = device, device.type == "cuda"
@@ -119,7 +119,7 @@ class Assembler:
         left.synchronize()  # for the copy alone: the step before goes on computing meanwhile
 
     def take(self, count: int) -> Tensor:
-        """The batch on the device; on the CPU it is valid until the next piece is put."""
+        """The first `count` views on the device; on the CPU they are valid until the next piece is put."""
         assert self._batch is not None, "nothing was put"
         batch_BHWC = self._batch[:count]
         if self._stream is None:

@@ -9,6 +9,8 @@ Shapes: B views of this rank, S the side of a view, C classes, K kept classes, T
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
@@ -88,18 +90,24 @@ class Shape:
         for name, value, known in (("pixels", self.pixels, Pixels), ("channels", self.channels, Channels)):
             if value not in get_args(known):
                 raise StudentError(f"{name} '{value}' is not known. Known: {', '.join(get_args(known))}.")
+        if not 0 < self.tau < math.inf:
+            raise StudentError(f"tau is {self.tau}. Give a temperature above 0.")
+        if (len(self.mean), len(self.std)) != (3, 3) or min(self.std) <= 0:
+            raise StudentError(f"mean {self.mean} and std {self.std}: give three numbers each, those of std above 0.")
+        if not re.fullmatch(r"argmax|soft|dense|topk:\d+", self.answer) and self.answer != str(self.manifest.keep):
+            raise StudentError(f"answer '{self.answer}' is not known. Known: argmax, soft, topk:K, dense.")
         lacking = None
         if self.answer == SOFT:
             lacking = self.manifest.keep.lacks(self.tau, self.manifest.temperatures)
         elif self.keep.kind != "argmax" and self.keep != self.manifest.keep:
             self.keep.require_fit(self.manifest.num_classes)
-            self.manifest.keep.require_narrower(self.keep, self.temperatures, self.manifest.temperatures)
+            self.manifest.keep.narrowing(self.keep, self.temperatures, self.manifest.temperatures)
         if lacking is not None:
             raise StudentError(lacking)
 
     @property
     def keep(self) -> Keep:
-        """What is gathered of the answers."""
+        """The keep in which the teacher's answers are gathered for this form."""
         return self.manifest.keep if self.answer == SOFT else parse_keep(self.answer)
 
     @property
@@ -109,11 +117,11 @@ class Shape:
 
     @property
     def logits(self) -> bool:
-        """Whether anything beside the argmax is read."""
+        """Whether anything of the answers is read beside the argmax."""
         return self.keep.kind != "argmax"
 
     def of(self, step: Step) -> ViewBatch:
-        """A step in this form; its tensors stay valid."""
+        """A step of the feed in the form that was asked for; its tensors stay valid."""
         teacher, truth, batch = step.teacher, step.truth, step.batch
         soft = self.answer == SOFT
         device = step.pixels_BHWC.device
@@ -152,11 +160,11 @@ class NarrowedAnswers:
     shape: Shape
 
     def expect(self, batch: Batch) -> None:
-        """Announce a batch that will be gathered, in order."""
+        """Announce a batch to the source, so that its answers are read in time."""
         self.source.expect(batch)
 
     def gather(self, batch: Batch) -> Answers:
-        """The answers about the batch's views, in its order."""
+        """The answers about the views of a batch, narrowed."""
         found, shape = self.source.gather(batch), self.shape
         manifest = shape.manifest
         labels = narrow(

@@ -31,7 +31,7 @@ def _counts(*shape: int) -> Tensor:
 
 
 class Tally:
-    """Sums over the labelled images for one answer."""
+    """What one answer (a head, or both fused) adds up to over the labelled images that it has seen."""
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
@@ -89,13 +89,13 @@ class Tally:
         return [(count, correct, share(sure, count) or 0.0) for count, correct, sure in bins]
 
     def sums(self) -> list[Tensor]:
-        """Every sum, to be added over ranks in place."""
+        """The tensors that hold the sums, so that they can be added over ranks in place."""
         return [value for value in vars(self).values() if isinstance(value, Tensor)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ClassRow:
-    """How one class fares with one answer."""
+    """How well one answer knows one class."""
 
     number: int
     name: str
@@ -107,7 +107,7 @@ class ClassRow:
 
 
 def class_rows(tally: Tally, names: Sequence[str] | None) -> list[ClassRow]:
-    """One row a class, in the order of the classes."""
+    """How well an answer knows each class, in the order of the classes."""
     rows = zip(
         tally.class_count_K.tolist(), tally.class_correct_K.tolist(), tally.class_predicted_K.tolist(), strict=True
     )
@@ -148,7 +148,7 @@ class Scores:
         self.same_PP += (both_PPB & (named_PB[:, None] == named_PB[None])).sum(-1)
 
     def reduce(self) -> None:
-        """Make every rank hold the sums over all ranks."""
+        """Add the sums of all ranks up, so that every rank holds the whole."""
         sums = [self.images, self.same_PP, self.compared_PP]
         add_over_ranks(sums + [total for tally in self.tallies.values() for total in tally.sums()])
 
@@ -169,7 +169,7 @@ class Scores:
 
 
 def heads_on_cpu(heads: Heads) -> Heads:
-    """Both heads' logits in float32 on the CPU; waits for them."""
+    """The logits of both heads in float32 on the CPU, once the device has computed them."""
     return Heads(heads.cls.float().cpu(), None if heads.dist is None else heads.dist.float().cpu())
 
 

@@ -65,7 +65,7 @@ def _grid(axes: Axes, axis: Any = "both") -> None:
 
 
 def reliability(tally: Tally, path: Path, title: str) -> Path:
-    """Accuracy against confidence, and the share of images at each confidence."""
+    """Draw into `path` how often an answer is right at each confidence, and how often it is so confident."""
     count_N = tally.bin_count_N.numpy()
     full_N = count_N > 0
     accuracy_N = tally.bin_correct_N.numpy()[full_N] / count_N[full_N]
@@ -88,7 +88,7 @@ def reliability(tally: Tally, path: Path, title: str) -> Path:
 
 
 def classes(rows: Sequence[ClassRow], path: Path, title: str) -> Path:
-    """Recall of each class that has images, worst first."""
+    """Draw into `path` the recall of each class that has images, the worst first."""
     seen = sorted((row for row in rows if row.recall is not None), key=lambda row: (row.recall, row.number))
     recalls = np.array([row.recall for row in seen])
     mean = float(recalls.mean())

@@ -27,13 +27,13 @@ COLUMNS = ("row", "truth", "class", "distillation", "fused_logits", "teacher")
 
 
 class Predictions:
-    """Collects answers batch by batch."""
+    """The class that each head names for each picture, collected batch by batch."""
 
     def __init__(self) -> None:
         self._batches: list[Table] = []
 
     def add(self, heads: Heads, row_B: NDArray[np.int64], truth_B: Tensor, teacher_B: Tensor | None) -> None:
-        """Take note of a batch."""
+        """Note what the heads name for a batch, with its rows, true classes and the teacher's classes."""
         named = {"truth": truth_B, "class": heads.cls.argmax(-1)}
         if heads.dist is not None:
             named |= {"distillation": heads.dist.argmax(-1), "fused_logits": fuse(heads, "logits").argmax(-1)}

@@ -22,7 +22,7 @@ from student.judging.metrics import ClassRow, Scores, class_rows
 def write_metrics(
     path: Path, saved: Saved, recipe: Recipe, scores: Mapping[str, Scores], speed: Mapping[str, object]
 ) -> list[Path]:
-    """The metrics, and beside them the speed."""
+    """Write the metrics to `path`, and the speed into a file beside it, since it differs each time; both files."""
     described = {
         "model": saved.spec.model,
         "image_size": recipe.image_size,
@@ -55,7 +55,7 @@ def speed_path(path: Path) -> Path:
 
 
 def table(scores: Mapping[str, Scores]) -> str:
-    """A line an answer."""
+    """The scores as a table for the terminal, with a line for each answer."""
     taught = any("teacher" in score.answers for score in scores.values())
     lines = [f"{'':32}{'top-1':>8}{'top-5':>8}{'loss':>9}{'ece':>9}{'= teacher' if taught else '':>11}".rstrip()]
     for student, score in scores.items():

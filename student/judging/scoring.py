@@ -31,6 +31,7 @@ from pipeline.rendering.loader import Loader, requests_of
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.truth import PLAIN, LabelRule
 from pipeline.store.reader import StoreReader
 from pipeline.views.recipe import Recipe
@@ -59,7 +60,7 @@ class Teaching:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationBatch:
-    """Some pictures, on the device, with what is known about them."""
+    """Some pictures on the device, with their rows, their true classes and the teacher's answers."""
 
     row_B: NDArray[np.int64]
     pixels_BHWC: Tensor
@@ -70,7 +71,7 @@ class EvaluationBatch:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSet:
-    """Rows, and the recipe that they are seen through."""
+    """The rows that a student is judged on, and the recipe that they are seen through."""
 
     index: SampleIndex
     recipe: Recipe
@@ -143,7 +144,7 @@ def open_evaluation_set(
     store = StoreReader.open(logits, check_sizes=ranks.main)
     require_classes(store.manifest.num_classes, store.manifest.class_names, **learned, what=str(logits))
     return EvaluationSet(
-        index=store.index.moved_to(expand(shards)),
+        index=moved_to(store.index, expand(shards)),
         recipe=_same_recipe(recipe, store.manifest.recipe, logits),
         teaching=_teaching(store, ranks),
     )
@@ -223,7 +224,7 @@ class Judge:
         }
 
     def answers(self, pixels_BHWC: Tensor) -> dict[str, Heads]:
-        """What each student says; float32 logits on the CPU, waited for."""
+        """What each student says about these pictures: float32 logits on the CPU, once they are there."""
         begun = time.perf_counter()
         x_BCHW = self.prepare(pixels_BHWC)
         found = {}
@@ -236,7 +237,7 @@ class Judge:
         return found
 
     def prepare(self, pixels_BHWC: Tensor) -> Tensor:
-        """uint8 pictures as the student's input."""
+        """Pictures as uint8 made into the input that the students expect."""
         return normalise(pixels_BHWC, self._mean, self._std)
 
 

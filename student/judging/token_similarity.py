@@ -27,7 +27,7 @@ from student.network.model import Heads, Student
 
 
 class Similarity:
-    """Sums over pictures for one student."""
+    """How alike the class and the distillation token of a student are, summed over pictures."""
 
     def __init__(self, student: Student) -> None:
         require_tokens(student)
@@ -39,7 +39,7 @@ class Similarity:
         self.images, self.agree = (torch.zeros((), dtype=torch.int64) for _ in range(2))
 
     def add(self, x_BCHW: Tensor) -> None:
-        """Look at a batch."""
+        """Run the student over a batch, and add the cosine of its two tokens after each block."""
         with torch.inference_mode(), self._watching() as seen:
             heads: Heads = self.student(x_BCHW)
         assert heads.dist is not None and len(seen) == len(self.places)
@@ -50,7 +50,7 @@ class Similarity:
         self.agree += (heads.cls.argmax(-1) == heads.dist.argmax(-1)).sum().cpu()
 
     def reduce(self) -> None:
-        """Make every rank hold the sums over all ranks."""
+        """Add the sums of all ranks up, so that every rank holds the whole."""
         add_over_ranks([self.sum_L, self.square_L, self.images, self.agree])
 
     @contextlib.contextmanager
@@ -67,7 +67,7 @@ class Similarity:
                 hook.remove()
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers for a file."""
+        """Means and deviations after each block as plain values for a JSON file."""
         means = [share(total, self.images) for total in self.sum_L]
         squares = self.square_L / self.images.clamp(min=1)
         deviations = (squares - (self.sum_L / self.images.clamp(min=1)).square()).clamp(min=0).sqrt()

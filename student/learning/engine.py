@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The student and all that moves it."""
+    """The student with its optimiser, scaler and moving average: all that an update changes."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Engine:
         return sums
 
     def forward(self, pixels_BHWC: Tensor) -> Heads:
-        """The training forward pass."""
+        """The logits of uint8 views in training mode, at the run's precision."""
         with self._precision():
             return cast(Heads, self._forward(normalise(pixels_BHWC, self.mean, self.std)))
 
@@ -121,7 +121,7 @@ class Engine:
             return cast(Heads, student(normalise(pixels_BHWC, self.mean, self.std)))
 
     def averaged(self) -> Student:
-        """The student with the moving average of its weights."""
+        """The student whose weights are the moving average, ready to be judged."""
         assert self.ema is not None
         return cast(Student, self.ema.module.eval())
 
@@ -158,13 +158,13 @@ class Engine:
         return self._ddp.no_sync() if self._ddp is not None and silent else contextlib.nullcontext()
 
     def finite(self) -> bool:
-        """Whether every weight is a number."""
+        """Whether every weight is a finite number."""
         with torch.no_grad():
             finite = [torch.isfinite(value).all() for value in self.student.parameters()]
             return bool(torch.stack(finite).all())  # asked once, so that the device is waited for once
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of this."""
+        """All that the next update depends on, to stand in a checkpoint."""
         return {
             "model": self.student.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
@@ -173,7 +173,7 @@ class Engine:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Take up what `state` gave, from a checkpoint."""
         load_strictly(self.student, state["model"], "the checkpoint's student")
         if self.ema is not None:
             load_strictly(self.ema.module, state["ema"] or {}, "the checkpoint's moving average")

@@ -70,7 +70,7 @@ class DistillationLoss:
             raise StudentError(f"smoothing is {self.smoothing}; it must be at least 0 and below 1.")
 
     def check_store(self, keep: Keep, temperatures: tuple[float, ...]) -> None:
-        """Refuse a store that cannot serve this loss exactly."""
+        """Refuse a store whose keep and temperatures cannot serve this loss exactly."""
         lacking = keep.lacks(self.tau, temperatures) if self.kind == "soft" else None
         if lacking is not None:
             raise StudentError(lacking)

@@ -48,7 +48,7 @@ def scaled_lr(batch: int, per_512: float = 5e-4) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerSpec:
-    """Which optimiser, and what it does to which parameters."""
+    """Which of timm's optimisers is used, and how strongly each kind of weight decays and learns."""
 
     name: str = "adamw"
     """One of timm's optimisers."""
@@ -150,7 +150,7 @@ class Schedule:
 
     @property
     def updates(self) -> int:
-        """Updates of the whole run."""
+        """How many updates the whole run has."""
         return self.epochs * self.updates_per_epoch
 
     @property

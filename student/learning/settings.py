@@ -124,28 +124,28 @@ class Settings:
         return dataclasses.replace(self, views=views)
 
     def spec(self, num_classes: int, image_size: int) -> StudentSpec:
-        """The architecture, for these classes and views."""
+        """The architecture that the flags ask for, for so many classes and views of this size."""
         sizes = {name: getattr(self, name) for name in ("patch_size", "width", "depth", "heads", "drop_path", "drop")}
         return StudentSpec(model=self.model, num_classes=num_classes, image_size=image_size, **sizes)
 
     def loss(self) -> DistillationLoss:
-        """The loss."""
+        """The loss that the flags ask for."""
         return DistillationLoss(
             kind=self.distill, alpha=self.alpha, tau=self.tau, reduction=self.soft_reduction, smoothing=self.smoothing
         )
 
     def optimizer(self) -> OptimizerSpec:
-        """The optimiser."""
+        """The optimiser that the flags ask for."""
         names = ("weight_decay", "dist_token_decay", "layer_decay", "layer_decay_tokens")
         return OptimizerSpec(name=self.opt, **{name: getattr(self, name) for name in names})
 
     @property
     def peak_lr(self) -> float:
-        """The highest learning rate of the run."""
+        """The highest learning rate of the run, as it follows from the flags."""
         return self.lr if self.lr_absolute else scaled_lr(self.batch, self.lr)
 
     def lr_text(self) -> str:
-        """How the peak comes about, for the log."""
+        """How the highest learning rate comes about, in words for the log."""
         if self.lr_absolute:
             return f"peak learning rate {self.peak_lr:g}, as --lr says (--lr-absolute)"
         return (
@@ -166,7 +166,7 @@ class Settings:
         )
 
     def to_json(self) -> dict[str, Value]:
-        """The fields as plain values."""
+        """The flags by name as plain values, to stand in a checkpoint."""
         return dataclasses.asdict(self)
 
     def require_same(self, earlier: Mapping[str, Value], where: str) -> None:

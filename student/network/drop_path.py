@@ -29,7 +29,7 @@ def key_of(row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> NDArray[np.ui
 
 
 class Masks:
-    """The factors of the items that are going through the network."""
+    """Draws which branches are dropped for which items, and hands that to the network."""
 
     def __init__(self, modules: list[ItemDropPath], rate_L: tuple[float, ...], seed: int) -> None:
         self.modules, self.rate_L, self.seed = modules, rate_L, seed
@@ -64,7 +64,7 @@ class ItemDropPath(nn.Module):
     scale_B: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch of items [B, …], scaled."""
+        """What a branch gave for items [B, …], scaled by what was drawn for each: 0 drops it."""
         if not self.training:
             return x
         scale_B = self.scale_B.to(x.dtype)

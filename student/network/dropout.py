@@ -27,18 +27,18 @@ WORD = 0xFFFFFFFF
 
 
 class Drops:
-    """The keys of the items that are going through the network."""
+    """Draws the keys by which numbers are dropped for each item, and hands them to the network."""
 
     def __init__(self, modules: list[ItemDropout], seed: int) -> None:
         self.modules, self.seed = modules, seed
 
     def draw(self, epoch: int, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Two words of 32 bits for each item: int64 [2, B]."""
+        """The keys for these items of an epoch: two words of 32 bits each, as int64 [2, B]."""
         epoch_B = np.full(len(row_B), epoch, np.uint32)
         return np.ascontiguousarray(philox(key_of(row_B, view_B), epoch_B, self.seed, BLOCK)[:, :2].T.astype(np.int64))
 
     def use(self, key_2B: Tensor) -> None:
-        """The keys for the forward pass that comes next."""
+        """Set the keys, two for each item, that the next forward pass draws from."""
         for number, module in enumerate(self.modules):
             module.key_2B, module.call = key_2B, number << 16  # so many calls, and each module its own
 

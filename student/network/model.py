@@ -82,7 +82,7 @@ class StudentSpec:
             )
 
     def to_json(self) -> dict[str, object]:
-        """The fields as JSON values."""
+        """The architecture as JSON values, to stand in a checkpoint."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -139,13 +139,13 @@ class Student(nn.Module):
         return self
 
     def forward(self, x_BCHW: Tensor) -> Heads:
-        """Both heads' logits [B, K]."""
+        """The logits [B, K] of both heads; of a student with one head the second is None."""
         answer = self.net(x_BCHW)
         assert isinstance(answer, tuple) == self.two_heads, "train() and eval() belong to the student, not to .net"
         return Heads(*answer) if self.two_heads else Heads(answer, None)
 
     def fused(self, heads: Heads, by: str = "logits") -> Tensor:
-        """See `fuse`."""
+        """The answer of both heads together, as `fuse` makes it."""
         return fuse(heads, by)
 
     def classifiers(self) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ MOST_SAID = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """This process among those of the run."""
+    """The processes that train together, seen from this one: its rank, how many they are, its device."""
 
     rank: int = 0
     world: int = 1
@@ -47,7 +47,7 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """Whether this one logs and writes checkpoints."""
+        """Whether this process is the one that logs and writes checkpoints."""
         return self.rank == 0
 
     def part(self, rows: int) -> tuple[int, int]:
@@ -55,7 +55,7 @@ class Ranks:
         return rows * self.rank // self.world, rows * (self.rank + 1) // self.world
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, the same bits on each."""
+        """The sum of a tensor over all ranks, with the same bits on each."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
@@ -71,7 +71,7 @@ class Ranks:
         return [json.loads(bytes(part.cpu().tolist())) for part in all_of_it]
 
     def require_same(self, value: int, what: str) -> None:
-        """Refuse to go on where the ranks hold different values."""
+        """Refuse to go on where the ranks hold different values of what must be one."""
         if self.world == 1:
             return
         limits = torch.tensor([value, -value], dtype=torch.int64, device=self.device)

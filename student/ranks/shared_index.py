@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.processes.rendezvous import LINGER_S, POLL_S, LostError, Meeting, meet
 from pipeline.processes.world import Place
-from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.index import SampleIndex, from_blocks, scan
 from pipeline.shards.index_checks import DTYPES, lengths_of
 from pipeline.shards.patterns import expand
 from pipeline.shards.truth import PLAIN, LabelRule
@@ -76,9 +76,7 @@ def _received(meeting: Meeting) -> SampleIndex:
             piece = zlib.decompress(base64.b64decode(meeting.wait_for(f"{name}/{number}")))
             yield np.frombuffer(piece, dtype)
 
-    return SampleIndex.from_blocks(
-        head["urls"], head["class_names"], head["digest"], lengths, blocks, label_key=head["label_key"]
-    )
+    return from_blocks(head["urls"], head["class_names"], head["digest"], lengths, blocks, label_key=head["label_key"])
 
 
 def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:

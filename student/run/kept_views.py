@@ -48,7 +48,7 @@ class _Batch:
 
 
 class KeptViews:
-    """Batches of views, drawn once if there is room for them."""
+    """Batches of views that are drawn once, and kept in memory where there is room for them."""
 
     def __init__(self, requests: Sequence[Request], side: int, folder: Path) -> None:
         self.requests = requests

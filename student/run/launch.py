@@ -25,9 +25,10 @@ from pipeline.inspection.gauge import gauge_text, stored_gauge
 from pipeline.picture_cache.of_index import pictures_in
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
+from pipeline.shards.rows import require_unchanged
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.truth import LabelRule
 from pipeline.store.reader import StoreReader
-from pipeline.store.unchanged import require_unchanged
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import Initial, init_from, read_initial, require_alike
 from student.dataset import StoredViews
@@ -58,7 +59,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         if ranks.main:
             stack.enter_context(checkpoint.only_writer(places.out))
         store = StoreReader.open(places.logits, check_sizes=ranks.main)
-        index = store.index.moved_to(expand(places.shards)) if places.shards else store.index
+        index = moved_to(store.index, expand(places.shards)) if places.shards else store.index
         require_fit(store, index, settings)
         drawn = _sketch(store, settings)
         if ranks.main:

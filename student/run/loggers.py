@@ -34,13 +34,13 @@ log = logging.getLogger(__name__)
 
 
 class Logger(Protocol):
-    """A client that is told each line of the record."""
+    """A tracker that people watch, which is handed each line of the run's record."""
 
     def tell(self, line: Line) -> None:
-        """Take in an interval or an epoch."""
+        """Pass on a line of the run's record: of an interval, or of an epoch."""
 
     def close(self) -> None:
-        """Hand over what is left."""
+        """Pass on what has been held back, and end."""
 
 
 def chosen(named: Sequence[str], *, dvclive: bool | None, tensorboard: bool) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def chosen(named: Sequence[str], *, dvclive: bool | None, tensorboard: bool) -> 
 
 
 class Loggers:
-    """All loggers of a run; those that fail are let go of."""
+    """All trackers of a run; one that fails is told nothing more, and the run goes on."""
 
     def __init__(
         self, names: Sequence[str], run: Path, *, kept: Sequence[Line], update: int, config: Mapping[str, Any]
@@ -79,11 +79,11 @@ class Loggers:
                 ) from error
 
     def tell(self, line: Line) -> None:
-        """One line of the record, to all."""
+        """Pass a line of the run's record on to every tracker."""
         self._each(lambda logger: logger.tell(line))
 
     def close(self) -> None:
-        """The end, to all."""
+        """End every tracker."""
         self._each(lambda logger: logger.close())
         self._open.clear()
 
@@ -97,13 +97,13 @@ class Loggers:
 
 
 def numbers(line: Line) -> dict[str, float]:
-    """What can be plotted; not the position, which is the axis."""
+    """The values of a line that can be plotted; its position is left out, which is the axis."""
     position = ("epoch", "step", "update")
     return {name: value for name, value in line.items() if isinstance(value, int | float) and name not in position}
 
 
 class DVCLive:
-    """``OUT/dvclive``: the epochs."""
+    """Writes the epochs of a run into ``OUT/dvclive``, for DVC to show."""
 
     def __init__(self, run: Path, kept: Sequence[Line], _update: int, _config: Mapping[str, Any]) -> None:
         from dvclive.live import Live
@@ -113,7 +113,7 @@ class DVCLive:
             self.tell(line)
 
     def tell(self, line: Line) -> None:
-        """An epoch is one of its steps."""
+        """Pass on a line of an epoch as one of DVCLive's steps; those of intervals are left out."""
         if line["kind"] != "epoch":
             return
         self._live.step = line["epoch"]
@@ -122,12 +122,12 @@ class DVCLive:
         self._live.make_summary()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what has been held back, and end."""
         self._live.end()
 
 
 class TensorBoard:
-    """``OUT/tensorboard``."""
+    """Writes every number of a run into ``OUT/tensorboard``."""
 
     def __init__(self, run: Path, _kept: Sequence[Line], update: int, _config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -135,12 +135,12 @@ class TensorBoard:
         self._board: Any = SummaryWriter(str(run / "tensorboard"), purge_step=update + 1)
 
     def tell(self, line: Line) -> None:
-        """Every number, over the updates."""
+        """Write the numbers of a line, over the number of the update."""
         for name, value in _named(line).items():
             self._board.add_scalar(name, value, line["update"])
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what has been held back, and end."""
         self._board.close()
 
 
@@ -162,11 +162,11 @@ class WandB:
             self.tell(line)
 
     def tell(self, line: Line) -> None:
-        """Every number, over the updates."""
+        """Pass on the numbers of a line, over the number of the update."""
         self._run.log(_named(line), step=line["update"])
 
     def close(self) -> None:
-        """Wait until it has been handed over."""
+        """End the tracker's run, and wait until everything has been handed over."""
         self._run.finish()
 
 
@@ -186,13 +186,13 @@ class MLflow:
             self.tell(line)
 
     def tell(self, line: Line) -> None:
-        """Every number, over the updates."""
+        """Pass on the numbers of a line, over the number of the update."""
         now = int(1000 * time.time())
         metrics = [self._metric(name, value, now, line["update"]) for name, value in _named(line).items()]
         self._client.log_batch(self._id, metrics=metrics)
 
     def close(self) -> None:
-        """The run has ended."""
+        """Tell the tracker that the run has ended."""
         self._client.set_terminated(self._id)
 
 

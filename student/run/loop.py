@@ -52,7 +52,7 @@ FUSED = ("top1", "ema_top1")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One step's sums on their way from the device."""
+    """The summed losses of one step, which are being copied from the device."""
 
     epoch: int
     step: int
@@ -64,7 +64,7 @@ class Reading:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A training run between its first step and its last."""
+    """A training run between its first step and its last: its parts, and where it stands."""
 
     directory: Path
     settings: Settings
@@ -93,7 +93,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """How many steps one epoch has."""
+        """How many steps an epoch has."""
         return self.feed.order.steps
 
     @property
@@ -137,7 +137,7 @@ def _steps(run: Run) -> None:
 
 
 def learn(run: Run, step: Step) -> None:
-    """One step: weights, position, losses, log line."""
+    """Train on one step: update the weights, move on, and note the losses."""
     if log.isEnabledFor(logging.DEBUG):
         log.debug("epoch %d step %d: %d views, digest %s", step.epoch, step.step, step.count, step.whole.digest())
     with run.watch.working() if run.watch else contextlib.nullcontext():
@@ -176,7 +176,7 @@ def read_losses(run: Run, left: int) -> None:
 
 
 def log_interval(run: Run, recorded: bool) -> None:
-    """A line about the steps since the last one."""
+    """Log the mean losses and the pace since the last such line, on rank 0; `recorded` ones stand in the record."""
     means, (rate, wait) = run.means.take_interval(keep=not recorded), run._pace.take(run.feed.waited)
     if run.log:
         lr = run.engine.schedule.lr_at(run.update - 1)
@@ -223,7 +223,7 @@ def save(run: Run) -> None:
 
 
 def state_of(run: Run) -> checkpoint.State:
-    """Everything that the next process needs."""
+    """Everything that a process needs to go on from here, as it stands in a checkpoint."""
     position = {"epoch": run.epoch, "step": run.step, "best": run.best, "means": run.means.state()}
     return {"spec": run.engine.student.spec.to_json(), "meta": run.meta, **position, **run.engine.state()}
 

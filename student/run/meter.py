@@ -35,7 +35,7 @@ class Means:
         return means
 
     def take_epoch(self) -> dict[str, float]:
-        """The means of the epoch."""
+        """The means over the epoch so far; those of the next one begin from nothing."""
         means = _means(self.epoch, self.epoch_steps)
         self.epoch, self.epoch_steps = [0.0] * len(NAMES), 0
         return means
@@ -66,7 +66,7 @@ class Pace:
         return self._images / seconds, min((waited - self._waited) / seconds, 1.0)
 
     def take(self, waited: float) -> tuple[float, float]:
-        """The rates since the last call; then the count begins anew."""
+        """Images a second, and the share of time spent waiting, since the last call; then counting begins anew."""
         rate, wait = self.look(waited)
         self._images, self._begun, self._waited = 0, time.perf_counter(), waited
         return rate, wait

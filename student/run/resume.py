@@ -83,7 +83,7 @@ def _replaces(places: Places) -> str | None:
 
 
 def goes_on_from(places: Places) -> Path | None:
-    """The file that a --resume PATH names."""
+    """The checkpoint file that a `--resume PATH` names; None for `auto` and `none`."""
     path = Path(places.resume)
     return None if places.resume in ("auto", "none") else (path_of(path) if path.is_dir() else path).resolve()
 

@@ -54,7 +54,7 @@ class RunLog:
         self._loggers = Loggers(loggers, run, kept=kept, update=update, config=config or {})
 
     def steps(self, line: Line, *, rate: float, wait: float, left: float, recorded: bool = True) -> None:
-        """Record an interval, and show it."""
+        """Show a line about an interval, and write it into the record where it is to be `recorded`."""
         self._tell(line, rate=rate, wait=wait, left=left)
         if recorded:
             self._write({"kind": "steps", **line, "images_per_second": round(rate, 1), "wait": round(wait, 4)})
@@ -66,7 +66,7 @@ class RunLog:
         return self._line.due or self._telling.due
 
     def live(self, line: Line, *, rate: float, wait: float, left: float) -> None:
-        """Show how far it is, without a record of it."""
+        """Show how far the run is on the live line, without writing it into the record."""
         self._tell(line, rate=rate, wait=wait, left=left)
         if self._line.due:
             self._show(line["update"], line["loss"], rate, wait, left)
@@ -80,7 +80,7 @@ class RunLog:
             self._telling.tell("trains", **line, rate=round(rate, 1), wait=round(wait, 4), left_s=round(left))
 
     def epoch(self, line: Line) -> None:
-        """Record an epoch, and show it."""
+        """Show a line about an epoch, and write it into the record."""
         line = {"kind": "epoch", **line}
         self._write(line)
         names = [name for name in sorted(numbers(line)) if "top1" in name]
@@ -95,7 +95,7 @@ class RunLog:
         flush(self._file.fileno())
 
     def close(self) -> None:
-        """End the line and the files."""
+        """End the live line, the record and the trackers."""
         self._line.end()
         self.flush()
         self._file.close()

@@ -25,7 +25,7 @@ TAIL = 1 << 20
 
 
 class Telling:
-    """Says how a run gets on, for those who look."""
+    """Writes a small file now and then that says how a run gets on, for people who look."""
 
     def __init__(self, path: Path, *, total: int, epochs: int | None, ranks: Sequence[Mapping[str, Any]]) -> None:
         self._path = path
@@ -34,11 +34,11 @@ class Telling:
 
     @property
     def due(self) -> bool:
-        """Whether the last word is old."""
+        """Whether the file that others look at is so old that it should be written again."""
         return time.monotonic() - self._said >= SAY_S
 
     def tell(self, state: str, **values: Any) -> None:
-        """What is done now, and how far it is; a full disk must not end a training."""
+        """Write down what is done now, and how far it is; a full disk must not end a training."""
         self._said = -math.inf if state == "begins" else time.monotonic()
         with suppress(OSError, ValueError):
             write_said(self._path, {**self._same, "state": state, **values})
@@ -46,7 +46,7 @@ class Telling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """What there is to say about a run."""
+    """How far a run is: what it does, how fast, and who works at it."""
 
     name: str
     state: str
@@ -66,7 +66,7 @@ class RunStatus:
 
     @property
     def left_s(self) -> float | None:
-        """How long it takes still, if it is under way."""
+        """Seconds until the run is over, by its own estimate; None while nobody works at it."""
         left = self.told.get("left_s")
         if self.state not in ("training", "validating") or not isinstance(left, (int, float)) or self.writer is None:
             return None

@@ -15,10 +15,10 @@ from pipeline.durable.objects import open_objects
 from pipeline.errors import StudentError, UserError
 from pipeline.inspection.audit import audit
 from pipeline.progress import Progress
+from pipeline.store.contents import object_keys
 from pipeline.store.layout import GAUGE_KEY
 from pipeline.store.reader import StoreReader
 from pipeline.store.receipts import BASE_KEY, COMPLETE_KEY, unit_keys
-from pipeline.store.recovery import object_keys
 from student.exporting.export_folder import OWN, PREPROCESSING
 from student.exporting.model_card import CARD, HERE, is_ours, sealed, unsealed
 from student.exporting.onnx_graph import FILE
@@ -28,7 +28,7 @@ from student.sharing.data_card import data_card
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parcel:
-    """Files for one repository."""
+    """The files that are to go to one repository, and in which order."""
 
     kind: Literal["model", "dataset"]
     title: str
@@ -44,13 +44,13 @@ class Parcel:
         return name.startswith(self.folder) if self.folder else name in OWN
 
     def without(self, name: str) -> Parcel:
-        """The same, but for one file."""
+        """The same parcel without the file of this name."""
         files = {other: data for other, data in self.files.items() if other != name}
         return replace(self, files=files, last=tuple(other for other in self.last if other != name))
 
 
 def parcel_of(place: Path, repository: str) -> Parcel:
-    """Whatever lies there: an exported student, or a finished store."""
+    """The files to push of what lies at a place: an exported student, or a finished store; else it is refused."""
     if (place / PREPROCESSING).is_file():
         return _student(place, repository)
     if (place / "zarr.json").is_file():

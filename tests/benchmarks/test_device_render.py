@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.rows import payload_of
 from pipeline.views.mixing import Kind
 from pipeline.views.operation_table import Op
 from pipeline.views.philox import Purpose
@@ -49,7 +50,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> SampleIndex:
 @pytest.fixture(scope="module")
 def decoded(index: SampleIndex) -> dict[int, torch.Tensor]:
     files = index.files()
-    return {row: torch.from_numpy(decode(index.payload(files, row))).permute(2, 0, 1) for row in range(ROWS)}
+    return {row: torch.from_numpy(decode(payload_of(index, files, row))).permute(2, 0, 1) for row in range(ROWS)}
 
 
 def everything(recipe: Recipe, index: SampleIndex) -> ViewPlan:

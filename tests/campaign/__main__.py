@@ -70,26 +70,55 @@ def is_sound(record: dict[str, Any]) -> bool:
     return bool(record["count"] and not record["silent"] and not record["failures"] and record["noticed"])
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """The table that is published."""
+def table(records: list[dict[str, Any]], earlier: str = "") -> str:
+    """The table that is published; rows of an earlier one stay where nothing newer is at hand."""
+    found = rows_of(earlier) | {record["title"]: (_line(record), _notes(record)) for record in records}
     lines = ["| campaign | run | silent | failed | sabotage | must show | seconds |", "|---|---|---|---|---|---|---|"]
-    for record in records:
-        noticed = "noticed" if record["noticed"] else "**unnoticed**"
-        share = "" if record["share"] == 1 else f" ({record['share']:.0%} scale)" if record["share"] else " (reduced)"
-        cells = (
-            record["title"],
-            f"{record['count']:,}{share}",
-            len(record["silent"]),
-            len(record["failures"]),
-            noticed,
-        )
-        lines.append("| " + " | ".join(map(str, (*cells, record["shows"], f"{record['seconds']:.0f}"))) + " |")
-    for record in records:
-        lines += ["", f"**{record['title']}**", ""] if record["notes"] or not is_sound(record) else []
-        lines += [f"- {note}" for note in record["notes"]]
-        lines += [f"- SILENT: {text}" for text in record["silent"][:20]]
-        lines += [f"- failed: {text}" for text in record["failures"][:20]]
+    chosen = [found[title] for title in sorted(found, key=_place)]
+    lines += [line for line, _ in chosen]
+    for _, notes in chosen:
+        lines += notes
     return "\n".join(lines) + "\n"
+
+
+def rows_of(text: str) -> dict[str, tuple[str, list[str]]]:
+    """The line and the notes of each row of a table, by its title."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    noted: list[str] = []
+    for line in text.splitlines():
+        if (cells := line.split(" | "))[0].startswith("| ") and len(cells) == 7 and cells[0] != "| campaign":
+            found[cells[0].removeprefix("| ")] = line, []
+        elif line.startswith("**") and line.endswith("**") and (title := line.strip("*")) in found:
+            noted = found[title][1]
+            noted += ["", line, ""]
+        elif line.startswith("- "):
+            noted.append(line)
+    return found
+
+
+def _place(title: str) -> int:
+    titles = [importlib.import_module(f"tests.campaign.{name}").TITLE for name in ROWS]
+    return titles.index(title) if title in titles else len(titles)
+
+
+def _line(record: dict[str, Any]) -> str:
+    noticed = "noticed" if record["noticed"] else "**unnoticed**"
+    share = "" if record["share"] == 1 else f" ({record['share']:.0%} scale)" if record["share"] else " (reduced)"
+    cells = (
+        record["title"],
+        f"{record['count']:,}{share}",
+        len(record["silent"]),
+        len(record["failures"]),
+        noticed,
+    )
+    return "| " + " | ".join(map(str, (*cells, record["shows"], f"{record['seconds']:.0f}"))) + " |"
+
+
+def _notes(record: dict[str, Any]) -> list[str]:
+    lines = ["", f"**{record['title']}**", ""] if record["notes"] or not is_sound(record) else []
+    lines += [f"- {note}" for note in record["notes"]]
+    lines += [f"- SILENT: {text}" for text in record["silent"][:20]]
+    return lines + [f"- failed: {text}" for text in record["failures"][:20]]
 
 
 def heading(scale: str, seed: int) -> str:
@@ -126,7 +155,8 @@ def main(rows: tuple[str, ...], scale: str, seed: int, out: Path, publish: bool,
         said = f"{len(record['silent'])} silent, {len(record['failures'])} failed of {record['count']:,}"
         click.echo(f"{name}: {said}, sabotage {'noticed' if record['noticed'] else 'UNNOTICED'}, {record['seconds']} s")
     records = [json.loads((kept / f"{n}.json").read_bytes()) for n in ROWS if (kept / f"{n}.json").exists()]
-    out.write_text(heading(scale, seed) + table(records), encoding="utf-8")
+    earlier = out.read_text(encoding="utf-8") if out.exists() else ""
+    out.write_text(heading(scale, seed) + table(records, earlier), encoding="utf-8")
     if publish:
         _publish(records)
     click.echo(table(records) + f"\n{out}")
@@ -137,7 +167,8 @@ def _publish(records: list[dict[str, Any]]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     begin, end = (f"<!-- campaign: {which} -->\n" for which in ("begin", "end"))
     before, after = text[: text.index(begin) + len(begin)], text[text.index(end) :]
-    PAGE.write_text(f"{before}\n{table(records)}\n{after}", encoding="utf-8")
+    earlier = text[len(before) : len(text) - len(after)]
+    PAGE.write_text(f"{before}\n{table(records, earlier)}\n{after}", encoding="utf-8")
 
 
 def _is_there(path: Path, asked: Scale) -> bool:

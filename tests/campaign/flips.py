@@ -22,9 +22,9 @@ from pipeline.durable.objects import open_objects
 from pipeline.errors import StoreError
 from pipeline.inspection.audit import audit
 from pipeline.store import reader
+from pipeline.store.contents import read_base
 from pipeline.store.reader import StoreReader, find_complete, read_index
 from pipeline.store.receipts import BASE_KEY, read_unit_receipt, unit_keys, unit_of
-from pipeline.store.recovery import read_base
 from tests.campaign.tally import Scale, Tally
 from tests.damaged_stores import INDEX, MANIFEST, VIEWS, damage, files, read_everything
 from tests.stores import finished, labels_of, manifest_of, open_writing, tree

@@ -24,6 +24,7 @@ from pipeline.errors import ShardError, UserError
 from pipeline.shards import samples
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.rows import payload_of
 from pipeline.shards.tar import BLOCK, TarMember, members
 from tests.campaign.tally import Scale, Tally
 from tests.pictures import jpeg, sample, write_tar
@@ -101,7 +102,7 @@ def _other_payload(index: SampleIndex, data: bytes, what: str) -> str | None:
     with ShardFiles(index.urls) as files:
         for row in range(len(index)):
             try:
-                payload = index.payload(files, row)
+                payload = payload_of(index, files, row)
             except ShardError:
                 continue
             if payload != jpeg(row, 24, 18):
@@ -111,7 +112,7 @@ def _other_payload(index: SampleIndex, data: bytes, what: str) -> str | None:
 
 def _content(index: SampleIndex) -> list[tuple[str, bytes]]:
     with index.files() as files:
-        return [(index.key(row), index.payload(files, row)) for row in range(len(index))]
+        return [(index.key(row), payload_of(index, files, row)) for row in range(len(index))]
 
 
 def _by_tarfile(data: bytes) -> list[tuple[str, bytes]]:

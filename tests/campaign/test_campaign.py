@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.campaign.__main__ import ROWS, is_sound, one_thread, run_row, table
+from tests.campaign.__main__ import PAGE, ROWS, is_sound, one_thread, rows_of, run_row, table
 from tests.campaign.tally import Scale, Tally
 
 
@@ -39,6 +39,24 @@ def test_the_table_says_what_was_wrong() -> None:
     said = table([record])
     assert "| flips | 2 (10% scale) | 1 | 1 | **unnoticed** | 0 silent | 1 |" in said
     assert "- SILENT: an object was exchanged" in said and "- failed: the error has no name" in said
+
+
+def test_a_row_stays_published_until_it_is_run_again() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    earlier = page[page.index("<!-- campaign: begin -->\n") : page.index("<!-- campaign: end -->")]
+    titles = [importlib.import_module(f"tests.campaign.{row}").TITLE for row in ROWS]
+    assert set(rows_of(earlier)) == set(titles)
+    assert sorted(filter(None, earlier.splitlines()[1:])) == sorted(filter(None, table([], earlier).splitlines()))
+    tally = Tally()
+    tally.case()
+    tally.note("told anew.")
+    flips, first = importlib.import_module("tests.campaign.flips").TITLE, table([], earlier).splitlines()
+    record = {"title": flips, "shows": "0 silent", "noticed": True, "seconds": 1.2, "share": 1, **tally.to_json()}
+    again = table([record], earlier).splitlines()
+    assert sorted(set(again) - set(first)) == ["- told anew.", f"| {flips} | 1 | 0 | 0 | noticed | 0 silent | 1 |"]
+    assert [line.split(" | ")[0][2:] for line in again if line.startswith("| ")][1:] == titles
+    kept = [line for line in first if line.startswith("- ") and "bits" not in line and "lowrank" not in line]
+    assert set(kept) <= set(again)
 
 
 @pytest.mark.parametrize(

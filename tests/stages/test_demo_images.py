@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from stages.demo import price_chart
 from stages.demo.digit_scene import SceneStyle, paint
-from stages.demo_images import Digits, deal, load_digits, main, picture
+from stages.demo_images import DemoOptions, Digits, deal, load_digits, main, picture
 
 FEW = ("--labelled", 20, "--unlabelled", 10, "--val", 10, "--side", 32)
 
@@ -172,3 +172,13 @@ def test_the_digit_lies_inside_what_is_judged(digits):
         without = paint(style, blank, [], np.random.default_rng(number)).astype(int)
         rows, columns = np.nonzero(np.abs(with_digit - without).max(2) > 60)
         assert len(rows) and min(rows.min(), columns.min()) >= 2 and max(rows.max(), columns.max()) <= 61
+
+
+def test_the_record_beside_the_pictures_is_as_it_was_of_old(made):
+    assert (made / "demo.json").read_text() == (
+        '{\n  "format": 1,\n  "labelled": 20,\n  "pieces": 2,\n  "seed": 0,\n  "side": 32,\n  "strokes": 1,\n'
+        '  "unlabelled": 10,\n  "val": 10\n}\n'
+    )
+    charts = DemoOptions(kind="charts", labelled=10, unlabelled=0, val=10, side=16, pieces=2, strokes=1, seed=7)
+    assert json.loads(charts.unfinished())["unfinished"] == charts.record()
+    assert charts.record()["kind"] == "charts"

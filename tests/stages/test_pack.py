@@ -22,6 +22,7 @@ from pipeline.errors import ShardError
 from pipeline.pictures.images import decode
 from pipeline.shards.index import scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.rows import payload_of
 from stages.pack import main
 from tests import pictures
 from tests.pictures import class_folders, encoded, scene
@@ -62,7 +63,7 @@ def test_what_is_packed_is_what_a_scan_reads(images: Path, out: Path) -> None:
     with index.files() as shards:
         for row in range(len(index)):
             source = images / f"{index.key(row)}.jpg"
-            assert index.payload(shards, row) == source.read_bytes()
+            assert payload_of(index, shards, row) == source.read_bytes()
             assert index.class_names[index.classes[row]] == source.parent.name
     assert len({index.key(row) for row in range(len(index))}) == 25
 
@@ -79,7 +80,7 @@ def test_webdataset_reads_it(out: Path) -> None:
     assert [key for key, _, _ in seen] == [index.key(row) for row in range(len(index))]
     assert [label for _, _, label in seen] == index.classes.tolist()
     with index.files() as files_of:
-        assert np.array_equal(seen[3][1], decode(index.payload(files_of, 3)))
+        assert np.array_equal(seen[3][1], decode(payload_of(index, files_of, 3)))
 
 
 def test_the_summary_tells_what_was_made(images: Path, out: Path, tmp_path: Path) -> None:

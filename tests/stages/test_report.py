@@ -17,13 +17,12 @@ from pipeline.labelling import cost
 from pipeline.rendering.renderer import GREY
 from pipeline.store.reader import StoreReader
 from stages.report import main
-from stages.reporting.background import earlier
-from stages.reporting.findings import findings
+from stages.reporting.findings import findings, opening
 from stages.reporting.gallery import view_shelves
 from stages.reporting.made import Made, commit_of, read_history, remember
 from stages.reporting.report_data import Story
 from stages.reporting.results import ReportError, Spread, read_results
-from stages.reporting.sections import opening
+from stages.reporting.tables import earlier
 from stages.teacher_logits import main as teacher_logits
 from tests.command_line import run
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
@@ -100,7 +99,7 @@ def write_student(reports, runs, kind, seed, top1, truth, classes):
     scores = {head: {"top1": round(value, 4), "loss": 1.2, "ece": 0.05} for head, value in heads.items()}
     scores["reliability"] = {"fused_logits": [[10, 2, 0.3], [0, 0, 0.0], [30, 20, 0.8]]}
     agreement = {"fused_logits/teacher": 0.7}
-    settings = {"distill": kind, "epochs": 2, "lr": 0.001, "tau": 3.0, "alpha": 0.5, "keep": "dense", "seed": seed}
+    settings = {"distill": kind, "epochs": 2, "lr": 0.001, "tau": 3.0, "alpha": 0.5, "keep": "dense", "opt": "<i>"}
     (reports / "students" / f"{kind}-{seed}.json").write_text(
         json.dumps(
             {
@@ -319,7 +318,8 @@ def test_a_loss_is_called_a_loss(results, stores):
 
 def test_names_from_outside_are_text_and_never_markup(shown):
     text = (shown[0] / "page" / "index.html").read_text()
-    assert "<cat>" not in text and "&lt;cat&gt;" in text
+    for name in ("cat", "i"):  # a class, and a setting
+        assert f"<{name}>" not in text and f"&lt;{name}&gt;" in text
 
 
 def test_curves_for_plots_are_means_over_the_seeds(shown):
@@ -429,6 +429,7 @@ def test_the_page_carries_its_figures_as_tables(shown):
     assert set(found) == {"students.csv", "top1.csv", "loss.csv", "classes.csv", "reliability.csv"}
     soft = next(line for line in found["students.csv"] if line["student"] == "soft-1")
     assert (soft["fused_logits"], soft["tau"], soft["calibration_error"]) == ("0.62", "3.0", "0.05")
+    assert (soft["images_per_second"], soft["forward_images_per_second"]) == ("1000.0", "501.0")
     assert [line["class"] for line in found["classes.csv"]] == ["ant", "bee", "<cat>"]
     assert found["reliability.csv"][0] == {"learned_from": "none", "confidence": "0.3", "right": "0.2", "answers": "30"}
 
@@ -445,7 +446,7 @@ def test_an_earlier_report_stands_beside_this_one(shown, results, stores, tmp_pa
         record["student"]["fused_logits"]["top1"] = 0.75
         path.write_text(json.dumps(record))
     now = story(results, stores / "train.zarr", earlier=[before])
-    first, second = earlier(now).blocks[0].rows
+    first, second = earlier(now).rows
     assert (first.head, first.cells[3:6]) == ("this report", ["75.0", "+25.0", "80.0"])
     assert (second.head, second.cells[3:6]) == (before["date"], ["62.0", "+12.0", "80.0"])
     remember(place, [before], now.made, now.found())
@@ -465,7 +466,7 @@ def test_where_nothing_was_gained_it_says_what_to_try(results, stores):
         plain = path.name.startswith("none")
         record["student"]["fused_logits"] = {"top1": 0.79 if plain else 0.7, "loss": 1.0, "ece": 0.1 if plain else 0.2}
         path.write_text(json.dumps(record))
-    text = " ".join(f"{f.text} {f.remedy}" for f in findings(story(results, stores / "train.zarr")).blocks[0].found)
+    text = " ".join(f"{f.text} {f.remedy}" for f in findings(story(results, stores / "train.zarr")))
     for expected in (
         "The teacher names 80.0 % of the held-out pictures, the students without it 79.0 %: it has little to teach.",
         "Add pictures without a label (pack --unlabelled DIR)",

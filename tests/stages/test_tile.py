@@ -18,6 +18,7 @@ from pipeline.pictures.jpeg_tiling import SIGN, SPANS
 from pipeline.pictures.jpeg_tiling import tile as tile_jpeg
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.rows import payload_of
 from stages import pack, tile
 from tests.jpegs import sampled
 from tests.pictures import class_folders, encoded, scene, write_tar
@@ -47,7 +48,7 @@ def require_same_pictures(one: SampleIndex, other: SampleIndex) -> None:
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
     with one.files() as left, other.files() as right:
         for row in range(len(one)):
-            assert np.array_equal(decode(one.payload(left, row)), decode(other.payload(right, row)))
+            assert np.array_equal(decode(payload_of(one, left, row)), decode(payload_of(other, right, row)))
 
 
 @pytest.fixture(scope="module")

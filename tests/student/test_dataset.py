@@ -127,6 +127,16 @@ def test_what_a_store_cannot_give_is_refused(worlds: dict[str, Path]) -> None:
         StoredViews(worlds["topk:3"], answer="soft", tau=2.0)
     with pytest.raises(StudentError, match=r"pixels 'int8' is not known. Known: float32, uint8."):
         StoredViews(worlds["argmax"], pixels="int8")  # type: ignore[arg-type]
+    for tau in (0.0, -1.0, float("nan"), float("inf")):  # which gave NaN, or the wrong way round
+        with pytest.raises(StudentError, match=rf"tau is {tau}. Give a temperature above 0.$"):
+            StoredViews(worlds["dense"], answer="soft", tau=tau)
+    for answer in ("hard", "lowrank:2+3", "topk"):
+        with pytest.raises(
+            StudentError, match=rf"'{answer}' is not known. Known: argmax, soft, topk:K, dense.$".replace("+", r"\+")
+        ):
+            StoredViews(worlds["dense"], answer=answer)
+    with pytest.raises(StudentError, match="give three numbers each, those of std above 0"):
+        StoredViews(worlds["dense"], std=(0.5, 0.5, 0.0))
     with pytest.raises(MismatchError, match=r"views is 4, and .* has 3"):
         StoredViews(worlds["argmax"], views=4)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -74,13 +76,19 @@ def test_the_reader_of_lowrank_says_what_the_store_says(
             assert np.allclose(read.soft(1, rows, temperature), want, rtol=1e-3, atol=1e-6)
 
 
-def test_labels_are_a_table(names: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", ["dense", "topk:3", "lowrank:2+3", "argmax"])
+def test_labels_of_every_keep_are_a_table(names: dict[str, Any], tmp_path: Path, keep: str) -> None:
     if importlib.util.find_spec("pandas") is None:
         pytest.skip("needs pandas, which the run-time does not: pip install pandas")
-    store = StoreReader.open(make_store(tmp_path, rows=40))
+    store = StoreReader.open(make_store(tmp_path, rows=40, keep=keep))
     found = dict(names)
     exec(compile(BLOCKS[1], str(PAGE), "exec"), found)
     table = found["table"](str(tmp_path / "store.zarr"), view=1)
-    assert list(table.columns) == ["key", "shard", "label", "teacher"] and len(table) == 40
+    assert list(table.columns) == ["row", "key", "shard", "label", "teacher"] and table.row.tolist() == list(range(40))
     assert table.key[7] == store.index.key(7) and table.label.tolist() == store.index.classes.tolist()
     assert table.teacher.tolist()[:16] == store.read(1, 0).labels.argmax_B.tolist()
+    (right,) = re.findall(r"^# (t\.assign.*?)   ", BLOCKS[1], re.MULTILINE)
+    for label, share in eval(right, {"t": table}).items():
+        assert share == (table.teacher[table.label == label] == label).mean()
+    read = importlib.import_module("pandas").read_csv(io.StringIO(table.to_csv(index=False)))
+    assert read.to_dict("list") == table.to_dict("list"), "where no pyarrow is, nothing is lost by commas"

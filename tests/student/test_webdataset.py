@@ -98,6 +98,29 @@ def test_shards_in_any_order_and_samples_that_are_left_out(store: Path, urls: tu
     assert 0 < len(some) < ROWS and set(map(repr, some)) < set(map(repr, wanted(store, 0)))
 
 
+def test_shards_that_come_again_filtered_or_mixed_with_others(store: Path, urls: tuple[str, ...]) -> None:
+    raw = [list(wds.WebDataset([url], shardshuffle=False)) for url in urls]
+    known = set(map(repr, wanted(store, 0)))
+    for kept in (slice(1, None), slice(9, None, 2), slice(0, 15, 4)):  # resampled to the same shard, after a filter
+        assert {*map(repr, prints(soft(store)(raw[1][kept] * 3)))} < known
+    some = [sample for start in (2, 0, 5) for sample in raw[0][start::3]]  # filtered by chance, another time
+    assert len(prints(soft(store)(some))) == len(some)
+    interleaved = [samples[at] for at in range(15) for samples in raw]
+    assert prints(soft(store)(interleaved)) == wanted(store, 0)
+
+
+def test_a_shard_of_one_window_that_comes_for_ever(store: Path, urls: tuple[str, ...]) -> None:
+    few = list(wds.WebDataset([urls[0]], shardshuffle=False))[:5]
+    source = iter(few * 4)
+    first = [next(stage) for stage in [soft(store)(source)] for _ in range(5)]
+    assert len(first) == 5 and len(list(source)) == 20 - 6, "nothing is gathered for ever"
+
+
+def test_shards_that_a_command_reads(store: Path, urls: tuple[str, ...]) -> None:
+    assert prints(pipeline([f"pipe:cat {url}" for url in urls], soft(store))) == wanted(store, 0)
+    assert prints(pipeline([f"file:{url}" for url in urls], soft(store))) == wanted(store, 0)
+
+
 def test_a_tail_in_components_comes_as_through_the_other_door(urls: tuple[str, ...], tmp_path: Path) -> None:
     store = make_store(tmp_path, views=2, shards=urls, keep="lowrank:2+3")
     assert prints(pipeline(urls, soft(store))) == wanted(store, 0)
@@ -111,13 +134,19 @@ def test_batches_behind_the_stage(store: Path, urls: tuple[str, ...]) -> None:
     assert teacher.shape == (16,) and teacher.dtype == torch.int64 and sum(len(b[0]) for b in batches) == ROWS
 
 
-def test_an_order_without_partners_is_refused(store: Path, urls: tuple[str, ...]) -> None:
+def test_an_order_without_partners_is_refused(store: Path, urls: tuple[str, ...], tmp_path: Path) -> None:
     shuffled = wds.WebDataset(list(urls), shardshuffle=False).shuffle(30, seed=1).compose(soft(store))
+    assert prints(shuffled) == wanted(store, 0), "in shards of two windows a partner is never far"
+    longer = make_store(tmp_path, rows=60, views=1)
+    tars = sorted(str(path) for path in (tmp_path / "data").glob("*.tar"))
     with pytest.raises(StudentError, match=r"put shuffle behind with_teacher.$"):
-        list(shuffled)
+        list(wds.WebDataset(tars, shardshuffle=False).shuffle(30, seed=1).compose(soft(longer)))
     decoded = wds.WebDataset(list(urls), shardshuffle=False).decode("rgb").compose(soft(store))
     with pytest.raises(StudentError, match=r"no picture in bytes \(jpg: ndarray\)"):
         list(decoded)
+    unnamed = wds.WebDataset(list(urls), shardshuffle=False).to_tuple("jpg", "cls").compose(soft(store))
+    with pytest.raises(StudentError, match=r"got a tuple: put with_teacher before to_tuple, map_tuple and batched.$"):
+        list(unnamed)
 
 
 def test_other_shards_are_refused(store: Path, urls: tuple[str, ...], tmp_path: Path) -> None:
@@ -126,6 +155,7 @@ def test_other_shards_are_refused(store: Path, urls: tuple[str, ...], tmp_path: 
         list(pipeline(other, soft(store)))
     moved = tiny_shards(tmp_path / "moved", ROWS, shards=SHARDS, classes=CLASSES)
     assert prints(pipeline(moved, soft(store, shards=moved))) == wanted(store, 0)
+    assert soft(store, shards=f"{tmp_path}/moved/*.tar").index.urls == moved, "one pattern need not be a list"
     tar = Path(moved[0])
     data = bytearray(tar.read_bytes())
     stage = soft(store, shards=moved)

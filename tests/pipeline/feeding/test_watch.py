@@ -62,7 +62,9 @@ def test_the_efforts_of_all_workers_come_back(index: SampleIndex, tmp_path: Path
 
 def test_it_is_said_once_and_only_to_who_waits(index: SampleIndex, caplog: pytest.LogCaptureFixture) -> None:
     with Loader(RECIPE, index, batch=BATCH, workers=0) as loader, caplog.at_level(logging.WARNING):
-        drawn(loader, 40, 0.3, limit=0.001)  # far longer than drawing takes
+        begun = time.perf_counter()
+        drawn(loader, 40, 0.0)
+        drawn(loader, 40, 4 * (time.perf_counter() - begun), limit=0.001)  # a step of twenty times what its views take
         assert not caplog.messages
         drawn(loader, 40, 0.0, limit=0.001)
     (told,) = caplog.messages

@@ -11,7 +11,6 @@ from pipeline.durable.objects import open_objects
 from pipeline.inspection.audit import audit
 from pipeline.inspection.gauge import gauge, gauge_rows, gauge_text, measure, shares, stored_gauge
 from pipeline.labels.keeps import parse_keep
-from pipeline.labels.lowrank import LowRank
 from pipeline.store.layout import GAUGE_KEY
 from pipeline.store.reader import StoreReader
 from tests.made_logits import answers, softmax
@@ -42,8 +41,8 @@ def test_the_share_of_the_signal_is_that_over_the_kept_classes_and_one_event(k: 
 
 def test_lowrank_is_measured_by_what_it_gives_back() -> None:
     keep = parse_keep("lowrank:4+9")
-    assert isinstance(keep, LowRank)
-    keep = keep.fit(answers(0, 2000))
+    assert keep.fitting is not None
+    keep = keep.fitting.fit(answers(0, 2000))
     found, p_BC = shares(keep, CODES, 3.0), softmax(CODES / 256 / 3)
     parts = {"argmax": CODES.argmax(axis=1), **keep.encode(CODES, CODES.argmax(axis=1), ())}
     lost = (p_BC * np.log(p_BC / keep.events(parts, 3.0, ()).prob_BK)).sum(axis=1).mean()
@@ -55,8 +54,8 @@ def test_rows_are_from_windows_that_no_component_has_seen() -> None:
     row_N = gauge_rows(100_000, 64)
     assert len(row_N) == 512 and (row_N // 64 % 2 == 1).all() and row_N[-1] > 99_000
     keep = parse_keep("lowrank:5+35")
-    assert isinstance(keep, LowRank)
-    assert not np.intersect1d(row_N // 64, keep.fit_rows(100_000, 64) // 64).size
+    assert keep.fitting is not None
+    assert not np.intersect1d(row_N // 64, keep.fitting.rows(100_000, 64) // 64).size
     assert gauge_rows(50, 64).tolist() == list(range(50))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -121,8 +122,9 @@ def test_sums_are_what_exact_integers_give(components: Components) -> None:
     value_BC[0] = REACH * np.sign(components.step_RC[0])  # the largest sum that there can be
     coarse_CR, along_BR = components._coarse_CR, components.along(value_BC, 1)
     steps_BR, plus_B = generator.integers(-8, 8, (5, RANK)).astype(np.int16), np.array([0, -97_920, 65_535, 1, 2])
-    rebuilt_BC = components.rebuilt(steps_BR, plus_B)
-    assert coarse_CR.dtype == rebuilt_BC.dtype == np.float32
+    rebuilt_BC = np.empty((5, CLASSES), np.float32)
+    components.add_up(components.terms(steps_BR, plus_B), rebuilt_BC)
+    assert coarse_CR.dtype == components.sum_type == np.float32
     for row in range(5):
         for rank, step in enumerate(components.step_RC.astype(int).tolist()):
             coarse = [int(value) for value in coarse_CR[:, rank]]
@@ -141,7 +143,7 @@ def test_steps_are_near_those_of_least_squares(components: Components) -> None:
     step_RC = components.step_RC.astype(np.float64)
     exact_BR = above_BC @ step_RC.T / (step_RC**2).sum(axis=1)
     inside = np.abs(exact_BR) < 7
-    near_BR = components.nearest(codes_BC.astype(np.float32), mean_B)
+    near_BR = components.nearest((codes_BC - mean_B[:, None]).astype(np.float32), np.empty(codes_BC.shape, np.float32))
     assert np.abs(near_BR - exact_BR)[inside].max() < 0.6 and inside.mean() > 0.8
 
 
@@ -184,7 +186,8 @@ def test_any_number_of_classes(classes: int) -> None:
 
 def test_a_class_counts_by_how_far_it_is_below_the_kept_ones() -> None:
     left_BC = np.array([[40_000, 39_744, 37_440, 34_880, 0, lowrank_codec._TAKEN]], np.float32)
-    weight_BC = lowrank_codec._weights(left_BC, np.array([[40_000]], np.float32))
+    weight_BC = np.empty_like(left_BC)
+    lowrank_codec._weigh(left_BC, np.array([[40_000]], np.float32), weight_BC)
     assert weight_BC.tolist() == [[255, round(255 * (19 / 20) ** 4), round(255 / 2**4), 0, 0, 0]]
 
 
@@ -203,3 +206,36 @@ def test_products_are_kept_to_one_thread_of_numpys_own_library() -> None:
         assert {lib["filepath"]: lib["num_threads"] for lib in threadpool_info()} == before
     changed = [path for path in before if now[path] != before[path]]
     assert len(changed) == 1 and "numpy" in changed[0] and now[changed[0]] == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "digest"), [(12, "5a7e745266f8dc27"), (1000, "33ae47fe63e42e89"), (1300, "626298d6915be1e5")]
+)
+def test_the_bytes_are_those_that_were_always_stored(classes: int, digest: str) -> None:
+    """Whole numbers in, whole numbers out: stores hold these bytes, and those of another release are added to them."""
+    generator = np.random.Generator(np.random.Philox(classes))
+    some = Components(
+        mean_C=generator.integers(-4000, 4000, classes).astype(np.int32),
+        step_RC=generator.integers(-900, 901, (7, classes)).astype(np.int16),
+        spread_C=np.zeros(classes, np.float32),
+        wide=2,
+    )
+    codes_BC = generator.integers(32_000, 34_000, (300, classes)).astype(np.uint16)
+    codes_BC[:, 3] = codes_BC[:, 7]
+    codes_BC[200:] = codes_BC[200:] // 512 * 512  # many are equal
+    codes_BC[299] = 32_768  # all are
+    found = encode(codes_BC, codes_BC.argmax(axis=1), 5, some)
+    data = b"".join(found[name].tobytes() for name in sorted(found))
+    assert hashlib.sha256(data).hexdigest()[:16] == digest
+
+
+def test_numpy_is_left_as_it_was(components: Components) -> None:
+    codes_BC, before = answers(4, 3), np.getbufsize()
+    argmax_B = codes_BC.argmax(axis=1)
+    record = encode(codes_BC, argmax_B, KEPT, components) | {"argmax": argmax_B}
+    assert np.getbufsize() == before
+    targets(record, components, 3.0)
+    assert np.getbufsize() == before
+    with pytest.raises(IndexError):  # a class that there is not is no class of the next row
+        targets(record | {"argmax": argmax_B + CLASSES}, components, 3.0)
+    assert np.getbufsize() == before

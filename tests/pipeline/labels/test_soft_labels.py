@@ -156,6 +156,19 @@ def test_what_is_not_finite_is_refused_with_its_place() -> None:
         )
 
 
+def test_of_many_answers_the_first_that_is_not_finite_is_told_wherever_it_is() -> None:
+    logits_BC = np.zeros((700, 1000), np.float32)  # far more than are worked on at once
+    logits_BC[3, 1], logits_BC[600, 7] = 1e5, np.nan
+    with pytest.raises(TeacherError, match=r"^the teacher's logit nan \(row 600, class 7\) is not finite \(1 such"):
+        encode(logits_BC, Dense())
+    logits_BC[600, 7] = -1e5
+    with pytest.raises(TeacherError, match=r"^the teacher's logit 100000 \(row 3, class 1\) is outside .* \(2 such"):
+        encode(logits_BC, Dense())
+    logits_BC[3, 1], logits_BC[600, 7] = 5, 6
+    codes_BC = encode(logits_BC, Dense()).parts["logits"]
+    assert codes_BC[[3, 600, 0], [1, 7, 0]].tolist() == [133 * 256, 134 * 256, 128 * 256]
+
+
 def test_what_no_code_can_hold_is_refused_but_has_an_argmax() -> None:
     logits_BC = np.array([[0.0, 127.9921875, -128.0], [0.0, 128.0, 0.0]], np.float32)
     fits = encode(logits_BC[:1], Dense()).parts["logits"]

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.commands.class_flags import read_class_list
 from pipeline.errors import UserError
-from pipeline.packing.sources import Sources, from_folders, from_table
+from pipeline.packing.sources import Sources, from_folders
+from pipeline.packing.table import from_table
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -27,6 +27,7 @@ from pipeline.rendering.loader import Loader, requests_of
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.rows import payload_of
 from pipeline.views.recipe import Recipe
 from tests.pictures import tiny_shards
 from tests.servers.flaky import proxy
@@ -99,7 +100,7 @@ def test_a_scan_and_its_payloads_are_those_of_local_shards(shards, s3, at) -> No
     assert index.digest() == local.digest()
     with index.files() as files:
         for row in range(ROWS):
-            assert index.payload(files, row) == local.payload(local.files(), row)
+            assert payload_of(index, files, row) == payload_of(local, local.files(), row)
     with pytest.raises(ShardError, match=r"nothing matches s3://bucket/nothing/\*\.tar"):
         expand(["s3://bucket/nothing/*.tar"])
 

@@ -16,6 +16,7 @@ from pipeline.remote.cache import Cache
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import scan
 from pipeline.shards.patterns import expand
+from pipeline.shards.rows import payload_of
 from tests.pictures import tiny_shards
 from tests.servers.ftp import Ftp, ftp_server
 from tests.servers.s3 import forget
@@ -140,7 +141,7 @@ def test_shards_over_ftp_are_those_of_files(folder: Path, ftp: Ftp) -> None:
     assert index.digest() == local.digest() and index.class_names == tuple(NAMES)
     with index.files() as files:
         for row in range(ROWS):
-            assert index.payload(files, row) == local.payload(local.files(), row)
+            assert payload_of(index, files, row) == payload_of(local, local.files(), row)
     with pytest.raises(ShardError, match=r"absent\.tar is not there"):
         scan([f"{ftp.url}/absent.tar"])
 

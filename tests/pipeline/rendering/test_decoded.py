@@ -14,6 +14,7 @@ from pipeline.rendering import decoded
 from pipeline.rendering.decoded import DecodedRows
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import scan
+from pipeline.shards.same_pictures import moved_to
 from pipeline.views.recipe import Recipe
 from tests.drawing import CountingFiles, drawn
 from tests.jpegs import kinds, sampled
@@ -126,7 +127,7 @@ def test_damage_since_the_scan_is_refused_as_of_plain_ones(both, tmp_path):
         path = tmp_path / Path(index.urls[0]).name
         path.write_bytes(damaged)
         with pytest.raises(ShardError, match=r"the shard was changed or damaged\. Restore it"):
-            drawn(index.moved_to([str(path)]), Recipe(image_size=SIDE, mix_prob=0.0), [len(index) - 1], [0])
+            drawn(moved_to(index, [str(path)]), Recipe(image_size=SIDE, mix_prob=0.0), [len(index) - 1], [0])
 
 
 def test_another_size_than_was_indexed_is_refused(both):

@@ -19,6 +19,7 @@ from pipeline.rendering.noise import erase
 from pipeline.rendering.operations import apply
 from pipeline.rendering.renderer import Renderer, resize
 from pipeline.shards.index import scan
+from pipeline.shards.rows import payload_of
 from pipeline.views.mixing import Kind
 from pipeline.views.plan import plan_views
 from pipeline.views.recipe import Recipe
@@ -99,7 +100,7 @@ def test_a_row_is_read_once_a_call_and_again_only_when_it_left_the_cache(index):
 def base_of(index, plan, i):
     """A view before mixing, by its plan, step by step, without the renderer."""
     top, left, height, width = plan.crop_B4[i]
-    picture = np.array(Image.open(io.BytesIO(index.payload(index.files(), int(plan.row_B[i])))).convert("RGB"))
+    picture = np.array(Image.open(io.BytesIO(payload_of(index, index.files(), int(plan.row_B[i])))).convert("RGB"))
     image = np.empty((SIDE, SIDE, 3), np.uint8)
     resize(picture[top : top + height, left : left + width], image, cubic=bool(plan.cubic_B[i]))
     image = np.ascontiguousarray(image[:, ::-1]) if plan.flip_B[i] else image
@@ -161,7 +162,7 @@ def test_centre_crops_are_timms_evaluation_within_two_levels(tmp_path, size, pct
     transform = create_transform(SIDE, is_training=False, interpolation="bicubic", crop_pct=pct, normalize=False)
     out, _ = drawn(index, recipe, range(3), [0] * 3)
     for row in range(3):
-        image = Image.open(io.BytesIO(index.payload(index.files(), row))).convert("RGB")
+        image = Image.open(io.BytesIO(payload_of(index, index.files(), row))).convert("RGB")
         theirs = transform(image).permute(1, 2, 0).numpy()
         assert np.abs(out[row].astype(int) - theirs).max() <= 2
 
@@ -172,7 +173,7 @@ def test_simple_crops_show_the_reflected_border(tmp_path):
     out, _ = drawn(index, recipe, range(40), [0] * 40)
     plan = plan_views(recipe, index, np.arange(40), np.zeros(40, int))
     for row in range(40):
-        image = np.asarray(Image.open(io.BytesIO(index.payload(index.files(), row))).convert("RGB"))
+        image = np.asarray(Image.open(io.BytesIO(payload_of(index, index.files(), row))).convert("RGB"))
         top, left = plan.offset_B2[row]
         padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
         assert np.array_equal(out[row], padded[top : top + SIDE, left : left + SIDE])
@@ -185,7 +186,7 @@ def test_a_simple_crop_of_the_corner_shows_the_corner_since_version_2(tmp_path, 
     corner = (plan_views(recipe, index, np.zeros(400, int), np.arange(400)).offset_B2 == 0).all(1)
     assert 0 < corner.sum() < 20
     out, _ = drawn(index, dataclasses.replace(recipe, version=version), [0], [int(corner.argmax())])
-    image = np.asarray(Image.open(io.BytesIO(index.payload(index.files(), 0))).convert("RGB"))
+    image = np.asarray(Image.open(io.BytesIO(payload_of(index, index.files(), 0))).convert("RGB"))
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     assert np.array_equal(out[0], image if version == 1 else padded[:SIDE, :SIDE])
 

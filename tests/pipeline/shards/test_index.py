@@ -20,6 +20,8 @@ from pipeline.errors import MismatchError, ShardError
 from pipeline.shards import index_checks as columns
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.index_checks import DTYPES, class_changes
+from pipeline.shards.rows import payload_of
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.samples import key_hashes
 from tests.pictures import jpeg, sample, tiny_shards, write_tar
 
@@ -46,7 +48,7 @@ def test_rows_run_through_all_shards(index: SampleIndex, shards: tuple[str, ...]
     assert index.class_names == ("a", "b", "c")
     assert index.num_classes == 3
     with index.files() as files:
-        assert [index.payload(files, row) for row in (12, 0)] == [jpeg(12, 56, 56), jpeg(0)]
+        assert [payload_of(index, files, row) for row in (12, 0)] == [jpeg(12, 56, 56), jpeg(0)]
 
 
 def test_workers_change_nothing(
@@ -191,16 +193,16 @@ def test_any_flipped_bit_is_refused_or_another_digest(name: str, place: int, bit
 
 
 def test_a_changed_payload_is_refused(index: SampleIndex, shards: tuple[str, ...], tmp_path: Path) -> None:
-    moved = index.moved_to([str(shutil.copy(url, tmp_path)) for url in shards])
+    moved = moved_to(index, [str(shutil.copy(url, tmp_path)) for url in shards])
     assert moved.digest() == index.digest()
     place = int(moved.offsets[5] + moved.lengths[5] // 2)
     data = bytearray(Path(moved.urls[1]).read_bytes())
     data[place] ^= 4
     Path(moved.urls[1]).write_bytes(data)
     with moved.files() as files:
-        assert moved.payload(files, 4) == jpeg(4, 33, 71)
+        assert payload_of(moved, files, 4) == jpeg(4, 33, 71)
         with pytest.raises(ShardError) as error:
-            moved.payload(files, 5)
+            payload_of(moved, files, 5)
     assert str(error.value).startswith(f"{moved.urls[1]}: the image of row 5 ('s0/000005') has crc32c ")
     assert str(error.value).endswith(
         f", and had {index.payload_crc[5]:08x} when it was indexed: the shard was changed or damaged. Restore it."
@@ -209,20 +211,20 @@ def test_a_changed_payload_is_refused(index: SampleIndex, shards: tuple[str, ...
 
 def test_moving_asks_for_the_same_shards(index: SampleIndex, shards: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(MismatchError) as error:
-        index.moved_to(shards[:2])
+        moved_to(index, shards[:2])
     assert str(error.value) == (
         f"2 shards are named, 3 were indexed ({shards[0]} …). Name the same shards, in the same order."
     )
     other = tmp_path / "other.tar"
     other.write_bytes(b"x")
     with pytest.raises(MismatchError) as error:
-        index.moved_to([shards[0], shards[1], str(other)])
+        moved_to(index, [shards[0], shards[1], str(other)])
     assert str(error.value) == (
         f"{other} has 1 bytes, the shard that was indexed ({shards[2]}) had {index.shard_sizes[2]:,}. Name the same "
         "shards, in the same order."
     )
     with pytest.raises(ShardError, match=r"gone\.tar cannot be read: No such file or directory\. Name the shards"):
-        index.moved_to([shards[0], shards[1], str(tmp_path / "gone.tar")])
+        moved_to(index, [shards[0], shards[1], str(tmp_path / "gone.tar")])
 
 
 def test_mutated_shards_are_never_silent(tmp_path: Path) -> None:
@@ -243,7 +245,7 @@ def test_mutated_shards_are_never_silent(tmp_path: Path) -> None:
         if found != known.digest():
             other += 1
         else:
-            assert [known.payload(known.files(), row) for row in range(4)]
+            assert [payload_of(known, known.files(), row) for row in range(4)]
     assert refused > 5
     assert other > 20
 

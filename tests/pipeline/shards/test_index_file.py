@@ -21,7 +21,7 @@ from pipeline.remote.cache_settings import cache
 from pipeline.shards import index as index_module
 from pipeline.shards import index_checks as columns
 from pipeline.shards import index_file as mapped
-from pipeline.shards.index import SampleIndex
+from pipeline.shards.index import SampleIndex, from_blocks, share
 from pipeline.shards.index_checks import DTYPES, Facts, content_digest, lengths_of
 from pipeline.shards.index_file import HEAD, Mapped, OtherContentError
 from pipeline.store.reader import StoreReader, find_complete, find_layout, read_index, stored_index
@@ -49,7 +49,7 @@ def unpacked_again(_name: str) -> Iterator[Any]:
 
 
 def opened(blocks: Callable[[str], Any] = lambda name: [INDEX.arrays()[name]]) -> SampleIndex:
-    return SampleIndex.from_blocks(INDEX.urls, INDEX.class_names, INDEX.digest(), SIZES, blocks)
+    return from_blocks(INDEX.urls, INDEX.class_names, INDEX.digest(), SIZES, blocks)
 
 
 def place_of(index: SampleIndex) -> Path:
@@ -103,18 +103,18 @@ def test_one_in_memory_is_sent_whole_and_stays_read_only() -> None:
 
 def test_sharing_moves_it_out_of_memory() -> None:
     index = dataclasses.replace(INDEX, urls=("elsewhere.tar",))
-    shared = index.shared()
+    shared = share(index)
     assert shared.mapped
     assert same(shared)
     assert shared.urls == ("elsewhere.tar",)
-    assert shared.shared() is shared
+    assert share(shared) is shared
     assert place_of(opened(unpacked_again)) == place_of(shared)
 
 
 def test_small_ones_need_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_module, "LARGE", 1 << 20)
     assert not opened().mapped
-    assert not INDEX.shared().mapped
+    assert not share(INDEX).mapped
     assert not folder.exists()
 
 
@@ -147,7 +147,7 @@ def test_what_verify_reads_it_reads_anew() -> None:
     opened()
     other = index_of(ROWS, salt=1)
     with pytest.raises(OtherContentError):
-        SampleIndex.from_blocks(INDEX.urls, None, INDEX.digest(), SIZES, lambda name: [other.arrays()[name]], anew=True)
+        from_blocks(INDEX.urls, None, INDEX.digest(), SIZES, lambda name: [other.arrays()[name]], anew=True)
 
 
 # ---- damage
@@ -225,7 +225,7 @@ def test_what_cannot_be_replaced_is_not_used(caplog: pytest.LogCaptureFixture) -
 
 def test_an_index_of_another_digest_is_another_file() -> None:
     other = index_of(ROWS, salt=1)
-    ours, theirs = opened(), other.shared()
+    ours, theirs = opened(), share(other)
     assert place_of(ours) != place_of(theirs)
     place_of(ours).write_bytes(place_of(theirs).read_bytes())
     del ours
@@ -236,7 +236,7 @@ def test_wrong_lengths_are_not_answered_from_the_file() -> None:
     opened()
     lengths = {**SIZES, "key_bytes": SIZES["key_bytes"] + 1}
     with pytest.raises(ShardError, match="do not fill key_bytes"):
-        SampleIndex.from_blocks(
+        from_blocks(
             INDEX.urls, None, INDEX.digest(), lengths,
             lambda name: [INDEX.arrays()[name], *([np.array([97], np.uint8)] if name == "key_bytes" else [])],
         )  # fmt: skip
@@ -257,7 +257,7 @@ def test_unsound_arrays_get_no_file_even_with_their_own_digest(folder: Path) -> 
     arrays = {**INDEX.arrays(), "offsets": INDEX.offsets[::-1].copy()}
     digest = content_digest(SIZES, lambda name: (arrays[name].data,))
     with pytest.raises(ShardError, match="payloads overlap"):
-        SampleIndex.from_blocks(INDEX.urls, None, digest, SIZES, lambda name: [arrays[name]])
+        from_blocks(INDEX.urls, None, digest, SIZES, lambda name: [arrays[name]])
     assert [path for path in folder.glob("*") if path.suffix in ("", ".part") and path.name != "room"] == []
 
 

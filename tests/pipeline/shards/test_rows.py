@@ -11,9 +11,8 @@ import pytest
 
 from pipeline.errors import ShardError
 from pipeline.shards.index import SampleIndex, scan
-from pipeline.shards.rows import ChangedRowError
+from pipeline.shards.rows import ChangedRowError, changed_rows, payload_of, require_class, require_unchanged
 from pipeline.shards.truth import LabelRule
-from pipeline.store.unchanged import changed_rows, require_unchanged
 from tests.pictures import in_place, jpeg, tiny_shards, write_tar
 
 LONG = "a/" + "very-long-name" * 12
@@ -23,7 +22,7 @@ FORMATS = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT, "ustar": tarfil
 def every_row(index: SampleIndex) -> None:
     with index.files() as files:
         for row in range(len(index)):
-            index.require_class(files, row)
+            require_class(index, files, row)
 
 
 @pytest.mark.parametrize("layout", ["after", "before", "around"])
@@ -41,7 +40,7 @@ def test_the_class_is_found_wherever_it_stands(tmp_path: Path, layout: str, kind
     every_row(index)
     in_place(path, members[0][0] if layout != "after" else members[1][0], b"1")
     with pytest.raises(ChangedRowError) as refused, index.files() as files:
-        index.payload(files, 0)
+        payload_of(index, files, 0)
     assert str(refused.value) == (
         f"{path}: row 0 ('a/0') has class 1, and had class 0 when it was indexed: the shard was changed. Restore it, "
         "or label these shards anew under another --out."
@@ -95,11 +94,11 @@ def test_a_row_is_held_to_its_class_once(tmp_path: Path) -> None:
     index = scan(tiny_shards(tmp_path, 40, shards=1))
     with index.files() as files:
         assert [files.first_time(row) for row in (3, 39, 3, 4, 39)] == [True, True, False, True, False]
-        index.payload(files, 4)
+        payload_of(index, files, 4)
         in_place(Path(index.urls[0]), "s0/000004.cls", b"2")
-        index.payload(files, 4)
+        payload_of(index, files, 4)
     with pytest.raises(ShardError, match=r"row 4 \('s0/000004'\) has class 2, and had class 1"), index.files() as files:
-        index.payload(files, 4)
+        payload_of(index, files, 4)
 
 
 def test_the_look_costs_little(tmp_path: Path) -> None:
@@ -111,9 +110,9 @@ def test_the_look_costs_little(tmp_path: Path) -> None:
     with index.files() as files:
         for row in range(60):
             begun = time.process_time()
-            index.require_class(files, row)
+            require_class(index, files, row)
             spent["look"] += time.process_time() - begun
             begun = time.process_time()
-            decode(index.payload(files, row))
+            decode(payload_of(index, files, row))
             spent["decode"] += time.process_time() - begun
     assert spent["look"] < 0.2 * spent["decode"], spent

@@ -13,6 +13,8 @@ from pipeline.errors import MismatchError, ShardError
 from pipeline.pictures.jpeg_tiling import SPAN, SPANS, NotPlainError, Sign, read_header, sign_of, tile
 from pipeline.shards import same_pictures
 from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.rows import payload_of
+from pipeline.shards.same_pictures import moved_to
 from tests.jpegs import sampled
 from tests.pictures import encoded, scene, write_tar
 
@@ -59,14 +61,14 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> SampleIndex:
 def test_one_stands_for_the_other(plain: SampleIndex, other: SampleIndex, way: str) -> None:
     index, found = (plain, other) if way == "tiled" else (other, plain)
     assert index.digest() != found.digest()
-    moved = index.moved_to(found.urls)
+    moved = moved_to(index, found.urls)
     assert (moved.digest(), moved.urls, moved.stands_for) == (index.digest(), found.urls, index.digest())
     assert np.array_equal(moved.offsets, found.offsets)
     again = pickle.loads(pickle.dumps(moved))
     assert again.digest() == index.digest() and np.array_equal(again.payload_crc, found.payload_crc)
     with moved.files() as files:
-        assert [moved.payload(files, row) for row in range(ROWS)] == [
-            found.payload(found.files(), row) for row in range(ROWS)
+        assert [payload_of(moved, files, row) for row in range(ROWS)] == [
+            payload_of(found, found.files(), row) for row in range(ROWS)
         ]
 
 
@@ -76,14 +78,14 @@ def test_pictures_tiled_as_they_were_before_stand_for_plain_ones_too(plain: Samp
         index = indexed(tmp_path / f"{span}", [tiled(picture, span) for picture in PICTURES])
         assert index.digest() not in (plain.digest(), None)
         if span in SPANS:
-            assert index.moved_to(plain.urls).digest() == index.digest()
+            assert moved_to(index, plain.urls).digest() == index.digest()
         else:
             assert "have other pictures: that of row 0 ('row0')" in refusal(index, plain)
 
 
 def refusal(index: SampleIndex, found: SampleIndex) -> str:
     with pytest.raises(MismatchError) as error:
-        index.moved_to(found.urls)
+        moved_to(index, found.urls)
     return str(error.value).replace(found.urls[0], "FOUND").replace(index.urls[0], "KNOWN")
 
 
@@ -143,7 +145,7 @@ def test_many_plain_pictures_are_sampled(
     monkeypatch.setattr(same_pictures, "TILED_AGAIN", 3)
     again = same_pictures.tile
     monkeypatch.setattr(same_pictures, "tile", lambda payload, span: seen.append(payload) or again(payload, span=span))
-    other.moved_to(plain.urls)
+    moved_to(other, plain.urls)
     assert len(set(seen)) == 3
 
 
@@ -152,11 +154,11 @@ def test_what_a_payload_says_is_found_behind_a_long_header(plain: SampleIndex, t
     long = [picture[:2] + comment + picture[2:] for picture in PICTURES]
     index = indexed(tmp_path / "plain", long)
     found = indexed(tmp_path / "tiled", [tiled(picture) for picture in long])
-    assert index.moved_to(found.urls).digest() == index.digest()
+    assert moved_to(index, found.urls).digest() == index.digest()
 
 
 def test_a_damaged_shard_is_told(plain: SampleIndex, other: SampleIndex, tmp_path: Path) -> None:
     cut = tmp_path / "1.tar"
     cut.write_bytes(Path(other.urls[1]).read_bytes()[: 5 * 1024])
     with pytest.raises(ShardError, match=r"1\.tar: at byte .* cut"):
-        plain.moved_to([other.urls[0], str(cut)])
+        moved_to(plain, [other.urls[0], str(cut)])

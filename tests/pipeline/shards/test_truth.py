@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.shards.index import SampleIndex, scan
+from pipeline.shards.index import SampleIndex, scan, share
+from pipeline.shards.rows import require_unchanged
+from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.truth import LabelRule
-from pipeline.store.unchanged import require_unchanged
 from tests.pictures import jpeg, write_tar
 
 NAMES = ("ant", "bee", "cat")
@@ -126,6 +127,6 @@ def test_the_place_travels_with_the_index(tmp_path: Path) -> None:
 
     index = scan([tar_of(tmp_path, "json", json_of({"class": 1}, {"class": 0}))], rule=LabelRule(key="class"))
     moved = (tmp_path / "0.tar").rename(tmp_path / "1.tar")
-    for other in (pickle.loads(pickle.dumps(index)).moved_to([str(moved)]), index.moved_to([str(moved)]).shared()):
+    for other in (moved_to(pickle.loads(pickle.dumps(index)), [str(moved)]), share(moved_to(index, [str(moved)]))):
         assert isinstance(other, SampleIndex) and other.label_key == "class"
         require_unchanged(other)

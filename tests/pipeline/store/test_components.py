@@ -15,7 +15,6 @@ import pytest
 from pipeline.errors import RecipeError, StoreError
 from pipeline.inspection.audit import audit
 from pipeline.labels.keeps import parse_keep
-from pipeline.labels.lowrank import LowRank
 from pipeline.store.reader import StoreReader
 from pipeline.store.writer import StoreWriter
 from tests.faults import Calls, in_child, memory_disk, wait_for
@@ -126,11 +125,11 @@ def test_components_that_come_out_otherwise_are_refused(tmp_path: Path) -> None:
 
 def test_they_are_fitted_to_every_other_window_from_all_over_and_asked_for_once(tmp_path: Path) -> None:
     keep = parse_keep("lowrank:5+35")
-    assert isinstance(keep, LowRank)
-    row_N = keep.fit_rows(1_281_167, 64)
+    assert keep.fitting is not None
+    row_N = keep.fitting.rows(1_281_167, 64)
     assert len(row_N) == 4096 and (row_N // 64 % 2 == 0).all() and (np.diff(row_N) > 0).all()
     assert row_N[0] == 0 and row_N[-1] > 1_280_000
-    assert keep.fit_rows(10, 64).tolist() == list(range(10))
+    assert keep.fitting.rows(10, 64).tolist() == list(range(10))
     asked = []
     for _ in range(2):
         with StoreWriter.open(

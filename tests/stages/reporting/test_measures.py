@@ -14,16 +14,16 @@ from stages.reporting.measures import (
     reliability,
     wilson,
 )  # fmt: skip
-from stages.reporting.results import Results, StudentResult
+from stages.reporting.results import Results, StudentResult, read_answers
 
 CLASSES = 4
 
 
 def student(kind, seed, truth, named, bins=()):
-    answers = {"row": np.arange(len(truth)), "truth": np.array(truth), "class": np.array(named)}
+    answers = {"row": np.arange(len(truth)), "truth": np.array(truth), "named": np.array(named)}
     return StudentResult(
-        kind=kind, seed=seed, images=len(truth), accuracy={"class": 0.5}, loss={"class": 1.0},
-        calibration={"class": 0.1}, as_teacher=None, epochs=(), steps=(), answers=answers, bins=tuple(bins),
+        kind=kind, seed=seed, images=len(truth), accuracy={"class": 0.5}, loss=1.0,
+        calibration=0.1, as_teacher=None, epochs=(), steps=(), answers=answers, bins=tuple(bins),
     )  # fmt: skip
 
 
@@ -54,8 +54,8 @@ def test_pictures_that_both_name_alike_are_no_proof_of_equality():
 
 
 def test_the_interval_of_a_gain_pairs_seeds_and_is_none_where_answers_are_absent():
-    truth = [0, 1, 2, 3, 0, 1, -1]
-    plain, taught = [0, 0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 1, 0, 0]
+    truth = [0, 1, 2, 3, 0, 1]
+    plain, taught = [0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 1, 0]
     students = [student("none", s, truth, plain) for s in (0, 1)] + [student("soft", s, truth, taught) for s in (0, 1)]
     expected = paired(np.array([0.0, 1, 1, 1, -1, 0]))
     assert gain_interval(Results(students=tuple(students)), "soft") == expected
@@ -66,8 +66,8 @@ def test_the_interval_of_a_gain_pairs_seeds_and_is_none_where_answers_are_absent
 
 
 def test_classes_are_counted_over_the_students():
-    truth = [0, 0, 1, 1, 2, -1]
-    students = [student("soft", 0, truth, [0, 1, 1, 1, 3, 0]), student("soft", 1, truth, [0, 0, 0, 1, 3, 0])]
+    truth = [0, 0, 1, 1, 2]
+    students = [student("soft", 0, truth, [0, 1, 1, 1, 3]), student("soft", 1, truth, [0, 0, 0, 1, 3])]
     images_K, share_K = recall(students, CLASSES)
     assert images_K.tolist() == [2, 2, 1, 0]
     assert share_K[:3].tolist() == [0.75, 0.75, 0.0] and np.isnan(share_K[3])
@@ -76,6 +76,19 @@ def test_classes_are_counted_over_the_students():
     assert mistaken(counts_KK, 2) == [(2, 3, 2, 1.0), (0, 1, 1, 0.25)]
     assert len(mistaken(counts_KK, 50)) == 3
     assert confusion(students, 10**6) is None and recall([], 3) is None
+
+
+def test_answers_about_rows_without_a_label_are_left_out(tmp_path):
+    path = tmp_path / "soft-0.npz"
+    assert read_answers(path, "class") is None
+    np.savez(path, row=[4, 5, 6], truth=[1, -1, 2], **{"class": [1, 0, 3]})
+    found = read_answers(path, "class")
+    assert {name: column.tolist() for name, column in found.items()} == {
+        "row": [4, 6],
+        "truth": [1, 2],
+        "named": [1, 3],
+    }
+    assert read_answers(path, "fused_logits") is None
 
 
 def test_bins_are_added_up_and_empty_ones_left_out():

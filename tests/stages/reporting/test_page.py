@@ -1,17 +1,21 @@
 """Colours that can be read in both schemes, and figures that follow the page and bring nothing along."""
 
 import re
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from stages.reporting import figures
-from stages.reporting.figures import PALETTE
-from stages.reporting.page import HERE, Fold, Opening, Part, Row, Table, Text, render
-from stages.reporting.report_data import colour
+from stages.reporting.drawing import PALETTE
+from stages.reporting.page import HERE
+from stages.reporting.results import Results, StudentResult
 
 STYLE = (HERE / "page.css").read_text(encoding="utf-8")
+BARE = {
+    "seed": 0, "images": 1, "accuracy": {}, "loss": 0.0, "calibration": 0.0, "as_teacher": None, "steps": (),
+    "answers": None,
+}  # fmt: skip
+OWN = {kind: kind for kind in ("none", "hard", "soft")}
 COLOURS = {name: pair for name, *pair in re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", STYLE)}
 
 
@@ -29,37 +33,56 @@ def test_all_that_is_written_has_enough_contrast(scheme, ground):
         assert (other + 0.05) / (one + 0.05) >= 4.5, (name, ground)
 
 
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_the_figure_in_a_cell_can_be_read_on_its_colour(scheme):
+    ink, paper = COLOURS["ink"][scheme], COLOURS["paper"][scheme]
+    for kind in {*OWN, *(name for name in PALETTE if name.startswith("other"))}:
+        full, none = (np.array([int(c[at : at + 2], 16) for at in (1, 3, 5)]) for c in (COLOURS[kind][scheme], paper))
+        mixed = figures.FULLEST * full + (1 - figures.FULLEST) * none
+        cell = "#{:02x}{:02x}{:02x}".format(*mixed.round().astype(int))
+        one, other = sorted(luminance(colour) for colour in (ink, cell))
+        assert (other + 0.05) / (one + 0.05) >= 4.5, kind
+
+
+def test_a_long_training_has_few_marks_and_the_last_of_them():
+    epochs = tuple({"update": k, "loss": 1 / (k + 1)} for k in range(300))
+    student = StudentResult(kind="soft", epochs=epochs, **BARE)
+    drawn = figures.curve(Results(students=(student,)), "loss", "training loss").svg()
+    assert 30 <= drawn.count("<title>") <= 40 and "after 299 updates" in drawn and len(drawn) < 40_000
+
+
 def test_every_colour_of_a_figure_is_one_of_the_page():
     assert set(PALETTE) <= set(COLOURS) and len(set(PALETTE.values())) == len(PALETTE)
-    assert {colour(kind) for kind in ("none", "hard", "soft", "teacher", "soft-t4", "feature")} <= set(PALETTE)
+
+
+def test_kinds_are_told_apart_by_colour_or_else_by_mark_and_line():
+    kinds = ["none", "soft", *(f"soft-t{k}" for k in range(6))]
+    students = tuple(StudentResult(kind=k, epochs=(), **BARE) for k in kinds)
+    colours = Results(students=students).colours
+    assert set(colours.values()) <= set(PALETTE) and len({colours[k] for k in kinds[:6]}) == 6
+    axes = figures.trade("rate", {k: [(1.0, 0.5, "a")] for k in kinds}, "x", colours).axes
+    looks = {(mark.get_color(), mark.get_marker()) for mark in axes.lines if mark.get_label() in kinds[2:]}
+    assert len(looks) == 6
+    axes = figures.reliability({k: [(0.1, 0.5, 3)] for k in kinds}, colours).axes
+    assert len({(mark.get_color(), mark.get_linestyle()) for mark in axes.lines if mark.get_label() in kinds[2:]}) == 6
 
 
 def test_a_figure_has_no_colour_address_or_identity_of_its_own():
     bins = {"none": [(0.3, 0.2, 10), (0.7, 0.8, 4)], "soft": [(0.5, 0.5, 14)]}
-    first, second = figures.reliability(bins).svg(), figures.reliability(bins).svg()
+    first, second = figures.reliability(bins, OWN).svg(), figures.reliability(bins, OWN).svg()
     assert first == second
     assert "var(--soft)" in first and not any(value in first for value in PALETTE.values())
     assert "http" not in first and "<metadata" not in first and "<!--" not in first
     assert set(re.findall(r'(?:url\(|href=")#([^")]+)', first)) == set(re.findall(r' id="([^"]+)"', first))
     assert not set(re.findall(r' id="([^"]+)"', first)) & set(
-        re.findall(r' id="([^"]+)"', figures.trade("other", [("soft", 1.0, 0.5, "a")], "x").svg())
+        re.findall(r' id="([^"]+)"', figures.trade("other", {"soft": [(1.0, 0.5, "a")]}, "x", OWN).svg())
     )
 
 
 def test_marks_say_their_figures_and_figures_say_what_they_show():
     names = ["<ant>", "bee"]
-    drawn = figures.confusion(names, np.array([[3, 1], [0, 4]]), "soft").svg()
+    drawn = figures.confusion(names, np.array([[3, 1], [0, 4]]), "soft", OWN).svg()
     assert "<title>&lt;ant&gt; taken for bee: 25.0 %</title>" in drawn and "<ant>" not in drawn
     assert re.search(r'role="img" aria-label="confusion matrix of soft labels over 2 classes', drawn)
-    many = figures.classes([str(k) for k in range(100)], {"none": np.linspace(0, 1, 100)}).svg()
+    many = figures.classes([str(k) for k in range(100)], {"none": np.linspace(0, 1, 100)}, OWN).svg()
     assert "0 to 100 %" in many and many.count("<title>") == 0 and len(many) < 30_000
-
-
-def test_text_is_never_markup_and_headings_are_in_order():
-    opening = Opening(headline=("<a>", "b", ""), lead="<script>", more="&", made="x")
-    table = Table(caption="<i>", head=["<b>"], rows=[Row(head="<u>", cells=[])])
-    page = render(opening, [Part("one", "<One>", [Text("<p>"), table, Fold("<s>", "</pre>")])])
-    for given in ("<a>b", "<script>", "<i>", "<b>", "<u>", "<One>", "<s>", "</pre><"):
-        assert given not in page.replace("</pre></details>", "")
-    levels = [int(level) for level in re.findall(r"<h(\d)", page)]
-    assert levels[0] == 1 and all(later - earlier <= 1 for earlier, later in pairwise(levels))
