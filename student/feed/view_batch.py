@@ -27,7 +27,7 @@ from student.feed.feed import Step
 from student.feed.order import Batch
 from student.feed.stored_answers import Answers, AnswerSource
 from student.feed.targets import TeacherLabels
-from student.feed.tensors import normalise
+from student.feed.tensors import across, normalise
 
 Pixels = Literal["float32", "uint8"]
 Channels = Literal["first", "last"]
@@ -136,8 +136,8 @@ class Shape:
             topk_index=None if soft else teacher.topk_index_BK,
             topk_logit=None if soft else teacher.topk_logit_BK,
             lse=None if soft else teacher.lse_BT,
-            row=torch.from_numpy(batch.row_B.astype(np.int64)).to(device),
-            view=torch.from_numpy(batch.view_B.astype(np.int64)).to(device),
+            row=across(batch.row_B.astype(np.int64), device),
+            view=across(batch.view_B.astype(np.int64), device),
             epoch=step.epoch,
             step=step.step,
             total=step.count,
@@ -147,7 +147,7 @@ class Shape:
         if self.pixels == "uint8":
             x_BHWC = pixels_BHWC.clone()  # the feed writes the next views into its memory
             return x_BHWC.permute(0, 3, 1, 2) if self.channels == "first" else x_BHWC
-        mean, std = (torch.tensor(values, device=pixels_BHWC.device) for values in (self.mean, self.std))
+        mean, std = (across(np.array(values, np.float32), pixels_BHWC.device) for values in (self.mean, self.std))
         x_BCHW = normalise(pixels_BHWC, mean, std)
         return x_BCHW if self.channels == "first" else x_BCHW.permute(0, 2, 3, 1)
 

@@ -36,7 +36,7 @@ def test_numbers() -> None:
 def test_the_sentence() -> None:
     assert advice(FOUND) == (
         "waiting 50 %: 16 workers draw 4,571 views/s, the device takes 9,200; --repeats 3 would draw about 8,727, "
-        "pack --tiled 5,780, pack --max-side 400 (and labels anew) 6,299, --picture-cache 12,903."
+        "pack --tiled 5,908, pack --max-side 400 (and labels anew) 6,299, --picture-cache 12,903."
     )
 
 
