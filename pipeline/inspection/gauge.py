@@ -59,7 +59,7 @@ PROOF = ("crc", "luma")
 """Arrays that are beside the labels of a view"""
 
 MOST_CLASSES_FITTED = 4096
-"""Beyond these no other keep is fitted only to say what it would do: that takes minutes"""
+"""Beyond these no other keep is fitted only to say what it would do: each would take half a minute"""
 
 Answers = Callable[[NDArray[np.int64]], NDArray[np.uint16]]
 Gauge = Mapping[str, Any]

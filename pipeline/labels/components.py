@@ -42,6 +42,9 @@ _COARSE = 8
 _BYTE, _NIBBLE = 128, 8
 _SMALLEST_STEP = 0.25
 
+MOST_ACROSS = 4096
+"""Classes whose covariance is formed; where there are more of them, views are fewer (`lowrank.LARGEST_FIT`)"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Components:
@@ -178,21 +181,47 @@ def mean_of(codes_BC: NDArray[np.uint16]) -> NDArray[np.int64]:
 def principal(codes_NC: NDArray[np.uint16], components: int) -> tuple[NDArray[np.int32], NDArray[np.int16], int]:
     """Mean, steps and the number of wide components of these codes.
 
-    The covariance is a sum of products of integers below 2^53, hence the same in any order of additions.
+    Up to `MOST_ACROSS` classes they come from sums of products of integers below 2^53, the same in any order.
     """
     count, classes = codes_NC.shape
     assert 1 <= components < classes and count >= 1, f"{components} components of {count} views of {classes} classes"
     above_NC = codes_NC.astype(np.float64) - mean_of(codes_NC)[:, None]
     total_C = above_NC.sum(axis=0)
-    covariance_CC = (above_NC.T @ above_NC - np.outer(total_C, total_C) / count) / (count * 256.0**2)
-    value_C, vector_CC = np.linalg.eigh(covariance_CC)
-    strongest = slice(None, -components - 1, -1)
-    deviation_R, direction_RC = np.sqrt(np.maximum(value_C[strongest], 0)), _upright(vector_CC.T[strongest])
+    strongest = _of_views if classes > MOST_ACROSS else _of_classes
+    deviation_R, direction_RC = strongest(above_NC, total_C, components)
     step = max(STEP * float(deviation_R[-1]), _SMALLEST_STEP)
     limit = np.iinfo(np.int16)
     step_RC = np.clip(np.rint(direction_RC * step * UNIT), limit.min, limit.max).astype(np.int16)
     mean_C = np.rint(total_C * PER_CODE / count).astype(np.int32)
     return mean_C, step_RC, int((deviation_R > WIDE * step).sum())
+
+
+def _of_classes(
+    above_NC: NDArray[np.float64], total_C: NDArray[np.float64], components: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Deviations along the strongest directions, and these, from the covariance of the classes."""
+    count = len(above_NC)
+    covariance_CC = (above_NC.T @ above_NC - np.outer(total_C, total_C) / count) / (count * 256.0**2)
+    value_C, vector_CC = np.linalg.eigh(covariance_CC)
+    strongest = slice(None, -components - 1, -1)
+    return np.sqrt(np.maximum(value_C[strongest], 0)), _upright(vector_CC.T[strongest])
+
+
+def _of_views(
+    above_NC: NDArray[np.float64], total_C: NDArray[np.float64], components: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same from the products of the views, where these are fewer: tens of thousands of classes take seconds."""
+    count = len(above_NC)
+    assert components < count, f"{components} components of {count} views"
+    product_NN, share_N = above_NC @ above_NC.T, above_NC @ (total_C / count)
+    product_NN += total_C @ total_C / count**2 - share_N[:, None] - share_N
+    value_N, vector_NN = np.linalg.eigh(product_NN / (count * 256.0**2))
+    strongest = slice(None, -components - 1, -1)
+    weight_RN = vector_NN.T[strongest]
+    direction_RC = weight_RN @ above_NC - np.outer(weight_RN.sum(axis=1), total_C / count)
+    length_R1 = np.sqrt((direction_RC**2).sum(axis=1, keepdims=True))
+    direction_RC /= np.maximum(length_R1, np.finfo(np.float64).tiny)
+    return np.sqrt(np.maximum(value_N[strongest], 0)), _upright(direction_RC)
 
 
 def _upright(direction_RC: NDArray[np.float64]) -> NDArray[np.float64]:

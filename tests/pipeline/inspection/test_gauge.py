@@ -111,7 +111,7 @@ def test_what_loses_nothing_or_is_no_soft_target_is_not_measured(tmp_path: Path,
 def measured(keep: str, codes_NC: np.ndarray) -> dict[str, Any]:
     """Of a keep that is fitted to the same answers."""
     chosen = parse_keep(keep)
-    chosen = chosen.fit(codes_NC) if isinstance(chosen, LowRank) else chosen
+    chosen = chosen if chosen.fitting is None else chosen.fitting.fit(codes_NC)
     manifest = replace(manifest_of(INDEX, keep, num_classes=codes_NC.shape[1]), keep=chosen)
     return dict(measure(manifest, lambda row_N: codes_NC[row_N]))
 

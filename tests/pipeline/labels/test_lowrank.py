@@ -156,6 +156,24 @@ def test_the_fit_does_not_depend_on_the_order_of_views_or_on_a_constant_in_a_row
     np.testing.assert_allclose(fitted["spread"], moved["spread"], rtol=1e-5)
 
 
+def test_many_classes_have_the_components_that_their_covariance_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes_NC = answers(8, 250)
+    plain_C, plain_RC, wide = principal(codes_NC, RANK)
+    monkeypatch.setattr("pipeline.labels.components.MOST_ACROSS", CLASSES - 1)
+    mean_C, step_RC, as_wide = principal(codes_NC, RANK)
+    assert (mean_C == plain_C).all() and as_wide == wide
+    assert np.abs(step_RC.astype(int) - plain_RC).max() <= 1  # in 1/1024 of a logit
+
+
+def test_tens_of_thousands_of_classes_are_fitted_in_seconds() -> None:
+    codes_NC = answers(8, 300, 21_843, factors=6)
+    found = fit(codes_NC, KEPT, RANK)
+    held_BC = answers(9, 40, 21_843, factors=6)
+    argmax_B = held_BC.argmax(axis=1)
+    told_BC = targets(encode(held_BC, argmax_B, KEPT, found) | {"argmax": argmax_B}, found, 1.0)
+    assert divergence(held_BC, told_BC, 1.0) < 0.1
+
+
 @pytest.mark.parametrize("rank", [1, 2, 7, 8])
 def test_steps_survive_their_bytes(rank: int) -> None:
     mean_C, step_RC, fitted = principal(answers(0, 500), rank)
