@@ -12,7 +12,8 @@ from student.webdataset import with_teacher
 def main(store: str, urls: list[str], workers: int = 4, batch: int = 64) -> tuple[int, float]:
     """How many views one epoch has, and how far the true labels are from the teacher's answers."""
     stage = with_teacher(store, answer="soft", tau=1.0)
-    shards = wds.WebDataset(urls, shardshuffle=100, nodesplitter=wds.split_by_node, workersplitter=wds.split_by_worker)
+    split = {"nodesplitter": wds.split_by_node, "workersplitter": wds.split_by_worker}
+    shards = wds.WebDataset(urls, shardshuffle=100, empty_check=False, **split)  # a worker may be left without a shard
     pipeline = shards.compose(stage).shuffle(1000).batched(batch)
     loader = wds.WebLoader(pipeline, batch_size=None, num_workers=workers)
     stage.set_epoch(0)

@@ -119,6 +119,8 @@ def test_the_webdataset_pipeline_sees_every_row(tmp_path: Path) -> None:
     store = make_store(tmp_path, shards=urls)
     count, distance = main_of("webdataset_pipeline")(str(store), list(urls), workers=2, batch=8)
     assert count == len(scan(urls)) and math.isfinite(distance)
+    count, _ = main_of("webdataset_pipeline")(str(store), list(urls[:1]), workers=2, batch=8)
+    assert count == len(scan(urls[:1])), "also where a worker has no shard"
 
 
 def test_lightning_learns(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

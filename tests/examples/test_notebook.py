@@ -32,7 +32,8 @@ def test_the_notebook_runs(keep: str, tmp_path: Path, monkeypatch: pytest.Monkey
         plt.close()
 
     monkeypatch.setattr(plt, "show", show)
-    monkeypatch.setenv("STORE", str(make_store(tmp_path, rows=40, keep=keep)))
+    luma = keep == "dense" or "sketch"  # as stores are by default
+    monkeypatch.setenv("STORE", str(make_store(tmp_path, rows=40, keep=keep, luma=luma)))
     names: dict[str, Any] = {}
     for number, cell in enumerate(CELLS):
         exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
