@@ -32,7 +32,7 @@ from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
 from stages.reporting.gallery import contact_sheet_of, held_out_shelves, view_shelves
 from stages.reporting.made import made_here, read_history, remember
-from stages.reporting.report_data import Story, curve_table
+from stages.reporting.report_data import Story, curve_table, remembered
 from stages.reporting.results import read_results
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def main(
     )
     write(story, out)
     if earlier is not None:
-        remember(earlier, before, story.made, story.found())
+        remember(earlier, before, story.made, remembered(story))
     numbers = found.summary()
     if summary is not None:
         write_json(summary, numbers)

@@ -58,7 +58,7 @@ def _of_labels(story: Story) -> list[Drawing]:
         return []
     per_view = [(float(view), value) for view, value in story.per_view]
     fitted = [(line["epoch"], line["loss"]) for line in story.results.teacher_curve]
-    drawn = [by_share(story.label_shares)] if story.label_shares else []
+    drawn = [by_share(story.labels.by_share)] if story.labels.by_share else []
     if len(per_view) > 1:
         drawn.append(line("by-view", per_view, x="view", title="labels that name the true class", percent=True))
     if len(fitted) > 1:
@@ -250,7 +250,7 @@ def _by_rate(story: Story) -> dict[str, list[Mark]]:
 
 
 def _by_bytes(story: Story) -> dict[str, list[Mark]]:
-    return _marks(story, lambda s: story.label_bytes.get(s.kind), "{:.1f} bytes a view")
+    return _marks(story, lambda s: story.labels.bytes_read.get(s.kind), "{:.1f} bytes a view")
 
 
 def _marks(story: Story, cost: Callable[[StudentResult], float | None], form: str) -> dict[str, list[Mark]]:

@@ -118,7 +118,7 @@ class Finding:
 
 def findings(story: Story) -> list[Finding]:
     """All of them."""
-    warned = [Finding(line, good=False) for line in story.inspected[1]]
+    warned = [Finding(line, good=False) for line in story.labels.inspected[1]]
     return [*_gain(story), *warned, *_calibration(story), *_classes(story), *_training(story), *_missing(story)]
 
 

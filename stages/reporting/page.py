@@ -18,7 +18,7 @@ from stages.reporting import tables
 from stages.reporting.drawing import Drawing
 from stages.reporting.figures import drawings
 from stages.reporting.findings import findings, opening
-from stages.reporting.report_data import Story, points, share, taught
+from stages.reporting.report_data import Story, points, share, tables_of, taught
 from stages.reporting.results import called
 
 HERE = Path(__file__).parent
@@ -47,6 +47,7 @@ def html(story: Story, drawn: Mapping[str, Drawing]) -> str:
         story=story,
         drawn=drawn,
         tables=tables,
+        files=tables_of(story),
         called=called,
         points=points,
         taught=taught,

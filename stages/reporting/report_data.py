@@ -98,9 +98,26 @@ class Story:
         return {kind: found[kind] for kind in [k for k in self.results.kinds if k in found] or sorted(found)}
 
     @property
-    def label_shares(self) -> list[tuple[str, int, float]]:
+    def labels(self) -> AboutLabels:
+        """What is told of the teacher's labels."""
+        return AboutLabels(self)
+
+    @property
+    def judged_on(self) -> list[str]:
+        """Machines whose speed was measured."""
+        return sorted({str(s.speed["machine"]["processor"]) for s in self.students if "machine" in s.speed})
+
+
+@dataclass(frozen=True)
+class AboutLabels:
+    """What a report tells of the teacher's labels."""
+
+    story: Story
+
+    @property
+    def by_share(self) -> list[tuple[str, int, float]]:
         """(share of the main picture, views, how often it is named), where views are mixed; else nothing."""
-        unmixed, by_share = (self.results.labels.get(name) or {} for name in ("unmixed", "by_lambda"))
+        unmixed, by_share = (self.story.results.labels.get(name) or {} for name in ("unmixed", "by_lambda"))
         parts = {"unmixed": unmixed} if unmixed.get("views") else {}
         parts |= {f"{share} of the view": found for share, found in by_share.items()}
         known = [(name, part) for name, part in parts.items() if part.get("top1") is not None]
@@ -109,7 +126,7 @@ class Story:
     @property
     def inspected(self) -> tuple[list[str], list[str]]:
         """What the doctor and the gauge measured of the labels, and what they warn of."""
-        labels = self.results.labels
+        labels = self.story.results.labels
         lines = doctor_text(labels.get("doctor"))
         lines += gauge_text(labels.get("gauge"), labels.get("bytes_per_view", {}))
         marked = [line.partition(": ") for line in lines if line.startswith(("ADVICE: ", "WARNING: "))]
@@ -119,45 +136,42 @@ class Story:
     @property
     def own(self) -> float | None:
         """How often the labels name the true class of rows that have one."""
-        return statistics.fmean(value for _, value in self.per_view) if self.per_view else None
+        return statistics.fmean(value for _, value in self.story.per_view) if self.story.per_view else None
 
     @property
-    def judged_on(self) -> list[str]:
-        """Machines whose speed was measured."""
-        return sorted({str(s.speed["machine"]["processor"]) for s in self.students if "machine" in s.speed})
-
-    @property
-    def label_bytes(self) -> dict[str, float]:
+    def bytes_read(self) -> dict[str, float]:
         """Bytes of a view's labels that each kind reads, where its store keeps what this one does."""
-        sizes = {name: size for name, size in self.store.bytes_per_view().items() if name not in ("crc", "luma")}
+        sizes = {name: size for name, size in self.story.store.bytes_per_view().items() if name not in ("crc", "luma")}
         read = {"hard": sizes.get("argmax", 0.0), "soft": sum(sizes.values())}
-        keeps = {kind: {s.settings.get("keep") for s in self.results.of(kind)} for kind in self.results.kinds}
-        same = {str(self.store.manifest.keep)}
+        keeps = {
+            kind: {s.settings.get("keep") for s in self.story.results.of(kind)} for kind in self.story.results.kinds
+        }
+        same = {str(self.story.store.manifest.keep)}
         return {"none": 0.0} | {kind: size for kind, size in read.items() if keeps.get(kind) == same}
 
-    def found(self) -> dict[str, Any]:
-        """What is remembered of this report."""
-        sizes = self.store.bytes_per_view()
-        labels = {"views": self.store.layout.views, "rows": len(self.index), "keep": str(self.store.manifest.keep)}
-        return {**self.results.summary(), "labels": labels | {"bytes_per_view": round(sum(sizes.values()), 1)}}
 
-    def files(self) -> dict[str, bytes]:
-        """The page's figures as tables, by their names."""
-        found = {"students.csv": _students(self.results)}
-        epochs = [line for student in self.students for line in student.epochs]
-        found |= {
-            f"{name}.csv": curve_table(self.results, name)
-            for name in ("top1", "loss")
-            if any(name in e for e in epochs)
-        }
-        if self.recalls:
-            images_K = next(iter(self.recalls.values()))[0]
-            rows = zip(self.classes, images_K.tolist(), *(r[1].tolist() for r in self.recalls.values()), strict=True)
-            found["classes.csv"] = as_csv(["class", "pictures", *self.recalls], rows)
-        if self.reliabilities:
-            bins = [(kind, *b) for kind, bins in self.reliabilities.items() for b in bins]
-            found["reliability.csv"] = as_csv(["learned_from", "confidence", "right", "answers"], bins)
-        return found
+def remembered(story: Story) -> dict[str, Any]:
+    """What is remembered of this report."""
+    sizes = story.store.bytes_per_view()
+    labels = {"views": story.store.layout.views, "rows": len(story.index), "keep": str(story.store.manifest.keep)}
+    return {**story.results.summary(), "labels": labels | {"bytes_per_view": round(sum(sizes.values()), 1)}}
+
+
+def tables_of(story: Story) -> dict[str, bytes]:
+    """The page's figures as tables, by their names."""
+    found = {"students.csv": _students(story.results)}
+    epochs = [line for student in story.students for line in student.epochs]
+    found |= {
+        f"{name}.csv": curve_table(story.results, name) for name in ("top1", "loss") if any(name in e for e in epochs)
+    }
+    if story.recalls:
+        images_K = next(iter(story.recalls.values()))[0]
+        rows = zip(story.classes, images_K.tolist(), *(r[1].tolist() for r in story.recalls.values()), strict=True)
+        found["classes.csv"] = as_csv(["class", "pictures", *story.recalls], rows)
+    if story.reliabilities:
+        bins = [(kind, *b) for kind, bins in story.reliabilities.items() for b in bins]
+        found["reliability.csv"] = as_csv(["learned_from", "confidence", "right", "answers"], bins)
+    return found
 
 
 def _students(results: Results) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.progress import duration
 from stages.reporting.measures import mistaken, wilson
-from stages.reporting.report_data import Story, decimal, share, signed, taught
+from stages.reporting.report_data import Story, decimal, remembered, share, signed, taught
 from stages.reporting.results import BEST_HEAD, HEADS, KINDS, called
 
 SETTINGS = (
@@ -116,7 +116,7 @@ def calibration(story: Story) -> Table:
 
 def labels_by_share(story: Story) -> Table:
     """How often the labels name the main picture."""
-    rows = [Row(name, [f"{views:,}", share(top1, " %")]) for name, views, top1 in story.label_shares]
+    rows = [Row(name, [f"{views:,}", share(top1, " %")]) for name, views, top1 in story.labels.by_share]
     caption = "The labels by the share of the view that its main picture is (λ)"
     return Table(caption, ["main picture", "views", "named"], rows)
 
@@ -169,7 +169,7 @@ def _bytes(size: float) -> str:
 
 def earlier(story: Story) -> Table:
     """What became of a change."""
-    now = {"date": "this report", "commit": story.made.commit, "found": story.found()}
+    now = {"date": "this report", "commit": story.made.commit, "found": remembered(story)}
     lines = [now, *reversed(story.earlier)]
     known = {name for line in lines for name, value in line["found"].items() if value} - {"gain", "labels", "teacher"}
     kinds = [kind for kind in KINDS if kind in known] + sorted(known - set(KINDS))

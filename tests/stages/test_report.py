@@ -20,7 +20,7 @@ from stages.report import main
 from stages.reporting.findings import findings, opening
 from stages.reporting.gallery import view_shelves
 from stages.reporting.made import Made, commit_of, read_history, remember
-from stages.reporting.report_data import Story
+from stages.reporting.report_data import Story, remembered
 from stages.reporting.results import ReportError, Spread, read_results
 from stages.reporting.tables import earlier
 from stages.teacher_logits import main as teacher_logits
@@ -439,7 +439,7 @@ def test_an_earlier_report_stands_beside_this_one(shown, results, stores, tmp_pa
     place.write_bytes((shown[0] / "earlier.jsonl").read_bytes())
     (before,) = read_history(place)
     now = story(results, stores / "train.zarr", earlier=[before])
-    remember(place, [before], now.made, now.found())  # nothing has changed: it is not told twice
+    remember(place, [before], now.made, remembered(now))  # nothing has changed: it is not told twice
     assert read_history(place) == [before]
     for path in (results / "reports" / "students").glob("soft-?.json"):
         record = json.loads(path.read_text())
@@ -449,7 +449,7 @@ def test_an_earlier_report_stands_beside_this_one(shown, results, stores, tmp_pa
     first, second = earlier(now).rows
     assert (first.head, first.cells[3:6]) == ("this report", ["75.0", "+25.0", "80.0"])
     assert (second.head, second.cells[3:6]) == (before["date"], ["62.0", "+12.0", "80.0"])
-    remember(place, [before], now.made, now.found())
+    remember(place, [before], now.made, remembered(now))
     assert [line["date"] for line in read_history(place)] == [before["date"], "2026-11-30"]
 
 
