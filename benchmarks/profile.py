@@ -36,7 +36,7 @@ from pipeline.store.writer import StoreWriter
 PLOT = Path(__file__).parents[1] / "docs/speed_profile.png"
 STAGES: Mapping[str, tuple[tuple[object, str], ...]] = {
     "plan": ((render, "plan_views"),),
-    "read": ((SampleIndex, "payload"),),
+    "read": ((decoded, "payload_of"),),
     "decode": ((decoded, "decode_part"),),
     "crop, resize": ((render, "_cut"),),
     "RandAugment": ((render, "apply"),),

@@ -113,7 +113,7 @@ def sabotage(place: Path) -> Tally:
         fill(store, store.layout.units()[:2])
     (path / "argmax/c.0.0").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recovery, "_listed", lambda _sizes, items: [True] * len(items))
+        patch.setattr(recovery, "listed", lambda _sizes, items: [True] * len(items))
         try:
             whole_run(path)
         except StoreError as error:
