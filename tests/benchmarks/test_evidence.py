@@ -20,6 +20,7 @@ from benchmarks.evidence import online as evidence_online
 from benchmarks.evidence.__main__ import command
 from benchmarks.evidence.__main__ import main as evidence
 from benchmarks.evidence.catalogue import EXPERIMENTS
+from benchmarks.evidence.claims import CLAIMS
 from benchmarks.evidence.courses import course, inherit, transfer
 from benchmarks.evidence.experiments import HARD, Experiment, Row, online, packing
 from benchmarks.evidence.inherited import distances, reach
@@ -145,6 +146,9 @@ def test_a_patch_that_looks_everywhere_alike_looks_the_mean_distance_far() -> No
 
 def test_a_student_is_moved_to_digits(lab: Lab) -> None:
     experiment = transfer(lab)
+    assert {row for claim in CLAIMS["transfer"] for row in (claim.mine, claim.other)} <= {
+        r.name for r in experiment.rows
+    }
     moved = [row.scores[0].needs[0] for row in experiment.rows]
     assert ["--init" in student.flags for student in moved] == [False, True, True, True]
     digits = {step.flags[step.flags.index("--shards") + 1] for row in experiment.rows for step in row.scores}
