@@ -78,6 +78,7 @@ def keep_one(path: Path, *, finished: Callable[[Path], bool], remove: Callable[[
     first = _named(_real(path), 1)
     if kept != first and not os.path.lexists(first):
         _move(kept, first)
+        log.warning("%s is %s now", kept, first)
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:

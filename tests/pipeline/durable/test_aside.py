@@ -45,6 +45,7 @@ def test_the_newest_that_was_finished_is_the_generation_that_is_kept(
     keep_one(run)
     assert said(tmp_path) == {"v1.2": "4", "v1.2.previous": "1"}
     assert f"{run}.previous-3 is removed (1 bytes), since {run} is whole; {run}.previous-2 is kept" in caplog.text
+    assert f"{run}.previous-2 is {run}.previous now" in caplog.text
 
 
 def test_one_that_is_alone_is_kept_whatever_it_is(tmp_path: Path) -> None:
