@@ -53,7 +53,7 @@ def teacher_labels(
     known, parts = keep.codes(labels.parts), labels.arrays()
     if known is not None and known.index_BK is None:
         return TeacherLabels(argmax_B=argmax_B, logits_BC=_logits(known.code_BK, device), temperatures=temperatures)
-    if known is not None and "lse" in parts:
+    if known is not None and known.index_BK is not None and "lse" in parts:
         return TeacherLabels(
             argmax_B=argmax_B,
             topk_index_BK=_classes(known.index_BK, device),
