@@ -85,7 +85,7 @@ def tables_used(header: JpegHeader) -> list[tuple[int, int]]:
 
 
 def read_scan(payload: bytes, start: int) -> Scan:
-    """The bytes of the scan that starts there, as far as the first marker that is no restart."""
+    """The coded bytes that begin at `start`, up to the first marker that does not only restart the scan."""
     data = np.frombuffer(payload, np.uint8, offset=start)
     marks = np.flatnonzero(data[:-1] == 0xFF)
     codes = data[marks + 1]

@@ -159,7 +159,7 @@ def header_of(
     frame: Segment = NOWHERE,
     segments: tuple[Segment, ...] = (),
 ) -> JpegHeader:
-    """The geometry that the bodies of frame and scan say; without a payload, the segments are nowhere."""
+    """The geometry that the contents of a frame and a scan segment describe; `segments` say where all stand."""
     width, height, sampling = _read_frame(frame_body)
     return JpegHeader(
         segments=segments,

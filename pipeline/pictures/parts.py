@@ -58,7 +58,7 @@ class Shown:
 
 
 def decode_part(payload: bytes, box: Box | None, *, max_pixels: int = MAX_PIXELS) -> Shown:
-    """At least the pixels in the box; all of them without one."""
+    """The decoded pixels of a box of the picture, and perhaps more; of the whole picture where `box` is None."""
     part = None if box is None else _part(payload, box, max_pixels)
     if part is not None:
         return part
