@@ -64,16 +64,16 @@ class DemoOptions:
     seed: int
 
     def record(self) -> dict[str, object]:
-        """As JSON values, for the file that says what was made; digits came first, and are not named in it."""
+        """The options as values for JSON; that of digits, the first kind there was, is left out."""
         said = asdict(self)
         return {name: value for name, value in said.items() if (name, value) != ("kind", "digits")}
 
     def finished(self) -> bytes:
-        """The bytes of that file beside pictures that are all there."""
+        """The bytes of the file beside pictures that are all there."""
         return json_text({"format": FORMAT, **self.record()}, escaped=True).encode()
 
     def unfinished(self) -> bytes:
-        """The bytes of that file while the pictures are being made."""
+        """The bytes of that file while the pictures are still being made."""
         return json.dumps({"unfinished": self.record()}, sort_keys=True).encode()
 
 

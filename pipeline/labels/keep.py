@@ -90,7 +90,7 @@ class Events:
     rest_B: NDArray[np.float64]
 
     def spread(self, num_classes: int) -> NDArray[np.float64]:
-        """As a distribution [B, C]: what is left is shared evenly by the classes that are not named."""
+        """The probabilities of all classes [B, C]: classes that are not named share the rest evenly."""
         count = self.index_BK.shape[1]
         share_B = self.rest_B / max(num_classes - count, 1)
         full_BC = np.broadcast_to(share_B[:, None], (len(share_B), num_classes)).copy()

@@ -44,7 +44,7 @@ class Logger(Protocol):
 
 
 def chosen(named: Sequence[str], *, dvclive: bool | None, tensorboard: bool) -> tuple[str, ...]:
-    """Whoever any of the flags asks for, once each; refused where its package is not installed.
+    """The loggers that the flags ask for, once each; refused where the package of one is not installed.
 
     `dvclive` is None where no flag speaks of it: then it is told, if it is here.
     """
