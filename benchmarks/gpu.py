@@ -51,7 +51,7 @@ class Scale:
     views: int = 4
     unit_rows: int = 512
     batches: tuple[int, int] = (128, 256)
-    short: int = 12_288
+    short: int = 24_576
     """Views of a run of `teacher_logits` that makes no whole store"""
     compile_s: float = 45.0
     """What compiling a teacher takes, about"""

@@ -162,8 +162,8 @@ class Students:
     def fed(self, student: str, case: str, compiled: bool, bare: Found | None) -> Found:
         """As `student.train` does it."""
         with self.training(student, case, compiled=compiled) as (feed, engine):
-            drawn, _ = paced(feed, lambda step, number: None, self.device, self.seconds / 3)
             speed, waited = paced(feed, self.learning(feed, engine), self.device, self.seconds)
+            drawn, _ = paced(feed, lambda step, number: None, self.device, self.seconds / 2)
         share = speed / bare.figure if bare else None
         text = f"{speed:,.0f} views/s (without a student {drawn:,.0f})"
         return Found(text=text, figure=speed, share=share, waited=waited)

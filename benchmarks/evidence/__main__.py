@@ -23,6 +23,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.evidence import frontier
 from benchmarks.evidence.catalogue import ALONE, EXPERIMENTS
 from benchmarks.evidence.claims import write_verdicts
 from benchmarks.evidence.experiments import Experiment
@@ -68,7 +69,7 @@ def main(
     plots: Path | None,
 ) -> None:  # fmt: skip
     """Reproduce the paper's claims in miniature: distillation, teachers, recipe, efficiency, views, storage, online,
-    resolution, tokens, length, course, inherit, transfer; all of them by default. packing needs photographs
+    resolution, tokens, length, course, inherit, transfer, frontier; all of them by default. packing needs photographs
     (--scale photographs)."""
     of_scale = "" if scale == "small" else scale
     if only_verdicts:
@@ -102,7 +103,8 @@ def main(
 
 def publish(name: str, experiment: Experiment, lab: Lab, around: Circumstances, out: Path, plots: Path) -> str:
     """Write the table of what is done so far, with its picture."""
-    table = table_of(name, experiment, lab.work, lab.seeds)
+    made = frontier.table if experiment.kind == "frontier" else table_of
+    table = made(name, experiment, lab.work, lab.seeds)
     if table.rows:
         write(table, around, out)
         draw(name, experiment, lab.work, lab.seeds, plots)

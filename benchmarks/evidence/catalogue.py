@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.evidence import courses, experiments
+from benchmarks.evidence import courses, experiments, frontier
 from benchmarks.evidence.experiments import Experiment
 from benchmarks.evidence.lab import Lab
 
@@ -20,6 +20,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "storage": experiments.storage,
     "resolution": experiments.resolution,
     "transfer": courses.transfer,
+    "frontier": frontier.frontier,
     "tokens": experiments.tokens,
     "online": experiments.online,
 }

@@ -139,11 +139,11 @@ class Lab:
         )
         return Teacher(name=name.removeprefix("tf_"), flags=flags)
 
-    def fitted(self, name: str, flags: Flags, precision: str | None = None) -> Teacher:
-        """A teacher of our own."""
+    def fitted(self, name: str, flags: Flags, precision: str | None = None, *, rows: int | None = None) -> Teacher:
+        """A teacher of our own, fitted on so many labelled pictures."""
         precision = precision or self.scale.fit_precision
         epochs = str(self.scale.fit_epochs)
-        shards = self.shards(self.scale.fit_rows)
+        shards = self.shards(rows or self.scale.fit_rows)
         step = Step(
             "stages.fit_teacher",
             name,

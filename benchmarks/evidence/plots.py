@@ -13,6 +13,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
+from benchmarks.evidence import frontier
 from benchmarks.evidence.experiments import Experiment, Row
 from benchmarks.evidence.tables import curve, done_part, read, shares
 
@@ -22,7 +23,8 @@ BAR, DOT, LINES = "#9fb6cd", "#1f3a5f", ("#1f3a5f", "#c0504d", "#6a8f3c")
 def draw(name: str, experiment: Experiment, work: Path, seeds: Sequence[int], folder: Path) -> Path:
     """One PNG a table, of the rows and seeds that are done."""
     folder.mkdir(parents=True, exist_ok=True)
-    experiment = replace(experiment, rows=done_part(experiment, work, seeds))
+    if experiment.kind != "frontier":  # there all rows are done, or none is
+        experiment = replace(experiment, rows=done_part(experiment, work, seeds))
     figure = DRAWN.get(experiment.kind, _bars)(experiment, work)
     figure.axes[0].set_title(experiment.title, loc="left", fontsize=11)
     path = folder / f"{name}.png"
@@ -102,4 +104,4 @@ def _plain(figure: Any) -> Any:
     return figure
 
 
-DRAWN = {"views": _views, "curves": _curves, "tokens": _tokens}
+DRAWN = {"views": _views, "curves": _curves, "tokens": _tokens, "frontier": frontier.draw}

@@ -47,6 +47,17 @@ def asked(*line: object) -> Result:
     return CliRunner().invoke(main, [str(part) for part in (*line, *few)])
 
 
+def test_a_run_is_exported_from_any_folder(
+    place: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where this project is found by a path of this process alone, its own command is found, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    result = asked(place / "run", "--shards", shards, "--out", "found.json")
+    assert result.exit_code == 0, result.output
+
+
 def test_students_and_teachers_are_measured_alike(place: Path, shards: Path, tmp_path: Path) -> None:
     out, plot = tmp_path / "frontier.json", tmp_path / "frontier.png"
     result = asked(place / "run", "--teacher", place / "convnet", "--shards", shards, "--out", out, "--plot", plot)
