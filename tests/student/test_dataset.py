@@ -102,6 +102,19 @@ def test_soft_targets_are_those_of_the_keep(worlds: dict[str, Path], keep: str) 
                 assert np.allclose(batch.soft[at].numpy(), want[0], atol=1e-6)
 
 
+def test_a_store_gives_its_answers_as_it_keeps_them(worlds: dict[str, Path]) -> None:
+    """As the trainer asks for them, whatever the keep."""
+    for keep in KEEPS:
+        with StoredViews(worlds[keep], batch=40, answer=keep) as views:
+            batch = next(iter(views))
+        assert (batch.topk_logit is not None) == (keep == "topk:3"), keep
+        assert (batch.logits is not None) == (keep in ("dense", "lowrank:2+3")), keep
+        if batch.logits is not None:
+            with StoredViews(worlds[keep], batch=40, answer="soft") as views:
+                soft = next(iter(views)).soft
+            assert torch.equal(torch.softmax(batch.logits / 3.0, -1), soft), keep
+
+
 def test_a_dense_store_gives_the_top_k_of_a_smaller_one(worlds: dict[str, Path]) -> None:
     found = []
     for keep in ("dense", "topk:3"):
@@ -282,3 +295,9 @@ def test_the_trainer_learns_from_the_door(worlds: dict[str, Path]) -> None:
     views = views_of(store, Settings(distill="soft", tau=3.0, batch=30, seed=5, views=2, repeats=2))
     assert (views.order.seed, views.order.repeats, views.order.views) == (5, 2, (0, 1))
     assert str(views.shape.keep) == "topk:3" and views.shape.temperatures == (1.0, 3.0)
+
+
+def test_a_student_learns_softly_from_components(worlds: dict[str, Path], tmp_path: Path) -> None:
+    more = ("--max-steps", "2", "--distill", "soft")
+    code, said = train(arguments(worlds["lowrank:2+3"], tmp_path / "run", *more), tmp_path / "said.txt")
+    assert code == 0, said
