@@ -89,7 +89,7 @@ def with_teacher(
         manifest=opened.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),
         std=tuple(std),
     )  # fmt: skip
-    if answer.startswith("topk"):
+    if answer not in ("argmax", "soft", "dense"):
         raise StudentError(f"answer {answer} is no single tensor. Ask for argmax, soft or dense.")
     return TeacherStage(opened, index, shape, opened.layout.views if views is None else views)
 
