@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,33 @@ def test_what_a_store_cannot_give_is_refused(worlds: dict[str, Path]) -> None:
         StoredViews(worlds["dense"], std=(0.5, 0.5, 0.0))
     with pytest.raises(MismatchError, match=r"views is 4, and .* has 3"):
         StoredViews(worlds["argmax"], views=4)
+
+
+def test_numbers_that_are_none_or_lie_out_of_range_are_refused(worlds: dict[str, Path]) -> None:
+    store = StoreReader.open(worlds["argmax"])
+    for asked, said in (
+        ({"batch": 0}, "batch is 0. Give a whole number of at least 1."),
+        ({"batch": 2.5}, "batch is 2.5. Give a whole number of at least 1."),
+        ({"batch": "8"}, "batch is '8'. Give a whole number of at least 1."),
+        ({"repeats": 0}, "repeats is 0. Give a whole number of at least 1."),
+        ({"workers": -1}, "workers is -1. Give a whole number of at least 0."),
+        ({"seed": -1}, "seed is -1. Give a whole number from 0 to 18446744073709551615."),
+        ({"seed": 2**64}, f"seed is {2**64}. Give a whole number from 0 to 18446744073709551615."),
+        ({"rank": 2, "world": 2}, "rank is 2. Give a whole number from 0 to 1."),
+        ({"rank": 0, "world": 0}, "world is 0. Give a whole number of at least 1."),
+    ):
+        with pytest.raises(StudentError, match=f"^{re.escape(said)}$"):
+            StoredViews(store, **asked)  # type: ignore[arg-type]
+    with pytest.raises(MismatchError, match=r"views is 1\.5, and .* has 3\. Ask for 1 to 3\."):
+        StoredViews(store, views=1.5)  # type: ignore[arg-type]
+    views = StoredViews(store, batch=np.int64(34))  # type: ignore[arg-type]
+    for epoch in (-1, 1.5, "1", None, True, 2**63):
+        with pytest.raises(StudentError, match=r"^epoch is .*\. Give a whole number of at least 0\.$"):
+            views.set_epoch(epoch)  # type: ignore[arg-type]
+    for step in (-1, len(views), "x", None):
+        with pytest.raises(StudentError, match=r"^step is .*\. Give a whole number from 0 to 2\.$"):
+            views.load_state_dict({**views.state_dict(), "step": step})
+    assert views.epoch == 0
 
 
 def test_a_view_that_the_teacher_did_not_see_is_refused(tmp_path: Path) -> None:
