@@ -34,7 +34,7 @@ LITTLE_BETTER = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The headline (its middle is stressed), what was compared, and what came of it."""
+    """What the page says first: the headline (its middle part is stressed), what was compared, and the result."""
 
     headline: tuple[str, str, str]
     lead: str
@@ -42,7 +42,7 @@ class Opening:
 
 
 def opening(story: Story) -> Opening:
-    """Of what was measured."""
+    """The headline and the two paragraphs below it, from what was measured."""
     headline = ("What the students learned", "", "")
     if story.best is not None:
         gain = story.best[1].mean
@@ -117,7 +117,7 @@ class Finding:
 
 
 def findings(story: Story) -> list[Finding]:
-    """All of them."""
+    """Everything that stands out in the results, the gain first."""
     warned = [Finding(line, good=False) for line in story.labels.inspected[1]]
     return [*_gain(story), *warned, *_calibration(story), *_classes(story), *_training(story), *_missing(story)]
 

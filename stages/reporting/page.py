@@ -27,13 +27,13 @@ SLIDES = ("accuracy", "top1", "loss", "tokens")
 
 
 def render(story: Story) -> tuple[str, dict[str, bytes]]:
-    """The page, and the figures that are worth a slide, by name."""
+    """The page, and by their names the figures that are also written as PNG."""
     drawn = drawings(story)
     return html(story, drawn), {name: drawn[name].png() for name in SLIDES if name in drawn}
 
 
 def html(story: Story, drawn: Mapping[str, Drawing]) -> str:
-    """The whole file."""
+    """The text of the page, with its figures, tables and style inside it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
