@@ -227,8 +227,9 @@ class StoredViews(IterableDataset[ViewBatch]):
                     f"The state is of {name} {state.get(name)}, these views are of {name} {now}. Open them as they "
                     "were, or begin anew."
                 )
+        require_whole("epoch", state.get("epoch"))
         require_whole("step", state.get("step"), below=self.order.steps)
-        self._position.set(state.get("epoch"), state["step"])
+        self._position.set(state["epoch"], state["step"])
 
     # ---- the parts
 
