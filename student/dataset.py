@@ -46,7 +46,7 @@ from pipeline.views.imagenet import MEAN, STD
 from student.feed.feed import Feed, Step, piece_capacity, pieces_together
 from student.feed.position import Position
 from student.feed.stored_answers import StoredAnswers, needed
-from student.feed.usable import order_of, require_usable
+from student.feed.usable import order_of, require_usable, require_whole
 from student.feed.view_batch import Channels, NarrowedAnswers, Pixels, Shape, ViewBatch
 from student.ranks.ranks import Ranks
 
@@ -117,6 +117,9 @@ class StoredViews(IterableDataset[ViewBatch]):
         accept_drift: bool = False,
         labelled_only: bool = False,
     ) -> None:
+        for name, value, least in (("batch", batch, 1), ("repeats", repeats, 1), ("workers", workers, 0)):
+            require_whole(name, value, least=least)
+        require_whole("seed", seed, below=2**64)
         self.store = store if isinstance(store, StoreReader) else StoreReader.open(store)
         own = index or self.store.index
         self.index = moved_to(own, expand(shards)) if shards else own
@@ -224,6 +227,8 @@ class StoredViews(IterableDataset[ViewBatch]):
                     f"The state is of {name} {state.get(name)}, these views are of {name} {now}. Open them as they "
                     "were, or begin anew."
                 )
+        require_whole("epoch", state.get("epoch"))
+        require_whole("step", state.get("step"), below=self.order.steps)
         self._position.set(state["epoch"], state["step"])
 
     # ---- the parts
@@ -296,4 +301,7 @@ def _ranks(rank: int | None, world: int | None, device: torch.device) -> Ranks:
     else:
         place = Place.among_ranks()
         here, of = place.rank, place.world
-    return Ranks(rank=here if rank is None else rank, world=of if world is None else world, device=device)
+    here, of = here if rank is None else rank, of if world is None else world
+    require_whole("world", of, least=1)
+    require_whole("rank", here, below=of)
+    return Ranks(rank=here, world=of, device=device)

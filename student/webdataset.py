@@ -48,7 +48,7 @@ from student.feed.position import Position
 from student.feed.sample_rows import Raw, SampleRows
 from student.feed.stored_answers import StoredAnswers, needed
 from student.feed.tensors import teacher_labels, truth_of
-from student.feed.usable import require_usable
+from student.feed.usable import is_whole, require_usable
 from student.feed.view_batch import Channels, Pixels, Shape
 
 KEEP_UNITS = 16
@@ -89,7 +89,7 @@ def with_teacher(
         manifest=opened.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),
         std=tuple(std),
     )  # fmt: skip
-    if answer.startswith("topk"):
+    if answer not in ("argmax", "soft", "dense"):
         raise StudentError(f"answer {answer} is no single tensor. Ask for argmax, soft or dense.")
     return TeacherStage(opened, index, shape, opened.layout.views if views is None else views)
 
@@ -98,7 +98,7 @@ class TeacherStage:
     """Turns raw samples into `Taught` ones; may be pickled, and used in a worker."""
 
     def __init__(self, store: StoreReader, index: SampleIndex, shape: Shape, views: int) -> None:
-        if not 1 <= views <= store.layout.views:
+        if not is_whole(views, least=1, below=store.layout.views + 1):
             raise MismatchError(
                 f"views is {views}, and {store.name} has {store.layout.views}. Ask for 1 to {store.layout.views}."
             )

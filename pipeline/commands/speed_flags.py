@@ -5,7 +5,6 @@ They have environment defaults (``DISTILL_DEVICE``, ``DISTILL_WORKERS``, …), s
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 import click
@@ -15,11 +14,12 @@ from pipeline.commands.cache_flags import cache_options
 from pipeline.commands.command import options
 from pipeline.commands.gather import gather
 from pipeline.commands.places import SHARDS
+from pipeline.processes.machine import granted_cores
 
 
 def default_workers() -> int:
     """Processes that may run at once on this machine, as the scheduler grants them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return granted_cores()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ class LocalObjects:
         found: dict[str, int] = {}
         top = self.root / prefix
         if self.root.exists() and not self.root.is_dir():
-            raise StoreError(f"{self.root} is a file, and a store is a directory. Give another --out or --logits.")
+            raise StoreError(f"{self.root} is a file, and a store is a directory. Name another place.")
         try:
             for directory, _, names in os.walk(top, onerror=_raise_unless_absent):
                 base = os.path.relpath(directory, self.root)
@@ -241,7 +241,8 @@ def failure(verb: str, path: Path, error: OSError) -> StoreError:
     elif error.errno == errno.EFBIG:
         remedy = "Raise the limit on file sizes (ulimit -f), or give another --out"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        remedy = "Check who owns it and how it is mounted, or give another --out"
+        remedy = "Check who owns it and how it is mounted"
+        remedy += "" if verb in ("list", "read") else ", or give another --out"
     else:
         remedy = "Check the disk"
     return StoreError(

@@ -82,7 +82,7 @@ class Bucket:
             try:
                 page = self._call(prefix, "list_objects_v2", Prefix=prefix, **more)
             except FileNotFoundError as error:
-                raise StoreError(f"there is no bucket {self.name}. Make it, or give another --out.") from error
+                raise StoreError(f"there is no bucket {self.name}. Make it, or name another.") from error
             found |= {entry["Key"]: int(entry["Size"]) for entry in page.get("Contents", [])}
             if not page.get("IsTruncated"):
                 return dict(sorted(found.items()))

@@ -12,7 +12,6 @@ by the clock. The first steps, in which kernels are chosen and caches are cold, 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from pipeline.feeding.advice import Measurement, advice
+from pipeline.processes.machine import granted_cores
 from pipeline.processes.world import Place
 from pipeline.rendering.effort import Effort
 from pipeline.rendering.loader import Loader
@@ -134,8 +134,7 @@ def measured(
 
 def cores() -> int:
     """How many cores this process and its workers may use: its share of those that the node's processes may use."""
-    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, granted // Place.from_environment().local_world)
+    return max(1, granted_cores() // Place.from_environment().local_world)
 
 
 def pixels_left(index: SampleIndex, max_side: int) -> float:

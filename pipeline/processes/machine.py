@@ -14,11 +14,16 @@ def machine() -> dict[str, str]:
     """Its processor, how many cores this process may use, its system, Python and torch, as texts."""
     return {
         "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+        "cores": str(granted_cores()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": version("torch"),
     }
+
+
+def granted_cores() -> int:
+    """How many cores this process may use: as the scheduler grants them, or all where a system (macOS) has no say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def version(package: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import StudentError
+from student.feed.usable import require_whole
 
 MOST_WORKERS = 512
 
@@ -47,6 +48,8 @@ class Position:
 
     def set(self, epoch: int, step: int) -> None:
         """Note that every worker goes on at this epoch and step."""
+        require_whole("epoch", epoch)
+        require_whole("step", step)
         self._lines[:] = epoch, step
         self._numbers[0] = 0
 

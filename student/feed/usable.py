@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 from pipeline.errors import MismatchError, StudentError
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
@@ -30,7 +33,7 @@ def order_of(
     """The sequence of steps: of all rows, or of those that have a true label."""
     manifest = store.manifest
     used = store.layout.views if views is None else views
-    if not 1 <= used <= store.layout.views:
+    if not is_whole(used, least=1, below=store.layout.views + 1):
         raise MismatchError(
             f"views is {used}, and {store.name} has {store.layout.views}. Ask for 1 to {store.layout.views}."
         )
@@ -49,3 +52,18 @@ def order_of(
         repeats=repeats,
         classes=index.classes if labelled_only and index.unlabelled > 0 else None,
     )
+
+
+def is_whole(value: Any, *, least: int = 0, below: int = 2**63) -> bool:
+    """Whether it is a whole number of a range; True and False are none."""
+    try:
+        return not isinstance(value, bool) and least <= operator.index(value) < below
+    except TypeError:
+        return False
+
+
+def require_whole(name: str, value: Any, *, least: int = 0, below: int = 2**63) -> None:
+    """Refuse what is no whole number, or lies out of its range, before it is computed with."""
+    if not is_whole(value, least=least, below=below):
+        wanted = f"of at least {least}" if below == 2**63 else f"from {least} to {below - 1}"
+        raise StudentError(f"{name} is {value!r}. Give a whole number {wanted}.")

@@ -107,8 +107,9 @@ class Shape:
 
     @property
     def keep(self) -> Keep:
-        """The keep in which the teacher's answers are gathered for this form."""
-        return self.manifest.keep if self.answer == SOFT else parse_keep(self.answer)
+        """The keep in which the teacher's answers are gathered for this form: the store's own, with what it knows."""
+        own = self.manifest.keep
+        return own if self.answer in (SOFT, str(own)) else parse_keep(self.answer)
 
     @property
     def temperatures(self) -> tuple[float, ...]:

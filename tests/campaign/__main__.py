@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
 import platform
 import sys
 import time
@@ -23,6 +22,7 @@ import click
 import cv2
 import torch
 
+from pipeline.processes.machine import granted_cores
 from tests.campaign.tally import Scale, Tally
 from tests.faults import memory_disk
 
@@ -123,7 +123,7 @@ def _notes(record: dict[str, Any]) -> list[str]:
 
 def heading(scale: str, seed: int) -> str:
     """How the table came to be."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = granted_cores()
     return (
         f"# The fault campaign\n\n`python -m tests.campaign --scale {scale} --seed {seed}`, Python "
         f"{platform.python_version()}, torch {torch.__version__}, {platform.machine()}, {cores} cores, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,19 @@ def test_soft_targets_are_those_of_the_keep(worlds: dict[str, Path], keep: str) 
                 assert np.allclose(batch.soft[at].numpy(), want[0], atol=1e-6)
 
 
+def test_a_store_gives_its_answers_as_it_keeps_them(worlds: dict[str, Path]) -> None:
+    """As the trainer asks for them, whatever the keep."""
+    for keep in KEEPS:
+        with StoredViews(worlds[keep], batch=40, answer=keep) as views:
+            batch = next(iter(views))
+        assert (batch.topk_logit is not None) == (keep == "topk:3"), keep
+        assert (batch.logits is not None) == (keep in ("dense", "lowrank:2+3")), keep
+        if batch.logits is not None:
+            with StoredViews(worlds[keep], batch=40, answer="soft") as views:
+                soft = next(iter(views)).soft
+            assert torch.equal(torch.softmax(batch.logits / 3.0, -1), soft), keep
+
+
 def test_a_dense_store_gives_the_top_k_of_a_smaller_one(worlds: dict[str, Path]) -> None:
     found = []
     for keep in ("dense", "topk:3"):
@@ -139,6 +153,33 @@ def test_what_a_store_cannot_give_is_refused(worlds: dict[str, Path]) -> None:
         StoredViews(worlds["dense"], std=(0.5, 0.5, 0.0))
     with pytest.raises(MismatchError, match=r"views is 4, and .* has 3"):
         StoredViews(worlds["argmax"], views=4)
+
+
+def test_numbers_that_are_none_or_lie_out_of_range_are_refused(worlds: dict[str, Path]) -> None:
+    store = StoreReader.open(worlds["argmax"])
+    for asked, said in (
+        ({"batch": 0}, "batch is 0. Give a whole number of at least 1."),
+        ({"batch": 2.5}, "batch is 2.5. Give a whole number of at least 1."),
+        ({"batch": "8"}, "batch is '8'. Give a whole number of at least 1."),
+        ({"repeats": 0}, "repeats is 0. Give a whole number of at least 1."),
+        ({"workers": -1}, "workers is -1. Give a whole number of at least 0."),
+        ({"seed": -1}, "seed is -1. Give a whole number from 0 to 18446744073709551615."),
+        ({"seed": 2**64}, f"seed is {2**64}. Give a whole number from 0 to 18446744073709551615."),
+        ({"rank": 2, "world": 2}, "rank is 2. Give a whole number from 0 to 1."),
+        ({"rank": 0, "world": 0}, "world is 0. Give a whole number of at least 1."),
+    ):
+        with pytest.raises(StudentError, match=f"^{re.escape(said)}$"):
+            StoredViews(store, **asked)  # type: ignore[arg-type]
+    with pytest.raises(MismatchError, match=r"views is 1\.5, and .* has 3\. Ask for 1 to 3\."):
+        StoredViews(store, views=1.5)  # type: ignore[arg-type]
+    views = StoredViews(store, batch=np.int64(34))  # type: ignore[arg-type]
+    for epoch in (-1, 1.5, "1", None, True, 2**63):
+        with pytest.raises(StudentError, match=r"^epoch is .*\. Give a whole number of at least 0\.$"):
+            views.set_epoch(epoch)  # type: ignore[arg-type]
+    for step in (-1, len(views), "x", None):
+        with pytest.raises(StudentError, match=r"^step is .*\. Give a whole number from 0 to 2\.$"):
+            views.load_state_dict({**views.state_dict(), "step": step})
+    assert views.epoch == 0
 
 
 def test_a_view_that_the_teacher_did_not_see_is_refused(tmp_path: Path) -> None:
@@ -282,3 +323,9 @@ def test_the_trainer_learns_from_the_door(worlds: dict[str, Path]) -> None:
     views = views_of(store, Settings(distill="soft", tau=3.0, batch=30, seed=5, views=2, repeats=2))
     assert (views.order.seed, views.order.repeats, views.order.views) == (5, 2, (0, 1))
     assert str(views.shape.keep) == "topk:3" and views.shape.temperatures == (1.0, 3.0)
+
+
+def test_a_student_learns_softly_from_components(worlds: dict[str, Path], tmp_path: Path) -> None:
+    more = ("--max-steps", "2", "--distill", "soft")
+    code, said = train(arguments(worlds["lowrank:2+3"], tmp_path / "run", *more), tmp_path / "said.txt")
+    assert code == 0, said

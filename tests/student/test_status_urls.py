@@ -103,7 +103,7 @@ def test_a_finished_store_in_a_bucket_that_is_then_damaged(s3: Any) -> None:
     [
         (URL, f"{URL}: there is no label store, and nobody makes one."),
         ("s3://bucket/other", "s3://bucket/other is not a label store, or it was hardly begun."),
-        ("s3://nobucket/store.zarr", "there is no bucket nobucket. Make it, or give another --out."),
+        ("s3://nobucket/store.zarr", "there is no bucket nobucket. Make it, or name another."),
         ("s3://bucket", "s3://bucket names no store. Give a bucket and a name: s3://bucket/store.zarr."),
         ("https://host/a.zarr", "https://host/a.zarr: label stores are kept on a file system or in S3. "
          "Give a path, or s3://bucket/name."),

@@ -177,6 +177,9 @@ def test_a_view_that_the_teacher_did_not_see_is_refused(urls: tuple[str, ...], t
         list(pipeline(urls, soft(bright)))
 
 
-def test_what_is_no_single_tensor_is_refused(store: Path) -> None:
+def test_what_is_no_single_tensor_is_refused(store: Path, urls: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(StudentError, match=r"answer topk:2 is no single tensor. Ask for argmax, soft or dense."):
         with_teacher(store, answer="topk:2")
+    components = make_store(tmp_path, shards=urls, keep="lowrank:2+3")
+    with pytest.raises(StudentError, match=r"answer lowrank:2\+3 is no single tensor. Ask for argmax, soft or dense."):
+        with_teacher(components, answer="lowrank:2+3")

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import pytest
 
-from pipeline.durable.local import LocalObjects, flush
+from pipeline.durable.local import LocalObjects, failure, flush
 from pipeline.durable.objects import is_temporary, open_objects
 from pipeline.errors import StoreError
 from tests.faults import Calls, in_child, small_disk, wait_for
@@ -122,10 +122,20 @@ def test_what_is_no_file_of_a_likely_size_is_refused(objects: LocalObjects) -> N
 
 def test_a_root_that_is_a_file_or_a_url_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store.zarr").write_bytes(b"")
-    with pytest.raises(StoreError, match=r"store.zarr is a file, and a store is a directory"):
+    with pytest.raises(StoreError, match=r"store\.zarr is a file, and a store is a directory\. Name another place\.$"):
         LocalObjects(tmp_path / "store.zarr").sizes()
     with pytest.raises(StoreError, match="label stores are kept on a file system or in S3"):
         open_objects("https://host/store.zarr")
+
+
+def test_who_only_reads_is_not_sent_to_another_out(tmp_path: Path) -> None:
+    denied = PermissionError(errno.EACCES, "")
+    for verb, remedy in (
+        ("read", "mounted; then"),
+        ("list", "mounted; then"),
+        ("write", "mounted, or give another --out;"),
+    ):
+        assert f"Check who owns it and how it is {remedy}" in str(failure(verb, tmp_path, denied))
 
 
 def test_a_full_disk_is_told_with_its_room_and_leaves_nothing(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_list_of_several_pages_is_whole(s3: Any, url: str, monkeypatch: pytest
     [
         ("s3://bucket", "names no store. Give a bucket and a name"),
         ("https://host/store.zarr", "kept on a file system or in S3"),
-        ("s3://nobucket/store.zarr", "there is no bucket nobucket. Make it, or give another --out"),
+        ("s3://nobucket/store.zarr", "there is no bucket nobucket. Make it, or name another"),
     ],
 )
 def test_places_that_cannot_hold_a_store(s3: Any, where: str, message: str) -> None:
