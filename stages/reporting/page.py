@@ -17,8 +17,8 @@ import jinja2
 from stages.reporting import tables
 from stages.reporting.drawing import Drawing
 from stages.reporting.figures import drawings
-from stages.reporting.findings import findings, opening
-from stages.reporting.report_data import Story, points, share, tables_of, taught
+from stages.reporting.findings import findings, gained, headline, lead
+from stages.reporting.report_data import Story, inspected, points, share, tables_of, taught
 from stages.reporting.results import called
 
 HERE = Path(__file__).parent
@@ -51,7 +51,10 @@ def html(story: Story, drawn: Mapping[str, Drawing]) -> str:
         called=called,
         points=points,
         taught=taught,
-        opening=opening(story),
+        inspected=inspected(story)[0],
+        headline=headline(story),
+        lead=lead(story),
+        gained=gained(story),
         findings=findings(story),
         recipe=json.dumps(story.store.manifest.recipe.to_json(), indent=2, sort_keys=True),
         style=(HERE / "page.css").read_text(encoding="utf-8"),

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.progress import duration
-from stages.reporting.measures import mistaken, wilson
-from stages.reporting.report_data import Story, decimal, remembered, share, signed, taught
+from stages.reporting.measures import gain_interval, mistaken, wilson
+from stages.reporting.report_data import Story, decimal, points, remembered, share, signed, taught
 from stages.reporting.results import BEST_HEAD, HEADS, KINDS, called
 
 SETTINGS = (
@@ -46,22 +46,26 @@ def _by_kind(story: Story, kinds: Iterable[str], cells: Callable[[str], Sequence
 
 
 def accuracy(story: Story) -> Table:
-    """Every head of every kind of student."""
-    results, images = story.results, story.students[0].images
+    """Every head of every kind of student, and its gain."""
+    results, gains = story.results, story.results.gains()
 
     def cells(kind: str) -> list[str]:
         heads, of_kind = results.heads(kind), results.of(kind)
         sure = wilson(sum(s.best for s in of_kind) / len(of_kind), of_kind[0].images)
+        gain, gain_sure = gains.get(kind), gain_interval(results, kind)
+        gained = [points(gain) if gain else "–", f"({gain_sure.signed})" if gain and gain_sure else "–"]
         loss, error = (results.mean(value, kind) for value in (lambda s: s.loss, lambda s: s.calibration))
-        agrees = share(results.mean(lambda s: s.as_teacher, kind), " %")
-        return [*(str(heads.get(h, "–")) for h in HEADS), f"({sure})", decimal(loss, 3), decimal(error, 3), agrees]
+        agrees = share(results.mean(lambda s: s.as_teacher, kind))
+        told = [*(str(heads.get(h, "–")) for h in HEADS), f"({sure})", *(gained if gains else ())]
+        return [*told, decimal(loss, 3), decimal(error, 3), agrees]
 
     return Table(
-        "Top-1 in %: mean ± standard deviation over the seeds; in brackets where other "
-        f"{images:,} pictures would put it (95 %)",
-        ["learned from", *HEADS.values(), "(95 %)", "log loss", "calibration error", "agrees with teacher"],
+        "Top-1 in %, gains in points: mean ± standard deviation over the seeds; in brackets where other "
+        f"{story.students[0].images:,} pictures would put it (95 %)",
+        ["learned from", *HEADS.values(), "(95 %)", *(("gain", "(95 %)") if gains else ()),
+         "log loss", "calibration error", "agrees with teacher (%)"],
         _by_kind(story, results.kinds, cells),
-    )
+    )  # fmt: skip
 
 
 def classes(story: Story, kind: str) -> Table:
@@ -112,13 +116,6 @@ def calibration(story: Story) -> Table:
         ["learned from", "sure", "right", "calibration error"],
         _by_kind(story, story.reliabilities, cells),
     )
-
-
-def labels_by_share(story: Story) -> Table:
-    """How often the labels name the main picture."""
-    rows = [Row(name, [f"{views:,}", share(top1, " %")]) for name, views, top1 in story.labels.by_share]
-    caption = "The labels by the share of the view that its main picture is (λ)"
-    return Table(caption, ["main picture", "views", "named"], rows)
 
 
 def tokens(story: Story) -> Table:

@@ -17,7 +17,7 @@ from pipeline.labelling import cost
 from pipeline.rendering.renderer import GREY
 from pipeline.store.reader import StoreReader
 from stages.report import main
-from stages.reporting.findings import findings, opening
+from stages.reporting.findings import findings, gained, headline, lead
 from stages.reporting.gallery import view_shelves
 from stages.reporting.made import Made, commit_of, read_history, remember
 from stages.reporting.report_data import Story, remembered
@@ -193,6 +193,8 @@ def require_sound(text):
     assert tags.count("caption") == tags.count("table") and ("html", {"lang": "en"}) in page.tags
     assert all(found.get("scope") for tag, found in page.tags if tag == "th")
     assert all(found["aria-label"] and found["role"] == "img" for tag, found in page.tags if tag == "svg")
+    alts = [found["alt"] for tag, found in page.tags if tag == "img"]
+    assert len(alts) == len(set(alts)) and max(map(len, alts)) < 30  # what is said of a picture is said beside it
     assert all(found["tabindex"] == "0" for _, found in page.tags if found.get("class") == "scroll")
     assert len(text.encode()) < 2_000_000
     return page
@@ -227,7 +229,10 @@ def test_any_number_of_classes_seeds_and_students_has_its_page(tmp_path, labelle
     words = said(tmp_path)
     assert ("There is one seed" in words) == (seeds == 1 and len(top1) > 1)
     assert ("not help" in words) == (len(top1) == 2)
-    assert ("No student learned without the teacher" in words) == ("none" not in top1 or len(top1) == 1)
+    assert ("No student learned without the teacher, so nothing here" in words) == ("none" not in top1)
+    assert ("No student learned from the teacher, so nothing here" in words) == (list(top1) == ["none"])
+    assert ("from the same views" in words) == (len(top1) > 1)
+    assert ("the most of eight kinds" in words) == (len(top1) == 9)
     assert "Class by class" in page.titles and ("classes that lost" in words) == (classes == 100)
 
 
@@ -247,7 +252,9 @@ def test_what_is_absent_is_left_out_and_said(results, stores):
         "What it cost", "What it rests on",
     ]  # fmt: skip
     lacking = "settings, reliability, the answers to single pictures, how each student learned"
-    assert f"Not in the files that this was made from: {lacking}." in said(results)
+    words = said(results)
+    assert f"Not in the files that this was made from: {lacking}." in words
+    assert "The interval above" not in words  # there is none without the answers
 
 
 def test_the_numbers_are_the_students(shown):
@@ -257,7 +264,7 @@ def test_the_numbers_are_the_students(shown):
     assert summary["gain"] == {"hard": 0.05, "soft": 0.12}
     assert summary["soft"] == {"class": 0.6, "distillation": 0.63, "fused_logits": 0.62}
     text = said(folder)
-    assert "worth +12.0 points" in text and "50.0 ± 1.0 %" in text
+    assert "worth +12.0 points" in text and "50.0 ± 1.0 % correctly (mean ± standard deviation of three seeds)" in text
     assert re.search(r"Soft labels add 12.0 ± 0.0 points, seed by seed \+12.0 to \+12.0; other pictures, as many", text)
     assert re.search(r"Made on \d{4}-\d\d-\d\d, commit \w+", text) and "Python 3." in text
     told = (
@@ -279,28 +286,29 @@ def story(results, logits, **more):
     )  # fmt: skip
 
 
-def lead(results, logits):
+def first_sentence(results, logits):
     """The first sentence of the page."""
-    return opening(story(results, logits)).lead.partition(". The teacher")[0]
+    return lead(story(results, logits)).partition(". The teacher")[0]
 
 
 def test_the_first_sentence_says_who_learned_from_which_pictures(results, stores, tmp_path):
-    also = "three also from the teacher’s choices (hard labels), and three also from its probabilities (soft labels)"
-    assert lead(results, stores / "train.zarr") == (
+    also = "three also from the teacher’s choices (hard labels), and three also from the teacher’s probabilities (soft "
+    also += "labels)"
+    assert first_sentence(results, stores / "train.zarr") == (
         f"Nine vision transformers of one size learned from the same views of {ROWS} pictures, for 2 updates each: "
         f"three from the true labels alone, {also}"
     )
     (tmp_path / "part").mkdir()
     members = [m for row in range(ROWS) for m in sample(f"u/{row:06d}", jpeg(row), row % 3 if row < 9 else None)]
     store = label([write_tar(tmp_path / "part/some.tar", members)], tmp_path / "p.zarr", stores)
-    assert lead(results, store) == (
+    assert first_sentence(results, store) == (
         "Nine vision transformers of one size learned, for 2 updates each: three from the 9 pictures that have a "
         f"label, and six from the same views of all {ROWS}, of them {also}"
     )
     for part in ("hard", "soft"):
         for path in (results / "reports" / "students").glob(f"{part}-?.json"):
             path.unlink()
-    assert lead(results, store) == (
+    assert first_sentence(results, store) == (
         "Three vision transformers of one size learned, for 2 updates each: three from the 9 pictures that have a label"
     )
 
@@ -311,9 +319,10 @@ def test_a_loss_is_called_a_loss(results, stores):
             record = json.loads(path.read_text())
             record["student"]["fused_logits"]["top1"] = 0.4
             path.write_text(json.dumps(record))
-    told = opening(story(results, stores / "train.zarr"))
-    assert "".join(told.headline) == "Here the teacher’s labels did not help"
-    assert "Soft labels change this by −10.0" in told.more and "worth" not in told.more
+    told = story(results, stores / "train.zarr")
+    assert "".join(headline(told)) == "Here the teacher’s labels did not help"
+    assert "Soft labels change this by −10.0" in gained(told) and "worth" not in gained(told)
+    assert [f.good for f in findings(told) if "change accuracy" in f.text] == [None]  # the pictures do not say so
 
 
 def test_names_from_outside_are_text_and_never_markup(shown):
