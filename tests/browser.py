@@ -1,21 +1,28 @@
 """A real browser without a screen, driven through its own pipe: Chromium or Chrome, where there is one.
 
-It speaks the DevTools protocol: JSON messages, each ended by a zero byte, from file 3 to file 4 of the browser. Nothing
-but the standard library is needed, and no port is opened.
+It speaks the DevTools protocol: JSON messages, each ended by a zero byte, from file 3 to file 4 of the browser. No
+package is needed for it, and no port is opened.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import itertools
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars")
@@ -25,6 +32,8 @@ FLAGS += (
     "--disable-dev-shm-usage",
     "--remote-debugging-pipe",
 )
+PATIENCE = 60.0
+"""Seconds until a browser that does not answer is given up"""
 
 
 def found() -> str | None:
@@ -44,6 +53,7 @@ class Tab:
         self._session = {"sessionId": attached["sessionId"]}
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
+        self.ask("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def ask(self, method: str, **how: Any) -> dict[str, Any]:
         """The answer to one command; events that come meanwhile are kept."""
@@ -57,6 +67,7 @@ class Tab:
 
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._left:
+            assert select.select([self._in], [], [], PATIENCE)[0], "the browser says nothing"
             data = os.read(self._in, 1 << 16)
             assert data, "the browser has ended"
             self._left += data
@@ -81,6 +92,11 @@ class Tab:
         found = self.ask("Runtime.evaluate", expression=f"(() => {{{script}}})()", returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
+
+    def picture(self, box: Mapping[str, float]) -> NDArray[np.uint8]:
+        """The pixels of a part of the page: x, y, width and height."""
+        shot = self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip={**box, "scale": 1})
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB"))
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """One key, down and up."""

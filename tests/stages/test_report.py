@@ -237,7 +237,7 @@ def test_any_number_of_classes_seeds_and_students_has_its_page(tmp_path, labelle
 
 
 def test_what_is_absent_is_left_out_and_said(results, stores):
-    for name in ("tokens/none-0.json", "tokens/hard-0.json", "tokens/soft-0.json", "labels-train.json"):
+    for name in (*(f"tokens/{kind}-0.json" for kind in TOP1), "labels-train.json", "verify.json", "teacher.csv"):
         (results / "reports" / name).unlink()
     for path in [*(results / "runs").rglob("metrics.jsonl"), *(results / "reports" / "students").glob("*.npz")]:
         path.unlink()
