@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.reporting.measures import gain_interval
-from stages.reporting.report_data import Story, inspected, points, share, signed, taught
+from stages.reporting.report_data import Story, inspected, points, share, signed
 from stages.reporting.results import called
 
 LEARNED_FROM = {
@@ -188,13 +188,16 @@ def _instead(story: Story) -> Iterator[Finding]:
 def _calibration(story: Story) -> Iterator[Finding]:
     errors = {kind: story.results.mean(lambda s: s.calibration, kind) or 0.0 for kind in story.results.kinds}
     plain = errors.get("none", 1.0)
-    for kind in (kind for kind, error in errors.items() if error >= plain + WORSE_CALIBRATED):
+    worse = {kind: error for kind, error in errors.items() if error >= plain + WORSE_CALIBRATED}
+    told = []
+    for kind, error in worse.items():
         bins = story.reliabilities.get(kind, [])
         surer = sum(n * (sure - right) for sure, right, n in bins) > 0
-        how = " They are surer than they are right." if surer else " They are more often right than they are sure."
+        how = f", {'surer' if surer else 'less sure'} than right" if bins else ""
+        told.append(f"{called(kind)} {error:.2f}{how}")
+    if told:
         yield Finding(
-            f"Probabilities of {taught(kind)} mean less: calibration error {errors[kind]:.2f}, without a teacher "
-            f"{plain:.2f}.{how if bins else ''}",
+            f"Probabilities mean less than without a teacher (calibration error {plain:.2f}): {'; '.join(told)}.",
             "Where probabilities are used, divide the logits by one number that is fitted on held-out pictures "
             "(temperature scaling); it changes no answer.",
             good=False,

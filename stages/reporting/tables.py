@@ -72,7 +72,8 @@ def classes(story: Story, kind: str) -> Table:
     """How much of each class each kind recognises, this one last; of many classes, those that it changed most."""
     names, recalls = story.classes, story.recalls
     images_K, share_K = recalls[kind]
-    plain_K = recalls["none"][1] if "none" in recalls and kind != "none" else np.full(len(names), np.nan)
+    plain = "none" in recalls and kind != "none"
+    plain_K = recalls["none"][1] if plain else np.zeros(len(names))
     kinds = [k for k in recalls if k != kind] + [kind]
     caption = (
         "Share of each class that is recognised, in %, mean over the seeds; in brackets where as many other pictures "
@@ -80,16 +81,18 @@ def classes(story: Story, kind: str) -> Table:
     )
     order_K = np.arange(len(names))
     if len(names) > LISTED:
-        order_K = np.argsort(np.nan_to_num(share_K - plain_K if np.isfinite(plain_K).any() else share_K), kind="stable")
+        order_K = np.argsort(np.nan_to_num(share_K - plain_K), kind="stable")
         order_K = order_K[np.r_[: LISTED // 2, -LISTED // 2 : 0]]
-        caption = f"The {LISTED} of {len(names)} classes that lost and gained most. {caption}. All of them: classes.csv"
+        which = "lost and gained most" if plain else "are recognised least and most"
+        caption = f"The {LISTED} of {len(names)} classes that {which}. {caption}. All of them: classes.csv"
 
     def cells(k: int) -> list[str]:
         sure = "–" if np.isnan(share_K[k]) else f"({wilson(float(share_K[k]), int(images_K[k]))})"
-        change = "" if np.isnan(share_K[k] - plain_K[k]) else signed(share_K[k] - plain_K[k])
-        return [f"{images_K[k]:,}", *(share(recalls[other][1][k]) for other in kinds), sure, change]
+        told = [f"{images_K[k]:,}", *(share(recalls[other][1][k]) for other in kinds), sure]
+        change = share_K[k] - plain_K[k]
+        return [*told, "–" if np.isnan(change) else signed(change)] if plain else told
 
-    head = ["class", "pictures", *map(called, kinds), "(95 %)", "change"]
+    head = ["class", "pictures", *map(called, kinds), "(95 %)", *(["change"] if plain else [])]
     return Table(caption, head, [Row(names[k], cells(k)) for k in order_K.tolist()])
 
 
@@ -204,16 +207,3 @@ def settings(story: Story) -> Table:
 
 def _value(value: object) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def contract(story: Story) -> Table:
-    """What has to be the same for labels to fit."""
-    manifest = story.store.manifest
-    digests = {
-        "recipe": manifest.recipe.fingerprint(),
-        "rows": manifest.index_digest,
-        "teacher’s weights": manifest.teacher.weights_sha256,
-        "contract of the store": manifest.fingerprint(),
-    }
-    caption = "What the labels were made under: sha256, first 16 digits"
-    return Table(caption, ["contract", "digest"], [Row(name, [digest[:16]]) for name, digest in digests.items()])

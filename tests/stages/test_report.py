@@ -268,7 +268,7 @@ def test_the_numbers_are_the_students(shown):
     assert re.search(r"Soft labels add 12.0 ± 0.0 points, seed by seed \+12.0 to \+12.0; other pictures, as many", text)
     assert re.search(r"Made on \d{4}-\d\d-\d\d, commit \w+", text) and "Python 3." in text
     told = (
-        "measured on Some Processor 7",
+        "measured on Some Processor 7. They are of one size: what parts their speeds is what else the machine did.",
         "--tau 3",
         "--distill no teacher none; hard labels hard",
         "parameters 5,000",
@@ -480,7 +480,8 @@ def test_where_nothing_was_gained_it_says_what_to_try(results, stores):
         "The teacher names 80.0 % of the held-out pictures, the students without it 79.0 %: it has little to teach.",
         "Add pictures without a label (pack --unlabelled DIR)",
         "Try --tau 1 or 2: dvc exp run -S train.tau=…",
-        "Probabilities of students of soft labels mean less: calibration error 0.20, without a teacher 0.10.",
+        "Probabilities mean less than without a teacher (calibration error 0.10): hard labels 0.20, surer than right; "
+        "soft labels 0.20, surer than right.",
         "The students waited 25 % of their time for views.",
     ):
         assert expected in text, expected
