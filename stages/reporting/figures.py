@@ -209,11 +209,11 @@ def by_share(parts: Sequence[tuple[str, int, float]]) -> Drawing:
     """How often the labels name the main picture of a view, by how much of the view it is."""
     words: Any = {"xlabel": "labels that name the main picture", "grid": "x", "percent": "x"}
     about = "labels that name the main picture, by its share of the view"
-    with drawing("by-share", {}, about=about, height=1.0 + 0.3 * len(parts), **words) as figure:
+    with drawing("by-share", {}, about=about, height=0.9 + 0.4 * len(parts), **words) as figure:
         for at, (name, views, named) in enumerate(parts):
             (bar,) = figure.axes.barh([at], [named], height=0.66, color=figure.tone("teacher"), alpha=0.8)
             figure.tip(bar, f"{name}: {share(named, ' %')} of {views:,} views")
-        figure.categories([name for name, *_ in parts])
+        figure.categories([tip.replace(": ", "\n") for tip in figure.tips])  # print has no list of them
         figure.axes.set_xlim(0, 1)
     return figure
 
