@@ -39,9 +39,16 @@ def headline(story: Story) -> tuple[str, str]:
     if story.best is None:
         return "What the students learned", ""
     gain = story.best[1].mean
-    if gain > 0:
-        return "The teacher’s stored labels are worth ", f"{signed(gain)} points"
-    return "Here the teacher’s labels did ", "not help"
+    if gain <= 0:
+        return "Here the teacher’s labels did ", "not help"
+    if not _clear(story):
+        return f"The teacher’s stored labels gave {signed(gain)} points, ", "which may be chance"
+    return "The teacher’s stored labels are worth ", f"{signed(gain)} points"
+
+
+def _clear(story: Story) -> bool:
+    """Whether every seed gained, and as many other pictures would say so too."""
+    return story.best is not None and min(story.best[1].values) > 0 and (story.sure is None or story.sure.low > 0)
 
 
 def lead(story: Story) -> str:
@@ -128,24 +135,23 @@ def _gain(story: Story) -> Iterator[Finding]:
         yield _uncompared(story)
         return
     (kind, gain), sure = story.best, story.sure
-    low, high = (sure.low, sure.high) if sure else (gain.mean, gain.mean)
-    gained = gain.mean > 0 and low > 0 and min(gain.values) > 0
+    clear, lost = _clear(story), (sure.high if sure else gain.mean) < 0
     verb = f"add {points(gain).lstrip('+')}" if gain.mean > 0 else f"change accuracy by {points(gain)}"
     told = f"{called(kind).capitalize()} {verb} points"
     told += f"; as many other pictures would say {sure.signed} (95 %)." if sure else "."
-    if gain.mean > 0 and not gained:
+    if gain.mean > 0 and not clear:
         yield Finding(
             f"{told} That may be chance.", "Judge on more pictures, or train more seeds, before you believe it."
         )
     else:
-        yield Finding(told, good=True if gained else False if high < 0 else None)
+        yield Finding(told, good=True if clear else False if lost else None)
     if len(gain.values) == 1:
         pictures = " The interval above is of the pictures alone." if sure else ""
         yield Finding(
             f"There is one seed: how far another one would be from it, nobody knows.{pictures}",
             "Train two more seeds (students: in params.yaml).",
         )
-    if not gained:
+    if not clear:
         yield from _instead(story)
 
 

@@ -325,6 +325,13 @@ def test_a_loss_is_called_a_loss(results, stores):
     assert [f.good for f in findings(told) if "change accuracy" in f.text] == [None]  # the pictures do not say so
 
 
+def test_a_gain_that_may_be_chance_is_no_headline(tmp_path, stores):
+    write_results(tmp_path, stores, {"none": 0.5, "soft": 0.51}, seeds=1, classes=CLASSES)
+    told = story(tmp_path, stores / "train.zarr")
+    assert headline(told) == ("The teacher’s stored labels gave +1.0 points, ", "which may be chance")
+    assert [f.good for f in findings(told) if "That may be chance." in f.text] == [None]
+
+
 def test_names_from_outside_are_text_and_never_markup(shown):
     text = (shown[0] / "page" / "index.html").read_text()
     for name in ("cat", "i"):  # a class, and a setting
