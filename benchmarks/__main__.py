@@ -54,6 +54,10 @@ ALONE = ("guard", "gpu", "device_plans")
 @click.option("--small", is_flag=True, help="Of gpu: small models, few pictures, nothing compiled; does it run?")
 @click.option("--minutes", type=click.FloatRange(min=0), default=8.0, help="Of gpu: what does not fit in is left out.")
 @click.option("--picture-cache", type=click.Path(path_type=Path, file_okay=False), help="Of gpu: a fast folder.")
+@click.option(
+    "--earlier", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="GPU_JSON",
+    help="Of gpu: results whose rows are not measured again, so that the table can be made in slices.",
+)  # fmt: skip
 @click.option("--with-litdata", is_flag=True, help="Install litdata outside the project's environment and race it.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False, help="For the results.")
 @click.option("--tiny", is_flag=True, help="As small as it runs, for the tests; the figures mean nothing.")
@@ -104,7 +108,8 @@ def command(name: str) -> str:
         if not skip and word not in (*TABLES, *ALONE) and word not in ("--out",):
             kept.append(
                 "FOLDER"
-                if kept and kept[-1] in ("--photos", "--photographs", "--picture-cache", "--weights", "--logits")
+                if kept
+                and kept[-1] in ("--photos", "--photographs", "--picture-cache", "--weights", "--logits", "--earlier")
                 else word
             )
         skip = word == "--out"

@@ -44,6 +44,8 @@ class Bench:
     """For the receipt."""
     picture_cache: Path | None = None
     """Where decoded pictures may be kept."""
+    earlier: Path | None = None
+    """Results of an earlier receipt, whose rows are not measured again."""
     told: Callable[[Table], None] = lambda _table: None
     """Told of a table whenever it has another row, by those that are measured row by row."""
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks gpu --photographs DIR --workers 16                     # within eight minutes
     python -m benchmarks gpu --photographs DIR --picture-cache FAST_DIR
+    python -m benchmarks gpu --photographs DIR --earlier benchmarks/results/gpu.json   # what it had no time for
     python -m benchmarks gpu --device cpu --small                               # does it run? Its figures mean nothing
 
 Rows are measured in the order of what they tell, printed and written to the results at once (`benchmarks.receipt`). The
@@ -28,7 +29,7 @@ from benchmarks.bench import Bench
 from benchmarks.gpu_students import Students, rate, settle
 from benchmarks.labels_at_hand import card_of, manifest_of
 from benchmarks.photographs import CLASSES
-from benchmarks.receipt import Found, Receipt
+from benchmarks.receipt import Earlier, Found, Receipt
 from benchmarks.report import Table
 from pipeline.errors import UserError
 from pipeline.labelling.fill import label_missing
@@ -84,6 +85,7 @@ def measure(bench: Bench) -> Table:
         told=bench.told,
         seconds=60 * bench.minutes,
         notes=notes,
+        earlier=Earlier.read(bench.earlier) if bench.earlier else None,
         pace=0.01 if bench.small else 1.0,
         patience=20.0 if bench.small else 1.0,  # small models compute for moments, on machines where others are at work
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -14,8 +15,9 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import __main__ as command
-from benchmarks.receipt import Found, Receipt
-from benchmarks.report import Table
+from benchmarks.receipt import Earlier, Found, Receipt
+from benchmarks.report import Circumstances, Table, write
+from pipeline.errors import UserError
 
 NEEDED_BY_SOME = (
     "dvc dvclive mlxtend matplotlib onnx onnxruntime onnxscript mlflow wandb tensorboard s3fs aiohttp scipy"
@@ -32,6 +34,7 @@ def test_every_row_is_measured_and_written(tmp_path: Path) -> None:
     skipped = [name for name, figure in told.items() if figure.startswith("skipped")]
     assert all("compile" in name or name.startswith("from command") for name in skipped), skipped
     fed = {f"toy: student.train, {case}" for case in ("plain", "three repeats", "tiled", "picture cache")}
+    fed.add("toy: student.train, three repeats and picture cache")
     assert fed <= {
         name for name in told if record["figures"].get(f"{name}, share") and f"{name}, waiting" in record["figures"]
     }
@@ -79,6 +82,22 @@ def test_a_row_is_told_as_soon_as_it_is_there_whatever_becomes_of_the_others(
         f"{n}{what}": v for n in ("one", "six") for what, v in (("", 7), (", share", 0.5), (", waiting", 0.25))
     }
     assert capsys.readouterr().out.startswith("one | 7 views/s | 0.500 | 25 % | ")
+
+
+def test_what_an_earlier_run_found_is_not_measured_again(tmp_path: Path) -> None:
+    told: list[Table] = []
+    first = receipt(told)
+    first.row("one", found, takes=1)
+    first.row("two", failing, takes=1)
+    around = Circumstances(command="", photographs="", load_before=(0.0, 0.0, 0.0))
+    write(first.table(), around, tmp_path)
+    earlier = Earlier.read(tmp_path / f"{first.table().name}.json")
+    second = dataclasses.replace(receipt(told), earlier=earlier)
+    assert second.row("one", failing, takes=1) == found()
+    assert second.row("two", found, takes=1) == found()
+    assert second.rows[0] == first.rows[0] and second.figures.items() >= first.figures.items()
+    with pytest.raises(UserError, match="'A table', and this is 'Another'"):
+        Receipt(title="Another", device=torch.device("cpu"), told=told.append, seconds=1, earlier=earlier)
 
 
 def test_a_row_may_take_longer_where_there_is_patience() -> None:
