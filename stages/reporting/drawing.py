@@ -119,8 +119,9 @@ class Drawing:
         text = re.sub(r'(url\(|href=")#', rf"\g<1>#{self.name}-", text)
         for name, value in PALETTE.items():
             text = text.replace(value, f"var(--{name})")
-        frame = rf'<svg class="drawing" \1 role="img" aria-label="{escape(self.about)}">'
-        return re.sub(r'<svg[^>]*(viewBox="[^"]*")[^>]*>', frame, text, count=1)
+        return re.sub(
+            r'<svg[^>]*(viewBox="[^"]*")[^>]*>', r'<svg class="drawing" \1 aria-hidden="true">', text, count=1
+        )
 
     def _saved(self, **how: Any) -> bytes:
         data = io.BytesIO()

@@ -52,7 +52,7 @@ CUT = """
 return [...document.querySelectorAll(".scroll")].filter(s => s.scrollWidth > s.clientWidth + 2).map(s => {
   const box = s.getBoundingClientRect();
   return {x: box.right - 12, y: box.bottom + scrollY - 20, width: 12, height: 8,
-          named: s.role == "region" && s.tabIndex == 0 && !!s.ariaLabel};
+          named: s.role == "group" && s.tabIndex == 0 && !!s.ariaLabel};
 });
 """
 HOVER = """
@@ -141,6 +141,14 @@ def test_what_marks_say_when_pointed_at_is_reached_by_keyboard(shown: browser.Ta
     assert not shown.run("return document.activeElement.parentElement.open")
     shown.press("Enter", 13, "\r")
     assert shown.run("return document.activeElement.parentElement.open") and shown.run(seen)
+
+
+def test_no_name_is_told_twice(shown: browser.Tab) -> None:
+    nodes = shown.ask("Accessibility.getFullAXTree")["nodes"]
+    names = [(n["role"]["value"], n["name"]["value"]) for n in nodes if not n["ignored"] and "name" in n]
+    assert not [name for role, name in names if role == "group" and "%" in name]  # what a mark says is in its list
+    once = [name for role, name in names if role in ("image", "table", "region") and name not in ("right", "wrong")]
+    assert len(once) > 25 and len(once) == len(set(once))
 
 
 def test_contents_lead_to_their_parts(shown: browser.Tab) -> None:
