@@ -135,7 +135,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """How many units a second this run has done."""
+        """How many units this run has done in a second, on average."""
         return (self.count - self.start_count) / self.elapsed
 
     def _write(self, final: bool = False) -> None:

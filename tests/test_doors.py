@@ -146,6 +146,29 @@ def test_one_file_has_bytes_on_the_disk() -> None:
     }
 
 
+def written_in_place(tree: ast.Module) -> Iterator[ast.Call]:
+    """Calls that write a file under the name that it will have: a picture, or what is not handed to `write_with`."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    handed = {part for call in calls if dotted(call.func) == "write_with" for part in ast.walk(call)}
+    for call in calls:
+        method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        picture = method == "save" and any(isinstance(arg, ast.Constant) and arg.value == "PNG" for arg in call.args)
+        if call not in handed and (method in ("write_text", "write_bytes") or picture):
+            yield call
+
+
+def test_one_file_writes_results_whole() -> None:
+    found = ast.parse("path.write_text(a)\nsheet.save(path, 'PNG')\nwrite_with(out, lambda path: path.write_bytes(a))")
+    assert len(list(written_in_place(found))) == 2
+    others = {
+        "pipeline/durable/writer_lock.py",  # what a writer says of itself, a courtesy
+        "pipeline/remote/cache.py",  # could be fetched again
+        "stages/demo_images.py",  # a folder that is not finished until its record says so
+        "stages/reporting/gallery.py",  # in memory
+    }
+    assert {path for path, tree in SOURCES.items() if any(written_in_place(tree))} == others
+
+
 def test_no_test_module_is_imported() -> None:
     """What several tests need lies beside them, so that a test can be changed without another one."""
     modules = sorted((ROOT / "tests").rglob("*.py"))

@@ -163,8 +163,8 @@ def traced() -> dict[str, list[str]]:
     five, base = (cell("online.md", row, "whole cost R=5") for row in ("tiny", "base"))
     one, eight = ratio("ours, 1 view a decode"), ratio("ours, 8 views a decode")
     return {
-        r"the same student names (\S+ ± \S+) % of .* (\S+ ± \S+) % with its stored choices and (\S+ ± \S+) %": here,
-        r"seed by seed \+(\S+) to \+(\S+) and \+(\S+) to \+(\S+) points": gains,
+        r"same student recognises (\S+ ± \S+) % of .* (\S+ ± \S+) % with its stored choices and (\S+ ± \S+) %": here,
+        r"Seed by seed the gains are \+(\S+) to \+(\S+) and \+(\S+) to \+(\S+) points": gains,
         r"Another processor, .*? gave (\S+ ± \S+), (\S+ ± \S+) and (\S+ ± \S+) %": there,
         r"done (\S+) times as fast as online; with five DeiT-B students (\S+) times": [five, base],
         r"\((\d\.\d) GB on disk": [disk],

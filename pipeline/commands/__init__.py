@@ -4,5 +4,5 @@
 `recipe_flags`, `speed_flags` and `cache_flags` are the flags they share. `places` are the types of flags that name what
 is read or written, and `outputs` says where results may lie.
 
-Imports `remote`, `processes`, `durable`, `shards` and `views`, and nothing that draws.
+Imports `remote`, `processes`, `shards` and `views`, and nothing that draws.
 """

@@ -31,7 +31,7 @@ class Speed:
     start_method: str | None
 
     def shared_by(self, local_world: int) -> Speed:
-        """That of one of so many ranks on this node: they share the cores where --workers was not given."""
+        """The same for one of several ranks on this node; they share the cores unless --workers was given."""
         given = click.get_current_context().get_parameter_source("workers") is not ParameterSource.DEFAULT
         return self if given else replace(self, workers=max(1, self.workers // local_world))
 

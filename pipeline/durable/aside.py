@@ -61,7 +61,7 @@ def bring_back(path: Path, aside: Path) -> None:
 
 
 def keep_one(path: Path, *, finished: Callable[[Path], bool], remove: Callable[[Path], None]) -> None:
-    """Now that `path` is whole: remove what was set aside, but for the newest that had been finished."""
+    """Remove what was set aside of `path`, which is whole now, except the newest that had been finished."""
     found = asides(path)
     if not found:
         return

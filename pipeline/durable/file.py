@@ -40,7 +40,7 @@ def write_with(path: Path, write: Callable[[Path], object]) -> Path:
 
 @contextlib.contextmanager
 def telling(path: Path) -> Iterator[None]:
-    """What the system says while `path` is written, as a user's error: which file, why, and what helps."""
+    """Turn what the system says while `path` is written into a user's error: which file, why, and what helps."""
     try:
         yield
     except OSError as error:

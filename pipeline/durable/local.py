@@ -80,7 +80,7 @@ class LocalObjects:
                 raise failure("read", path, error) from error
 
     def get_many(self, keys: Iterable[str], limit: int) -> Iterator[tuple[str, bytes | None]]:
-        """One file after the other, each read when it is asked for."""
+        """The bytes of these files, one after the other, each read when it is asked for."""
         for key in keys:
             try:
                 data = self.get(key, limit)
@@ -113,7 +113,7 @@ class LocalObjects:
         return True
 
     def delete(self, key: str) -> None:
-        """Also takes away directories that this leaves empty, so that no trace of the key is left."""
+        """Remove a file, and the directories that this leaves empty, so that no trace of the key is left."""
         path = self.root / key
         try:
             path.unlink(missing_ok=True)

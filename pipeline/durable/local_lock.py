@@ -54,7 +54,7 @@ class Flock:
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
 
     def said(self) -> str:
-        """Who holds it alone, by what it wrote there; empty where it wrote nothing."""
+        """The process that holds the lock alone, as it wrote there; empty where it wrote nothing."""
         return os.pread(self._opened(), 200, 0).decode("utf-8", "replace").strip()
 
     def say(self) -> None:

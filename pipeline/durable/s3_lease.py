@@ -179,7 +179,7 @@ class S3Seat:
 
 
 def seated_at(bucket: Bucket, root: str) -> list[Writer]:
-    """Whoever has a lease among a store's writers, by rank."""
+    """The processes that have a lease to write a store, sorted by rank."""
     keys = list(bucket.sizes(f"{root}.writers/"))
     looked = [(age, _holder_of(text)) for tag, age, text in (look(bucket, key) for key in keys) if tag]
     found = [Writer.of(record, age) for age, record in looked]

@@ -137,12 +137,12 @@ class Writer:
 
 
 def this_process() -> str:
-    """How a process names itself to those that find its lock taken."""
+    """This process in words, for messages to those that find its lock taken."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def myself() -> dict[str, Any]:
-    """How it names itself to those who look whether it is still there."""
+    """This process as values: its host, number and time of birth, by which others see whether it is still there."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
 
 

@@ -52,11 +52,11 @@ class HostCoding:
     classes: int
 
     def there(self, logits_BC: Tensor) -> tuple[Tensor, ...]:
-        """The logits themselves."""
+        """The logits as they are: all labels are made from them on the host."""
         return (logits_BC,)
 
     def labels(self, parts: Arrays, logits: Callable[[], NDArray[np.float32]], name: Name) -> SoftLabels:
-        """The labels that the host encodes from the logits."""
+        """The labels that the host encodes from the logits, which are the only one of `parts`."""
         del logits
         return encode(parts[0].astype(np.float32, copy=False), self.keep, self.temperatures, name=name)
 

@@ -48,7 +48,7 @@ def bring_back(path: str | Path, manifest: Manifest) -> None:
 
 
 def keep_one(path: str | Path) -> None:
-    """Now that this store is finished, remove what was set aside of it, but for one."""
+    """Remove what was set aside of this store, which is finished now, except one."""
     if (folder := open_objects(path).folder) is not None:
         aside.keep_one(folder, finished=lambda place: (place / COMPLETE_KEY).exists(), remove=_discard)
 

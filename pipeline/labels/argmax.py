@@ -40,10 +40,10 @@ class Argmax(Keep):
         )
 
     def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> NoReturn:
-        """Never asked for, as `lacks` says at every temperature."""
+        """Never called: `lacks` refuses every temperature."""
         raise AssertionError("an argmax has no soft target")
 
 
 def read(argument: str | None) -> Argmax | None:
-    """The keep written as ``argmax``."""
+    """The keep for the text ``argmax``, whose `argument` is None; None where it has one."""
     return Argmax() if argument is None else None

@@ -123,7 +123,7 @@ def _first(bad_BC: NDArray[np.bool_], logits_BC: NDArray[np.floating[Any]], name
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """Classes divided by 256, several a byte."""
+    """The high bits of class numbers (the number divided by 256), packed so that several share a byte."""
 
     classes: int
 
@@ -132,16 +132,16 @@ class Digits:
 
     @property
     def bits(self) -> int:
-        """Of each: 0, 1, 2, 4 or 8."""
+        """How many bits each number takes: 0, 1, 2, 4 or 8, by the number of classes."""
         need = ((self.classes - 1) // 256).bit_length()
         return next(bits for bits in (0, 1, 2, 4, 8) if need <= bits)
 
     def bytes_for(self, count: int) -> int:
-        """Of so many."""
+        """How many bytes `count` packed numbers take."""
         return -(-count * self.bits // 8)
 
     def pack(self, high_BK: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """As bytes [B, H]; none where 256 classes suffice."""
+        """The numbers of each row as packed bytes [B, H]; no bytes at all where 256 classes suffice."""
         if not self.bits:
             return np.zeros((len(high_BK), 0), np.uint8)
         each = 8 // self.bits
@@ -152,7 +152,7 @@ class Digits:
         return packed_BH
 
     def unpack(self, packed_BH: NDArray[np.uint8], count: int) -> NDArray[np.intp]:
-        """The inverse of `pack`."""
+        """The first `count` numbers of each row [B, K], from what `pack` gave."""
         if not self.bits:
             return np.zeros((len(packed_BH), count), np.intp)
         at_K = np.arange(count)

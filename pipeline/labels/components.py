@@ -48,7 +48,7 @@ MOST_ACROSS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Components:
-    """The directions and what surrounds them: all that decoding needs beside a row's own bytes."""
+    """The principal components of a teacher's logits: together with the bytes of a row, all that decoding needs."""
 
     mean_C: NDArray[np.int32]
     """What is expected of a class, above the mean of its row; in 1/1024 logit"""
@@ -98,7 +98,7 @@ class Components:
         return self.wide + -(-(len(self) - self.wide) // 2)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The parts, under the names of the store's arrays."""
+        """Mean, steps and spread, under the names of the store's arrays."""
         return {"mean": self.mean_C, "step": self.step_RC, "spread": self.spread_C}
 
     @classmethod
@@ -107,42 +107,42 @@ class Components:
         return cls(mean_C=arrays["mean"], step_RC=arrays["step"], spread_C=arrays["spread"], wide=wide)
 
     def along(self, whole_BC: NDArray[Any], unit: float) -> NDArray[np.float64]:
-        """Steps along each component, not rounded, of whole numbers up to `REACH` in so many 1/1024 logit [B, R]."""
+        """How many steps [B, R] each row is along each component; a row is whole numbers of `unit` / 1024 logit."""
         product_BR = whole_BC.astype(self._coarse_CR.dtype, copy=False) @ self._coarse_CR
         result: NDArray[np.float64] = product_BR[:, : len(self)].astype(np.float64) * (unit * self._worth_R)
         return result
 
     def nearest(self, above_BC: NDArray[np.float32], scratch_BC: NDArray[np.float32]) -> NDArray[np.int16]:
-        """Whole steps that come near codes less their row's mean [B, R]; these are looked at in quarters of a logit."""
+        """The whole steps [B, R] that come near codes above their row's mean, which are read in quarters of a logit."""
         np.multiply(above_BC, np.float32(1 / 64), out=scratch_BC)
         np.rint(scratch_BC, out=scratch_BC)
         return self.limited(self.along(scratch_BC, 64 * PER_CODE) - self._expected_R)
 
     def limited(self, steps_BR: NDArray[np.float64]) -> NDArray[np.int16]:
-        """Whole steps, as far as a byte or half a byte reaches."""
+        """The steps, rounded and clipped to what the byte or half byte of each component can hold."""
         whole_BR = np.maximum(np.rint(steps_BR), self._least_R)
         return np.minimum(whole_BR, self._most_R, out=whole_BR).astype(np.int16)
 
     @property
     def sum_type(self) -> np.dtype[Any]:
-        """In which what the components say adds up exactly: float32 where that holds the sums."""
+        """The floating-point type in which `add_up` is exact: float32 where that holds all sums, else float64."""
         return self._sum_PC.dtype
 
     def terms(self, steps_BR: NDArray[np.int16], plus_B: NDArray[np.int64]) -> NDArray[Any]:
-        """What is added up of these steps, the mean, and so many codes more in each row [B, P]."""
+        """The factors [B, P] that `add_up` multiplies: the steps, 1 for the mean, and the codes to add to each row."""
         term_BP = np.empty((len(steps_BR), len(self._sum_PC)), self.sum_type)
         term_BP[:, :-2], term_BP[:, -2], term_BP[:, -1] = steps_BR, 1, plus_B
         return term_BP
 
     def add_up(self, term_BP: NDArray[Any], code_BC: NDArray[Any]) -> None:
-        """What they say, in codes; in quarters of one and exact, where the codes have the type of the sums."""
+        """Write the codes [B, C] that these terms stand for; they are exact where `code_BC` has the type `sum_type`."""
         if code_BC.dtype == self.sum_type:
             np.matmul(term_BP, self._sum_PC, out=code_BC)
         else:
             code_BC[:] = term_BP @ self._sum_PC
 
     def pack(self, steps_BR: NDArray[np.int16]) -> NDArray[np.uint8]:
-        """The coefficients of rows, in whole steps, as bytes [B, W]."""
+        """The steps of each row as bytes [B, W]."""
         wide_BR = (steps_BR[:, : self.wide] + _BYTE).astype(np.uint8)
         half_BR = (steps_BR[:, self.wide :] + _NIBBLE).astype(np.uint8)
         low_BR, high_BR = half_BR[:, 0::2], half_BR[:, 1::2]
@@ -151,7 +151,7 @@ class Components:
         return np.concatenate([wide_BR, shared_BR], axis=1)
 
     def unpack(self, bytes_BW: NDArray[np.uint8]) -> NDArray[np.int16]:
-        """The coefficients in whole steps [B, R] that `pack` made these bytes of."""
+        """The steps [B, R] that `pack` made these bytes of."""
         steps_BR = np.empty((len(bytes_BW), len(self)), np.int16)
         steps_BR[:, : self.wide] = bytes_BW[:, : self.wide].astype(np.int16) - _BYTE
         half_BR, shared_BR = steps_BR[:, self.wide :], bytes_BW[:, self.wide :]
@@ -172,7 +172,7 @@ def _padded(value_CR: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]
 
 
 def mean_of(codes_BC: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """The mean code of each row, rounded half up: logits are known up to a constant, and this is ours."""
+    """The mean code of each row, rounded half up: a softmax ignores it, so it need not be stored."""
     classes = codes_BC.shape[1]
     result: NDArray[np.int64] = (2 * codes_BC.sum(axis=1, dtype=np.uint32).astype(np.int64) + classes) // (2 * classes)
     return result

@@ -45,7 +45,7 @@ class Dense(Keep):
         return {"logits": codes_BC}
 
     def lacks(self, temperature: float, temperatures: Sequence[float]) -> str | None:
-        """Nothing: it gives soft targets at any temperature."""
+        """None, because a soft target can be computed at any temperature."""
         return None
 
     def codes(self, parts: Parts) -> Codes:
@@ -74,5 +74,5 @@ class Dense(Keep):
 
 
 def read(argument: str | None) -> Dense | None:
-    """The keep written as ``dense``."""
+    """The keep for the text ``dense``, whose `argument` is None; None where it has one."""
     return Dense() if argument is None else None

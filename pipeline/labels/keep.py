@@ -90,7 +90,7 @@ class Events:
     rest_B: NDArray[np.float64]
 
     def spread(self, num_classes: int) -> NDArray[np.float64]:
-        """As a distribution [B, C]: what is left is shared evenly by the classes that are not named."""
+        """The probabilities of all classes [B, C]: classes that are not named share the rest evenly."""
         count = self.index_BK.shape[1]
         share_B = self.rest_B / max(num_classes - count, 1)
         full_BC = np.broadcast_to(share_B[:, None], (len(share_B), num_classes)).copy()
@@ -134,7 +134,7 @@ class Keep(ABC):
         temperatures: Sequence[float],
         ranked: Ranked | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """These arrays, of the answers with these codes and, at full precision, this argmax.
+        """The arrays that `forms` lists, filled from the codes of all classes and the argmax at full precision.
 
         `ranked` is the `ranks` largest codes of each row, where a device has found them already.
         """
@@ -142,7 +142,7 @@ class Keep(ABC):
     def flaws(
         self, parts: Parts, num_classes: int, temperatures: Sequence[float]
     ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """What no teacher's answer can be, and in which rows it is so."""
+        """What a stored answer must not be: for each such flaw, a text that says it, and in which rows [B] it is."""
         del parts, num_classes, temperatures
         return iter(())
 
@@ -198,7 +198,7 @@ class Fitting(ABC):
 
     @abstractmethod
     def fit(self, codes_NC: NDArray[np.uint16]) -> Keep:
-        """The keep, fitted to the answers with these codes."""
+        """The keep, fitted to N answers, which are given by the codes of all classes [N, C]."""
 
     @abstractmethod
     def forms(self, num_classes: int) -> dict[str, FittedForm]:

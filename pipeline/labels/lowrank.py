@@ -32,7 +32,7 @@ _COLUMNS = {"dtype": np.dtype(np.uint8), "fill": 0, "level": 1, "shuffle": "nosh
 
 @dataclass(frozen=True, slots=True)
 class LowRank(Keep):
-    """The K largest logits, and R coefficients."""
+    """The keep that stores the K largest logits, and R coefficients that describe all the others."""
 
     kept: int
     rank: int
@@ -83,7 +83,7 @@ class LowRank(Keep):
         return self.components
 
     def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
-        """Classes, levels and coefficients, a byte each or less."""
+        """Up to four arrays of bytes: the next classes (in two parts), the levels of the K logits, the coefficients."""
         digits = Digits(num_classes)
         widths = {
             "next_low": (self.kept - 1, "rank", "the classes after the argmax, largest first, modulo 256"),
@@ -113,14 +113,14 @@ class LowRank(Keep):
     def flaws(
         self, parts: Parts, num_classes: int, temperatures: Sequence[float]
     ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """Classes that there are not, and a class twice."""
+        """Finds rows that name a class that does not exist, or the same class twice."""
         index_BK = lowrank_codec.kept_classes(parts, num_classes)
         yield f"next is no class of {num_classes}", index_BK >= num_classes
         sorted_BK = np.sort(index_BK, axis=1)
         yield "a class is kept twice", sorted_BK[:, 1:] == sorted_BK[:, :-1]
 
     def lacks(self, temperature: float, temperatures: Sequence[float]) -> str | None:
-        """Nothing: it gives soft targets at any temperature."""
+        """None, because a soft target can be computed at any temperature."""
         return None
 
     def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> Events:
@@ -141,13 +141,13 @@ class LowRank(Keep):
 
 @dataclass(frozen=True, slots=True)
 class ComponentFitting(Fitting):
-    """The fitting of the components of one keep."""
+    """How the principal components of a lowrank keep are fitted, and how they are stored."""
 
     keep: LowRank
 
     @property
     def least(self) -> int:
-        """One answer more than there are components."""
+        """One answer more than there are components, or they would not be determined."""
         return self.keep.rank + 1
 
     def rows(self, rows: int, window: int) -> NDArray[np.int64]:
@@ -158,12 +158,12 @@ class ComponentFitting(Fitting):
         return np.take(seen_N, np.arange(count) * len(seen_N) // count)
 
     def fit(self, codes_NC: NDArray[np.uint16]) -> LowRank:
-        """The keep with components that suit these answers."""
+        """The keep with the principal components of these answers."""
         components = lowrank_codec.fit(codes_NC, self.keep.kept, self.keep.rank)
         return replace(self.keep, wide=components.wide, components=components)
 
     def forms(self, num_classes: int) -> dict[str, FittedForm]:
-        """Mean, components and spread of the classes."""
+        """Three arrays: the mean of each class, the components, and the variance that they leave."""
         forms: dict[str, tuple[type, tuple[int, ...], int | str, str]] = {
             "mean": (np.int32, (num_classes,), 0, "expected logit of each class above the mean of its row, in 1/1024"),
             "step": (
@@ -203,6 +203,6 @@ class ComponentFitting(Fitting):
 
 
 def read(argument: str | None) -> LowRank | None:
-    """The keep written as ``lowrank:5+35``."""
+    """The keep for a text such as ``lowrank:5+35``, of which `argument` is the 5+35; None where it has another form."""
     found = re.fullmatch(r"([0-9]{1,9})\+([0-9]{1,9})", argument or "", re.ASCII)
     return None if found is None else LowRank(int(found[1]), int(found[2]))

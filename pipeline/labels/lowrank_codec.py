@@ -71,7 +71,7 @@ _TAKEN = np.float32(-(2**17))
 
 
 def fit(codes_NC: NDArray[np.uint16], kept: int, components: int) -> Components:
-    """The components of the first answers; what they miss of these is the spread."""
+    """The components of these answers, and as their spread the variance of what the components miss."""
     mean_C, step_RC, wide = principal(codes_NC, components)
     bare = Components(mean_C=mean_C, step_RC=step_RC, spread_C=np.zeros(len(mean_C), np.float32), wide=wide)
     squared_C, weight_C = np.zeros(len(mean_C)), np.zeros(len(mean_C))
@@ -88,7 +88,7 @@ def fit(codes_NC: NDArray[np.uint16], kept: int, components: int) -> Components:
 def encode(
     codes_BC: NDArray[np.uint16], argmax_B: NDArray[Any], kept: int, components: Components
 ) -> dict[str, NDArray[Any]]:
-    """The answers as they are stored, from the codes of a dense store and the argmax of the logits themselves."""
+    """The arrays that are stored, from the codes of all classes and the argmax of the logits at full precision."""
     room, taken_apart = _Room.of(min(len(codes_BC), _rows_at_once(codes_BC.shape[1])), components), []
     with one_thread(), _rows_whole(codes_BC.shape[1]):
         for part in _in_turn(*codes_BC.shape):
@@ -106,7 +106,7 @@ def encode(
 
 
 def targets(parts: Parts, components: Components, temperature: float) -> NDArray[np.float32]:
-    """softmax(logit / T) over all classes [B, C]; the argmax is among the parts."""
+    """The soft targets, softmax(logit / T), of all classes [B, C]; `parts` has the stored arrays and the argmax."""
     target_BC = np.empty((len(parts["argmax"]), len(components.mean_C)), np.float32)
     with one_thread():
         for target_NC in _told(parts, components, temperature, target_BC):
@@ -127,7 +127,7 @@ def scores(parts: Parts, components: Components, temperature: float) -> NDArray[
 
 
 def kept_classes(parts: Parts, num_classes: int) -> NDArray[np.intp]:
-    """The K classes, largest first [B, K]."""
+    """The numbers of the K kept classes of each answer, largest logit first [B, K]."""
     first_B1 = parts["argmax"][:, None].astype(np.intp)
     if "next_low" not in parts:
         return first_B1

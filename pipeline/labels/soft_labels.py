@@ -22,7 +22,7 @@ from pipeline.labels.keeps import ARRAYS
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SoftLabels:
-    """The teacher's answers about B views, in one keep."""
+    """The teacher's answers about B views, encoded as one keep stores them."""
 
     argmax_B: NDArray[Any]
     """Class of the largest logit at full precision; `class_dtype`"""

@@ -47,7 +47,7 @@ class TopK(Keep):
 
     @property
     def ranks(self) -> int:
-        """K, all of which it stores in order."""
+        """K: the K largest codes are stored in order."""
         return self.k
 
     def require_fit(self, num_classes: int) -> None:
@@ -89,7 +89,7 @@ class TopK(Keep):
     def flaws(
         self, parts: Parts, num_classes: int, temperatures: Sequence[float]
     ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """Classes that there are not, another order, sums that are no sums."""
+        """Finds rows with a class that does not exist, with classes in another order, or with impossible sums."""
         yield f"topk_index is no class of {num_classes}", parts["topk_index"] >= num_classes
         index_BK, code_BK = parts["topk_index"].astype(np.int64), parts["topk_logit"].astype(np.int64)
         rank_BK = -code_BK * 2**32 + index_BK
@@ -120,7 +120,7 @@ class TopK(Keep):
         return Events(index_BK=parts["topk_index"], prob_BK=prob_BK, rest_B=rest_B)
 
     def codes(self, parts: Parts) -> Codes:
-        """The codes of the K classes, with these classes."""
+        """The stored codes of the K largest classes of each answer, and which classes these are."""
         return Codes(code_BK=parts["topk_logit"], index_BK=parts["topk_index"])
 
     def likeliest(self, parts: Parts, count: int) -> NDArray[Any] | None:
@@ -142,7 +142,7 @@ class TopK(Keep):
 
 
 def read(argument: str | None) -> TopK | None:
-    """The keep written as ``topk:10``."""
+    """The keep for a text such as ``topk:10``, of which `argument` is the 10; None where that is no number."""
     return TopK(int(argument)) if argument and argument.isascii() and argument.isdigit() else None
 
 

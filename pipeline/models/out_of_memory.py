@@ -18,7 +18,7 @@ SAID = ("MPS backend out of memory", "can't allocate memory", "not enough memory
 
 @contextlib.contextmanager
 def within_memory(device: torch.device, advice: str) -> Iterator[None]:
-    """What runs in here and asks for more than `device` has ends with `advice`; other errors pass."""
+    """Inside this context, asking for more memory than `device` has ends with `advice`; other errors pass."""
     try:
         yield
     except RuntimeError as error:

@@ -76,7 +76,7 @@ class DirectStream:
     apart: bool = False
 
     def send(self, work: Work, host: Tensor) -> Done:
-        """Do the work on a copy of `host` now."""
+        """Do the work at once, on a copy of `host` that lies on the device."""
         return Done(work(host.to(self.device)))
 
 
@@ -128,7 +128,7 @@ def sleeping_event() -> torch.cuda.Event:
 
 @contextlib.contextmanager
 def registered(memory: NDArray[np.uint8], device: torch.device) -> Iterator[bool]:
-    """While in here the device reads this memory by itself; whether it can.
+    """Inside this context the device reads the memory directly, without a copy; gives whether it can.
 
     Nothing may be on its way from the memory at the end. Where it cannot be registered (a limit of the system, another
     platform), `send` copies to pinned memory first.

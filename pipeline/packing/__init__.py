@@ -4,5 +4,5 @@
 checks and shrinks them, `tiled` makes them cheap to decode in part, and `writing` writes the tars, whole, the same
 bytes every time; `out_folder` says what lies there already. `retiling` makes tiled shards of shards that there are.
 
-Imports `pictures`, `processes`, `durable` and `shards`.
+Imports `remote`, `pictures`, `processes`, `durable` and `shards`.
 """

@@ -52,7 +52,7 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """Of its file: all that is known, so that its size can be told by it."""
+        """The name of its file, which has all of these values in it, so that the file's size follows from its name."""
         crc, key, length = f"{self.payload_crc:08x}", f"{self.key_hash:016x}", f"{self.length:x}"
         return f"{crc}-{key}-{length}-{self.width}x{self.height}"
 
@@ -68,7 +68,7 @@ class Picture:
 
     @property
     def start(self) -> int:
-        """At which byte of its file the pixels begin."""
+        """The byte of its file at which the pixels begin."""
         return _whole(self.head_bytes, ALIGNED)
 
     @property

@@ -31,7 +31,7 @@ ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """One image format."""
+    """One image format: how a file of it is recognised, named, decoded and bounded."""
 
     kind: str
     """As Pillow calls it."""

@@ -61,7 +61,7 @@ DECODER_ERRORS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What a file is, beyond its pixels."""
+    """What is known of a picture's file apart from its pixels: format, orientation, and what is odd about it."""
 
     format: Format
     orientation: int
@@ -90,7 +90,7 @@ def size_of(payload: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 def decode(payload: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """The pixels [H, W, 3]."""
+    """The pixels of an image file [H, W, 3] in RGB; refused if it cannot be read, or has more than `max_pixels`."""
     known = format_of(payload)
     width, height = _size_of(known, payload, max_pixels)
     pixels_HWC = None if known.decode_plain is None else known.decode_plain(payload)

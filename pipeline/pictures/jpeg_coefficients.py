@@ -34,7 +34,7 @@ PADDING = 8
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Scan:
-    """The coded bytes of a scan, without what was stuffed in."""
+    """The coded bytes of a scan, without its markers and without the zeros that are stuffed in behind each 0xff."""
 
     data: NDArray[np.uint8]
     """[N + PADDING] all restart segments, one after another."""
@@ -46,7 +46,7 @@ class Scan:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Symbols:
-    """What is coded in a scan."""
+    """The Huffman symbols of a scan in their order, with the bits that follow each."""
 
     symbol_Y: NDArray[np.uint8]
     value_Y: NDArray[np.uint16]
@@ -85,7 +85,7 @@ def tables_used(header: JpegHeader) -> list[tuple[int, int]]:
 
 
 def read_scan(payload: bytes, start: int) -> Scan:
-    """The bytes of the scan that starts there, as far as the first marker that is no restart."""
+    """The coded bytes that begin at `start`, up to the first marker that does not only restart the scan."""
     data = np.frombuffer(payload, np.uint8, offset=start)
     marks = np.flatnonzero(data[:-1] == 0xFF)
     codes = data[marks + 1]
@@ -106,7 +106,7 @@ def read_scan(payload: bytes, start: int) -> Scan:
 
 
 def read_symbols(header: JpegHeader, tables: Tables, scan: Scan) -> Symbols:
-    """All symbols of the scan."""
+    """All symbols of a scan, decoded with the Huffman tables of its file; NotPlainError where it is no plain scan."""
     used = tables_used(header)
     try:
         codes = [Codes.of(*tables[name]) for name in used]

@@ -35,7 +35,7 @@ DOUBLINGS = 2
 
 
 class BadTableError(ValueError):
-    """This is no Huffman table."""
+    """These counts and symbols are no Huffman table."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -53,7 +53,7 @@ class Codes:
     @classmethod
     @lru_cache(maxsize=64)  # many files share the tables that the standard gives as an example
     def of(cls, counts: bytes, symbols: bytes) -> Codes:
-        """The layout of a table."""
+        """The layout of the table with so many `counts` of codes of each length, and these `symbols`."""
         length_S = np.repeat(np.arange(1, MAX_LENGTH + 1), np.frombuffer(counts, np.uint8))
         width_S = 1 << (MAX_LENGTH - length_S)
         if len(length_S) != len(symbols) or not symbols or width_S.sum() > WINDOWS:
@@ -75,7 +75,7 @@ class Codes:
 
     @lru_cache(maxsize=64)  # noqa: B019  # as many as are kept above
     def jumps(self) -> tuple[list[int], list[int]]:
-        """The coefficients of as many whole symbols as a window shows, as far as the end of a block; and their bits."""
+        """For each window: the coefficients that its whole symbols stand for, up to a block's end, and their bits."""
         window_W = np.arange(WINDOWS, dtype=np.uint16)
         total_W, bits_W = self.advance_W, self.bits_W
         for _ in range(DOUBLINGS):
@@ -87,7 +87,7 @@ class Codes:
         return total_W.tolist(), bits_W.tolist()
 
     def steps(self) -> tuple[bytes, bytes]:
-        """The coefficients of the one symbol that a window begins with, and its bits."""
+        """For each window: how many coefficients the first symbol in it stands for, and its bits."""
         return self.advance_W.tobytes(), self.bits_W.tobytes()
 
 

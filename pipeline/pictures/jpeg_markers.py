@@ -37,7 +37,7 @@ MAX_SEGMENTS = 2000
 
 
 class NotPlainError(ValueError):
-    """This JPEG is none of the plain kind."""
+    """This JPEG cannot be tiled, for the given reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -45,7 +45,7 @@ class NotPlainError(ValueError):
 
 
 class Segment(NamedTuple):
-    """A marker and all that belongs to it."""
+    """A segment of a JPEG: a marker, its length and its content."""
 
     marker: int
     start: int
@@ -55,7 +55,7 @@ class Segment(NamedTuple):
 
     @property
     def body(self) -> slice:
-        """Its bytes without marker and length."""
+        """The bytes of its content, behind marker and length."""
         return slice(self.start + 4, self.stop)
 
 
@@ -64,7 +64,7 @@ NOWHERE = Segment(0, 0, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """One plane of samples."""
+    """One plane of a JPEG, such as its brightness."""
 
     across: int
     """Blocks of an MCU from left to right, in a scan of several components."""
@@ -76,7 +76,7 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class JpegHeader:
-    """A plain JPEG up to its first coefficient."""
+    """All that stands in a plain JPEG before the coded pixels."""
 
     segments: tuple[Segment, ...]
     """All from the first behind the start mark to the start of the scan, which is the last."""
@@ -90,7 +90,7 @@ class JpegHeader:
 
     @property
     def scan_start(self) -> int:
-        """The place of the first coded byte."""
+        """The position in the file of the first byte of coded pixels."""
         return self.segments[-1].stop
 
     @property
@@ -102,22 +102,22 @@ class JpegHeader:
 
     @cached_property
     def mcu_width(self) -> int:
-        """Pixels."""
+        """The width of an MCU in pixels."""
         return BLOCK * (max(part.across for part in self.components) if len(self.components) > 1 else 1)
 
     @cached_property
     def mcu_height(self) -> int:
-        """Pixels."""
+        """The height of an MCU in pixels."""
         return BLOCK * (max(part.down for part in self.components) if len(self.components) > 1 else 1)
 
     @cached_property
     def mcu_columns(self) -> int:
-        """MCUs of a row."""
+        """How many MCUs stand side by side."""
         return -(-self.width // self.mcu_width)
 
     @cached_property
     def mcu_rows(self) -> int:
-        """Rows of MCUs."""
+        """How many rows of MCUs there are."""
         return -(-self.height // self.mcu_height)
 
     @cached_property
@@ -127,7 +127,7 @@ class JpegHeader:
 
 
 def read_header(payload: bytes) -> JpegHeader:
-    """The segments and the geometry of a plain JPEG."""
+    """The segments and the geometry of a JPEG; NotPlainError where it is not plain."""
     if payload[:2] != bytes((0xFF, SOI)):
         raise NotPlainError("not understood")
     segments: list[Segment] = []
@@ -159,7 +159,7 @@ def header_of(
     frame: Segment = NOWHERE,
     segments: tuple[Segment, ...] = (),
 ) -> JpegHeader:
-    """The geometry that the bodies of frame and scan say; without a payload, the segments are nowhere."""
+    """The geometry that the contents of a frame and a scan segment describe; `segments` say where all stand."""
     width, height, sampling = _read_frame(frame_body)
     return JpegHeader(
         segments=segments,

@@ -57,7 +57,7 @@ NARROW = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A JPEG that shows a rectangle of a larger one."""
+    """A JPEG of its own that shows a rectangle of a larger one."""
 
     payload: bytes
     top: int
@@ -72,7 +72,7 @@ class Part:
 
 
 def part_of(payload: bytes, top: int, left: int, height: int, width: int) -> Part | None:
-    """A JPEG with the pixels of this rectangle; None where the whole must, or may as well, be decoded."""
+    """A JPEG that shows this rectangle; None where the whole picture has to be, or may as well be, decoded."""
     head = _Head.of(payload)
     mesh = head and _mesh(head.pieces[head.frame][4:], head.pieces[-1][4:], head.interval)
     cells = mesh and mesh.over(top, left, height, width)

@@ -53,7 +53,7 @@ MAX_BODY = 60_000
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Sign:
-    """What a tiled payload says of itself."""
+    """What a tiled file says of the file that it was made from, of its own bytes, and of its restart segments."""
 
     crc: int
     """crc32c of the payload that it was made from."""
@@ -65,7 +65,7 @@ class Sign:
     """[G] bytes of each restart segment, with the marker behind it."""
 
     def to_bytes(self) -> bytes:
-        """All segments of the sign."""
+        """The sign as one or more segments of a JPEG."""
         kind = ">u2" if self.length_G.max() < 1 << 16 else ">u4"
         body = FIXED.pack(self.crc, self.length, self.rest) + self.length_G.astype(kind).tobytes()
         pieces = (body[start : start + MAX_BODY] for start in range(0, len(body), MAX_BODY))
@@ -73,7 +73,7 @@ class Sign:
 
     @classmethod
     def from_bytes(cls, body: bytes, count: int) -> Sign | None:
-        """The sign of so many restart segments; None where it is another."""
+        """The sign of `count` restart segments; None where these bytes have another length than it would."""
         if (found := cls.read(body, count)) is None:
             return None
         crc, length, _ = FIXED.unpack_from(body)
@@ -82,7 +82,7 @@ class Sign:
 
     @staticmethod
     def read(body: bytes, count: int) -> tuple[int, NDArray[np.uint16] | NDArray[np.uint32]] | None:
-        """Of the sign of so many restart segments what a part needs: `rest`, and `length_G` as it stands there."""
+        """Only what decoding a part needs of the sign: its `rest` and its `length_G`; None as in `from_bytes`."""
         kind = {2 * count: ">u2", 4 * count: ">u4"}.get(len(body) - FIXED.size)
         if kind is None:
             return None
@@ -90,7 +90,7 @@ class Sign:
 
 
 def tile(payload: bytes, *, span: int = SPAN) -> bytes:
-    """The same picture in restart segments; NotPlainError says why it must stay whole."""
+    """The same picture with restart markers; NotPlainError where it cannot have them, with the reason."""
     header = read_header(payload)
     if sign_of(payload, header) is not None:
         raise NotPlainError("tiled already")
@@ -113,7 +113,7 @@ def tile(payload: bytes, *, span: int = SPAN) -> bytes:
 
 
 def sign_of(payload: bytes, header: JpegHeader) -> Sign | None:
-    """What a tiled payload says of itself; None where it was not tiled by us."""
+    """What a tiled payload says of itself; None where it was not tiled by this project."""
     body = b"".join(payload[segment.body][len(SIGN) :] for segment in _signs(payload, header))
     interval = header.restart_interval
     if not body or not interval or header.mcu_columns % interval:
@@ -142,7 +142,7 @@ def _best_of(symbols: Symbols, number: int) -> tuple[bytes, bytes]:
 
 
 def interval_of(columns: int, mcu_width: int, span: int = SPAN) -> int:
-    """MCUs of a restart segment: the divisor of a row whose width is nearest to `span`, by their ratio."""
+    """How many MCUs a restart segment has: the divisor of a row's MCUs that makes it most nearly `span` pixels wide."""
     divisors = (count for count in range(1, columns + 1) if columns % count == 0)
     return min(divisors, key=lambda count: (abs(math.log(count * mcu_width / span)), count))
 

@@ -28,7 +28,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shown:
-    """A rectangle of a picture, or the whole of it."""
+    """The decoded pixels of a rectangle of a picture, or of all of it."""
 
     pixels_HWC: NDArray[np.uint8]
     top: int
@@ -42,11 +42,11 @@ class Shown:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the picture is here."""
+        """Whether these are the pixels of the whole picture."""
         return self.pixels_HWC.shape[:2] == (self.height, self.width)
 
     def holds(self, box: Sequence[int]) -> bool:
-        """Whether all of these pixels are here."""
+        """Whether these pixels include all of a rectangle of the picture, `box`."""
         (top, left, height, width), (rows, columns) = box, self.pixels_HWC.shape[:2]
         down, across = top - self.top, left - self.left
         return bool(0 <= down <= down + height <= rows and 0 <= across <= across + width <= columns)
@@ -58,7 +58,7 @@ class Shown:
 
 
 def decode_part(payload: bytes, box: Box | None, *, max_pixels: int = MAX_PIXELS) -> Shown:
-    """At least the pixels in the box; all of them without one."""
+    """The decoded pixels of a box of the picture, and perhaps more; of the whole picture where `box` is None."""
     part = None if box is None else _part(payload, box, max_pixels)
     if part is not None:
         return part

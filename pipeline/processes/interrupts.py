@@ -42,7 +42,7 @@ def leave_at_once() -> None:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Around the work: an interrupt is raised, as ever; afterwards it ends the process at once again."""
+    """Inside this context an interrupt is raised as usual; afterwards it ends the process at once again."""
     global _said
     if signal.getsignal(signal.SIGINT) is not _leave:
         yield

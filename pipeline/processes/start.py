@@ -52,7 +52,7 @@ def _far(urls: tuple[str, ...]) -> bool:
 
 @contextlib.contextmanager
 def starting(method: str | None = None) -> Iterator[None]:
-    """Around the start of processes: an interrupt waits. Raised in the hooks of a fork, Python would discard it.
+    """Let interrupts wait while processes are started: in the hooks of a fork Python would discard them.
 
     The new process inherits that it is blocked, before it can ignore it by itself: its parent decides.
     """

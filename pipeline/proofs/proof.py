@@ -76,7 +76,7 @@ def apart(
 
 
 def most_apart(luma: Luma) -> int:
-    """As far as that a view may be from how it looked, and still be the same one, drawn otherwise."""
+    """How far a view may be from how it looked and still count as the same view, drawn otherwise."""
     return 0 if luma == SKETCH else TOLERANCE
 
 

@@ -36,7 +36,7 @@ class DecodedRows:
         self._bytes = 0
 
     def get(self, row: int, box: Box) -> Shown | None:
-        """At least the pixels in the box; None is a bad picture that the recipe draws grey."""
+        """The decoded pixels of a row's picture, at least those in the box; None for a bad one, which is drawn grey."""
         known = row in self._kept
         kept = self._kept.get(row)
         if known and (kept is None or kept.holds(box)):

@@ -37,7 +37,7 @@ class HasWitness(Protocol):
     """A store from which the witness views can be read."""
 
     def witness(self) -> Witness:
-        """The views that the store keeps in full."""
+        """The witness views, which the store keeps in full."""
         ...
 
 

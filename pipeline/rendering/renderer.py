@@ -114,7 +114,7 @@ class Renderer:
             figure.mate = mate.mate = None  # a cycle would keep the pixels' memory alive
 
     def _figures(self, row_B: Ints, view_B: Ints, out_BHWC: Image) -> tuple[list[_Figure], dict[int, int]]:
-        """What is to be drawn, mates introduced to each other; and which slots repeat an earlier one."""
+        """What is to be drawn, each with the one it is mixed with; and which slots repeat an earlier one."""
         plan = plan_views(self.recipe, self.index, row_B, view_B)
         found: dict[tuple[int, int], _Figure] = {}
         twins: dict[int, int] = {}
@@ -123,25 +123,25 @@ class Renderer:
             if first is not figure:
                 twins[figure.slot] = first.slot
         figures = list(found.values())
-        strangers = []
+        apart = []
         for figure in figures:
             partner = (int(plan.mixing.partner_B[figure.slot]), figure.view)
             if figure.kind != Kind.NONE and partner in found:
                 figure.mate = found[partner]
             elif figure.kind != Kind.NONE:
-                strangers.append((figure, partner))
-        return figures + self._invite(strangers), twins
+                apart.append((figure, partner))
+        return figures + self._partners_of(apart), twins
 
-    def _invite(self, strangers: list[tuple[_Figure, tuple[int, int]]]) -> list[_Figure]:
-        """Figures on scratch memory for partners that are not in the call."""
-        if not strangers:
+    def _partners_of(self, apart: list[tuple[_Figure, tuple[int, int]]]) -> list[_Figure]:
+        """The partners of these figures, which are not in the call: they are drawn on scratch memory."""
+        if not apart:
             return []
-        row_N, view_N = np.array([partner for _, partner in strangers], np.int64).T
-        scratch_NHWC = np.empty((len(strangers), *self._spare_HWC.shape), np.uint8)
-        guests = list(_Figure.of(plan_views(self.recipe, self.index, row_N, view_N), scratch_NHWC))
-        for guest, (figure, _) in zip(guests, strangers, strict=True):
-            guest.slot, guest.mate, figure.mate = -1, figure, guest
-        return guests
+        row_N, view_N = np.array([partner for _, partner in apart], np.int64).T
+        scratch_NHWC = np.empty((len(apart), *self._spare_HWC.shape), np.uint8)
+        partners = list(_Figure.of(plan_views(self.recipe, self.index, row_N, view_N), scratch_NHWC))
+        for partner, (figure, _) in zip(partners, apart, strict=True):
+            partner.slot, partner.mate, figure.mate = -1, figure, partner
+        return partners
 
 
 @dataclass(slots=True, eq=False)

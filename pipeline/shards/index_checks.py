@@ -232,7 +232,7 @@ def _check_classes(class_R: NDArray[np.int32]) -> Facts:
 
 
 class Scanned(Protocol):
-    """What is asked of an index."""
+    """What `oddities` asks of an index."""
 
     @property
     def classes(self) -> NDArray[np.int32]:
@@ -248,7 +248,7 @@ class Scanned(Protocol):
 
     @property
     def label_key(self) -> str | None:
-        """Where the user says that the classes stand"""
+        """The name of the entry that the user says has the class; None where the usual ones are read."""
 
     def __len__(self) -> int: ...
 

@@ -117,7 +117,7 @@ def require_names(index: SampleIndex) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a row stands in its shard, in bytes."""
+    """Where in its shard the bytes of a row lie, and those of its neighbours."""
 
     shard: int
     key: str

@@ -72,7 +72,7 @@ class PackSummary:
     """Payloads that could not be tiled, by the reason; None where that was not asked for."""
 
     def to_json(self) -> bytes:
-        """The text of pack.json: sorted, without times and places."""
+        """The text of pack.json: sorted, and without times or paths, so that the same pictures give the same bytes."""
         record = asdict(self)
         if self.whole is None:
             del record["whole"]

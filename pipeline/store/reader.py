@@ -183,7 +183,7 @@ def require_agreement(objects: Objects, layout: Layout, base: Base, table: UnitT
 
 
 def require_sizes(objects: Objects, layout: Layout, base: Base, table: UnitTable) -> dict[str, int]:
-    """Every object must be there, with as many bytes as were written; what is there."""
+    """The bytes of every object that is there; refused where one is absent, or has more or fewer than were written."""
     sizes = objects.sizes()
     for key, digest in base.objects.items():
         _require_size(objects, sizes, key, digest.length, "")

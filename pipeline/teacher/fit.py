@@ -120,7 +120,7 @@ class Fit:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Take over a state that the method `state` gave, to go on from there."""
         load_strictly(self.model, state["model"], "the state of the fit")
         load_moments(self.optimizer, state["optimizer"], "the state of the fit")
         self.epoch, self.history = state["epoch"], state["history"]

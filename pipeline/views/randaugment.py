@@ -61,7 +61,7 @@ LARGEST_SHIFT = {"translate_pct": 1.0, "translate_const": 4096.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a RandAugment text such as ``rand-m9-mstd0.5-inc1`` asks for."""
+    """The settings in a RandAugment text such as ``rand-m9-mstd0.5-inc1``."""
 
     magnitude: int = 10
     layers: int = 2

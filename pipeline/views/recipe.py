@@ -153,7 +153,7 @@ class Recipe:
         return sha256(one_line(self.to_json()))
 
     def to_json(self) -> dict[str, object]:
-        """All fields by name, as JSON has them."""
+        """All fields by name, as values that JSON can hold."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

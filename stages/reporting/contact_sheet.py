@@ -42,7 +42,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One picture with what is written under it."""
+    """A picture with the lines of text under it."""
 
     pixels_HWC: Pixels
     captions: Sequence[Caption]
@@ -51,7 +51,7 @@ class Cell:
 
 
 def contact_sheet(title: str, subtitle: str, legend: Sequence[Caption], rows: Sequence[Sequence[Cell]]) -> Image.Image:
-    """All cells on one page; every row has as many cells. The legend explains colours, in one line."""
+    """All cells on one page; every row has the same number of them. The legend, one line, explains the colours."""
     side = _shown_side(rows[0][-1].pixels_HWC.shape[0])
     lines = max(len(_wrapped(cell.captions, side)) for cells in rows for cell in cells)
     wide, tall = side + GAP, side + BAR + 6 + lines * LINE + GAP

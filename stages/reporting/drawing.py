@@ -52,13 +52,13 @@ Mark = tuple[float, float, str]
 
 
 class Drawing:
-    """A figure of one field, what it is about, and what its marks say (`tips`)."""
+    """A Matplotlib figure with one pair of axes, what it is about in words, and the tooltips of its marks."""
 
     def __init__(
         self, name: str, colours: Mapping[str, str], *, about: str, height: float = 3.0, grid: Any = "both",
         percent: str = "", whole: int = 0, **words: str,
     ) -> None:  # fmt: skip
-        """Of a name and colours by kind: axes in per cent, so many whole steps at most, and the words at its sides."""
+        """Axes in the page's style: `percent` names those in per cent, `whole` is how many steps the x axis has."""
         self._colours = {**colours, "teacher": "teacher"}
         self.name, self.about, self.tips = name, about, list[str]()
         self.figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -74,13 +74,13 @@ class Drawing:
             self.axes.xaxis.set_major_locator(MaxNLocator(whole, steps=STEPS, integer=True))
 
     def tip(self, artist: Artist, text: str) -> None:
-        """What this mark says."""
+        """Show this text when somebody points at this mark."""
         artist.set_gid(f"tip-{len(self.tips)}-{self.name}")
         artist.set_in_layout(False)  # or hundreds of marks are measured to find that they fit
         self.tips.append(text)
 
     def series(self, kind: str, marks: Sequence[Mark], *, size: float, line: float = 0.0, **style: Any) -> None:
-        """A mark for each point, with a line through them, in the colour of a kind and under its name."""
+        """Draw a mark for each point, with a line through them where `line` is its width, in the colour of `kind`."""
         marker, dashes = TURNS[list(self._colours | {kind: ""}).index(kind) % len(TURNS)]
         style = {"color": self.tone(kind), "marker": marker, "markersize": size, "markeredgewidth": 0, **style}
         of_line: Any = {"linewidth": line, "linestyle": dashes if line else ""}
@@ -98,17 +98,17 @@ class Drawing:
         return PALETTE[self._colours.get(kind, "dim")]
 
     def categories(self, names: Sequence[str], least: float = -0.5) -> None:
-        """A line for each name, from the top down."""
+        """Give the vertical axis a step for each name, the first at the top; `least` is where it begins."""
         self.axes.set_yticks(range(len(names)), names)
         self.axes.set_ylim(len(names) - 0.5, least)
         self.axes.tick_params(axis="y", length=0)
 
     def png(self) -> bytes:
-        """For slides; the same bytes each time."""
+        """The figure as a PNG for slides; the same figure gives the same bytes."""
         return self._saved(format="png", dpi=160, metadata={"Software": None})
 
     def svg(self) -> str:
-        """For the page: no address, no identity that another figure has, no colour of its own."""
+        """The figure as SVG for the page: in the page's colours, and with ids that no other figure of it has."""
         text = self._saved(format="svg", metadata={"Date": None}).decode()
         text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
         text = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", text).replace("xlink:href", "href")
@@ -139,7 +139,7 @@ class Drawing:
 def drawing(
     name: str, colours: Mapping[str, str], *, legend: Mapping[str, Any] | None = None, **how: Any
 ) -> Iterator[Drawing]:
-    """A figure in the page's style, and a legend of what was put into it."""
+    """Draw one figure in the page's style; `legend`, where it is given, says where its legend goes."""
     with mpl.rc_context(STYLE):
         yield (figure := Drawing(name, colours, **how))
         if legend is not None:

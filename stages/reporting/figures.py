@@ -32,7 +32,7 @@ ABOVE: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.
 
 
 def drawings(story: Story) -> dict[str, Drawing]:
-    """All that can be drawn of it, by name."""
+    """All figures that the results of this report allow, by their names."""
     results, names, colours = story.results, story.classes, story.results.colours
     curves = [curve(results, name, title) for name, title in CURVES.items()]
     drawn = [accuracy(results), *(found for found in curves if found.tips)]
@@ -97,7 +97,7 @@ def accuracy(results: Results) -> Drawing:
 
 
 def curve(results: Results, name: str, title: str) -> Drawing:
-    """Accuracy or loss over the updates, mean and each seed."""
+    """Accuracy or loss over the updates: a thin line for each seed, and their mean."""
     percent = name == "top1"
     how: Any = {"title": title, "xlabel": "updates", "grid": "y", "whole": 5, "percent": "y" if percent else ""}
     with drawing(name, results.colours, about=f"{title} over the updates", legend={}, **how) as figure:
@@ -113,7 +113,7 @@ def curve(results: Results, name: str, title: str) -> Drawing:
 
 
 def classes(names: Sequence[str], recalls: Mapping[str, NDArray[np.float64]], colours: Colours) -> Drawing:
-    """How much of each class each kind recognises: a line a class, or of many classes a curve, worst first."""
+    """Which share of each class each kind recognises: a row for each class or, of many, a curve, worst first."""
     order = np.argsort(np.nan_to_num(next(iter(recalls.values())), nan=2.0), kind="stable").tolist()
     many = len(names) > NAMED_CLASSES
     how: Any = {"grid": "x", "percent": "x", "xlabel": "share of the class that is recognised"}
@@ -172,7 +172,7 @@ def _cells(figure: Drawing, names: Sequence[str], share_KK: NDArray[np.float64],
 
 
 def reliability(found: Mapping[str, Reliability], colours: Colours) -> Drawing:
-    """How often the students of each kind are right when they are so sure."""
+    """How often the answers of each kind's students are right, by how confident they are."""
     words: Any = {"xlabel": "how sure it is", "ylabel": "how often it is right", "legend": {"loc": "upper left"}}
     about = "how often students are right, by how sure they are"
     with drawing("reliability", colours, about=about, height=4.0, percent="xy", **words) as figure:
@@ -185,7 +185,7 @@ def reliability(found: Mapping[str, Reliability], colours: Colours) -> Drawing:
 
 
 def trade(name: str, marks: Mapping[str, Sequence[Mark]], x: str, colours: Colours) -> Drawing:
-    """Accuracy against what it costs: a dot a student."""
+    """Accuracy against what it costs: one dot for each student."""
     words: Any = {"xlabel": x, "ylabel": "held-out accuracy", "percent": "y", "legend": {"ncols": 2, **ABOVE}}
     with drawing(name, colours, about=f"held-out accuracy against {x}", **words) as figure:
         for kind, of_kind in marks.items():
@@ -197,7 +197,7 @@ def trade(name: str, marks: Mapping[str, Sequence[Mark]], x: str, colours: Colou
 
 
 def line(name: str, marks: Sequence[Mark], title: str, **how: Any) -> Drawing:
-    """One line with its points."""
+    """A line through these points, which are marked."""
     with drawing(name, {}, about=title, title=title, grid="y", whole=6, **how) as figure:
         figure.series("teacher", marks, size=5, line=2)
         for mark in figure.axes.lines:
@@ -206,7 +206,7 @@ def line(name: str, marks: Sequence[Mark], title: str, **how: Any) -> Drawing:
 
 
 def by_share(parts: Sequence[tuple[str, int, float]]) -> Drawing:
-    """How often the labels name the main picture of a view, by how much of the view it is."""
+    """How often the labels name the main picture of a mixed view, by that picture's share of the view."""
     words: Any = {"xlabel": "labels that name the main picture", "grid": "x", "percent": "x"}
     about = "labels that name the main picture, by its share of the view"
     with drawing("by-share", {}, about=about, height=0.9 + 0.4 * len(parts), **words) as figure:
@@ -219,7 +219,7 @@ def by_share(parts: Sequence[tuple[str, int, float]]) -> Drawing:
 
 
 def tokens(found: Mapping[str, Line], colours: Colours) -> Drawing:
-    """Cosine of the class and the distillation token after each block."""
+    """The cosine similarity of the class token and the distillation token after each block."""
     words: Any = {"xlabel": "after block (0: as learned)", "ylabel": "cosine", "grid": "y", "whole": 6}
     about = "cosine of the class and the distillation token after each block"
     with drawing("tokens", colours, about=about, legend={}, **words) as figure:

@@ -35,7 +35,7 @@ LITTLE_BETTER = 0.03
 
 
 def headline(story: Story) -> tuple[str, str]:
-    """What it came to; the second part is stressed."""
+    """The headline of the page; its second part is stressed."""
     if story.best is None:
         return "What the students learned", ""
     gain = story.best[1].mean
@@ -52,7 +52,7 @@ def _clear(story: Story) -> bool:
 
 
 def lead(story: Story) -> str:
-    """What was compared."""
+    """The first paragraph: which students were compared, and who taught them."""
     number = len(story.students)
     trained = "vision transformer" if number == 1 else "vision transformers of one size"
     updates = {int(s.epochs[-1]["update"]) for s in story.students if s.epochs}
@@ -84,7 +84,7 @@ def _from_what(story: Story, how_long: str) -> str:
 
 
 def gained(story: Story) -> str:
-    """What came of it."""
+    """The second paragraph: how accurate they are, and what was gained."""
     results, gains = story.results, story.results.gains()
     plain = results.best("none")
     if plain is None or story.best is None:
@@ -125,7 +125,7 @@ class Finding:
 
 
 def findings(story: Story) -> list[Finding]:
-    """All of them."""
+    """Everything that stands out in the results, the gain first."""
     warned = [Finding(line, good=False) for line in inspected(story)[1]]
     return [*_gain(story), *warned, *_calibration(story), *_classes(story), *_training(story), *_missing(story)]
 

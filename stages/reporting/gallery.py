@@ -42,7 +42,7 @@ SMALL = 100
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """Something said about a picture; `right` colours it."""
+    """What the teacher, a student or the data says about a picture; it is coloured by `right`."""
 
     who: str
     says: str
@@ -51,21 +51,21 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A picture and what is said about it."""
+    """A picture and the words that stand under it."""
 
     name: str
-    """For those who do not see it; what is said stands beside it as text"""
+    """What it is, for people who cannot see it; the words stand beside it as text"""
     pixels_HWC: Pixels
     words: tuple[Word, ...]
 
     @property
     def small(self) -> bool:
-        """Whether it is shown as the pixels that it is."""
+        """Whether the picture is so small that its pixels are shown enlarged, as squares."""
         return bool(max(self.pixels_HWC.shape[:2]) < SMALL)
 
     @property
     def uri(self) -> str:
-        """As text for a page."""
+        """The picture as a ``data:`` address, which a page can hold."""
         bgr_HWC = np.ascontiguousarray(self.pixels_HWC[:, :, ::-1])
         done, data = cv2.imencode(".webp", bgr_HWC, [cv2.IMWRITE_WEBP_QUALITY, 85])
         assert done
@@ -74,14 +74,14 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Shelf:
-    """Some pictures with a title."""
+    """A row of pictures under one title."""
 
     title: str
     tiles: tuple[Tile, ...]
 
 
 def view_shelves(store: StoreReader, index: SampleIndex, *, rows: int, views: int) -> list[Shelf]:
-    """Rows spread over the data: the picture, then its first views."""
+    """For rows from all over the data: the picture of the row, and its first views with the teacher's answers."""
     shown = min(views, store.layout.views)
     chosen = _chosen(index, rows)
     row_B, view_B = np.repeat(chosen, shown), np.tile(np.arange(shown), len(chosen))
@@ -100,7 +100,7 @@ def view_shelves(store: StoreReader, index: SampleIndex, *, rows: int, views: in
 
 
 def original(index: SampleIndex, row: int) -> tuple[Pixels, bool]:
-    """A row's picture as it is, or grey, as the recipe draws it, where nobody can decode it; and whether one could."""
+    """A row's picture as it is, and True; or, where it cannot be decoded, grey as the recipe draws it, and False."""
     try:
         return decode(payload_of(index, index.files(), row)), True
     except ImageError:
@@ -117,7 +117,7 @@ def _chosen(index: SampleIndex, rows: int) -> NDArray[np.int64]:
 
 
 def rendered(recipe: Recipe, index: SampleIndex, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Pixels:
-    """These views, drawn as teacher and student see them."""
+    """These views, drawn as the teacher and the students see them."""
     side = recipe.image_size
     pixels_BHWC = np.empty((len(row_B), side, side, 3), np.uint8)
     Renderer(recipe, index, index.files()).render(row_B, view_B, pixels_BHWC)
@@ -149,7 +149,7 @@ def _sure(share: float | None) -> str:
 
 
 def stored(store: StoreReader, row: int, view: int) -> tuple[list[Answer], int]:
-    """The teacher's class for a view, then the likeliest other one where it is stored; and the checksum."""
+    """The teacher's class for a view and, where it is stored, the second likeliest one; and the view's checksum."""
     run, place = divmod(row, store.manifest.unit_rows)
     unit, manifest = store.read(view, run, luma=False), store.manifest
     label, crc = unit.labels.slice(place, place + 1), int(unit.crc_B[place])
@@ -163,7 +163,7 @@ def stored(store: StoreReader, row: int, view: int) -> tuple[list[Answer], int]:
 
 
 def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *, most: int) -> list[Shelf]:
-    """Pictures by who of one seed recognises them; empty where the students' answers were not kept."""
+    """Held-out pictures, sorted by which students recognise them; none where the students' answers were not kept."""
     gains = results.gains()
     seeds = set.intersection(*({s.seed for s in results.of(kind) if s.answers} for kind in results.kinds))
     if not seeds or not gains:
@@ -196,7 +196,7 @@ def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *
 
 
 def class_name(index: SampleIndex, number: int) -> str:
-    """What a class is called, shortly."""
+    """The name of a class, or its number where it has none; cut to 40 characters."""
     name = index.class_names[number] if index.class_names else str(number)
     return name if len(name) <= 40 else f"{name[:39]}…"
 

@@ -23,7 +23,7 @@ UNCOMMITTED = "with changes"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Where a report comes from."""
+    """When, from which commit and on which machine a report was made."""
 
     date: str
     commit: str | None
@@ -38,7 +38,7 @@ class Made:
 
 
 def made_here() -> Made:
-    """Now, here."""
+    """The date of today, the commit of the current folder, and this machine."""
     return Made(datetime.now(tz=UTC).date().isoformat(), commit_of(Path.cwd()), machine())
 
 
@@ -60,7 +60,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def read_history(path: Path | None) -> list[Line]:
-    """What earlier reports found, the oldest first."""
+    """The results of earlier reports, the oldest first; empty where `path` is None or absent."""
     if path is None or not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -77,7 +77,7 @@ def read_history(path: Path | None) -> list[Line]:
 
 
 def remember(path: Path, earlier: list[Line], made: Made, found: Mapping[str, Any]) -> None:
-    """Add what this report found, where it is not what the last one did."""
+    """Append the results of this report to the file, unless they are those of the last one."""
     if earlier and earlier[-1]["found"] == found:
         return
     lines = [*earlier, {"date": made.date, "commit": made.commit, "found": found}]

@@ -41,12 +41,12 @@ class Interval:
 
     @property
     def signed(self) -> str:
-        """As a gain."""
+        """The interval in percentage points, with signs, as a gain is written."""
         return f"{100 * self.low:+.1f} to {100 * self.high:+.1f}".replace("-", "−")
 
 
 def wilson(share: float, images: int) -> Interval:
-    """Of a share of so many pictures."""
+    """Wilson's interval of an accuracy, `share`, that was measured on so many images."""
     if not images:
         return Interval(0.0, 1.0)
     middle = share + SURE**2 / (2 * images)
@@ -56,7 +56,7 @@ def wilson(share: float, images: int) -> Interval:
 
 
 def paired(difference_N: NDArray[np.float64]) -> Interval:
-    """Of a mean difference, picture by picture."""
+    """The interval of a mean of differences from −1 to 1, one for each picture."""
     images = len(difference_N) + 2
     mean = float(difference_N.sum()) / images
     deviation = math.sqrt((float((difference_N**2).sum()) + 1) / images - mean**2)
@@ -65,7 +65,7 @@ def paired(difference_N: NDArray[np.float64]) -> Interval:
 
 
 def gain_interval(results: Results, kind: str) -> Interval | None:
-    """Of a kind's gain over the plain students, over the seeds that both have; None where answers were not kept."""
+    """The interval of a kind's gain over plain students of the same seeds; None where answers were not kept."""
     pairs = [
         (taught.right, plain.right)
         for taught in results.of(kind)
@@ -79,7 +79,7 @@ def gain_interval(results: Results, kind: str) -> Interval | None:
 
 
 def recall(students: Sequence[StudentResult], classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-    """(pictures of each class, share of them that is recognised, mean over the students): not a number without any."""
+    """The pictures of each class, and which share of them the students recognise (NaN where there are none)."""
     images_K, right_K = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     for student in students:
         if student.answers is None:
@@ -108,7 +108,7 @@ def mistaken(counts_KK: NDArray[np.int64], most: int) -> list[tuple[int, int, in
 
 
 def reliability(students: Sequence[StudentResult]) -> Reliability:
-    """Over the students; nothing where one was not judged so."""
+    """The bins of confidence of all these students together; empty where one of them has none."""
     if not students or not all(s.bins for s in students):
         return []
     found = []

@@ -25,7 +25,7 @@ SLIDES = ("accuracy", "top1", "loss", "tokens")
 
 
 def render(story: Story) -> tuple[str, dict[str, bytes]]:
-    """The page, and the figures that are worth a slide, by name."""
+    """The page, and by their names the figures that are also written as PNG."""
     drawn = drawings(story)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),

@@ -26,7 +26,7 @@ from stages.reporting.results import Line, Results, Spread, StudentResult, calle
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """All that the page is about."""
+    """Everything that the report shows."""
 
     results: Results
     store: StoreReader
@@ -43,34 +43,34 @@ class Story:
 
     @property
     def students(self) -> list[StudentResult]:
-        """All, kind by kind."""
+        """All students, sorted by kind and then by seed."""
         return [student for kind in self.results.kinds for student in self.results.of(kind)]
 
     @cached_property
     def labelled(self) -> int:
-        """Rows with a label."""
+        """How many rows have a true label."""
         return int((self.index.classes >= 0).sum())
 
     @property
     def classes(self) -> list[str]:
-        """What the classes are called."""
+        """The names of the classes; their numbers where they have none."""
         manifest = self.store.manifest
         return list(manifest.class_names or map(str, range(manifest.num_classes)))
 
     @property
     def best(self) -> tuple[str, Spread] | None:
-        """The kind of distillation that gained most, and its gain."""
+        """The kind whose accuracy gained most over plain students, and by how much; None where none was compared."""
         gains = self.results.gains()
         return max(gains.items(), key=lambda pair: pair[1].mean) if gains else None
 
     @property
     def sure(self) -> Interval | None:
-        """The interval of that gain, of the pictures."""
+        """The interval of the best kind's gain; None where it cannot be computed."""
         return gain_interval(self.results, self.best[0]) if self.best else None
 
     @cached_property
     def recalls(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Of each kind whose answers were kept: pictures of each class, and the share of them that is recognised."""
+        """For each kind: the pictures of each class, and the share recognised; only kinds whose answers were kept."""
         found = {kind: recall(self.results.of(kind), len(self.classes)) for kind in self.results.kinds}
         return {kind: of_classes for kind, of_classes in found.items() if of_classes is not None}
 
@@ -82,23 +82,23 @@ class Story:
 
     @cached_property
     def confused(self) -> NDArray[np.int64] | None:
-        """How often it takes a picture of each class (row) for each."""
+        """How often students of the `closest` kind take a picture of each class (row) for each class (column)."""
         return confusion(self.results.of(self.closest), len(self.classes)) if self.closest else None
 
     @cached_property
     def reliabilities(self) -> dict[str, Reliability]:
-        """Of each kind that was judged so."""
+        """By kind, how often its students are right at each confidence; only kinds for which that was measured."""
         return {kind: bins for kind in self.results.kinds if (bins := reliability(self.results.of(kind)))}
 
     @property
     def tokens(self) -> dict[str, Line]:
-        """What was measured of the two tokens, kind by kind."""
+        """By kind, the similarity of the two tokens, as `student.tokens` measured it."""
         found = self.results.tokens
         return {kind: found[kind] for kind in [k for k in self.results.kinds if k in found] or sorted(found)}
 
     @property
     def judged_on(self) -> list[str]:
-        """Machines whose speed was measured."""
+        """The processors on which the students' speed was measured."""
         return sorted({str(s.speed["machine"]["processor"]) for s in self.students if "machine" in s.speed})
 
 
@@ -129,14 +129,14 @@ def bytes_read(story: Story) -> dict[str, float]:
 
 
 def remembered(story: Story) -> dict[str, Any]:
-    """What is remembered of this report."""
+    """The results of this report, as later reports will list them."""
     sizes = story.store.bytes_per_view()
     labels = {"views": story.store.layout.views, "rows": len(story.index), "keep": str(story.store.manifest.keep)}
     return {**story.results.summary(), "labels": labels | {"bytes_per_view": round(sum(sizes.values()), 1)}}
 
 
 def tables_of(story: Story) -> dict[str, bytes]:
-    """The page's figures as tables, by their names."""
+    """The data of the page's figures as CSV files, by their names."""
     found = {"students.csv": _students(story.results)}
     epochs = [line for student in story.students for line in student.epochs]
     found |= {
@@ -176,32 +176,32 @@ def curve_table(results: Results, name: str) -> bytes:
 
 
 def taught(kind: str) -> str:
-    """The students of a kind in words."""
+    """What the page calls the students of a kind."""
     return "students without a teacher" if kind == "none" else f"students of {called(kind)}"
 
 
 def share(value: float | None, unit: str = "") -> str:
-    """A share in per cent, or a dash."""
+    """A share as a percentage with one digit, or a dash where there is none."""
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}{unit}"
 
 
 def decimal(value: float | None, digits: int) -> str:
-    """A figure, or a dash."""
+    """A number with so many digits, or a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A difference in percentage points."""
+    """A difference of shares in percentage points, with its sign."""
     return f"{100 * value:+.{digits}f}".replace("-", "−")
 
 
 def points(spread: Spread) -> str:
-    """A gain in percentage points, with its sign."""
+    """A gain in percentage points with its sign and, of several seeds, the standard deviation."""
     return signed(spread.mean) + (f" ± {100 * spread.deviation:.1f}" if len(spread.values) > 1 else "")
 
 
 def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A table to take along."""
+    """The bytes of a CSV file with this head and these rows."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
     return text.getvalue().encode()

@@ -44,18 +44,18 @@ class ReportError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A figure over several seeds."""
+    """One figure, measured once for each seed."""
 
     values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """The mean over the seeds."""
         return statistics.fmean(self.values)
 
     @property
     def deviation(self) -> float:
-        """Sample standard deviation; 0 of a single seed."""
+        """The sample standard deviation over the seeds; 0 where there is only one."""
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
     def __str__(self) -> str:
@@ -90,7 +90,7 @@ class StudentResult:
 
     @property
     def best(self) -> float:
-        """Accuracy of what a user would take."""
+        """The accuracy of the head that a user would take: both fused, or the only one."""
         return self.accuracy[_head(self.accuracy)]
 
     @property
@@ -99,14 +99,14 @@ class StudentResult:
         return None if self.answers is None else np.equal(self.answers["named"], self.answers["truth"])
 
     def median(self, name: str) -> float | None:
-        """Of all intervals while it trained: `images_per_second`, or the share of time spent in `wait` for views."""
+        """The median over its training of `images_per_second`, or of `wait`, the share of time spent waiting."""
         found = [line[name] for line in self.steps if name in line]
         return statistics.median(found) if found else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """All that there is to tell."""
+    """All results that were found: students, teacher and labels."""
 
     students: tuple[StudentResult, ...]
     tokens: dict[str, Line] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Results:
 
     @property
     def kinds(self) -> list[str]:
-        """Kinds of students, the plain one first."""
+        """The kinds of students that there are (none, hard, soft or other), the plain one first."""
         found = {student.kind for student in self.students}
         return [kind for kind in KINDS if kind in found] + sorted(found - set(KINDS))
 
@@ -133,16 +133,16 @@ class Results:
         }
 
     def of(self, kind: str) -> list[StudentResult]:
-        """The students of one kind, by seed."""
+        """The students of one kind, sorted by seed."""
         return sorted((s for s in self.students if s.kind == kind), key=lambda s: s.seed)
 
     def best(self, kind: str) -> Spread | None:
-        """The accuracy of a kind over its seeds."""
+        """The accuracy of a kind's students over its seeds; None where there are none."""
         found = tuple(student.best for student in self.of(kind))
         return Spread(found) if found else None
 
     def mean(self, value: Callable[[StudentResult], float | None], kind: str | None = None) -> float | None:
-        """Of those students (of a kind, or of all) that have a figure."""
+        """The mean of a figure over those students, of one kind or of all, that have it."""
         found = [value(student) for student in (self.students if kind is None else self.of(kind))]
         known = [v for v in found if v is not None]
         return statistics.fmean(known) if known else None
@@ -153,7 +153,7 @@ class Results:
         return {head: Spread(values) for head, values in found.items() if values}
 
     def gains(self) -> dict[str, Spread]:
-        """Of each distilled kind over the plain student, seed by seed where they share seeds."""
+        """By distilled kind, how much more accurate it is than the plain one; seed by seed where they share seeds."""
         plain = {student.seed: student.best for student in self.of("none")}
         found = {}
         for kind in self.kinds:
@@ -163,7 +163,7 @@ class Results:
         return found
 
     def summary(self) -> dict[str, Any]:
-        """The few figures that experiments are compared by."""
+        """The few figures by which experiments are compared: accuracy, gain, and the teacher's accuracy."""
         kinds = {
             kind: {head: round(spread.mean, 4) for head, spread in self.heads(kind).items()} for kind in self.kinds
         }
@@ -173,12 +173,12 @@ class Results:
 
 
 def called(kind: str) -> str:
-    """A kind of student in words."""
+    """What the page calls a kind of student."""
     return CALLED.get(kind, kind)
 
 
 def read_results(results: Path, runs: Path, summary: Path | None = None) -> Results:
-    """Read what is there; `summary` is what the labelling left beside its store, where nobody named another place."""
+    """Read all results that lie there; `summary` is the labelling's, where it does not lie in its usual place."""
     students = tuple(_read_students(results / "students", runs))
     if not students:
         raise ReportError(

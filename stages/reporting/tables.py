@@ -46,7 +46,7 @@ def _by_kind(story: Story, kinds: Iterable[str], cells: Callable[[str], Sequence
 
 
 def accuracy(story: Story) -> Table:
-    """Every head of every kind of student, and its gain."""
+    """The accuracy of every head of every kind of student, and the gain of the kind."""
     results, gains = story.results, story.results.gains()
 
     def cells(kind: str) -> list[str]:
@@ -69,7 +69,7 @@ def accuracy(story: Story) -> Table:
 
 
 def classes(story: Story, kind: str) -> Table:
-    """How much of each class each kind recognises, this one last; of many classes, those that it changed most."""
+    """Which share of each class each kind recognises, `kind` last; of many classes, those that it changed most."""
     names, recalls = story.classes, story.recalls
     images_K, share_K = recalls[kind]
     plain = "none" in recalls and kind != "none"
@@ -97,7 +97,7 @@ def classes(story: Story, kind: str) -> Table:
 
 
 def confusions(story: Story, kind: str) -> Table:
-    """The commonest ones."""
+    """The most frequent confusions of classes by a kind's students."""
     names, students = story.classes, len(story.results.of(kind))
     found = [] if story.confused is None else mistaken(story.confused, CONFUSIONS)
     rows = [Row(names[k], [names[j], f"{often / students:.1f}", share(part, " %")]) for k, j, often, part in found]
@@ -106,7 +106,7 @@ def confusions(story: Story, kind: str) -> Table:
 
 
 def calibration(story: Story) -> Table:
-    """Whether they are as often right as they are sure."""
+    """How confident the students are, and how often they are right."""
 
     def cells(kind: str) -> list[str]:
         bins = story.reliabilities[kind]
@@ -122,7 +122,7 @@ def calibration(story: Story) -> Table:
 
 
 def tokens(story: Story) -> Table:
-    """How alike the two tokens are."""
+    """How similar the two tokens are, and the weights of the two heads."""
 
     def cells(kind: str) -> list[str]:
         record = story.tokens[kind]
@@ -134,7 +134,7 @@ def tokens(story: Story) -> Table:
 
 
 def costs(story: Story) -> Table:
-    """What it took, and what the same students would have taken with the teacher beside them."""
+    """What labelling and training took, and what training with the teacher beside each student would have taken."""
     store, sizes = story.store, story.store.bytes_per_view()
     views = store.layout.views * store.manifest.rows
     kept = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
@@ -168,7 +168,7 @@ def _bytes(size: float) -> str:
 
 
 def earlier(story: Story) -> Table:
-    """What became of a change."""
+    """The results of this report above those of earlier ones, for comparison."""
     now = {"date": "this report", "commit": story.made.commit, "found": remembered(story)}
     lines = [now, *reversed(story.earlier)]
     known = {name for line in lines for name, value in line["found"].items() if value} - {"gain", "labels", "teacher"}
@@ -189,7 +189,7 @@ def earlier(story: Story) -> Table:
 
 
 def settings(story: Story) -> Table:
-    """A line a flag: its value where all share it, or each kind's."""
+    """The flags of the trainings: one value where all students share it, or the value of each kind."""
     parameters = {s.parameters for s in story.students if s.parameters}
     rows = [Row("parameters", [f"{parameters.pop():,}"])] if len(parameters) == 1 else []
     for name in SETTINGS:

@@ -120,7 +120,7 @@ def set_aside(run: Path, why: str, *, keep_record: bool = False) -> None:
 
 
 def keep_one(run: Path) -> None:
-    """Now that this run is finished, remove what was set aside of it, but for one."""
+    """Remove what was set aside of this run, which is finished now, except one."""
     aside.keep_one(run, finished=_is_finished, remove=_remove)
 
 

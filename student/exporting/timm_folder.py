@@ -98,7 +98,7 @@ def timm_state(student: Student, head: str) -> dict[str, Tensor]:
 
 
 def require_head(student: Student, head: str) -> None:
-    """Refuse a `head` that this student does not have."""
+    """Refuse to export a `head` that this student does not have."""
     if head == "distillation" and not student.two_heads:
         raise StudentError(
             f"{student.spec.model} has one head, and no distillation head to export. "

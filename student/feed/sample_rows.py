@@ -23,7 +23,7 @@ Raw = Mapping[str, Any]
 
 @dataclass(slots=True)
 class SampleRows:
-    """The rows of samples that come one after another."""
+    """Finds the row in the index of each sample that a pipeline of shards gives, one after another."""
 
     index: SampleIndex
     shards: Mapping[str, int]
@@ -39,7 +39,7 @@ class SampleRows:
     """The rows of some shards by their keys"""
 
     def of(self, sample: Raw) -> int:
-        """The row of a sample."""
+        """The row of a sample; refused where the store knows no such sample, or where samples come in a wrong order."""
         if not isinstance(sample, Mapping):
             raise StudentError(
                 f"The stage takes samples as they are in the shards, and got a {type(sample).__name__}: put "

@@ -67,7 +67,7 @@ class StoredAnswers:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="labels")
 
     def close(self) -> None:
-        """End the threads that read."""
+        """End the threads that read ahead."""
         self._readers.shutdown(cancel_futures=True)
 
     def forget(self) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.labels.codes import OFFSET, SCALE
-from pipeline.labels.keep import Keep
+from pipeline.labels.keep import Events, Keep
 from pipeline.labels.soft_labels import SoftLabels
 from pipeline.models.stream import sleeping_event
 from pipeline.shards.index import SampleIndex
@@ -26,6 +26,9 @@ from student.feed.order import Batch
 from student.feed.targets import TeacherLabels, Truth
 
 R = TypeVar("R", Truth, TeacherLabels)
+
+LEAST = 1e-30
+"""Smaller probabilities count as this one, so that their logarithm is a number"""
 
 
 def truth_of(index: SampleIndex, batch: Batch, device: torch.device) -> Truth:
@@ -47,19 +50,33 @@ def teacher_labels(
     argmax_B = _classes(labels.argmax_B, device)
     if not labels.parts:
         return TeacherLabels(argmax_B=argmax_B, temperatures=temperatures)
-    known = keep.codes(labels.parts)
+    known, parts = keep.codes(labels.parts), labels.arrays()
     if known is not None and known.index_BK is None:
         return TeacherLabels(argmax_B=argmax_B, logits_BC=_logits(known.code_BK, device), temperatures=temperatures)
-    score_BC = keep.scores(labels.arrays(), temperature)
+    if known is not None and known.index_BK is not None and "lse" in parts:
+        return TeacherLabels(
+            argmax_B=argmax_B,
+            topk_index_BK=_classes(known.index_BK, device),
+            topk_logit_BK=_logits(known.code_BK, device),
+            lse_BT=across(parts["lse"], device),
+            temperatures=temperatures,
+        )
+    score_BC = keep.scores(parts, temperature)
     if score_BC is not None:
         score_BC *= np.float32(temperature)  # they are divided by it again, as logits are
         return TeacherLabels(argmax_B=argmax_B, logits_BC=across(score_BC, device), temperatures=temperatures)
+    return _of_events(argmax_B, keep.events(parts, temperature, temperatures), temperature, device)
+
+
+def _of_events(argmax_B: Tensor, events: Events, temperature: float, device: torch.device) -> TeacherLabels:
+    """Probabilities in the form of the largest logits: what a logarithm is taken of sums up to one already."""
+    log_prob_BK = np.log(np.maximum(events.prob_BK, LEAST)).astype(np.float32)
     return TeacherLabels(
         argmax_B=argmax_B,
-        topk_index_BK=_classes(labels.parts["topk_index"], device),
-        topk_logit_BK=_logits(labels.parts["topk_logit"], device),
-        lse_BT=across(labels.parts["lse"], device),
-        temperatures=temperatures,
+        topk_index_BK=_classes(events.index_BK, device),
+        topk_logit_BK=across(log_prob_BK * np.float32(temperature), device),
+        lse_BT=torch.zeros(len(argmax_B), 1, device=device),
+        temperatures=(temperature,),
     )
 
 

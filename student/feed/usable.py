@@ -9,7 +9,7 @@ from student.feed.order import Order
 
 
 def require_usable(store: StoreReader, index: SampleIndex, *, accept_drift: bool) -> None:
-    """Refuse shards and drift that this store cannot serve."""
+    """Refuse shards with more classes than the store, and drift where the store keeps no thumbnails."""
     manifest = store.manifest
     if index.num_classes > manifest.num_classes:
         raise MismatchError(

@@ -84,7 +84,7 @@ class Tally:
         }
 
     def reliability(self) -> list[tuple[int, int, float]]:
-        """Of each bin of confidence: images, how many of them are right, and the mean confidence."""
+        """For each bin of confidence: images, how many of them are right, and the mean confidence."""
         bins = zip(self.bin_count_N.tolist(), self.bin_correct_N.tolist(), self.bin_confidence_N.tolist(), strict=True)
         return [(count, correct, share(sure, count) or 0.0) for count, correct, sure in bins]
 
@@ -95,7 +95,7 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ClassRow:
-    """How well one answer knows one class."""
+    """How well one class is recognised."""
 
     number: int
     name: str

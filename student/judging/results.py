@@ -50,7 +50,7 @@ def _settings(saved: Saved) -> dict[str, object]:
 
 
 def speed_path(path: Path) -> Path:
-    """Beside the metrics; only ``.json`` is taken off their name, since ``v1.2`` and ``v1.3`` end in no suffix."""
+    """The file of the speed, beside the metrics; only ``.json`` is taken off their name, and not the .2 of ``v1.2``."""
     return path.with_name(f"{path.name.removesuffix('.json')}.speed.json")
 
 

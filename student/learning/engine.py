@@ -173,7 +173,7 @@ class Engine:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave, from a checkpoint."""
+        """Take over a state that the method `state` gave, as it was read from a checkpoint."""
         load_strictly(self.student, state["model"], "the checkpoint's student")
         if self.ema is not None:
             load_strictly(self.ema.module, state["ema"] or {}, "the checkpoint's moving average")

@@ -40,7 +40,7 @@ FREE = frozenset(
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The flags that the training loop reads."""
+    """The flags that decide how a student is trained."""
 
     model: str = "deit_tiny_distilled_patch16_224"
     patch_size: int | None = None

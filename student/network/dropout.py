@@ -65,7 +65,7 @@ class ItemDropout(nn.Module):
 
     @staticmethod
     def install(student: nn.Module, seed: int) -> Drops:
-        """Replace every module of torch's that drops single numbers."""
+        """Replace every `nn.Dropout` of the student by one whose draws belong to the item; gives these."""
         places = [
             (parent, name, child)
             for parent in student.modules()

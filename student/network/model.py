@@ -132,7 +132,7 @@ class Student(nn.Module):
         return bool(self.switches)
 
     def train(self, mode: bool = True) -> Student:
-        """As usual, except that the modules which choose what to return stay in training: they do nothing else."""
+        """Switch to training or evaluation as usual, except modules that choose what to return: these always train."""
         super().train(mode)
         for module in self.switches:
             module.training = True  # their children, dropout and norms among them, keep the mode

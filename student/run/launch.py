@@ -155,7 +155,7 @@ def views_of(
 
 
 def meta_of(store: StoreReader, settings: Settings, statistics: dict[str, tuple[float, ...]]) -> dict[str, Any]:
-    """What a checkpoint says about itself, in plain values."""
+    """What a checkpoint says about its run, as values that JSON can hold."""
     manifest = store.manifest
     names = manifest.class_names
     return {

@@ -40,11 +40,11 @@ class Logger(Protocol):
         """Pass on a line of the run's record: of an interval, or of an epoch."""
 
     def close(self) -> None:
-        """Pass on what has been held back, and end."""
+        """Send what has not been sent yet, and end."""
 
 
 def chosen(named: Sequence[str], *, dvclive: bool | None, tensorboard: bool) -> tuple[str, ...]:
-    """Whoever any of the flags asks for, once each; refused where its package is not installed.
+    """The loggers that the flags ask for, once each; refused where the package of one is not installed.
 
     `dvclive` is None where no flag speaks of it: then it is told, if it is here.
     """
@@ -122,7 +122,7 @@ class DVCLive:
         self._live.make_summary()
 
     def close(self) -> None:
-        """Write what has been held back, and end."""
+        """Write what has not been written yet, and end."""
         self._live.end()
 
 
@@ -140,7 +140,7 @@ class TensorBoard:
             self._board.add_scalar(name, value, line["update"])
 
     def close(self) -> None:
-        """Write what has been held back, and end."""
+        """Write what has not been written yet, and end."""
         self._board.close()
 
 

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.durable.file import write_text
 from pipeline.errors import StudentError
 from pipeline.feeding.watch import Watch
 from pipeline.models.stream import sleeping_event
@@ -279,7 +280,7 @@ def _not_finite(run: Run, reading: Reading, losses: list[float]) -> str:
     path = run.directory / "not_finite.txt"
     if run.log:
         listed = zip(whole.row_B.tolist(), whole.view_B.tolist(), strict=True)
-        path.write_text("".join(f"{row}\t{view}\t{index.key(row)}\n" for row, view in listed), encoding="utf-8")
+        write_text(path, "".join(f"{row}\t{view}\t{index.key(row)}\n" for row, view in listed))
     named = ", ".join(f"{row} '{index.key(row)}'" for row in whole.row_B[:3].tolist())
     return (
         f"The loss of epoch {reading.epoch}, step {reading.step} is {losses[0]} (class head {losses[1]}, distillation "

@@ -64,7 +64,7 @@ class Beginning:
 
 
 def beginning_of(places: Places, settings: Settings, store: StoreReader, ranks: Ranks) -> Beginning:
-    """From the run's earlier state; from nothing where there is none, or where it is of another run and may go."""
+    """Where this run begins: from its earlier state; or from nothing, if there is none or it may be replaced."""
     state = earlier_state(places, ranks)
     changed = None if state is None else _changed(settings, store, state, places.out)
     if changed and places.if_changed == "restart":

@@ -95,7 +95,7 @@ class RunLog:
         flush(self._file.fileno())
 
     def close(self) -> None:
-        """End the live line, the record and the trackers."""
+        """End the live line, and close the record and the trackers."""
         self._line.end()
         self.flush()
         self._file.close()

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def settle(meta: Mapping[str, Any] | None, ranks: Ranks) -> dict[str, int]:
-    """What a checkpoint says of this; `meta` is that of the state to go on from, after which torch is set."""
+    """Set torch to the threads that the run was begun with, by its checkpoint's `meta`; gives what the next says."""
     here = torch.get_num_threads()
     if meta is not None and ranks.device.type == "cpu":
         _take_up(meta, ranks, here)

@@ -107,6 +107,12 @@ def test_what_cannot_be_shown(urls, tmp_path, monkeypatch, flags, status, messag
     assert not list(tmp_path.glob("*.png"))
 
 
+def test_a_sheet_that_cannot_be_written_is_told(urls, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    said = run("--shards", urls[0], "--out", tmp_path / "file/v.png", expect=1).splitlines()[-1]
+    assert said.startswith(f"error: cannot write {tmp_path}/file/v.png: ")
+
+
 def test_a_bad_picture_has_its_cell(urls, tmp_path):
     bad = tiny_shards(tmp_path, rows=4, shards=1, replace={1: b"\xff\xd8\xff\xe0 not a picture"})
     said = run("--shards", *bad, "--on-bad-image", "grey", "--image-size", SIDE, "--out", tmp_path / "v.png")

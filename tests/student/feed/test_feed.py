@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.labels.codes import logits_of
+from pipeline.labels.codes import logits_of, softmax_of
 from pipeline.labels.dense import Dense
+from pipeline.labels.keep import Events, Form, Keep, Parts, Ranked
 from pipeline.labels.soft_labels import encode
 from pipeline.labels.topk import TopK
 from pipeline.rendering.loader import Loader
@@ -21,6 +23,8 @@ from student.feed.order import Order
 from student.feed.stored_answers import StoredAnswers, needed
 from student.feed.targets import Truth
 from student.feed.tensors import normalise, part_of, teacher_labels, truth_of
+from student.learning.loss import DistillationLoss
+from student.network.model import Heads
 from student.ranks.ranks import Ranks
 from tests.small_students import RECIPE, make_store
 
@@ -124,6 +128,51 @@ def test_codes_become_the_logits_that_were_stored() -> None:
     assert np.array_equal(teacher.topk_index_BK.numpy(), topk.parts["topk_index"][2:4])
     assert np.array_equal(teacher.topk_logit_BK.numpy(), logits_of(topk.parts["topk_logit"][2:4]))
     assert np.array_equal(teacher.lse_BT.numpy(), topk.parts["lse"][2:4]) and teacher.temperatures == (1.0, 3.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounded(Keep):
+    """Knows the probabilities of some classes in steps of 1/255, and nothing else."""
+
+    named: int
+    kind: ClassVar[str] = "rounded"
+
+    def forms(self, num_classes: int, temperatures: Sequence[float]) -> dict[str, Form]:
+        raise AssertionError("never stored")
+
+    def encode(
+        self, codes_BC: np.ndarray, argmax_B: np.ndarray, temperatures: Sequence[float], ranked: Ranked | None = None
+    ) -> dict[str, np.ndarray]:
+        return {"head": (255 * softmax_of(codes_BC, 2.0)[:, : self.named]).astype(np.uint8)}
+
+    def lacks(self, temperature: float, temperatures: Sequence[float]) -> str | None:
+        return None
+
+    def events(self, parts: Parts, temperature: float, temperatures: Sequence[float]) -> Events:
+        prob_BK = parts["head"] / 255
+        return Events(
+            index_BK=np.broadcast_to(np.arange(self.named), prob_BK.shape), prob_BK=prob_BK, rest_B=1 - prob_BK.sum(1)
+        )
+
+
+@pytest.mark.parametrize("named", [7, 3])
+def test_a_keep_that_gives_nothing_but_probabilities_teaches_them(named: int) -> None:
+    keep, tau, student_BC = Rounded(named), 2.0, torch.randn(6, 7, generator=torch.Generator().manual_seed(1))
+    logits_BC = np.random.default_rng(0).normal(0, 9, (6, 7)).astype(np.float32)
+    labels = encode(logits_BC, keep)
+    assert (labels.parts["head"] == 0).any(), "classes without any probability are among them"
+    teacher = teacher_labels(keep, labels, (), CPU, tau)
+    nobody = torch.full((6,), -1)
+    loss = DistillationLoss(kind="soft", alpha=1.0, tau=tau)
+    found = loss(Heads(student_BC, None), Truth(nobody, nobody, torch.ones(6)), teacher, count=1).dist
+    prob_BK = labels.parts["head"].astype(np.float64) / 255
+    own_BC = torch.softmax(student_BC.double() / tau, -1).numpy()
+    told_BE, own_BE = prob_BK, own_BC[:, :named]
+    if named < 7:  # and one event that is all other classes
+        told_BE = np.append(prob_BK, 1 - prob_BK.sum(1, keepdims=True), axis=1)
+        own_BE = np.append(own_BE, 1 - own_BE.sum(1, keepdims=True), axis=1)
+    terms_BE = np.where(told_BE > 0, told_BE * np.log(np.maximum(told_BE, 1e-99) / own_BE), 0)
+    assert float(found) == pytest.approx(tau**2 * terms_BE.sum(), rel=1e-5)
 
 
 def test_unlabelled_rows_stay_unlabelled(store: StoreReader) -> None:
