@@ -205,5 +205,4 @@ def test_the_sample_page_opens_without_a_network() -> None:
     assert page.startswith("<!doctype html>") and len(page.encode()) < 2_000_000
     assert "http" not in page and "/tmp" not in page and "<script" not in page
     words = " ".join(re.sub(r"<[^>]*>", " ", page).split())
-    told = re.search(r"names (\S+ ± \S+) % of.*?(\S+ ± \S+) % with.*?(\S+ ± \S+) %", " ".join(readme().split()))
-    assert told and all(figure in words for figure in told.groups())  # it is the page of that run
+    assert all(figure in words for figure in next(iter(traced().values())))  # it is the page of that run
