@@ -100,7 +100,7 @@ def main(
     if summary is not None:
         write_json(summary, numbers)
     gains = ", ".join(f"{kind} {100 * gain:+.1f} points" for kind, gain in numbers["gain"].items())
-    click.echo(f"report: {out / 'index.html'} ({gains or 'no student without a teacher to compare with'})")
+    click.echo(f"report: {out / 'index.html'} ({gains or 'nothing to compare'})")
 
 
 def _opened(logits: str, shards: tuple[str, ...]) -> tuple[StoreReader, SampleIndex]:

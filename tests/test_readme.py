@@ -204,3 +204,5 @@ def test_the_sample_page_opens_without_a_network() -> None:
     page = (ROOT / "docs/sample-report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and len(page.encode()) < 2_000_000
     assert "http" not in page and "/tmp" not in page and "<script" not in page
+    words = " ".join(re.sub(r"<[^>]*>", " ", page).split())
+    assert all(figure in words for figure in next(iter(traced().values())))  # it is the page of that run

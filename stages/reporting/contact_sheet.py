@@ -6,6 +6,7 @@ much of it is its own (dark) and how much is its partner's (light). Captions go 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,15 +83,13 @@ def _place(page: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, corner: tupl
 
 
 def _wrapped(captions: Sequence[Caption], width: int) -> list[Caption]:
-    """Captions that are too long continue on a second line, after a comma or a space."""
-    lines = []
-    for caption in captions:
-        words, first = caption.text.split(" "), 1
-        while first < len(words) and _font(TEXT).getlength(" ".join(words[: first + 1])) <= width:
-            first += 1
-        parts = (" ".join(words[:first]), " ".join(words[first:]))
-        lines += [Caption(part, caption.colour) for part in parts if part]
-    return lines
+    """Captions that are too long continue on a second line."""
+    return [Caption(part, caption.colour) for caption in captions for part in _lines(caption.text, width, 2)]
+
+
+def _lines(text: str, width: int, most: int, size: int = TEXT) -> list[str]:
+    """So many lines at most; the last is cut short where it would run over. Every letter of the font is as wide."""
+    return textwrap.wrap(text, int(width / _font(size).getlength("x")), max_lines=most, placeholder="…")
 
 
 def _explain(pen: ImageDraw.ImageDraw, place: tuple[int, int], legend: Sequence[Caption]) -> None:
@@ -118,13 +117,8 @@ def _fitted(pixels_HWC: Pixels, side: int) -> Image.Image:
 
 
 def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], caption: Caption, width: int, *, size: int = TEXT) -> None:
-    """Write a line, cut short where it would run over."""
-    font, text = _font(size), caption.text
-    if font.getlength(text) > width:
-        while text and font.getlength(text + "…") > width:
-            text = text[:-1]
-        text = text.rstrip(" ,") + "…"
-    pen.text(place, text, caption.colour, font)
+    for text in _lines(caption.text, width, 1, size):
+        pen.text(place, text, caption.colour, _font(size))
 
 
 @lru_cache(maxsize=4)
@@ -132,4 +126,4 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     """The font that comes with matplotlib: it has most alphabets, for the names of classes."""
     import matplotlib as mpl  # only now: it is an extra
 
-    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf", size)

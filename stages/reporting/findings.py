@@ -14,15 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.reporting.measures import gain_interval
-from stages.reporting.report_data import Story, points, share, signed, taught
+from stages.reporting.report_data import Story, inspected, points, share, signed
 from stages.reporting.results import called
 
 LEARNED_FROM = {
     "none": "from the true labels alone",
     "hard": "also from the teacher’s choices (hard labels)",
-    "soft": "also from its probabilities (soft labels)",
+    "soft": "also from the teacher’s probabilities (soft labels)",
 }
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+MOST_TOLD = 3
+"""Gains that are told in words; of more, the largest alone"""
 WORSE_CALIBRATED = 0.02
 LOST = 0.1
 """Of a class's recall, from which it is told"""
@@ -32,30 +34,30 @@ WAITED = 0.2
 LITTLE_BETTER = 0.03
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What the page says first: the headline (its middle part is stressed), what was compared, and the result."""
-
-    headline: tuple[str, str, str]
-    lead: str
-    more: str
-
-
-def opening(story: Story) -> Opening:
-    """The headline and the two paragraphs below it, from what was measured."""
-    headline = ("What the students learned", "", "")
-    if story.best is not None:
-        gain = story.best[1].mean
-        headline = ("The teacher’s stored labels are worth ", f"{signed(gain)} points", "")
-        headline = headline if gain > 0 else ("Here the teacher’s labels did ", "not help", "")
-    return Opening(headline, _compared(story), _gained(story))
+def headline(story: Story) -> tuple[str, str]:
+    """The headline of the page; its second part is stressed."""
+    if story.best is None:
+        return "What the students learned", ""
+    gain = story.best[1].mean
+    if gain <= 0:
+        return "Here the teacher’s labels did ", "not help"
+    if not _clear(story):
+        return f"The teacher’s stored labels gave {signed(gain)} points, ", "which may be chance"
+    return "The teacher’s stored labels are worth ", f"{signed(gain)} points"
 
 
-def _compared(story: Story) -> str:
+def _clear(story: Story) -> bool:
+    """Whether every seed gained, and as many other pictures would say so too."""
+    return story.best is not None and min(story.best[1].values) > 0 and (story.sure is None or story.sure.low > 0)
+
+
+def lead(story: Story) -> str:
+    """The first paragraph: which students were compared, and who taught them."""
     number = len(story.students)
     trained = "vision transformer" if number == 1 else "vision transformers of one size"
     updates = {int(s.epochs[-1]["update"]) for s in story.students if s.epochs}
-    how_long = f", for {updates.pop():,} updates each" if len(updates) == 1 else ""
+    each = " each" if number > 1 else ""
+    how_long = f", for {updates.pop():,} updates{each}" if len(updates) == 1 else ""
     name = story.architecture or story.store.manifest.teacher.name
     views = story.store.layout.views
     return (
@@ -67,11 +69,12 @@ def _compared(story: Story) -> str:
 def _from_what(story: Story, how_long: str) -> str:
     """Which students saw which pictures: true labels alone teach nothing about a picture that has none."""
     results, rows, labelled = story.results, len(story.index), story.labelled
-    groups = {
-        kind: f"{_count(len(results.of(kind)))} {LEARNED_FROM.get(kind, 'called ' + kind)}" for kind in results.kinds
-    }
+    sources = {kind: LEARNED_FROM.get(kind, f"called {kind}") for kind in results.kinds}
+    groups = {kind: f"{_count(len(results.of(kind)))} {source}" for kind, source in sources.items()}
     if labelled == rows or "none" not in groups:
         some = f", of which {labelled:,} have a label" if labelled < rows else ""
+        if len(story.students) == 1:
+            return f" from views of {rows:,} pictures{some}{how_long}, {sources.popitem()[1]}"
         return f" from the same views of {rows:,} pictures{some}{how_long}: {_listed(list(groups.values()))}"
     del groups["none"]
     alone = len(results.of("none"))
@@ -80,20 +83,25 @@ def _from_what(story: Story, how_long: str) -> str:
     return f"{how_long}: {_count(alone)} {seen}{more + _listed(list(groups.values())) if groups else ''}"
 
 
-def _gained(story: Story) -> str:
-    results = story.results
+def gained(story: Story) -> str:
+    """The second paragraph: how accurate they are, and what was gained."""
+    results, gains = story.results, story.results.gains()
     plain = results.best("none")
     if plain is None or story.best is None:
-        return "There is no student without a teacher to compare with."
+        return _uncompared(story).text
+    seeds = len(plain.values)
+    over = f" (mean ± standard deviation of {_count(seeds)} seeds)" if seeds > 1 else ""
     images = results.of("none")[0].images
-    parts = [f"Of {images:,} held-out pictures the students without a teacher name {plain} % correctly."]
-    for kind, gain in results.gains().items():
+    parts = [f"Of {images:,} held-out pictures the students without a teacher name {plain} % correctly{over}."]
+    for kind in gains if len(gains) <= MOST_TOLD else [story.best[0]]:
+        gain = gains[kind]
         verb = "add" if gain.mean > 0 else "change this by"
         least, most = signed(min(gain.values)), signed(max(gain.values))
         each = f", seed by seed {least} to {most}" if len(gain.values) > 1 else ""
         sure = gain_interval(results, kind)
         told = f"; other pictures, as many, would say {sure.signed} (95 %)" if sure else ""
-        parts.append(f"{called(kind).capitalize()} {verb} {points(gain).lstrip('+')} points{each}{told}.")
+        most_of = f", the most of {_count(len(gains))} kinds" if len(gains) > MOST_TOLD else ""
+        parts.append(f"{called(kind).capitalize()} {verb} {points(gain).lstrip('+')} points{most_of}{each}{told}.")
     if results.teacher_accuracy is not None:
         parts.append(f"The teacher itself names {share(results.teacher_accuracy, ' %')}.")
     return " ".join(parts)
@@ -118,36 +126,45 @@ class Finding:
 
 def findings(story: Story) -> list[Finding]:
     """Everything that stands out in the results, the gain first."""
-    warned = [Finding(line, good=False) for line in story.labels.inspected[1]]
+    warned = [Finding(line, good=False) for line in inspected(story)[1]]
     return [*_gain(story), *warned, *_calibration(story), *_classes(story), *_training(story), *_missing(story)]
 
 
 def _gain(story: Story) -> Iterator[Finding]:
     if story.best is None:
-        yield Finding(
-            "No student learned without the teacher, so nothing here says what its labels are worth.",
-            "Train one more, with --distill none and the same seed.",
-        )
+        yield _uncompared(story)
         return
     (kind, gain), sure = story.best, story.sure
-    gained = gain.mean > 0 and (sure is None or sure.low > 0) and min(gain.values) > 0
+    clear, lost = _clear(story), (sure.high if sure else gain.mean) < 0
     verb = f"add {points(gain).lstrip('+')}" if gain.mean > 0 else f"change accuracy by {points(gain)}"
     told = f"{called(kind).capitalize()} {verb} points"
     told += f"; as many other pictures would say {sure.signed} (95 %)." if sure else "."
-    if gain.mean > 0 and not gained:
+    if gain.mean > 0 and not clear:
         yield Finding(
             f"{told} That may be chance.", "Judge on more pictures, or train more seeds, before you believe it."
         )
     else:
-        yield Finding(told, good=gained)
+        yield Finding(told, good=True if clear else False if lost else None)
     if len(gain.values) == 1:
+        pictures = " The interval above is of the pictures alone." if sure else ""
         yield Finding(
-            "There is one seed: how far another one would be from it, nobody knows. The interval above is of the "
-            "pictures alone.",
+            f"There is one seed: how far another one would be from it, nobody knows.{pictures}",
             "Train two more seeds (students: in params.yaml).",
         )
-    if not gained:
+    if not clear:
         yield from _instead(story)
+
+
+def _uncompared(story: Story) -> Finding:
+    """Why there is no gain to tell."""
+    kinds = story.results.kinds
+    if "none" not in kinds:
+        lacking, remedy = "learned without the teacher", "Train one more, with --distill none and the same seed."
+    elif len(kinds) == 1:
+        lacking, remedy = "learned from the teacher", "Train one more, with --distill soft and the same seed."
+    else:
+        lacking, remedy = "has the seed of one without the teacher", "Train them with the same seeds."
+    return Finding(f"No student {lacking}, so nothing here says what its labels are worth.", remedy)
 
 
 def _instead(story: Story) -> Iterator[Finding]:
@@ -177,13 +194,16 @@ def _instead(story: Story) -> Iterator[Finding]:
 def _calibration(story: Story) -> Iterator[Finding]:
     errors = {kind: story.results.mean(lambda s: s.calibration, kind) or 0.0 for kind in story.results.kinds}
     plain = errors.get("none", 1.0)
-    for kind in (kind for kind, error in errors.items() if error >= plain + WORSE_CALIBRATED):
+    worse = {kind: error for kind, error in errors.items() if error >= plain + WORSE_CALIBRATED}
+    told = []
+    for kind, error in worse.items():
         bins = story.reliabilities.get(kind, [])
         surer = sum(n * (sure - right) for sure, right, n in bins) > 0
-        how = " They are surer than they are right." if surer else " They are more often right than they are sure."
+        how = f", {'surer' if surer else 'less sure'} than right" if bins else ""
+        told.append(f"{called(kind)} {error:.2f}{how}")
+    if told:
         yield Finding(
-            f"Probabilities of {taught(kind)} mean less: calibration error {errors[kind]:.2f}, without a teacher "
-            f"{plain:.2f}.{how if bins else ''}",
+            f"Probabilities mean less than without a teacher (calibration error {plain:.2f}): {'; '.join(told)}.",
             "Where probabilities are used, divide the logits by one number that is fitted on held-out pictures "
             "(temperature scaling); it changes no answer.",
             good=False,

@@ -53,13 +53,10 @@ class Word:
 class Tile:
     """A picture and the words that stand under it."""
 
+    name: str
+    """What it is, for people who cannot see it; the words stand beside it as text"""
     pixels_HWC: Pixels
     words: tuple[Word, ...]
-
-    @property
-    def told(self) -> str:
-        """The words as one line, for people who cannot see the picture."""
-        return ", ".join(f"{word.who}: {word.says}" if word.says else word.who for word in self.words)
 
     @property
     def small(self) -> bool:
@@ -93,9 +90,11 @@ def view_shelves(store: StoreReader, index: SampleIndex, *, rows: int, views: in
     for number, row in enumerate(chosen.tolist()):
         part = slice(number * shown, (number + 1) * shown)
         pixels_HWC, decoded = original(index, row)
-        picture = Tile(_fitted(pixels_HWC), (Word("the picture", "" if decoded else "cannot be decoded"),))
+        said = Word("the picture", "" if decoded else "cannot be decoded")
+        picture = Tile(f"row {row:,} as it is", _fitted(pixels_HWC), (said,))
         words = _view_words(store, index, row_B[part], view_B[part])
-        tiles = [Tile(_fitted(p), w) for p, w in zip(pixels_BHWC[part], words, strict=True)]
+        seen = enumerate(zip(pixels_BHWC[part], words, strict=True))
+        tiles = [Tile(f"row {row:,}, view {view}", _fitted(p), w) for view, (p, w) in seen]
         shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (picture, *tiles)))
     return shelves
 
@@ -190,7 +189,7 @@ def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *
         for pixels_HWC, at in zip(pixels_BHWC, shown.tolist(), strict=True):
             answers = [Word(called(k), class_name(index, int(n[at])), bool(right[k][at])) for k, n in named.items()]
             truth = Word("truth", class_name(index, int(first["truth"][at])))
-            tiles.append(Tile(_fitted(pixels_HWC), (truth, *answers)))
+            tiles.append(Tile(f"held-out row {first['row'][at]:,}", _fitted(pixels_HWC), (truth, *answers)))
         if tiles:
             shelves.append(Shelf(f"{title}: {int(chosen_N.sum()):,} of {len(chosen_N):,}", tuple(tiles)))
     return shelves

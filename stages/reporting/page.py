@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
 
 from stages.reporting import tables
-from stages.reporting.drawing import Drawing
 from stages.reporting.figures import drawings
-from stages.reporting.findings import findings, opening
-from stages.reporting.report_data import Story, points, share, tables_of, taught
+from stages.reporting.findings import findings, gained, headline, lead
+from stages.reporting.report_data import Story, inspected, points, share, tables_of, taught
 from stages.reporting.results import called
 
 HERE = Path(__file__).parent
@@ -29,11 +27,6 @@ SLIDES = ("accuracy", "top1", "loss", "tokens")
 def render(story: Story) -> tuple[str, dict[str, bytes]]:
     """The page, and by their names the figures that are also written as PNG."""
     drawn = drawings(story)
-    return html(story, drawn), {name: drawn[name].png() for name in SLIDES if name in drawn}
-
-
-def html(story: Story, drawn: Mapping[str, Drawing]) -> str:
-    """The text of the page, with its figures, tables and style inside it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -43,7 +36,7 @@ def html(story: Story, drawn: Mapping[str, Drawing]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"share": share, "base64": lambda data: base64.b64encode(data).decode("ascii")}
-    return environment.get_template("page.html").render(
+    page = environment.get_template("page.html").render(
         story=story,
         drawn=drawn,
         tables=tables,
@@ -51,8 +44,12 @@ def html(story: Story, drawn: Mapping[str, Drawing]) -> str:
         called=called,
         points=points,
         taught=taught,
-        opening=opening(story),
+        inspected=inspected(story)[0],
+        headline=headline(story),
+        lead=lead(story),
+        gained=gained(story),
         findings=findings(story),
         recipe=json.dumps(story.store.manifest.recipe.to_json(), indent=2, sort_keys=True),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
     )
+    return page, {name: drawn[name].png() for name in SLIDES if name in drawn}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,56 +97,35 @@ class Story:
         return {kind: found[kind] for kind in [k for k in self.results.kinds if k in found] or sorted(found)}
 
     @property
-    def labels(self) -> AboutLabels:
-        """The part of the report that is about the teacher's labels."""
-        return AboutLabels(self)
-
-    @property
     def judged_on(self) -> list[str]:
         """The processors on which the students' speed was measured."""
         return sorted({str(s.speed["machine"]["processor"]) for s in self.students if "machine" in s.speed})
 
 
-@dataclass(frozen=True)
-class AboutLabels:
-    """What the report says about the teacher's labels."""
+def labels_by_share(story: Story) -> list[tuple[str, int, float]]:
+    """(share of the main picture, views, how often it is named), where views are mixed; else nothing."""
+    unmixed, by_share = (story.results.labels.get(name) or {} for name in ("unmixed", "by_lambda"))
+    parts = {"unmixed": unmixed} if unmixed.get("views") else {}
+    parts |= {f"{share.replace('-', '–')} of the view": found for share, found in by_share.items()}
+    known = [(name, part) for name, part in parts.items() if part.get("top1") is not None]
+    return [(name, int(part["views"]), float(part["top1"])) for name, part in known] if len(known) > 1 else []
 
-    story: Story
 
-    @property
-    def by_share(self) -> list[tuple[str, int, float]]:
-        """(share of the main picture, views, how often it is named), where views are mixed; else nothing."""
-        unmixed, by_share = (self.story.results.labels.get(name) or {} for name in ("unmixed", "by_lambda"))
-        parts = {"unmixed": unmixed} if unmixed.get("views") else {}
-        parts |= {f"{share} of the view": found for share, found in by_share.items()}
-        known = [(name, part) for name, part in parts.items() if part.get("top1") is not None]
-        return [(name, int(part["views"]), float(part["top1"])) for name, part in known] if len(known) > 1 else []
+def inspected(story: Story) -> tuple[list[str], list[str]]:
+    """What the doctor and the gauge measured of the labels, and what they warn of."""
+    labels = story.results.labels
+    lines = [*doctor_text(labels.get("doctor")), *gauge_text(labels.get("gauge"), labels.get("bytes_per_view", {}))]
+    marked = [line.partition(": ") for line in lines if line.startswith(("ADVICE: ", "WARNING: "))]
+    plain = [line.rstrip(".") for line in lines if not line.startswith(("ADVICE: ", "WARNING: "))]
+    return [f"{line[0].upper()}{line[1:]}." for line in plain], [text for _, _, text in marked]
 
-    @property
-    def inspected(self) -> tuple[list[str], list[str]]:
-        """What the doctor and the gauge measured of the labels, and what they warn of."""
-        labels = self.story.results.labels
-        lines = doctor_text(labels.get("doctor"))
-        lines += gauge_text(labels.get("gauge"), labels.get("bytes_per_view", {}))
-        marked = [line.partition(": ") for line in lines if line.startswith(("ADVICE: ", "WARNING: "))]
-        plain = [line.rstrip(".") for line in lines if not line.startswith(("ADVICE: ", "WARNING: "))]
-        return [f"{line[0].upper()}{line[1:]}." for line in plain], [text for _, _, text in marked]
 
-    @property
-    def own(self) -> float | None:
-        """How often the labels name the true class of rows that have one."""
-        return statistics.fmean(value for _, value in self.story.per_view) if self.story.per_view else None
-
-    @property
-    def bytes_read(self) -> dict[str, float]:
-        """Bytes of a view's labels that each kind reads, where its store keeps what this one does."""
-        sizes = {name: size for name, size in self.story.store.bytes_per_view().items() if name not in ("crc", "luma")}
-        read = {"hard": sizes.get("argmax", 0.0), "soft": sum(sizes.values())}
-        keeps = {
-            kind: {s.settings.get("keep") for s in self.story.results.of(kind)} for kind in self.story.results.kinds
-        }
-        same = {str(self.story.store.manifest.keep)}
-        return {"none": 0.0} | {kind: size for kind, size in read.items() if keeps.get(kind) == same}
+def bytes_read(story: Story) -> dict[str, float]:
+    """Bytes of a view's labels that each kind reads, where its store keeps what this one does."""
+    sizes = {name: size for name, size in story.store.bytes_per_view().items() if name not in ("crc", "luma")}
+    read = {"hard": sizes.get("argmax", 0.0), "soft": sum(sizes.values())}
+    keeps = {kind: {s.settings.get("keep") for s in story.results.of(kind)} for kind in read}
+    return {"none": 0.0} | {k: size for k, size in read.items() if keeps[k] == {str(story.store.manifest.keep)}}
 
 
 def remembered(story: Story) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.progress import duration
-from stages.reporting.measures import mistaken, wilson
-from stages.reporting.report_data import Story, decimal, remembered, share, signed, taught
+from stages.reporting.measures import gain_interval, mistaken, wilson
+from stages.reporting.report_data import Story, decimal, points, remembered, share, signed, taught
 from stages.reporting.results import BEST_HEAD, HEADS, KINDS, called
 
 SETTINGS = (
@@ -46,29 +46,34 @@ def _by_kind(story: Story, kinds: Iterable[str], cells: Callable[[str], Sequence
 
 
 def accuracy(story: Story) -> Table:
-    """The accuracy of every head of every kind of student."""
-    results, images = story.results, story.students[0].images
+    """The accuracy of every head of every kind of student, and the gain of the kind."""
+    results, gains = story.results, story.results.gains()
 
     def cells(kind: str) -> list[str]:
         heads, of_kind = results.heads(kind), results.of(kind)
         sure = wilson(sum(s.best for s in of_kind) / len(of_kind), of_kind[0].images)
+        gain, gain_sure = gains.get(kind), gain_interval(results, kind)
+        gained = [points(gain) if gain else "–", f"({gain_sure.signed})" if gain and gain_sure else "–"]
         loss, error = (results.mean(value, kind) for value in (lambda s: s.loss, lambda s: s.calibration))
-        agrees = share(results.mean(lambda s: s.as_teacher, kind), " %")
-        return [*(str(heads.get(h, "–")) for h in HEADS), f"({sure})", decimal(loss, 3), decimal(error, 3), agrees]
+        agrees = share(results.mean(lambda s: s.as_teacher, kind))
+        told = [*(str(heads.get(h, "–")) for h in HEADS), f"({sure})", *(gained if gains else ())]
+        return [*told, decimal(loss, 3), decimal(error, 3), agrees]
 
     return Table(
-        "Top-1 in %: mean ± standard deviation over the seeds; in brackets where other "
-        f"{images:,} pictures would put it (95 %)",
-        ["learned from", *HEADS.values(), "(95 %)", "log loss", "calibration error", "agrees with teacher"],
+        "Top-1 in %, gains in points: mean ± standard deviation over the seeds; in brackets where other "
+        f"{story.students[0].images:,} pictures would put it (95 %)",
+        ["learned from", *HEADS.values(), "(95 %)", *(("gain", "(95 %)") if gains else ()),
+         "log loss", "calibration error", "agrees with teacher (%)"],
         _by_kind(story, results.kinds, cells),
-    )
+    )  # fmt: skip
 
 
 def classes(story: Story, kind: str) -> Table:
     """Which share of each class each kind recognises, `kind` last; of many classes, those that it changed most."""
     names, recalls = story.classes, story.recalls
     images_K, share_K = recalls[kind]
-    plain_K = recalls["none"][1] if "none" in recalls and kind != "none" else np.full(len(names), np.nan)
+    plain = "none" in recalls and kind != "none"
+    plain_K = recalls["none"][1] if plain else np.zeros(len(names))
     kinds = [k for k in recalls if k != kind] + [kind]
     caption = (
         "Share of each class that is recognised, in %, mean over the seeds; in brackets where as many other pictures "
@@ -76,16 +81,18 @@ def classes(story: Story, kind: str) -> Table:
     )
     order_K = np.arange(len(names))
     if len(names) > LISTED:
-        order_K = np.argsort(np.nan_to_num(share_K - plain_K if np.isfinite(plain_K).any() else share_K), kind="stable")
+        order_K = np.argsort(np.nan_to_num(share_K - plain_K), kind="stable")
         order_K = order_K[np.r_[: LISTED // 2, -LISTED // 2 : 0]]
-        caption = f"The {LISTED} of {len(names)} classes that lost and gained most. {caption}. All of them: classes.csv"
+        which = "lost and gained most" if plain else "are recognised least and most"
+        caption = f"The {LISTED} of {len(names)} classes that {which}. {caption}. All of them: classes.csv"
 
     def cells(k: int) -> list[str]:
         sure = "–" if np.isnan(share_K[k]) else f"({wilson(float(share_K[k]), int(images_K[k]))})"
-        change = "" if np.isnan(share_K[k] - plain_K[k]) else signed(share_K[k] - plain_K[k])
-        return [f"{images_K[k]:,}", *(share(recalls[other][1][k]) for other in kinds), sure, change]
+        told = [f"{images_K[k]:,}", *(share(recalls[other][1][k]) for other in kinds), sure]
+        change = share_K[k] - plain_K[k]
+        return [*told, "–" if np.isnan(change) else signed(change)] if plain else told
 
-    head = ["class", "pictures", *map(called, kinds), "(95 %)", "change"]
+    head = ["class", "pictures", *map(called, kinds), "(95 %)", *(["change"] if plain else [])]
     return Table(caption, head, [Row(names[k], cells(k)) for k in order_K.tolist()])
 
 
@@ -112,13 +119,6 @@ def calibration(story: Story) -> Table:
         ["learned from", "sure", "right", "calibration error"],
         _by_kind(story, story.reliabilities, cells),
     )
-
-
-def labels_by_share(story: Story) -> Table:
-    """How often the labels name the main picture of a view, by its share of the view."""
-    rows = [Row(name, [f"{views:,}", share(top1, " %")]) for name, views, top1 in story.labels.by_share]
-    caption = "The labels by the share of the view that its main picture is (λ)"
-    return Table(caption, ["main picture", "views", "named"], rows)
 
 
 def tokens(story: Story) -> Table:
@@ -207,16 +207,3 @@ def settings(story: Story) -> Table:
 
 def _value(value: object) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def contract(story: Story) -> Table:
-    """What must be the same for these labels to be used: recipe, teacher and data."""
-    manifest = story.store.manifest
-    digests = {
-        "recipe": manifest.recipe.fingerprint(),
-        "rows": manifest.index_digest,
-        "teacher’s weights": manifest.teacher.weights_sha256,
-        "contract of the store": manifest.fingerprint(),
-    }
-    caption = "What the labels were made under: sha256, first 16 digits"
-    return Table(caption, ["contract", "digest"], [Row(name, [digest[:16]]) for name, digest in digests.items()])

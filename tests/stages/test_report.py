@@ -17,7 +17,7 @@ from pipeline.labelling import cost
 from pipeline.rendering.renderer import GREY
 from pipeline.store.reader import StoreReader
 from stages.report import main
-from stages.reporting.findings import findings, opening
+from stages.reporting.findings import findings, gained, headline, lead
 from stages.reporting.gallery import view_shelves
 from stages.reporting.made import Made, commit_of, read_history, remember
 from stages.reporting.report_data import Story, remembered
@@ -192,7 +192,11 @@ def require_sound(text):
     assert [tags.count(tag) for tag in ("main", "nav", "header", "h1")] == [1, 1, 1, 1]
     assert tags.count("caption") == tags.count("table") and ("html", {"lang": "en"}) in page.tags
     assert all(found.get("scope") for tag, found in page.tags if tag == "th")
-    assert all(found["aria-label"] and found["role"] == "img" for tag, found in page.tags if tag == "svg")
+    assert all(found["aria-hidden"] == "true" for tag, found in page.tags if tag == "svg")
+    drawn = [found for tag, found in page.tags if tag == "div" and found.get("role") == "img"]
+    assert len(drawn) == tags.count("svg") and all(found["aria-label"] for found in drawn)
+    alts = [found["alt"] for tag, found in page.tags if tag == "img"]
+    assert len(alts) == len(set(alts)) and max(map(len, alts)) < 30  # what is said of a picture is said beside it
     assert all(found["tabindex"] == "0" for _, found in page.tags if found.get("class") == "scroll")
     assert len(text.encode()) < 2_000_000
     return page
@@ -227,12 +231,15 @@ def test_any_number_of_classes_seeds_and_students_has_its_page(tmp_path, labelle
     words = said(tmp_path)
     assert ("There is one seed" in words) == (seeds == 1 and len(top1) > 1)
     assert ("not help" in words) == (len(top1) == 2)
-    assert ("No student learned without the teacher" in words) == ("none" not in top1 or len(top1) == 1)
+    assert ("No student learned without the teacher, so nothing here" in words) == ("none" not in top1)
+    assert ("No student learned from the teacher, so nothing here" in words) == (list(top1) == ["none"])
+    assert ("from the same views" in words) == (len(top1) > 1)
+    assert ("the most of eight kinds" in words) == (len(top1) == 9)
     assert "Class by class" in page.titles and ("classes that lost" in words) == (classes == 100)
 
 
 def test_what_is_absent_is_left_out_and_said(results, stores):
-    for name in ("tokens/none-0.json", "tokens/hard-0.json", "tokens/soft-0.json", "labels-train.json"):
+    for name in (*(f"tokens/{kind}-0.json" for kind in TOP1), "labels-train.json", "verify.json", "teacher.csv"):
         (results / "reports" / name).unlink()
     for path in [*(results / "runs").rglob("metrics.jsonl"), *(results / "reports" / "students").glob("*.npz")]:
         path.unlink()
@@ -247,7 +254,9 @@ def test_what_is_absent_is_left_out_and_said(results, stores):
         "What it cost", "What it rests on",
     ]  # fmt: skip
     lacking = "settings, reliability, the answers to single pictures, how each student learned"
-    assert f"Not in the files that this was made from: {lacking}." in said(results)
+    words = said(results)
+    assert f"Not in the files that this was made from: {lacking}." in words
+    assert "The interval above" not in words  # there is none without the answers
 
 
 def test_the_numbers_are_the_students(shown):
@@ -257,11 +266,11 @@ def test_the_numbers_are_the_students(shown):
     assert summary["gain"] == {"hard": 0.05, "soft": 0.12}
     assert summary["soft"] == {"class": 0.6, "distillation": 0.63, "fused_logits": 0.62}
     text = said(folder)
-    assert "worth +12.0 points" in text and "50.0 ± 1.0 %" in text
+    assert "worth +12.0 points" in text and "50.0 ± 1.0 % correctly (mean ± standard deviation of three seeds)" in text
     assert re.search(r"Soft labels add 12.0 ± 0.0 points, seed by seed \+12.0 to \+12.0; other pictures, as many", text)
     assert re.search(r"Made on \d{4}-\d\d-\d\d, commit \w+", text) and "Python 3." in text
     told = (
-        "measured on Some Processor 7",
+        "measured on Some Processor 7. They are of one size: what parts their speeds is what else the machine did.",
         "--tau 3",
         "--distill no teacher none; hard labels hard",
         "parameters 5,000",
@@ -279,28 +288,29 @@ def story(results, logits, **more):
     )  # fmt: skip
 
 
-def lead(results, logits):
+def first_sentence(results, logits):
     """The first sentence of the page."""
-    return opening(story(results, logits)).lead.partition(". The teacher")[0]
+    return lead(story(results, logits)).partition(". The teacher")[0]
 
 
 def test_the_first_sentence_says_who_learned_from_which_pictures(results, stores, tmp_path):
-    also = "three also from the teacher’s choices (hard labels), and three also from its probabilities (soft labels)"
-    assert lead(results, stores / "train.zarr") == (
+    also = "three also from the teacher’s choices (hard labels), and three also from the teacher’s probabilities (soft "
+    also += "labels)"
+    assert first_sentence(results, stores / "train.zarr") == (
         f"Nine vision transformers of one size learned from the same views of {ROWS} pictures, for 2 updates each: "
         f"three from the true labels alone, {also}"
     )
     (tmp_path / "part").mkdir()
     members = [m for row in range(ROWS) for m in sample(f"u/{row:06d}", jpeg(row), row % 3 if row < 9 else None)]
     store = label([write_tar(tmp_path / "part/some.tar", members)], tmp_path / "p.zarr", stores)
-    assert lead(results, store) == (
+    assert first_sentence(results, store) == (
         "Nine vision transformers of one size learned, for 2 updates each: three from the 9 pictures that have a "
         f"label, and six from the same views of all {ROWS}, of them {also}"
     )
     for part in ("hard", "soft"):
         for path in (results / "reports" / "students").glob(f"{part}-?.json"):
             path.unlink()
-    assert lead(results, store) == (
+    assert first_sentence(results, store) == (
         "Three vision transformers of one size learned, for 2 updates each: three from the 9 pictures that have a label"
     )
 
@@ -311,9 +321,17 @@ def test_a_loss_is_called_a_loss(results, stores):
             record = json.loads(path.read_text())
             record["student"]["fused_logits"]["top1"] = 0.4
             path.write_text(json.dumps(record))
-    told = opening(story(results, stores / "train.zarr"))
-    assert "".join(told.headline) == "Here the teacher’s labels did not help"
-    assert "Soft labels change this by −10.0" in told.more and "worth" not in told.more
+    told = story(results, stores / "train.zarr")
+    assert "".join(headline(told)) == "Here the teacher’s labels did not help"
+    assert "Soft labels change this by −10.0" in gained(told) and "worth" not in gained(told)
+    assert [f.good for f in findings(told) if "change accuracy" in f.text] == [None]  # the pictures do not say so
+
+
+def test_a_gain_that_may_be_chance_is_no_headline(tmp_path, stores):
+    write_results(tmp_path, stores, {"none": 0.5, "soft": 0.51}, seeds=1, classes=CLASSES)
+    told = story(tmp_path, stores / "train.zarr")
+    assert headline(told) == ("The teacher’s stored labels gave +1.0 points, ", "which may be chance")
+    assert [f.good for f in findings(told) if "That may be chance." in f.text] == [None]
 
 
 def test_names_from_outside_are_text_and_never_markup(shown):
@@ -471,7 +489,8 @@ def test_where_nothing_was_gained_it_says_what_to_try(results, stores):
         "The teacher names 80.0 % of the held-out pictures, the students without it 79.0 %: it has little to teach.",
         "Add pictures without a label (pack --unlabelled DIR)",
         "Try --tau 1 or 2: dvc exp run -S train.tau=…",
-        "Probabilities of students of soft labels mean less: calibration error 0.20, without a teacher 0.10.",
+        "Probabilities mean less than without a teacher (calibration error 0.10): hard labels 0.20, surer than right; "
+        "soft labels 0.20, surer than right.",
         "The students waited 25 % of their time for views.",
     ):
         assert expected in text, expected
