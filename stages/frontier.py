@@ -10,7 +10,6 @@ drawing pictures is no part of it. A model is on the frontier where no faster on
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -39,6 +38,8 @@ from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
 from stages.comparing.place import Place, frontier, table
 
+PACKAGES = Path(__file__).parents[1]
+"""The folder of this project's packages: `python -m` finds them from there, wherever this command was started."""
 WARM_UP = 2
 """Batches of each model that are not timed."""
 
@@ -128,9 +129,8 @@ def _students(runs: Sequence[Path], folder: Path, trial: Trial, speed: Speed) ->
 
 def _exported(run: Path, folder: Path) -> Path:
     """The run as a folder of timm's, by the student's own command."""
-    line = [sys.executable, "-m", "student.export", "--checkpoint", str(run), "--out", str(folder)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # from any folder, as this process
-    done = subprocess.run([*line, "--log-level", "error"], capture_output=True, text=True, env=env)
+    line = [sys.executable, "-m", "student.export", "--checkpoint", str(run.absolute()), "--out", str(folder)]
+    done = subprocess.run([*line, "--log-level", "error"], capture_output=True, text=True, cwd=PACKAGES)
     if done.returncode:
         said = done.stderr.strip().removeprefix("error: ") or f"ended with {done.returncode}"
         raise TeacherError(f"{run} cannot be exported: {said}")
