@@ -161,6 +161,14 @@ def traced() -> dict[str, list[str]]:
     text = (RESULTS / "embedded-default.md").read_text(encoding="utf-8")
     (disk,) = re.findall(r"(\d\.\d) GB of packages", text)
     five, base = (cell("online.md", row, "whole cost R=5") for row in ("tiny", "base"))
+    labelling = [
+        cell("gpu.md", f"teacher_logits, compiled, batch {batch}, {views} a decode", "of the bare one")
+        for batch in (128, 256)
+        for views in ("1 view", "8 views")
+    ]
+    trained = "student.train, three repeats"
+    base_gpu = cell("gpu.md", f"base: {trained}, compiled", "of the bare one")
+    tiny_gpu = cell("gpu.md", f"tiny: {trained} and picture cache, compiled", "of the bare one")
     one, eight = ratio("ours, 1 view a decode"), ratio("ours, 8 views a decode")
     return {
         r"same student recognises (\S+ ± \S+) % of .* (\S+ ± \S+) % with its stored choices and (\S+ ± \S+) %": here,
@@ -168,6 +176,11 @@ def traced() -> dict[str, list[str]]:
         r"Another processor, .*? gave (\S+ ± \S+), (\S+ ± \S+) and (\S+ ± \S+) %": there,
         r"done (\S+) times as fast as online; with five DeiT-B students (\S+) times": [five, base],
         r"\((\d\.\d) GB on disk": [disk],
+        r"labels at (\S+) to (\S+) of the bare compiled forward": [
+            f"{float(share):.2f}" for share in (min(labelling), max(labelling))
+        ],
+        r"runs at (\S+) of the bare compiled step of DeiT-B": [f"{float(base_gpu):.2f}"],
+        r"is at (\d\.\d\d)\. ": [f"{float(tiny_gpu):.2f}"],
         r"drawn (\S+) times as fast as by timm's transform \((\S+) to (\S+) in 59 rounds\)": one,
         r"and (\S+) times \((\S+) to (\S+)\) where eight": eight,
         r"`argmax` (\S+) GB, `lowrank:5\+35` .*? (\S+) GB, `topk:10` .*? (\S+) GB, `dense` (\S+) GB": [
