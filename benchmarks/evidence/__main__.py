@@ -80,11 +80,11 @@ def main(
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     work = work.absolute()
     lab = Lab(
-        pictures=prepare(data.absolute(), work),
+        pictures=prepare(data.resolve(), work),
         work=work,
         scale=SCALES[scale],
         seeds=tuple(int(seed) for seed in seeds.split(",")),
-        weights=None if teachers is None else teachers.absolute(),
+        weights=None if teachers is None else teachers.resolve(),
         choosing=choosing,
     )
     for name in tables or EXPERIMENTS:

@@ -76,8 +76,8 @@ def test_few_labels_and_lengths_are_claims_of_whatever_numbers_there_are() -> No
 def test_fewer_views_are_to_lose_nothing_against_the_most() -> None:
     found = {f"soft, {count} views, seed {seed}": 0.4 for count in (10, 100, 3) for seed in (0, 1)}
     assert [(claim.text, verdict) for claim, _, verdict in judged("views", found)] == [
-        ("3 views do what 100 views do", "reproduced"),
-        ("10 views do what 100 views do", "reproduced"),
+        ("nothing is lost with 3 in place of 100 views", "reproduced"),
+        ("nothing is lost with 10 in place of 100 views", "reproduced"),
     ]
 
 
