@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -48,6 +49,8 @@ CARD = TeacherCard(
 )  # fmt: skip
 STUDENT = ("--patch-size", "8", "--width", "32", "--depth", "2", "--heads", "2")
 RUN = ("--epochs", "2", "--batch", "34", "--warmup-epochs", "0.5", "--lr", "0.01", "--log-every", "2")
+PATIENCE_S = 100
+"""For a run that computes for moments"""
 HERE = ("--workers", "0", "--device", "cpu", "--no-dvclive")
 
 Logits = Callable[[NDArray[np.int64], int, NDArray[np.uint8]], NDArray[np.float32]]
@@ -148,8 +151,13 @@ def train(line: Sequence[str], output: Path, *, ranks: int = 1) -> tuple[int, st
     envs = rank_env(ranks)
     processes = [start(line, path, env) for path, env in zip(outputs, envs, strict=True)]
     for process in processes:
-        process.join(120)
-        assert process.exitcode is not None, "hangs"
+        process.join(PATIENCE_S + 20)
+    hung = [path.read_text() for process, path in zip(processes, outputs, strict=True) if process.exitcode is None]
+    for process in processes:
+        process.kill()
+    assert not hung, f"hangs, at the end of what it said: {hung[0]}"
+    for process in processes:
+        process.join()
     return max(abs(process.exitcode or 0) for process in processes), outputs[0].read_text()
 
 
@@ -170,6 +178,7 @@ def _main(line: list[str], output: Path, env: dict[str, str]) -> None:
     sys.stdout = sys.stderr = file
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
+    faulthandler.dump_traceback_later(PATIENCE_S, file=file)  # where it stands, should it hang
     torch.set_num_threads(1)  # a forked process must not use its parent's thread pool
     command.main(line)
 
