@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
+import gc
 import json
 import multiprocessing
 import os
@@ -173,6 +174,7 @@ def rank_env(ranks: int) -> list[dict[str, str]]:
 
 
 def _main(line: list[str], output: Path, env: dict[str, str]) -> None:
+    gc.freeze()  # what the parent has not yet collected (a DataLoader, say, with workers) is not this process's to end
     os.environ.update(env)
     file = output.open("w", buffering=1)
     sys.stdout = sys.stderr = file
