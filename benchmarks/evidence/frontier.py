@@ -21,6 +21,8 @@ from benchmarks.evidence.statistic import paired
 from benchmarks.evidence.steps import Step
 from benchmarks.evidence.tables import read, spread
 from benchmarks.report import Table, grid
+from stages.comparing.place import Place
+from stages.comparing.place import frontier as mark_frontier
 
 MOBILENET: Flags = ("--model", "mobilenetv2_035", "--model-arg", "output_stride=8")
 COLUMNS = ("", "parameters", "top-1, %", "against no teacher, 95 % interval", "images/s", "on the frontier")
@@ -116,12 +118,9 @@ def _places(experiment: Experiment, work: Path) -> dict[str, list[dict[str, Any]
 
 
 def _on_frontier(places: dict[str, list[dict[str, Any]]]) -> set[str]:
-    marked, best = set[str](), -1.0
-    for name in sorted(places, key=lambda name: (-_rate(places[name]), -_top1(places[name]))):
-        if _top1(places[name]) > best:
-            marked.add(name)
-            best = _top1(places[name])
-    return marked
+    means = [Place(**{**found[0], "name": name, "top1": _top1(found), "images_per_second": _rate(found)})
+             for name, found in places.items()]  # fmt: skip
+    return {place.name for place in mark_frontier(means) if place.on_frontier}
 
 
 def _rate(places: Sequence[dict[str, Any]]) -> float:
