@@ -168,10 +168,15 @@ def _rotate(image_HWC: Image, argument: int, cubic: bool) -> None:
 def _maps(matrix: NDArray[np.float64], side: int) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
     """OpenCV's fixed-point maps in 1/32 pixel; its own bilinear warp gives other bits on other processors."""
     (a, b, c), (d, e, f) = np.rint(matrix * (1 << 16)).astype(np.int64)
-    x_W, y_H1 = np.arange(side), np.arange(side)[:, None]
-    x_HW, y_HW = (a * x_W + b * y_H1 + c) >> 11, (d * x_W + e * y_H1 + f) >> 11
-    fraction_HW = (x_HW & 31) | (y_HW & 31) << 5
-    return np.stack((x_HW >> 5, y_HW >> 5), axis=2).astype(np.int16), fraction_HW.astype(np.uint16)
+    place_W = np.arange(side)
+    x_HW, y_HW = (
+        np.add.outer((down * place_W + start).astype(np.int32), (along * place_W).astype(np.int32)) >> 11
+        for along, down, start in ((a, b, c), (d, e, f))
+    )  # under 2^30 at the largest side of a view, 4096
+    whole_HW2 = np.empty((side, side, 2), np.int16)
+    for axis, place_HW in enumerate((x_HW, y_HW)):
+        np.right_shift(place_HW, 5, out=whole_HW2[..., axis], casting="unsafe")
+    return whole_HW2, ((x_HW & 31) | (y_HW & 31) << 5).astype(np.uint16)
 
 
 def _shear_x(image_HWC: Image, argument: int, cubic: bool) -> None:
@@ -185,9 +190,10 @@ def _shear_x(image_HWC: Image, argument: int, cubic: bool) -> None:
     start_R = (np.arange(side) + 1) * stride + 3 * (np.clip(whole_R, -side, side).astype(np.int64) + 1)
     runs = np.lib.stride_tricks.as_strided(padded, (padded.size - width - 8, width + 9), (1, 1), writeable=False)
     row_RW = torch.from_numpy(runs[start_R].astype(np.float32))  # outside the picture: filled below
-    total_RW, part_RW = (torch.empty((side, width)) for _ in range(2))
-    torch.mul(row_RW[:, :width], tap_RK[:, :1], out=total_RW)
-    for tap in range(1, 4):  # single operations: no processor may fuse them
+    first, *others = range(4) if cubic else (1, 2)  # the outer two of linear interpolation weigh nothing
+    total_RW = row_RW[:, 3 * first : 3 * first + width] * tap_RK[:, first : first + 1]
+    part_RW = torch.empty_like(total_RW)
+    for tap in others:  # single operations: no processor may fuse them
         torch.mul(row_RW[:, 3 * tap : 3 * tap + width], tap_RK[:, tap : tap + 1], out=part_RW)
         total_RW += part_RW
     total = total_RW.numpy()
