@@ -150,7 +150,7 @@ def efficiency(lab: Lab) -> Experiment:
     return Experiment(
         title="Few labels",
         rows=tuple(rows),
-        notes=("As many updates in every row. The teacher has seen all labels of CIFAR-10's training set.",),
+        notes=("As many updates in every row. Published weights of a teacher have seen many more labels than these.",),
     )
 
 

@@ -82,6 +82,12 @@ SCALES = {
         batch=128, lr=0.004, epochs=80, warmup=5, views=10, view_counts=(1, 10), fit_rows=2000, fit_epochs=30,
         strong=("--crop-scale", "0.08,1", "--mix-prob", "0.5"), imagenet=True,
     ),
+    "photographs-short": Scale(
+        labelled=2000, efficiency=(50, 200, 2000), lengths=(32, 64), side=112, smaller_side=96, patch=16, width=128,
+        depth=4, heads=4,
+        batch=64, lr=0.008, epochs=32, warmup=2, views=8, view_counts=(1, 8), fit_rows=2000, fit_epochs=30,
+        strong=("--crop-scale", "0.08,1", "--mix-prob", "0.5"), imagenet=True,
+    ),
     "large": Scale(
         labelled=30000, efficiency=(1000, 5000, 30000), lengths=(30, 100, 300), side=32, smaller_side=24, patch=4,
         width=192, depth=9, heads=3, batch=512, lr=0.001, epochs=300, warmup=10, views=50,
