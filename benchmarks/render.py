@@ -18,6 +18,7 @@ from benchmarks.bench import Bench, one_core
 from benchmarks.peers import SIDE, opened, transform
 from benchmarks.race import Contestant, Race, race
 from benchmarks.report import Table, grid
+from pipeline.picture_cache.kept import PictureCache
 from pipeline.rendering.loader import CACHE_BYTES
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
@@ -48,8 +49,12 @@ def contestants(bench: Bench, payloads: tuple[bytes, ...], index: SampleIndex) -
     }
 
 
-def our_turns(index: SampleIndex, *, views: int, cache_bytes: int, recipe: Recipe | None = None) -> Contestant:
-    """A mix window in `views` new views a turn, as a rendering worker is asked for them."""
+def our_turns(
+    index: SampleIndex, *, views: int, cache_bytes: int, recipe: Recipe | None = None,
+    pictures: PictureCache | None = None,
+) -> Contestant:  # fmt: skip
+    """A mix window in `views` new views a turn, as a rendering worker is asked for them; a turn begins with no picture
+    decoded but those of the picture cache."""
     files = index.files()
     pixels = np.empty((WINDOW, SIDE, SIDE, 3), np.uint8)
     windows = itertools.cycle(range(max(1, len(index) // WINDOW)))
@@ -59,7 +64,7 @@ def our_turns(index: SampleIndex, *, views: int, cache_bytes: int, recipe: Recip
         row_B = np.arange(WINDOW) + next(windows) * WINDOW
         row_B = row_B[row_B < len(index)]
         start = next(first)
-        renderer = Renderer(recipe or Recipe(), index, files, cache_bytes=cache_bytes)  # nothing is kept between turns
+        renderer = Renderer(recipe or Recipe(), index, files, cache_bytes=cache_bytes, pictures=pictures)
         for view in range(start, start + views):
             renderer.render(row_B, np.full(len(row_B), view), pixels[: len(row_B)])
         return views * len(row_B)

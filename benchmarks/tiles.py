@@ -1,25 +1,28 @@
-"""What does drawing a view cost of a tiled photograph, against the plain one and against timm's transform?
+"""What does drawing a view cost of a tiled photograph, or from the picture cache, against the plain one and timm's?
 
-The same photographs, packed and tiled (`stages.tile`), the same views, one view a decode: the case of a student without
-repeated augmentation. Processor time decides here, for it is what a worker has too little of; the views' checksums
-are compared before anything is measured.
+The same photographs, packed, tiled (`stages.tile`) and kept decoded (`--picture-cache`), the same views, one view a
+decode: the case of a student without repeated augmentation. Processor time decides here, for it is what a worker has
+too little of; the views' checksums are compared before anything is measured.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.bench import Bench, one_core
 from benchmarks.race import race
 from benchmarks.render import PEER_UINT8, WINDOW, our_turns, timm_turns
 from benchmarks.report import Table, grid
 from pipeline.packing.retiling import retile
+from pipeline.picture_cache.kept import PictureCache
+from pipeline.picture_cache.of_index import bytes_of_all, pictures_in
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.views.recipe import Recipe
 
-PLAIN, TILED = "ours, plain", "ours, tiled"
+PLAIN, TILED, KEPT = "ours, plain", "ours, tiled", "ours, plain, from the picture cache"
 
 
 def measure(bench: Bench) -> Table:
@@ -31,18 +34,26 @@ def measure(bench: Bench) -> Table:
     tiled = scan(expand([str(out)]))
     some = 16 if bench.tiny else WINDOW
     with one_core():
-        same = _compared(plain, tiled)
+        pictures = pictures_in(bench.folder / "pictures", 2 * bytes_of_all(plain), plain)
+        _drawn(plain, pictures)  # which keeps all of them
+        same = _compared(_drawn(plain), _drawn(tiled), _drawn(plain, pictures))
         runs = {
             PEER_UINT8: timm_turns(photographs.payloads, some, to_uint8=True),
             PLAIN: our_turns(plain, views=1, cache_bytes=0),
             TILED: our_turns(tiled, views=1, cache_bytes=0),
+            KEPT: our_turns(plain, views=1, cache_bytes=0, pictures=pictures),
         }
         result = race(runs, seconds=bench.seconds, fewest=bench.fewest)
-    sizes = {PEER_UINT8: plain, PLAIN: plain, TILED: tiled}
+    kilobytes = {
+        PEER_UINT8: plain.lengths.mean() / 1000,
+        PLAIN: plain.lengths.mean() / 1000,
+        TILED: tiled.lengths.mean() / 1000,
+        KEPT: bytes_of_all(plain) / len(plain) / 1000,
+    }
     rows = [
         [
             name,
-            f"{sizes[name].lengths.mean() / 1000:.1f}",
+            f"{kilobytes[name]:.1f}",
             f"{1000 * result.cost(name, busy=True).median:.3f}",
             result.ratio(name, PLAIN, busy=True).text(),
             result.ratio(name, PEER_UINT8, busy=True).text(),
@@ -52,7 +63,7 @@ def measure(bench: Bench) -> Table:
     ]
     figures = {
         f"{name} against {base} ({clock})": result.ratio(name, base, busy=clock == "processor").median
-        for name, base in ((TILED, PLAIN), (TILED, PEER_UINT8), (PLAIN, PEER_UINT8))
+        for name, base in ((TILED, PLAIN), (TILED, PEER_UINT8), (KEPT, PLAIN), (PLAIN, PEER_UINT8))
         for clock in ("processor", "wall")
     }
     whole = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.whole.items())) or "none"
@@ -71,13 +82,15 @@ def measure(bench: Bench) -> Table:
     )
 
 
-def _compared(plain: SampleIndex, tiled: SampleIndex) -> int:
-    """How many views were compared: view 0 of all rows."""
-    row_B, recipe = np.arange(len(plain)), Recipe()
+def _drawn(index: SampleIndex, pictures: PictureCache | None = None) -> NDArray[np.uint32]:
+    """The checksums of view 0 of all rows."""
+    row_B, recipe = np.arange(len(index)), Recipe()
     pixels_BHWC = np.empty((len(row_B), recipe.image_size, recipe.image_size, 3), np.uint8)
-    ours, theirs = (
-        Renderer(recipe, index, index.files(), cache_bytes=0).render(row_B, np.zeros_like(row_B), pixels_BHWC).crc_B
-        for index in (plain, tiled)
-    )
-    assert np.array_equal(ours, theirs), "tiled photographs have other pixels"
-    return len(row_B)
+    renderer = Renderer(recipe, index, index.files(), cache_bytes=0, pictures=pictures)
+    return renderer.render(row_B, np.zeros_like(row_B), pixels_BHWC).crc_B
+
+
+def _compared(plain_B: NDArray[np.uint32], *others_B: NDArray[np.uint32]) -> int:
+    """How many views were compared."""
+    assert all(np.array_equal(plain_B, other_B) for other_B in others_B), "other pixels"
+    return len(plain_B)
