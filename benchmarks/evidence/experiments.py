@@ -150,9 +150,7 @@ def efficiency(lab: Lab) -> Experiment:
     return Experiment(
         title="Few labels",
         rows=tuple(rows),
-        notes=(
-            "Every row learns from as many views. Published weights of a teacher have seen many more labels than these.",
-        ),
+        notes=("Every row learns from as many views. A teacher's published weights have seen many more labels.",),
     )
 
 
