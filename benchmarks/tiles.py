@@ -7,11 +7,13 @@ too little of; the views' checksums are compared before anything is measured.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bench import Bench, one_core
-from benchmarks.race import race
+from benchmarks.race import Race, race
 from benchmarks.render import PEER_UINT8, WINDOW, our_turns, timm_turns
 from benchmarks.report import Table, grid
 from pipeline.packing.retiling import retile
@@ -44,12 +46,21 @@ def measure(bench: Bench) -> Table:
             KEPT: our_turns(plain, views=1, cache_bytes=0, pictures=pictures),
         }
         result = race(runs, seconds=bench.seconds, fewest=bench.fewest)
-    kilobytes = {
-        PEER_UINT8: plain.lengths.mean() / 1000,
-        PLAIN: plain.lengths.mean() / 1000,
-        TILED: tiled.lengths.mean() / 1000,
-        KEPT: bytes_of_all(plain) / len(plain) / 1000,
-    }
+    whole = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.whole.items())) or "none"
+    return _table(
+        result,
+        {
+            PEER_UINT8: plain.lengths.mean() / 1000,
+            PLAIN: plain.lengths.mean() / 1000,
+            TILED: tiled.lengths.mean() / 1000,
+            KEPT: bytes_of_all(plain) / len(plain) / 1000,
+        },
+        f"{len(photographs)} photographs (stayed whole: {whole}); {same:,} views had equal checksums before.",
+    )
+
+
+def _table(result: Race, kilobytes: Mapping[str, float], about: str) -> Table:
+    """What a view costs of each kind, and how many times as fast as the plain and timm's it is."""
     rows = [
         [
             name,
@@ -66,7 +77,6 @@ def measure(bench: Bench) -> Table:
         for name, base in ((TILED, PLAIN), (TILED, PEER_UINT8), (KEPT, PLAIN), (PLAIN, PEER_UINT8))
         for clock in ("processor", "wall")
     }
-    whole = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.whole.items())) or "none"
     columns = ("one core, one view a decode", "kB a photograph", "processor ms a view", "× plain", "× timm uint8")
     return Table(
         name="tiles",
@@ -75,9 +85,8 @@ def measure(bench: Bench) -> Table:
         rows=grid(rows),
         figures=figures,
         notes=(
-            f"{len(photographs)} photographs (stayed whole: {whole}); {same:,} views had equal checksums before. "
-            f"{result.rounds} rounds in turn; ratios are medians (smallest–largest) of those within a round, of "
-            "processor time but in the last column.",
+            f"{about} {result.rounds} rounds in turn; ratios are medians (smallest–largest) of those within a round, "
+            "of processor time but in the last column.",
         ),
     )
 
