@@ -14,7 +14,7 @@ import logging
 
 import click
 
-from pipeline.commands.cache_flags import picture_cache_options
+from pipeline.commands.cache_flags import kept_options
 from pipeline.commands.class_flags import label_options
 from pipeline.commands.command import Finite, command
 from pipeline.commands.gather import gather
@@ -69,7 +69,7 @@ from stages.labelling.teacher_choice import TeacherChoice
 )
 @recipe_options
 @speed_options
-@picture_cache_options
+@kept_options
 @click.option(
     "--timeout",
     type=Finite(min=1),

@@ -37,6 +37,7 @@ from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import drift_of, requests_for
+from pipeline.rendering.kept_views import ViewCache
 from pipeline.rendering.loader import Loader
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
@@ -88,6 +89,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         device: where the tensors come to be.
         workers: processes that draw; 0 draws here. Stays 0 with the workers of a `DataLoader`.
         pictures: decoded pictures that this node keeps, as ``student.train --picture-cache`` does.
+        drawn: views that this node keeps, as ``student.train --view-cache`` does.
         accept_drift: hold views to how they looked to the teacher instead, within two levels.
         labelled_only: leave rows without a true label out.
     """
@@ -114,6 +116,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         workers: int = 0,
         start_method: str | None = None,
         pictures: PictureCache | None = None,
+        drawn: ViewCache | None = None,
         accept_drift: bool = False,
         labelled_only: bool = False,
     ) -> None:
@@ -130,7 +133,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         )  # fmt: skip
         self.ranks = _ranks(rank, world, torch.device(device))
         self.workers, self.start_method, self.accept_drift = workers, start_method, accept_drift
-        self.pictures = pictures
+        self.pictures, self.drawn = pictures, drawn
         self.order = order_of(
             self.store, self.index, batch=batch, seed=seed, views=views, repeats=repeats, labelled_only=labelled_only
         )
@@ -262,7 +265,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         order, manifest = self.order, self.store.manifest
         loader = Loader(
             order.recipe, self.index, batch=piece_capacity(order), workers=self.workers,
-            together=pieces_together(order), start_method=self.start_method, pictures=self.pictures,
+            together=pieces_together(order), start_method=self.start_method, pictures=self.pictures, drawn=self.drawn,
         )  # fmt: skip
         names = needed(manifest, soft=self.shape.logits, luma=self.accept_drift)
         answers = StoredAnswers(self.store, names, keep_units=2 * order.spread * order.repeats)

@@ -17,7 +17,7 @@ from dataclasses import fields, replace
 
 import click
 
-from pipeline.commands.cache_flags import picture_cache_options
+from pipeline.commands.cache_flags import kept_options
 from pipeline.commands.command import command
 from pipeline.commands.gather import gather
 from pipeline.commands.speed_flags import Speed, speed_options
@@ -49,7 +49,7 @@ SMALLER = (
 @flags.recipe_options
 @flags.running_options
 @speed_options
-@picture_cache_options
+@kept_options
 @gather("places", Places, *PLACES)
 @gather("settings", Settings)
 def main(places: Places, settings: Settings, timeout: float, speed: Speed) -> None:

@@ -1,7 +1,7 @@
-"""Where does a node keep what it fetched, and what it decoded, and how much of it?
+"""Where does a node keep what it fetched, decoded and drew, and how much of it?
 
 `--cache-dir` and `--cache-size` are about what came from URLs, `--picture-cache` and `--picture-cache-size` about
-decoded pictures.
+decoded pictures, `--view-cache` and `--view-cache-size` about drawn views.
 """
 
 from __future__ import annotations
@@ -49,25 +49,29 @@ def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return size(folder(with_cache))
 
 
-def picture_cache_options(command: F) -> F:
-    """`--picture-cache` and `--picture-cache-size`, which change speed only."""
-    options = (
-        click.option(
-            "--picture-cache-size",
-            default="64GiB",
-            envvar="DISTILL_PICTURE_CACHE_SIZE",
-            show_default=True,
-            callback=_size,
-            help="Bytes of decoded pictures that are kept, 400G for example; beyond that nothing is added.",
-        ),
-        click.option(
-            "--picture-cache",
-            type=InputPath(file_okay=False),
-            envvar="DISTILL_PICTURE_CACHE",
-            help="A folder on a fast disk of this node, or in memory (/dev/shm/…), for decoded pictures: each is "
-            "decoded once, for all processes and later runs. Changes speed only.  [default: none is kept]",
-        ),
+def kept_options(command: F) -> F:
+    """What a node keeps decoded and drawn; which changes speed only."""
+    pictures = "decoded pictures: each is decoded once, for all processes and later runs"
+    views = "drawn views (150 kB each at 224 pixels): each is drawn once, for all processes, epochs and later runs"
+    return _kept("picture", pictures, _kept("view", views, command))
+
+
+def _kept(what: str, why: str, command: F) -> F:
+    """Two options: a folder, and the most bytes in it."""
+    flag, variable = f"--{what}-cache", f"DISTILL_{what.upper()}_CACHE"
+    size = click.option(
+        f"{flag}-size",
+        default="64GiB",
+        envvar=f"{variable}_SIZE",
+        show_default=True,
+        callback=_size,
+        help=f"Bytes of {what}s that are kept, 400G for example; beyond that nothing is added.",
     )
-    for option in options:
-        command = option(command)
-    return command
+    folder = click.option(
+        flag,
+        type=InputPath(file_okay=False),
+        envvar=variable,
+        help=f"A folder on a fast disk of this node, or in memory (/dev/shm/…), for {why}. Changes speed only.  "
+        "[default: none is kept]",
+    )
+    return folder(size(command))

@@ -8,6 +8,7 @@ Each remedy changes one of these:
     pack --tiled      decoding costs the share of the picture that its views look at, a little more, and the assembly
     --max-side M      decoding costs as much less as there are fewer pixels
     --picture-cache   in place of P: an open, and a copy and a checksum of the rows that a crop lies in
+    --view-cache      in place of all of it, where views are used again: an open, a copy and two checksums of a view
 
 What is said is an estimate; `python -m benchmarks advice` holds the estimates to what the remedies really give.
 """
@@ -48,6 +49,11 @@ class Measurement:
     """Views of a picture in one step of a student; None for a teacher."""
     cached: bool
     """Whether decoded pictures are kept on the node."""
+    drawn_once: bool
+    """Whether drawn views are kept on the node."""
+    uses: float
+    """How often the run uses each view; 1 for a teacher."""
+    view_bytes: int
     max_side: int
     """The longest side that photographs need for views of this size."""
     smaller: float
@@ -108,10 +114,21 @@ class Measurement:
         cores = max(self.cores, 1)
         if self.workers < cores:
             found[f"--workers {cores}"] = self.draws * cores / max(self.workers, 1)
-        if self.cached:
+        if self.drawn_once:
+            if spent.found < 0.95 * spent.views:
+                found["the view cache, once all views are in it,"] = self.draws_kept
+        elif self.cached:
             if spent.decoded > 0.05 * spent.opened:
                 found["the picture cache, once all pictures are in it,"] = self.draws_cached
-            return found
+        else:
+            found |= self._decoding_less()
+        if self.uses >= 2 and not self.drawn_once:
+            found["--view-cache"] = self.draws_kept
+        return found
+
+    def _decoding_less(self) -> dict[str, float]:
+        """What makes pictures cheaper."""
+        spent, found = self.effort, {}
         decodes_each_time = self._each < 2 and spent.decoded > 0
         if self.repeats == 1 and decodes_each_time:
             whole_s = (self._decode_s - TILED_S) / tiled(self._looked_at) if spent.parts else self._decode_s
@@ -128,6 +145,11 @@ class Measurement:
     def draws_cached(self) -> float:
         """Views a second that the workers would draw of pictures that were decoded before: they read a crop's rows."""
         return self._drawn(OPEN_S + 3 * self.effort.row_pixels / max(self.effort.opened, 1) * self.byte_s)
+
+    @property
+    def draws_kept(self) -> float:
+        """Views a second that the workers would bring of views that were drawn before."""
+        return max(self.workers, 1) / (OPEN_S + 2 * self.view_bytes * self.byte_s)
 
 
 def tiled(share: float) -> float:

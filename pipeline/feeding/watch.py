@@ -45,10 +45,12 @@ class Watch:
         device: torch.device,
         *,
         repeats: int | None = None,
+        uses: float = 1.0,
         seconds: float = SECONDS,
         told: bool = True,
     ) -> None:
-        self.loader, self.device, self.repeats, self.limit = loader, device, repeats, seconds
+        self.loader, self.device, self.limit = loader, device, seconds
+        self.repeats, self.uses = repeats, uses
         self._over = not told
         self._steps = self._views = 0
         self._host = self._waited = 0.0
@@ -102,6 +104,7 @@ class Watch:
             seconds=self._waited + self._host,
             working=self._worked(),
             repeats=self.repeats,
+            uses=self.uses,
         )
 
     def _worked(self) -> float:
@@ -113,8 +116,9 @@ class Watch:
 
 
 def measured(
-    loader: Loader, effort: Effort, *, views: int, seconds: float, working: float, repeats: int | None = None
-) -> Measurement:
+    loader: Loader, effort: Effort, *, views: int, seconds: float, working: float, repeats: int | None = None,
+    uses: float = 1.0,
+) -> Measurement:  # fmt: skip
     """What was seen of a loader and a device in some time, with what is known of pictures and machine."""
     max_side = int(round(SIDE_OF_VIEWS * loader.recipe.image_size, -1))
     return Measurement(
@@ -126,6 +130,9 @@ def measured(
         cores=cores(),
         repeats=repeats,
         cached=loader.pictures is not None,
+        drawn_once=loader.drawn is not None,
+        uses=uses,
+        view_bytes=3 * loader.recipe.image_size**2,
         max_side=max_side,
         smaller=pixels_left(loader.index, max_side),
         byte_s=seconds_of_a_byte(),

@@ -25,6 +25,7 @@ from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.picture_cache.of_index import bytes_of_all
 from pipeline.progress import duration
 from pipeline.proofs.proof import kept
+from pipeline.rendering.kept_views import bytes_of_view
 from pipeline.rendering.loader import Loader, Request
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
@@ -52,6 +53,8 @@ class Cost:
     """Of all pictures, decoded."""
     cached_rate: float = 0.0
     """Views a second that would be rendered of pictures that the node has decoded before."""
+    drawn_bytes: int = 0
+    """Of one view, drawn, on a disk."""
 
     @property
     def seconds(self) -> float:
@@ -89,6 +92,8 @@ class Cost:
                 f"rendering    {self.render_rate:,.0f} views/s (measured)",
                 f"teacher      {self.teacher_rate:,.0f} views/s (measured)",
                 f"pictures     {self._pictures()}",
+                f"drawn        {self.drawn_bytes * total / 1e6:,.1f} MB, {self.drawn_bytes / 1e3:,.0f} kB each: what a "
+                "--view-cache takes, from which students read a view that was drawn before",
                 f"time         {duration(self.seconds)}, set by {slower}",
                 f"break-even   a student of {EPOCHS} epochs with the teacher beside it spends {duration(online)} "
                 f"on the teacher; this store costs {duration(total / self.teacher_rate)} of it once: it pays after "
@@ -136,6 +141,7 @@ def estimate(
         bytes_per_view=encoded_sizes(manifest, sample),
         picture_bytes=bytes_of_all(index),
         cached_rate=cached_rate,
+        drawn_bytes=bytes_of_view(manifest.recipe.image_size),
     )
 
 

@@ -36,6 +36,7 @@ from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.progress import Progress
 from pipeline.proofs.proof import Luma, kept
+from pipeline.rendering.kept_views import ViewCache
 from pipeline.rendering.loader import Loader, Request
 from pipeline.rendering.ring import Slot
 from pipeline.shards.index import SampleIndex
@@ -63,6 +64,7 @@ def label_missing(
     shown: bool = True,
     tell: Callable[[int], None] = lambda _: None,
     pictures: PictureCache | None = None,
+    drawn: ViewCache | None = None,
 ) -> list[int]:
     """Fill what `tasks` name (all that is missing, where none are given).
 
@@ -76,7 +78,7 @@ def label_missing(
     with _progress(store, shown) as progress:
         loader = Loader(
             store.manifest.recipe, index or store.index, batch=batch, workers=workers, together=views_together,
-            start_method=start_method, pictures=pictures,
+            start_method=start_method, pictures=pictures, drawn=drawn,
         )  # fmt: skip
         coding = coding_of(store.manifest, apart=teacher.stream.apart)
         with loader, registered(loader.ring.memory, teacher.device), Commits(store, coding) as commits:

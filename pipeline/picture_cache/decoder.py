@@ -1,7 +1,7 @@
 """Which decoder made these pixels? A digest of everything that decides them.
 
-The libraries that decode, by name and version, the processor's kind, and the very text of `pipeline.pictures.images`
-and of `formats`, which are the policy for odd pictures (orientation, inks, alpha, 16 bits): nobody has to remember to
+The libraries that decode, by name and version, the processor's kind, and the very text of the room
+`pipeline.pictures`, which is the policy for odd pictures (orientation, inks, alpha, 16 bits): nobody has to remember to
 count a version up.
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from PIL import features
 
-from pipeline.pictures import formats, images
+from pipeline.pictures import images
 
 PACKAGES, CODECS = ("simplejpeg", "pillow", "numpy"), ("jpg", "zlib", "webp")
-FILES = (str(images.__file__), str(formats.__file__))
+ROOM = Path(images.__file__).parent
 
 
 @cache
@@ -29,7 +29,7 @@ def decoder() -> bytes:
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "codecs": {name: features.version(name) for name in CODECS},
         "machine": platform.machine(),
-        "policy": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in FILES],
+        "policy": policy(ROOM),
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).digest()[:8]
 

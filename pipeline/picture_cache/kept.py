@@ -7,7 +7,8 @@
 A folder of one file a picture (`entry`), for each decoder its own; all processes of a node share it, and a later run
 finds it again. A file is written under another name, by one process at a time, and renamed when it is whole. When the
 next picture would exceed the bound nothing more is added, and nothing goes: every epoch asks for every picture once, so
-whatever went out would be asked for before what came in. What is damaged is removed, and decoded again.
+whatever went out would be asked for before what came in. What is damaged is removed, and decoded again. Drawn views are
+kept in the same way (`pipeline.rendering.kept_views`).
 
 Whatever goes wrong here costs time and no pixel: pictures are then decoded, as without a cache.
 """
@@ -31,8 +32,8 @@ from pipeline.picture_cache.entry import DamagedError, Picture, Pixels
 from pipeline.picture_cache.ledger import Account, account
 from pipeline.pictures.parts import Box, Shown
 
-FOLDER = re.compile(r"pictures-[0-9a-f]{16}")
-GONE = re.compile(r"pictures-[0-9a-f]{16}\.[0-9a-f]{8}\.gone")
+FOLDER = re.compile(r"([a-z]+)-[0-9a-f]{16}")
+GONE = re.compile(r"([a-z]+)-[0-9a-f]{16}\.[0-9a-f]{8}\.gone")
 NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})-([0-9a-f]+)-([0-9]{1,9})x([0-9]{1,9})")
 PARTS, LEDGER = "parts", "ledger"
 
@@ -40,14 +41,24 @@ log = logging.getLogger(__name__)
 
 
 class PictureCache:
-    """Decoded pictures on this node; may be pickled, and used after a fork."""
+    """Decoded pictures, or drawn views, on this node; may be pickled, and used after a fork."""
 
-    def __init__(self, folder: Path, limit: int, *, decoded_by: bytes | None = None) -> None:
-        self.folder, self.limit = folder, limit
-        self._decoder = decoded_by or decoder()
-        self._place = folder / f"pictures-{self._decoder.hex()}"
+    def __init__(self, folder: Path, limit: int, *, made_by: bytes | None = None, what: str = "pictures") -> None:
+        self.folder, self.limit, self.what = folder, limit, what
+        self._maker = made_by or decoder()
+        self._place = folder / f"{what}-{self._maker.hex()}"
         self._takes = True
         self.damaged = 0
+
+    @property
+    def name(self) -> str:
+        """What messages call it: picture cache, or view cache."""
+        return f"{self.what.removesuffix('s')} cache"
+
+    @property
+    def flag(self) -> str:
+        """The flag that names its folder."""
+        return f"--{self.name.replace(' ', '-')}"
 
     @property
     def takes(self) -> bool:
@@ -64,7 +75,7 @@ class PictureCache:
             status = self._place.lstat()
             if self._place.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 raise PictureCacheError(
-                    f"{self._place} is a link, or others may write there. Remove it, or give another --picture-cache."
+                    f"{self._place} is a link, or others may write there. Remove it, or give another {self.flag}."
                 )
             self._remove_others()
             with self._account() as found:
@@ -73,7 +84,7 @@ class PictureCache:
             (self._place / PARTS / probe).unlink()
         except OSError as error:
             raise PictureCacheError(
-                f"the picture cache {self.folder} cannot be used: {error.strerror}. Give another --picture-cache."
+                f"the {self.name} {self.folder} cannot be used: {error.strerror}. Give another {self.flag}."
             ) from None
         return self
 
@@ -83,15 +94,19 @@ class PictureCache:
             return found.used
 
     def _remove_others(self) -> None:
-        """Pictures of other decoders: nobody will look at them again, and they take room."""
+        """What other versions made: nobody will look at it again, and it takes room."""
         for path in self.folder.iterdir():
             if path == self._place or path.lstat().st_uid != os.geteuid() or not path.is_dir() or path.is_symlink():
                 continue
-            if FOLDER.fullmatch(path.name) and (path / LEDGER).is_file():
-                log.info("%s: pictures of another decoder are removed", path)
+            if self._is_ours(FOLDER, path) and (path / LEDGER).is_file():
+                log.info("%s: %s of another version are removed", path, self.what)
                 path = path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.gone"))
-            if GONE.fullmatch(path.name):
+            if self._is_ours(GONE, path):
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _is_ours(self, pattern: re.Pattern[str], path: Path) -> bool:
+        found = pattern.fullmatch(path.name)
+        return found is not None and found[1] == self.what
 
     def _remove_unfinished(self, found: Account) -> None:
         """What is being written is locked by its writer; what is not, was left by one that was killed."""
@@ -119,7 +134,7 @@ class PictureCache:
         top, height = (0, picture.height) if box is None else (box[0], box[2])
         path = self._path(picture)
         try:
-            first, pixels_HWC = entry.read(path, picture, self._decoder, max(top, 0), min(top + height, picture.height))
+            first, pixels_HWC = entry.read(path, picture, self._maker, max(top, 0), min(top + height, picture.height))
         except FileNotFoundError:
             return None
         except (DamagedError, OSError) as error:  # an OSError is a symbolic link, for example
@@ -134,7 +149,7 @@ class PictureCache:
         log.debug("%s: %s", path, error)
         with suppress(OSError), self._account() as found:
             try:
-                entry.read(path, picture, self._decoder, 0, picture.height)
+                entry.read(path, picture, self._maker, 0, picture.height)
             except FileNotFoundError:
                 return
             except (DamagedError, OSError):
@@ -150,11 +165,14 @@ class PictureCache:
         try:
             with self._part(picture) as descriptor:
                 if descriptor is not None:
-                    entry.write(descriptor, picture, self._decoder, pixels_HWC)
+                    entry.write(descriptor, picture, self._maker, pixels_HWC)
         except OSError as error:
             self._takes = False
             log.warning(
-                "no more pictures are kept in %s: %s. Training and labelling go on without", self.folder, error.strerror
+                "no more %s are kept in %s: %s. Training and labelling go on without",
+                self.what,
+                self.folder,
+                error.strerror,
             )
 
     @contextmanager

@@ -1,7 +1,7 @@
 """What is kept of an index's pictures on this node, and how much room would all of them take?
 
-`pictures_in` opens the cache that `--picture-cache` names and says beforehand which share of the pictures it can hold:
-never more than was allowed, nor than is free on that disk.
+`pictures_in` opens the cache that `--picture-cache` names. `bounded` says beforehand which share of all that is asked
+for a cache can hold: never more than was allowed, nor than is free on that disk.
 """
 
 from __future__ import annotations
@@ -42,18 +42,23 @@ def bytes_of_all(index: SampleIndex) -> int:
 
 def pictures_in(folder: Path, limit: int, index: SampleIndex) -> PictureCache:
     """The cache in that folder, ready; what it can hold is told."""
-    cache = PictureCache(folder, limit).prepared()
-    used, wanted = cache.used(), bytes_of_all(index)
-    free = int(shutil.disk_usage(folder).free * (1 - LEFT_FREE))
+    return bounded(PictureCache(folder, limit).prepared(), len(index), bytes_of_all(index), made="decoded")
+
+
+def bounded(cache: PictureCache, count: int, wanted: int, *, made: str) -> PictureCache:
+    """The cache, which never takes more than is free there; how much of `wanted` bytes it can hold is told."""
+    used, limit = cache.used(), cache.limit
+    free = int(shutil.disk_usage(cache.folder).free * (1 - LEFT_FREE))
     cache.limit = min(limit, used + free)
-    about = f"{len(index):,} pictures take {_size(wanted)} decoded; it holds {_size(used)}"
+    about = f"{count:,} {cache.what} take {_size(wanted)} {made}; it holds {_size(used)}"
     if wanted <= cache.limit:
-        log.info("picture cache %s: %s", folder, about)
+        log.info("%s %s: %s", cache.name, cache.folder, about)
     else:
-        why = "are free there" if cache.limit < limit else "--picture-cache-size allows"
+        why = "are free there" if cache.limit < limit else f"{cache.flag}-size allows"
         log.warning(
-            "picture cache %s: %s, and %s more %s: about %.0f %% of the pictures will be kept, the others are decoded "
-            "each time", folder, about, _size(cache.limit - used), why, 100 * cache.limit / wanted,
+            "%s %s: %s, and %s more %s: about %.0f %% of the %s will be kept, the others are %s each time",
+            cache.name, cache.folder, about, _size(cache.limit - used), why, 100 * cache.limit / wanted, cache.what,
+            made,
         )  # fmt: skip
     return cache
 

@@ -28,6 +28,12 @@ class Effort:
     """Of those: parts of tiled pictures."""
     looked_up: int = 0
     """Pictures that had been decoded before."""
+    found: int = 0
+    """Of all views: those that had been drawn before (`pipeline.rendering.kept_views`)."""
+    finding: float = 0.0
+    """Seconds of reading these."""
+    saving: float = 0.0
+    """Seconds of keeping others for the next time."""
     pixels: int = 0
     """Of all pictures that were opened."""
     box_pixels: int = 0

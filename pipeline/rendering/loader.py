@@ -33,6 +33,7 @@ from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.start import checked_start_method
 from pipeline.processes.worker import start_worker
 from pipeline.rendering.effort import Effort
+from pipeline.rendering.kept_views import KeptViews, ViewCache
 from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.ring import Ring, Slot
 from pipeline.shards.index import SampleIndex
@@ -60,8 +61,10 @@ class Loader:
         together: int = 1,
         start_method: str | None = None,
         pictures: PictureCache | None = None,
+        drawn: ViewCache | None = None,
     ) -> None:
-        self.recipe, self.index, self.batch, self.pictures = recipe, index, batch, pictures
+        self.recipe, self.index, self.batch = recipe, index, batch
+        self.pictures, self.drawn = pictures, drawn
         self.workers = workers
         self.waited = 0.0
         self.effort = Effort()
@@ -73,11 +76,11 @@ class Loader:
         self._crew: list[tuple[BaseProcess, Connection]] = []
         self._unanswered = [0] * workers
         self._answers: list[deque[Exception | Effort]] = [deque() for _ in range(workers)]
-        self._renderer = _renderer(recipe, index, pictures) if workers == 0 else None
+        self._renderer = _renderer(recipe, index, pictures, drawn) if workers == 0 else None
         method = checked_start_method(index.urls, start_method)
         try:
             for number in range(workers):
-                made = recipe, index, self.ring, pictures
+                made = recipe, index, self.ring, pictures, drawn
                 self._crew.append(start_worker(_work, *made, method=method, name=f"render-{number}"))
         except BaseException:
             self.close()
@@ -191,8 +194,11 @@ class Loader:
         )
 
 
-def _renderer(recipe: Recipe, index: SampleIndex, pictures: PictureCache | None) -> Renderer:
-    return Renderer(recipe, index, index.files(), cache_bytes=CACHE_BYTES, pictures=pictures)
+def _renderer(
+    recipe: Recipe, index: SampleIndex, pictures: PictureCache | None, drawn: ViewCache | None
+) -> Renderer | KeptViews:
+    renderer = Renderer(recipe, index, index.files(), cache_bytes=CACHE_BYTES, pictures=pictures)
+    return renderer if drawn is None else KeptViews(renderer, drawn)
 
 
 def _ask(slot: Slot, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Slot:
@@ -204,7 +210,7 @@ def _ask(slot: Slot, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Slo
     return slot
 
 
-def _answer(renderer: Renderer, slot: Slot) -> None:
+def _answer(renderer: Renderer | KeptViews, slot: Slot) -> None:
     """Render what the slot asks for into the slot."""
     rendered = renderer.render(slot.row_B, slot.view_B, slot.pixels_BHWC)
     slot.crc_B[:] = rendered.crc_B
@@ -213,15 +219,16 @@ def _answer(renderer: Renderer, slot: Slot) -> None:
 
 
 def _work(
-    connection: Connection, recipe: Recipe, index: SampleIndex, ring: Ring, pictures: PictureCache | None
-) -> None:
+    connection: Connection, recipe: Recipe, index: SampleIndex, ring: Ring, pictures: PictureCache | None,
+    drawn: ViewCache | None,
+) -> None:  # fmt: skip
     """A worker's life: take a slot number, render, say done; end with the parent."""
     import cv2
     import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    renderer = _renderer(recipe, index, pictures)
+    renderer = _renderer(recipe, index, pictures, drawn)
     slots = [ring.slot(number) for number in range(ring.slots)]
     while True:
         try:

@@ -72,7 +72,7 @@ class Renderer:
         self, recipe: Recipe, index: SampleIndex, files: ShardFiles, *, cache_bytes: int = CACHE_BYTES,
         pictures: PictureCache | None = None,
     ) -> None:  # fmt: skip
-        self.recipe, self.index = recipe, index
+        self.recipe, self.index, self.files = recipe, index, files
         self._pictures = DecodedRows(recipe, index, files, cache_bytes, pictures)
         self._spare_HWC = np.empty((recipe.image_size, recipe.image_size, 3), np.uint8)
 

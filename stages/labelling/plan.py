@@ -20,6 +20,7 @@ from pipeline.labels.keeps import parse_keep
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.world import Place
+from pipeline.rendering.kept_views import ViewCache, views_in
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.rows import require_unchanged
@@ -55,6 +56,8 @@ class LabellingPlan:
     timeout: float
     picture_cache: Path | None
     picture_cache_size: int
+    view_cache: Path | None
+    view_cache_size: int
     rebuild: bool
     """Whether a store that was made otherwise is set aside"""
     recheck: bool
@@ -63,8 +66,8 @@ class LabellingPlan:
     def of(
         cls, shards: tuple[str, ...], rule: LabelRule, recipe: Recipe, teacher: TeacherChoice, speed: Speed, out: str,
         summary: Path | None, views: int, keep: str, temperatures: str, unit_rows: int | None, luma: bool | None,
-        views_together: int, timeout: float, picture_cache: Path | None, picture_cache_size: int, if_changed: str,
-        recheck: bool,
+        views_together: int, timeout: float, picture_cache: Path | None, picture_cache_size: int,
+        view_cache: Path | None, view_cache_size: int, if_changed: str, recheck: bool,
     ) -> LabellingPlan:  # fmt: skip
         """What the flags ask for; each parameter is called as its flag."""
         place = Place.from_environment()
@@ -86,6 +89,8 @@ class LabellingPlan:
             timeout=timeout,
             picture_cache=picture_cache,
             picture_cache_size=picture_cache_size,
+            view_cache=view_cache,
+            view_cache_size=view_cache_size,
             rebuild=if_changed == "rebuild",
             recheck=recheck,
         )
@@ -152,6 +157,11 @@ class LabellingPlan:
         """The cache of decoded pictures that the flags ask for; None where they ask for none."""
         folder = self.picture_cache
         return None if folder is None else pictures_in(folder, self.picture_cache_size, index)
+
+    def drawn(self, index: SampleIndex) -> ViewCache | None:
+        """The cache of drawn views that the flags ask for; None where they ask for none."""
+        folder = self.view_cache
+        return None if folder is None else views_in(folder, self.view_cache_size, self.recipe, index, self.views)
 
     def missing(self, store: StoreWriter) -> list[Task]:
         """The tasks that are left in the part of the store that is this process's slice."""

@@ -119,6 +119,7 @@ def _label(
             shown=shown,
             tell=telling,
             pictures=plan.pictures(index),
+            drawn=plan.drawn(index),
         )
 
 

@@ -23,6 +23,7 @@ from pipeline.errors import MismatchError
 from pipeline.feeding.watch import Watch
 from pipeline.inspection.gauge import gauge_text, stored_gauge
 from pipeline.picture_cache.of_index import pictures_in
+from pipeline.rendering.kept_views import views_in
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.rows import require_unchanged
@@ -77,7 +78,7 @@ def launched(places: Places, settings: Settings, ranks: Ranks, stop: Stop) -> It
         everybody = ranks.gather(myself())  # all have read --init by now, which may lie in what is set aside
         if ranks.main:
             _tell_signal(store, beginning.settings)
-            run.watch = Watch(run.feed.loader, ranks.device, repeats=beginning.settings.repeats)
+            run.watch = _watch(run, ranks)
             run.log = _log(beginning, places, run, loggers, everybody)
             stack.callback(run.log.close)
         yield run
@@ -130,10 +131,13 @@ def views_of(
     places: Places | None = None,
 ) -> StoredViews:  # fmt: skip
     """What the run learns from: all rows, or, without a teacher, those that have a true label."""
-    ranks = ranks or Ranks()
-    kept = None
+    ranks, shards = ranks or Ranks(), index or store.index
+    kept = drawn = None
     if places and places.picture_cache:
-        kept = pictures_in(places.picture_cache, places.picture_cache_size, index or store.index)
+        kept = pictures_in(places.picture_cache, places.picture_cache_size, shards)
+    if places and places.view_cache:
+        views = min(settings.views or store.layout.views, settings.epochs)
+        drawn = views_in(places.view_cache, places.view_cache_size, store.manifest.recipe, shards, views)
     return StoredViews(
         store,
         index=index,
@@ -149,6 +153,7 @@ def views_of(
         workers=places.workers if places else 0,
         start_method=places.start_method if places else None,
         pictures=kept,
+        drawn=drawn,
         accept_drift=settings.accept_drift,
         labelled_only=settings.distill == "none",
     )
@@ -258,6 +263,12 @@ def _tell_signal(store: StoreReader, settings: Settings) -> None:
         found = stored_gauge(open_objects(store.name), store.manifest)
         for line in gauge_text(found, store.bytes_per_view(), only=settings.tau):
             log.log(logging.WARNING if line.startswith("WARNING") else logging.INFO, line.removeprefix("WARNING: "))
+
+
+def _watch(run: Run, ranks: Ranks) -> Watch:
+    """How the run is fed; how often it will use each view says whether keeping them would help."""
+    uses = run.settings.epochs / len(run.feed.order.views)
+    return Watch(run.feed.loader, ranks.device, repeats=run.settings.repeats, uses=uses)
 
 
 def _log(

@@ -40,6 +40,9 @@ class Places:
     picture_cache: Path | None = None
     """Where decoded pictures are kept on this node; None keeps none."""
     picture_cache_size: int = 0
+    view_cache: Path | None = None
+    """Where drawn views are kept on this node; None keeps none."""
+    view_cache_size: int = 0
     loggers: tuple[str, ...] = ()
     """Who is told how it goes, besides those of the next two."""
     dvclive: bool | None = None

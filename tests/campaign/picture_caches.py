@@ -33,8 +33,8 @@ def run(scale: Scale, place: Path) -> Tally:
     tally, generator = Tally(), np.random.default_rng(scale.seed)
     kept = dict(_picture(generator, number) for number in range(PICTURES))
     limit = sum(picture.disk_bytes for picture in kept)
-    for seed, decoded_by in ((0, bytes(8)), (1, None)):  # the cache of another decoder lies beside, to copy from
-        _filled(place / f"{seed}", kept, limit, decoded_by)
+    for seed, made_by in ((0, bytes(8)), (1, None)):  # the cache of another decoder lies beside, to copy from
+        _filled(place / f"{seed}", kept, limit, made_by)
     strangers = sorted((place / "0").rglob("*-*-*-*"))
     count = scale.count(FULL, REDUCED)
     for number in range(count):
@@ -62,8 +62,8 @@ def _picture(generator: np.random.Generator, number: int) -> tuple[Picture, np.n
     return Picture(payload_crc=crc, length=9 + number, key_hash=number, width=width, height=height), pixels_HWC
 
 
-def _filled(folder: Path, kept: Kept, limit: int, decoded_by: bytes | None = None) -> PictureCache:
-    cache = PictureCache(folder, limit, decoded_by=decoded_by).prepared()
+def _filled(folder: Path, kept: Kept, limit: int, made_by: bytes | None = None) -> PictureCache:
+    cache = PictureCache(folder, limit, made_by=made_by).prepared()
     for picture, pixels_HWC in kept.items():
         cache.keep(picture, pixels_HWC)
     return cache

@@ -246,7 +246,15 @@ def test_a_teacher_of_other_classes_is_refused(shards, tmp_path):
 
 def test_a_dry_run_says_the_cost_and_writes_nothing(shards, weights, tmp_path):
     output = label(shards, weights, tmp_path / "s.zarr", "--dry-run", "--workers", 0)
-    for word in ("270", "bytes a view", "views/s", "from a --picture-cache", "break-even", "nothing was written"):
+    for word in (
+        "270",
+        "bytes a view",
+        "views/s",
+        "from a --picture-cache",
+        "--view-cache",
+        "break-even",
+        "nothing was written",
+    ):
         assert word in output
     assert not (tmp_path / "s.zarr").exists()
 

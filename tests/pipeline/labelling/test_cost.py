@@ -28,9 +28,13 @@ def test_what_a_picture_cache_saves(views: int, rate: float, saved: float, told:
         bytes_per_view={"argmax": 1.0},
         picture_bytes=5_632_000_000,
         cached_rate=rate,
+        drawn_bytes=155_648,
     )
     assert cost.saved == pytest.approx(saved)
     assert (
         f"pictures     5,632.0 MB decoded, 563 kB each; from a --picture-cache {rate:,.0f} views/s would be rendered, "
         f"which saves {told}\n"
     ) in cost.text()
+    assert (
+        f"drawn        {views * 10_000 * 155_648 / 1e6:,.1f} MB, 156 kB each: what a --view-cache takes" in cost.text()
+    )

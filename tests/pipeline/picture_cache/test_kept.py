@@ -146,7 +146,7 @@ def test_exchanged_files_are_noticed(tmp_path: Path) -> None:
 
 def test_another_decoders_pictures_are_never_shown_and_go(tmp_path: Path) -> None:
     which, pixels_HWC = picture(4)
-    old = PictureCache(tmp_path / "cache", ROOM, decoded_by=bytes(8)).prepared()
+    old = PictureCache(tmp_path / "cache", ROOM, made_by=bytes(8)).prepared()
     old.keep(which, pixels_HWC)
     (path,) = files(tmp_path)
     copied = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Labels and weights are the same with a picture cache and without, whatever happens to the cache."""
+"""Labels and weights are the same with kept pictures or views and without, whatever happens to what is kept."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from pipeline.feeding import watch
 from pipeline.feeding.advice import Measurement
 from pipeline.labelling import fill
+from pipeline.rendering.renderer import Renderer
 from stages import teacher_logits
 from student import train
 from student.run import launch
@@ -76,9 +77,34 @@ def test_the_same_labels_and_weights(world: Path, tmp_path: Path, monkeypatch: p
     assert sorted(cache.rglob("*-*-*-*")) == kept
 
 
+def test_views_are_drawn_once_for_all(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the teacher's stage, with pictures kept in the same folder; no student draws any, but what was damaged."""
+    cache = tmp_path / "cache"
+    label(world, tmp_path / "without.zarr")
+    label(world, tmp_path / "with.zarr", "--view-cache", cache, "--picture-cache", cache)
+    assert objects(tmp_path / "without.zarr") == objects(tmp_path / "with.zarr")
+    kept = sorted(cache.glob("views-*/??/*"))
+    assert len(kept) == 2 * ROWS and len(sorted(cache.glob("pictures-*/??/*"))) == ROWS
+    plain = learn(world, tmp_path / "without.zarr", tmp_path / "plain")
+    monkeypatch.setenv("DISTILL_VIEW_CACHE", str(cache))
+    monkeypatch.setenv("DISTILL_VIEW_CACHE_SIZE", "10M")
+    for name in ("read", "mended", "workers"):
+        with monkeypatch.context() as patched:
+            if name == "read":
+                patched.setattr(Renderer, "render", lambda *_: pytest.fail("a view was drawn"))
+            if name == "mended":
+                for path in kept[::3]:
+                    path.write_bytes(path.read_bytes()[:-1] + b"?")
+            ours = learn(world, tmp_path / "without.zarr", tmp_path / name, "--workers", 2 * (name == "workers"))
+        assert ours.keys() == plain.keys() and all(torch.equal(ours[key], plain[key]) for key in plain)
+    assert sorted(cache.glob("views-*/??/*")) == kept
+
+
 def test_sizes_and_folders_of_no_use_are_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"--picture-cache-size 'much' is no size\. Give bytes, or a number"):
         label(world, tmp_path / "x.zarr", "--picture-cache", tmp_path / "c", "--picture-cache-size", "much")
+    with pytest.raises(AssertionError, match=r"--view-cache-size '-1' is no size\."):
+        label(world, tmp_path / "x.zarr", "--view-cache", tmp_path / "c", "--view-cache-size", "-1")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(AssertionError, match="is a file"):
         label(world, tmp_path / "x.zarr", "--picture-cache", tmp_path / "file")
