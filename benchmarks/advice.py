@@ -1,9 +1,9 @@
 """Are the estimates honest by which a run that waits is told what would help?
 
 The same photographs are drawn one view a decode, as by a student who was not advised, and as each remedy would have it:
-three views of a picture at once, tiled, packed smaller, from a picture cache. From the first contestant's own efforts
-`pipeline.feeding.advice` predicts the others, which then show what they really are. One core, in turn; ratios within a
-round, of processor time.
+three views of a picture at once, tiled, packed smaller, from a picture cache, from a view cache. From the first
+contestant's own efforts `pipeline.feeding.advice` predicts the others, which then show what they really are. One core,
+in turn; ratios within a round, of processor time.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from benchmarks.packing import packed
 from benchmarks.race import Contestant, race
 from benchmarks.render import SIDE, WINDOW
 from benchmarks.report import Table, grid
+from benchmarks.tiles import kept_turns
 from pipeline.feeding.advice import REPEATS, Measurement
 from pipeline.feeding.watch import pixels_left, seconds_of_a_byte
 from pipeline.packing.retiling import retile
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.rendering.effort import Effort
+from pipeline.rendering.kept_views import views_in
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.views.recipe import Recipe
 
 PLAIN, MAX_SIDE = "one view a decode", 400
-REPEATED, TILED, SMALLER, CACHED = (
+REPEATED, TILED, SMALLER, CACHED, KEPT = (
     *("--repeats 3", "pack --tiled", f"pack --max-side {MAX_SIDE} (and labels anew)", "--picture-cache"),
+    "--view-cache",
 )
 
 
@@ -50,15 +53,17 @@ def measure(bench: Bench) -> Table:
             TILED: turns(tiled),
             SMALLER: turns(smaller),
             CACHED: turns(plain, cache=cache),
+            KEPT: kept_turns(plain, views_in(bench.folder / "views", 1 << 34, Recipe(), plain, 1)),
         }
         for _ in range(-(-len(plain) // WINDOW)):
             runs[CACHED]()
+            runs[KEPT]()
         result = race(runs, seconds=bench.seconds, fewest=bench.fewest)
     found = measurement(plain, spent)
     predicted = {name: rate / found.draws for name, rate in found.remedies().items()}
     rows = [
         [name, f"{predicted[name]:.2f}", ratio.text(), f"{predicted[name] / ratio.median:.2f}"]
-        for name in (REPEATED, TILED, SMALLER, CACHED)
+        for name in (REPEATED, TILED, SMALLER, CACHED, KEPT)
         if name in predicted and (ratio := result.ratio(name, PLAIN, busy=True))
     ]
     figures = {f"{row[0]}, predicted of what it is": float(row[3]) for row in rows}

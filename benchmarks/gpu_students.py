@@ -3,8 +3,9 @@
 For each student the bare step (plain torch and timm on a batch that lies on the device: forward, both losses, backward,
 AdamW), eager, and the engine's own with its blocks compiled; then training as `student.train` does it: drawn by
 workers, proven, gathered, learned, sums read a step late. Plain; with three repeats (one picture decoded for three
-views); from tiled shards; and from decoded pictures that the node keeps. Beside that the seconds from a command to its
-first step, and the same step with the teacher beside it.
+views); from tiled shards; from decoded pictures that the node keeps; and from drawn views, as a student goes on whose
+views are few for its epochs. Beside that the seconds from a command to its first step, and the same step with the
+teacher beside it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from pipeline.models.device import autocast
 from pipeline.packing.tiled import tiled
 from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.ordered_map import ordered_map
+from pipeline.rendering.kept_views import views_in
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.teacher import Teacher
@@ -68,7 +70,8 @@ class Students:
     def first_rows(self) -> None:
         """The smallest student, which starves first; and how long a user looks at nothing."""
         first, *_ = self.bench.students
-        self.rows_of(first, ("plain", "three repeats", "tiled", "picture cache", "three repeats and picture cache"))
+        cases = ("plain", "three repeats", "tiled", "picture cache", "three repeats and picture cache", "view cache")
+        self.rows_of(first, cases)
         self.commanded(first, "eager")
 
     def more_rows(self) -> None:
@@ -79,7 +82,7 @@ class Students:
         self.receipt.row(f"{first}: the teacher beside it", partial(self.online, first), takes=12)
         self.commanded(first, "--compile")
         for student in others:
-            self.rows_of(student, ("tiled", "picture cache"), bare=False)
+            self.rows_of(student, ("view cache", "picture cache", "tiled"), bare=False)
 
     def commanded(self, student: str, how: str) -> None:
         """How long a user waits for the first step."""
@@ -108,7 +111,7 @@ class Students:
         compiled, best = self._best
         for case in cases:
             name = f"{student}: student.train, {case}{', compiled' if compiled else ''}"
-            if case.endswith("picture cache") and self.bench.picture_cache is None:
+            if case.endswith("cache") and self.bench.picture_cache is None:
                 receipt.skip(name, "no --picture-cache was given")
                 continue
             work = partial(self.fed, student, case, compiled, best)
@@ -230,9 +233,11 @@ class Students:
         index = self.tiled() if case == "tiled" else self.store.index
         cache = self.bench.picture_cache
         kept = pictures_in(cache, 1 << 40, index) if case.endswith("picture cache") and cache else None
+        recipe, many = self.store.manifest.recipe, 1 if case == "view cache" else settings.views
+        drawn = views_in(cache, 1 << 40, recipe, index, 1) if case == "view cache" and cache else None
         views = StoredViews(
-            self.store, index=index, batch=settings.batch, seed=0, views=settings.views, repeats=settings.repeats,
-            device=self.device, workers=self.bench.workers, pictures=kept,
+            self.store, index=index, batch=settings.batch, seed=0, views=many, repeats=settings.repeats,
+            device=self.device, workers=self.bench.workers, pictures=kept, drawn=drawn,
         )  # fmt: skip
         with closing(views):
             feed, order = views.start(), views.order
@@ -242,12 +247,12 @@ class Students:
                 student_net, settings, settings.schedule_of(order.steps), ranks, **IMAGENET,
                 largest=largest_share(order, 1),
             )  # fmt: skip
-            if kept is not None:
+            if kept is not None or drawn is not None:
                 self.fill(feed)
             yield feed, engine
 
     def fill(self, feed: Feed) -> None:
-        """One epoch, so that every picture has been decoded once."""
+        """One epoch, so that every picture has been decoded once, or its view drawn."""
         for _ in feed.steps(0, 0, 1):
             pass
 

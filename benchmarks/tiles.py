@@ -1,30 +1,33 @@
-"""What does drawing a view cost of a tiled photograph, or from the picture cache, against the plain one and timm's?
+"""What does a view cost of a tiled photograph, or from what a node keeps, against drawing the plain one, and timm's?
 
-The same photographs, packed, tiled (`stages.tile`) and kept decoded (`--picture-cache`), the same views, one view a
-decode: the case of a student without repeated augmentation. Processor time decides here, for it is what a worker has
-too little of; the views' checksums are compared before anything is measured.
+The same photographs, packed, tiled (`stages.tile`), kept decoded (`--picture-cache`) and kept drawn (`--view-cache`),
+the same views, one view a decode: the case of a student without repeated augmentation. Processor time decides here, for
+it is what a worker has too little of; the views' checksums are compared before anything is measured.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bench import Bench, one_core
-from benchmarks.race import Race, race
-from benchmarks.render import PEER_UINT8, WINDOW, our_turns, timm_turns
+from benchmarks.race import Contestant, Race, race
+from benchmarks.render import PEER_UINT8, SIDE, WINDOW, our_turns, timm_turns
 from benchmarks.report import Table, grid
 from pipeline.packing.retiling import retile
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.picture_cache.of_index import bytes_of_all, pictures_in
+from pipeline.rendering.kept_views import KeptViews, ViewCache, bytes_of_view, views_in
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.views.recipe import Recipe
 
 PLAIN, TILED, KEPT = "ours, plain", "ours, tiled", "ours, plain, from the picture cache"
+DRAWN = "ours, from the view cache"
 
 
 def measure(bench: Bench) -> Table:
@@ -38,12 +41,15 @@ def measure(bench: Bench) -> Table:
     with one_core():
         pictures = pictures_in(bench.folder / "pictures", 2 * bytes_of_all(plain), plain)
         _drawn(plain, pictures)  # which keeps all of them
-        same = _compared(_drawn(plain), _drawn(tiled), _drawn(plain, pictures))
+        views = views_in(bench.folder / "views", 1 << 40, Recipe(), plain, 1)
+        _drawn(plain, views=views)  # likewise
+        same = _compared(_drawn(plain), _drawn(tiled), _drawn(plain, pictures), _drawn(plain, views=views))
         runs = {
             PEER_UINT8: timm_turns(photographs.payloads, some, to_uint8=True),
             PLAIN: our_turns(plain, views=1, cache_bytes=0),
             TILED: our_turns(tiled, views=1, cache_bytes=0),
             KEPT: our_turns(plain, views=1, cache_bytes=0, pictures=pictures),
+            DRAWN: kept_turns(plain, views),
         }
         result = race(runs, seconds=bench.seconds, fewest=bench.fewest)
     whole = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.whole.items())) or "none"
@@ -54,6 +60,7 @@ def measure(bench: Bench) -> Table:
             PLAIN: plain.lengths.mean() / 1000,
             TILED: tiled.lengths.mean() / 1000,
             KEPT: bytes_of_all(plain) / len(plain) / 1000,
+            DRAWN: bytes_of_view(SIDE) / 1000,
         },
         f"{len(photographs)} photographs (stayed whole: {whole}); {same:,} views had equal checksums before.",
     )
@@ -74,10 +81,16 @@ def _table(result: Race, kilobytes: Mapping[str, float], about: str) -> Table:
     ]
     figures = {
         f"{name} against {base} ({clock})": result.ratio(name, base, busy=clock == "processor").median
-        for name, base in ((TILED, PLAIN), (TILED, PEER_UINT8), (KEPT, PLAIN), (PLAIN, PEER_UINT8))
+        for name, base in ((TILED, PLAIN), (TILED, PEER_UINT8), (KEPT, PLAIN), (DRAWN, PLAIN), (PLAIN, PEER_UINT8))
         for clock in ("processor", "wall")
     }
-    columns = ("one core, one view a decode", "kB a photograph", "processor ms a view", "× plain", "× timm uint8")
+    columns = (
+        "one core, one view a decode",
+        "kB a photograph or view",
+        "processor ms a view",
+        "× plain",
+        "× timm uint8",
+    )
     return Table(
         name="tiles",
         title="Drawing views of tiled photographs: DeiT's recipe at 224",
@@ -91,12 +104,29 @@ def _table(result: Race, kilobytes: Mapping[str, float], about: str) -> Table:
     )
 
 
-def _drawn(index: SampleIndex, pictures: PictureCache | None = None) -> NDArray[np.uint32]:
+def _drawn(
+    index: SampleIndex, pictures: PictureCache | None = None, views: ViewCache | None = None
+) -> NDArray[np.uint32]:
     """The checksums of view 0 of all rows."""
-    row_B, recipe = np.arange(len(index)), Recipe()
-    pixels_BHWC = np.empty((len(row_B), recipe.image_size, recipe.image_size, 3), np.uint8)
-    renderer = Renderer(recipe, index, index.files(), cache_bytes=0, pictures=pictures)
-    return renderer.render(row_B, np.zeros_like(row_B), pixels_BHWC).crc_B
+    row_B = np.arange(len(index))
+    renderer = Renderer(Recipe(), index, index.files(), cache_bytes=0, pictures=pictures)
+    draws = renderer if views is None else KeptViews(renderer, views)
+    return draws.render(row_B, np.zeros_like(row_B), np.empty((len(row_B), SIDE, SIDE, 3), np.uint8)).crc_B
+
+
+def kept_turns(index: SampleIndex, views: ViewCache) -> Contestant:
+    """A mix window a turn, of which view 0 was drawn before."""
+    draws = KeptViews(Renderer(Recipe(), index, index.files(), cache_bytes=0), views)
+    pixels_BHWC = np.empty((WINDOW, SIDE, SIDE, 3), np.uint8)
+    windows = itertools.cycle(range(max(1, len(index) // WINDOW)))
+
+    def turn() -> int:
+        row_B = np.arange(WINDOW) + next(windows) * WINDOW
+        row_B = row_B[row_B < len(index)]
+        draws.render(row_B, np.zeros_like(row_B), pixels_BHWC[: len(row_B)])
+        return len(row_B)
+
+    return turn
 
 
 def _compared(plain_B: NDArray[np.uint32], *others_B: NDArray[np.uint32]) -> int:
