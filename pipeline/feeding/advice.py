@@ -8,7 +8,8 @@ Each remedy changes one of these:
     pack --tiled      decoding costs the share of the picture that its views look at, a little more, and the assembly
     --max-side M      decoding costs as much less as there are fewer pixels
     --picture-cache   in place of P: an open, and a copy and a checksum of the rows that a crop lies in
-    --view-cache      in place of all of it, where views are used again: an open, a copy and two checksums of a view
+    --view-cache      in place of all of it, where views are used again: an open, a copy and two checksums of a view,
+                      and its thumbnail
 
 What is said is an estimate; `python -m benchmarks advice` holds the estimates to what the remedies really give.
 """
@@ -25,6 +26,8 @@ TILED_S, TILED_BASE, TILED_SHARE = 60e-6, 0.08, 1.13
 """Of a tiled picture: seconds to assemble a part, and what that costs to decode, of the whole (base + share · part)"""
 OPEN_S = 30e-6
 """Of a decoded picture in the node's cache: to find and open it, without its pixels"""
+FIND_S = 50e-6
+"""Of a view that was drawn before: to find and open it, and its thumbnail, without its pixels"""
 REPEATS = 3
 SLOW_READING = 0.25
 
@@ -149,7 +152,7 @@ class Measurement:
     @property
     def draws_kept(self) -> float:
         """Views a second that the workers would bring of views that were drawn before."""
-        return max(self.workers, 1) / (OPEN_S + 2 * self.view_bytes * self.byte_s)
+        return max(self.workers, 1) / (FIND_S + 2 * self.view_bytes * self.byte_s)
 
 
 def tiled(share: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.feeding.advice import OPEN_S, TILED_S, Measurement, advice, tiled
+from pipeline.feeding.advice import FIND_S, OPEN_S, TILED_S, Measurement, advice, tiled
 from pipeline.rendering.effort import Effort
 
 DRAWN = Effort(
@@ -89,7 +89,7 @@ def test_a_cache_that_is_being_filled_and_one_that_is_full() -> None:
 
 def test_views_that_are_used_again_may_be_kept() -> None:
     """Whatever is done already: nothing of a view that is there has to be decoded or drawn."""
-    again = {"--view-cache": pytest.approx(16 / (OPEN_S + 2 * 150_528 * 5e-10))}
+    again = {"--view-cache": pytest.approx(16 / (FIND_S + 2 * 150_528 * 5e-10))}
     assert replace(FOUND, uses=2.0).remedies() == FOUND.remedies() | again
     cached = replace(FOUND, cached=True, effort=replace(DRAWN, decoded=0, looked_up=10_000))
     assert replace(cached, uses=10.0).remedies() == again and cached.remedies() == {}
