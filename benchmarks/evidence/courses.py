@@ -47,11 +47,11 @@ def course(lab: Lab) -> Experiment:
         for part in range(PARTS):
             runs = tuple(of_seed[part] for of_seed in parts)
             title = f"{name}, {(part + 1) * 100 // PARTS} % of the training"
-            rows.append(Row(name=title, scores=lab.scores(runs), about=lab.tokens(runs)))
+            rows.append(Row(name=title, scores=lab.scores(runs), about=lab.tokens(runs), base=part == 0))
     return Experiment(
         title="The two tokens over the course of training",
         rows=tuple(rows),
-        kind="tokens",
+        kind="course",
         notes=("One training, stopped at every tenth with its schedule unchanged, and gone on from there.",),
     )
 

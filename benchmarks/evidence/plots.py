@@ -92,6 +92,23 @@ def _tokens(experiment: Experiment, work: Path) -> Any:
     return _plain(figure)
 
 
+def _course(experiment: Experiment, work: Path) -> Any:
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    found: dict[tuple[str, int], list[tuple[int, float]]] = {}
+    for row in experiment.rows:
+        name, part = row.name.split(", ")
+        for seed, means in enumerate(_cosines(row, work)):
+            found.setdefault((name, seed), []).append((int(part.split()[0]), means[-1]))
+    names = list(dict.fromkeys(name for name, _ in found))
+    for (name, seed), points in found.items():
+        style = {"color": LINES[names.index(name)], "linewidth": 1.4, "label": name if seed == 0 else None}
+        axis.plot(*zip(*points, strict=True), "o-", markersize=2.5, **style)
+    axis.set_xlabel("of the training, % (a line a seed)")
+    axis.set_ylabel("cosine of the two tokens after the last block")
+    axis.legend(frameon=False, fontsize=8)
+    return _plain(figure)
+
+
 def _cosines(row: Row, work: Path) -> list[list[float]]:
     found = [read(step, work) for step in row.about]
     return [[one["input"]["tokens_with_position"], *(block["mean"] for block in one["blocks"])] for one in found]
@@ -104,4 +121,4 @@ def _plain(figure: Any) -> Any:
     return figure
 
 
-DRAWN = {"views": _views, "curves": _curves, "tokens": _tokens, "frontier": frontier.draw}
+DRAWN = {"views": _views, "curves": _curves, "tokens": _tokens, "course": _course, "frontier": frontier.draw}

@@ -213,6 +213,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], Callable[[Row, Path], list[str]]]] = {
     "packed": (("kB a photograph",), _kilobytes),
     "inherited": (("the teacher's mistakes, %", "reach of the first block", "of the last"), _inherited),
     "tokens": (("cosine after the first block", "after the last"), _tokens),
+    "course": (("cosine after the first block", "after the last"), _tokens),
 }
 
 
