@@ -15,6 +15,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "length": courses.length,
     "views": experiments.views,
     "course": courses.course,
+    "parting": courses.parting,
     "teachers": experiments.teachers,
     "inherit": courses.inherit,
     "storage": experiments.storage,

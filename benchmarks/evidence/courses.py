@@ -1,14 +1,14 @@
-"""Which runs do the claims about time, about what is inherited, and about other pictures stand on?
+"""Which runs do the claims about time, tokens, what is inherited, and other pictures stand on?
 
-Length of training, the two tokens over its course, what a student has from its teacher beyond the truth, and what its
-weights are worth on pictures of other classes.
+Length of training, the two tokens over its course and when they part, what a student has from its teacher beyond the
+truth, and what its weights are worth on pictures of other classes.
 """
 
 from __future__ import annotations
 
 from benchmarks.evidence.experiments import HARD, NONE, SOFT, WITHOUT_TOKEN, Experiment, Row, small_transformer
 from benchmarks.evidence.lab import Lab, small_regnety
-from benchmarks.evidence.scales import Flags
+from benchmarks.evidence.scales import Flags, Scale
 from benchmarks.evidence.steps import Step
 
 PARTS = 10
@@ -21,9 +21,7 @@ def length(lab: Lab) -> Experiment:
     """What a teacher is worth in short and in long trainings."""
     store, scale, rows = lab.store(lab.teacher()), lab.scale, []
     for epochs in scale.lengths:
-        longer: Flags = ()
-        if epochs != scale.epochs:
-            longer = ("--epochs", str(epochs), "--warmup-epochs", f"{scale.warmup * epochs / scale.epochs:g}")
+        longer = _of_length(scale, epochs)
         none = lab.scores(lab.students("none-plain", store, *NONE, *WITHOUT_TOKEN, *longer))
         rows.append(Row(name=f"{epochs} epochs, no teacher", scores=none, head="class", base=True))
         for name, flags in (("hard", HARD), ("soft", SOFT)):
@@ -37,6 +35,32 @@ def length(lab: Lab) -> Experiment:
             "Students with a teacher have the token and both heads fused, those without have neither.",
         ),
     )
+
+
+def _of_length(scale: Scale, epochs: int) -> Flags:
+    """The flags of a student that is trained for so many epochs, if these are not the usual ones."""
+    if epochs == scale.epochs:
+        return ()
+    return ("--epochs", str(epochs), "--warmup-epochs", f"{scale.warmup * epochs / scale.epochs:g}")
+
+
+def parting(lab: Lab) -> Experiment:
+    """At which length, rate, depth or size of patches two tokens part that learn the class and the teacher's choice."""
+    scale, store = lab.scale, lab.store(lab.teacher())
+    length = next((epochs for epochs in scale.lengths if epochs > scale.epochs), 2 * scale.epochs)
+    cases: tuple[tuple[str, Flags], ...] = (
+        ("as in every table", ()),
+        (f"{length} epochs", _of_length(scale, length)),
+        ("three times the rate", ("--lr", f"{3 * scale.lr:g}")),
+        ("a third of the rate", ("--lr", f"{scale.lr / 3:g}")),
+        (f"{2 * scale.depth} blocks", ("--depth", str(2 * scale.depth))),
+        (f"patches of {scale.patch // 2}", ("--patch-size", str(scale.patch // 2))),
+    )
+    rows = []
+    for name, flags in cases:
+        runs = lab.students("hard", store, *HARD, *flags)
+        rows.append(Row(name=name, scores=lab.scores(runs), about=lab.tokens(runs)))
+    return Experiment(title="When the two tokens part", rows=tuple(rows), kind="parting")
 
 
 def course(lab: Lab) -> Experiment:

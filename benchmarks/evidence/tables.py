@@ -197,6 +197,12 @@ def _tokens(row: Row, work: Path) -> list[str]:
     return [spread([blocks[at] for blocks in found], 3) for at in (0, -1)]
 
 
+def _parted(row: Row, work: Path) -> list[str]:
+    """The same, where a mean would hide that some seeds part and others do not."""
+    ends = [read(step, work)["blocks"][-1]["mean"] for step in row.about]
+    return [_tokens(row, work)[0], ", ".join(f"{end:.2f}" for end in ends)]
+
+
 def _inherited(row: Row, work: Path) -> list[str]:
     """Agreement with the teacher where it is wrong, and how far the first block and the last look."""
     found = [read(step, work) for step in row.about]
@@ -214,6 +220,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], Callable[[Row, Path], list[str]]]] = {
     "inherited": (("the teacher's mistakes, %", "reach of the first block", "of the last"), _inherited),
     "tokens": (("cosine after the first block", "after the last"), _tokens),
     "course": (("cosine after the first block", "after the last"), _tokens),
+    "parting": (("cosine after the first block", "after the last, a seed each"), _parted),
 }
 
 

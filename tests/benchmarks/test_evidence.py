@@ -21,7 +21,7 @@ from benchmarks.evidence.__main__ import command
 from benchmarks.evidence.__main__ import main as evidence
 from benchmarks.evidence.catalogue import EXPERIMENTS
 from benchmarks.evidence.claims import CLAIMS
-from benchmarks.evidence.courses import course, inherit, transfer
+from benchmarks.evidence.courses import course, inherit, parting, transfer
 from benchmarks.evidence.experiments import HARD, Experiment, Row, online, packing
 from benchmarks.evidence.inherited import distances, reach
 from benchmarks.evidence.lab import Lab
@@ -60,10 +60,11 @@ def lab(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 def test_every_table_is_a_set_of_commands_that_share_their_runs(lab: Lab) -> None:
     tables = {name: experiment(lab) for name, experiment in EXPERIMENTS.items()}
-    assert len(tables) == 14
+    assert len(tables) == 15
     lines = {name: set(commands(table.steps())) for name, table in tables.items()}
     assert all(line.startswith("python -m ") for found in lines.values() for line in found)
     assert lines["tokens"] & lines["distillation"] and lines["storage"] & lines["distillation"]
+    assert len([line for line in lines["parting"] & lines["length"] if "student.train" in line]) == 2
     for table in tables.values():
         order = in_order(table.steps())
         assert len({step.path for step in order}) == len(order)
@@ -124,6 +125,17 @@ def test_tokens_are_looked_at_on_the_way_without_changing_the_run(lab: Lab, monk
     table = table_of("course", experiment, lab.work, lab.seeds)
     assert [row[0] for row in table.rows] == ["hard, 100 % of the training"]
     assert any(note.startswith("Not run: hard, 50 % of the training; soft") for note in table.notes)
+
+
+def test_each_seeds_tokens_are_shown(lab: Lab) -> None:
+    experiment = parting(lab)
+    first = replace(experiment, rows=experiment.rows[:1])
+    run(first.steps(), lab.work, jobs=2)
+    found = json.loads((lab.work / first.rows[0].about[0].path).read_text())["blocks"]
+    ((name, *_, one, last),) = table_of("parting", first, lab.work, lab.seeds).rows
+    assert (name, last) == ("as in every table", f"{found[-1]['mean']:.2f}") and one.startswith(
+        f"{found[0]['mean']:.3f}"
+    )
 
 
 def test_what_is_inherited_is_measured_against_the_teachers_mistakes(lab: Lab) -> None:
