@@ -24,8 +24,8 @@ from pipeline.feeding.watch import pixels_left, seconds_of_a_byte
 from pipeline.packing.retiling import retile
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.rendering.effort import Effort
-from pipeline.rendering.kept_views import views_in
 from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.view_cache import views_in
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.views.recipe import Recipe
@@ -116,6 +116,7 @@ def measurement(index: SampleIndex, spent: Effort) -> Measurement:
         repeats=1,
         cached=False,
         drawn_once=False,
+        fills=False,
         uses=float("inf"),
         view_bytes=3 * SIDE * SIDE,
         max_side=MAX_SIDE,

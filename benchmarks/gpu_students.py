@@ -37,7 +37,7 @@ from pipeline.models.device import autocast
 from pipeline.packing.tiled import tiled
 from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.ordered_map import ordered_map
-from pipeline.rendering.kept_views import views_in
+from pipeline.rendering.view_cache import views_in
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.teacher import Teacher
@@ -234,10 +234,10 @@ class Students:
         cache = self.bench.picture_cache
         kept = pictures_in(cache, 1 << 40, index) if case.endswith("picture cache") and cache else None
         recipe, many = self.store.manifest.recipe, 1 if case == "view cache" else settings.views
-        drawn = views_in(cache, 1 << 40, recipe, index, 1) if case == "view cache" and cache else None
+        view_cache = views_in(cache, 1 << 40, recipe, index, 1) if case == "view cache" and cache else None
         views = StoredViews(
             self.store, index=index, batch=settings.batch, seed=0, views=many, repeats=settings.repeats,
-            device=self.device, workers=self.bench.workers, pictures=kept, drawn=drawn,
+            device=self.device, workers=self.bench.workers, pictures=kept, view_cache=view_cache,
         )  # fmt: skip
         with closing(views):
             feed, order = views.start(), views.order
@@ -247,7 +247,7 @@ class Students:
                 student_net, settings, settings.schedule_of(order.steps), ranks, **IMAGENET,
                 largest=largest_share(order, 1),
             )  # fmt: skip
-            if kept is not None or drawn is not None:
+            if kept is not None or view_cache is not None:
                 self.fill(feed)
             yield feed, engine
 

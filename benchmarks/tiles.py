@@ -20,8 +20,8 @@ from benchmarks.report import Table, grid
 from pipeline.packing.retiling import retile
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.picture_cache.of_index import bytes_of_all, pictures_in
-from pipeline.rendering.kept_views import KeptViews, ViewCache, bytes_of_view, views_in
 from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.view_cache import CachedRenderer, ViewCache, bytes_of_view, views_in
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.views.recipe import Recipe
@@ -110,13 +110,13 @@ def _drawn(
     """The checksums of view 0 of all rows."""
     row_B = np.arange(len(index))
     renderer = Renderer(Recipe(), index, index.files(), cache_bytes=0, pictures=pictures)
-    draws = renderer if views is None else KeptViews(renderer, views)
+    draws = renderer if views is None else CachedRenderer(renderer, views)
     return draws.render(row_B, np.zeros_like(row_B), np.empty((len(row_B), SIDE, SIDE, 3), np.uint8)).crc_B
 
 
 def kept_turns(index: SampleIndex, views: ViewCache) -> Contestant:
     """A mix window a turn, of which view 0 was drawn before."""
-    draws = KeptViews(Renderer(Recipe(), index, index.files(), cache_bytes=0), views)
+    draws = CachedRenderer(Renderer(Recipe(), index, index.files(), cache_bytes=0), views)
     pixels_BHWC = np.empty((WINDOW, SIDE, SIDE, 3), np.uint8)
     windows = itertools.cycle(range(max(1, len(index) // WINDOW)))
 

@@ -37,8 +37,8 @@ from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import drift_of, requests_for
-from pipeline.rendering.kept_views import ViewCache
 from pipeline.rendering.loader import Loader
+from pipeline.rendering.view_cache import ViewCache
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.same_pictures import moved_to
@@ -89,7 +89,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         device: where the tensors come to be.
         workers: processes that draw; 0 draws here. Stays 0 with the workers of a `DataLoader`.
         pictures: decoded pictures that this node keeps, as ``student.train --picture-cache`` does.
-        drawn: views that this node keeps, as ``student.train --view-cache`` does.
+        view_cache: views that this node keeps, as ``student.train --view-cache`` does.
         accept_drift: hold views to how they looked to the teacher instead, within two levels.
         labelled_only: leave rows without a true label out.
     """
@@ -116,7 +116,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         workers: int = 0,
         start_method: str | None = None,
         pictures: PictureCache | None = None,
-        drawn: ViewCache | None = None,
+        view_cache: ViewCache | None = None,
         accept_drift: bool = False,
         labelled_only: bool = False,
     ) -> None:
@@ -133,7 +133,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         )  # fmt: skip
         self.ranks = _ranks(rank, world, torch.device(device))
         self.workers, self.start_method, self.accept_drift = workers, start_method, accept_drift
-        self.pictures, self.drawn = pictures, drawn
+        self.pictures, self.view_cache = pictures, view_cache
         self.order = order_of(
             self.store, self.index, batch=batch, seed=seed, views=views, repeats=repeats, labelled_only=labelled_only
         )
@@ -178,7 +178,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         raise ViewError(
             f"This machine does not draw the views that the teacher saw: {drift}. {remedy}; "
             "the same library versions as the store's (stages.verify_logits shows them), or labelling here, end the "
-            "drift."
+            f"drift.{loader.doubt}"
         )
 
     # ---- the views
@@ -265,7 +265,8 @@ class StoredViews(IterableDataset[ViewBatch]):
         order, manifest = self.order, self.store.manifest
         loader = Loader(
             order.recipe, self.index, batch=piece_capacity(order), workers=self.workers,
-            together=pieces_together(order), start_method=self.start_method, pictures=self.pictures, drawn=self.drawn,
+            together=pieces_together(order), start_method=self.start_method, pictures=self.pictures,
+            view_cache=self.view_cache,
         )  # fmt: skip
         names = needed(manifest, soft=self.shape.logits, luma=self.accept_drift)
         answers = StoredAnswers(self.store, names, keep_units=2 * order.spread * order.repeats)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.commands.places import InputPath
+from pipeline.commands.places import CacheFolder
 from pipeline.errors import ShardError
 from pipeline.remote.cache_settings import DIR_VARIABLE, SIZE_VARIABLE, CacheSettings, bytes_of, using
 
@@ -69,7 +69,7 @@ def _kept(what: str, why: str, command: F) -> F:
     )
     folder = click.option(
         flag,
-        type=InputPath(file_okay=False),
+        type=CacheFolder(file_okay=False),
         envvar=variable,
         help=f"A folder on a fast disk of this node, or in memory (/dev/shm/…), for {why}. Changes speed only.  "
         "[default: none is kept]",

@@ -1,8 +1,8 @@
 """Which flags name places, and what must be true of a place before the work begins?
 
 A flag says by its type what it names: `InputPath` is on this machine, and `UrlOrPath` perhaps is not; `OutputFolder`,
-`ResultFile` and `OutputStore` are written, and have a place of their own. The types convert as click's do;
-`require_places` refuses what does not fit when the command begins, so that it fails as all user errors do.
+`CacheFolder`, `ResultFile` and `OutputStore` are written, and have a place of their own. The types convert as click's
+do; `require_places` refuses what does not fit when the command begins, so that it fails as all user errors do.
 """
 
 from __future__ import annotations
@@ -43,6 +43,16 @@ class OutputFolder(InputPath):
         """Refuse a folder without a name of its own, too."""
         super().require(place, flag)
         _require_own_place(place, flag)
+
+
+class CacheFolder(OutputFolder):
+    """A folder that is shared by commands, for what can be made again."""
+
+    def require(self, place: str, flag: str) -> None:
+        """Refuse a label store, too."""
+        super().require(place, flag)
+        if (Path(place) / "zarr.json").exists():
+            raise _in_a_store(flag, place, Path(place))
 
 
 class ResultFile(OutputFolder):
@@ -87,7 +97,8 @@ def require_places(context: click.Context) -> None:
             _require_own_place(place, flag)
     for store in (Path(place).resolve() for kind, _, place in named if isinstance(kind, OutputStore)):
         for kind, flag, place in named:
-            if isinstance(kind, OutputFolder) and store in Path(place).resolve().parents:
+            where = Path(place).resolve()
+            if isinstance(kind, OutputFolder) and store in (where, *where.parents):
                 raise _in_a_store(flag, place, store)
 
 

@@ -54,8 +54,10 @@ class Measurement:
     """Whether decoded pictures are kept on the node."""
     drawn_once: bool
     """Whether drawn views are kept on the node."""
+    fills: bool
+    """Whether there is room for more of them."""
     uses: float
-    """How often the run uses each view; 1 for a teacher."""
+    """How often the run still uses each view on this node; 1 for a teacher."""
     view_bytes: int
     max_side: int
     """The longest side that photographs need for views of this size."""
@@ -117,21 +119,23 @@ class Measurement:
         cores = max(self.cores, 1)
         if self.workers < cores:
             found[f"--workers {cores}"] = self.draws * cores / max(self.workers, 1)
-        if self.drawn_once:
-            if spent.found < 0.95 * spent.views:
-                found["the view cache, once all views are in it,"] = self.draws_kept
-        elif self.cached:
-            if spent.decoded > 0.05 * spent.opened:
-                found["the picture cache, once all pictures are in it,"] = self.draws_cached
-        else:
+        if spent.found >= 0.95 * spent.views:
+            return found
+        again = self.uses >= 2
+        if not (again and self.fills):
             found |= self._decoding_less()
-        if self.uses >= 2 and not self.drawn_once:
-            found["--view-cache"] = self.draws_kept
+        if again and self.fills:
+            found["the view cache, once all views are in it,"] = self.draws_kept
+        elif again:
+            found["a larger --view-cache-size" if self.drawn_once else "--view-cache"] = self.draws_kept
         return found
 
     def _decoding_less(self) -> dict[str, float]:
         """What makes pictures cheaper."""
         spent, found = self.effort, {}
+        if self.cached:
+            filling = spent.decoded > 0.05 * spent.opened
+            return {"the picture cache, once all pictures are in it,": self.draws_cached} if filling else {}
         decodes_each_time = self._each < 2 and spent.decoded > 0
         if self.repeats == 1 and decodes_each_time:
             whole_s = (self._decode_s - TILED_S) / tiled(self._looked_at) if spent.parts else self._decode_s

@@ -25,9 +25,9 @@ from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.picture_cache.of_index import bytes_of_all
 from pipeline.progress import duration
 from pipeline.proofs.proof import kept
-from pipeline.rendering.kept_views import bytes_of_view
 from pipeline.rendering.loader import Loader, Request
 from pipeline.rendering.ring import Slot
+from pipeline.rendering.view_cache import bytes_of_view
 from pipeline.shards.index import SampleIndex
 from pipeline.store.manifest import Manifest
 from pipeline.store.unit_labels import UnitLabels, encoded_sizes

@@ -36,9 +36,9 @@ from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.progress import Progress
 from pipeline.proofs.proof import Luma, kept
-from pipeline.rendering.kept_views import ViewCache
 from pipeline.rendering.loader import Loader, Request
 from pipeline.rendering.ring import Slot
+from pipeline.rendering.view_cache import ViewCache
 from pipeline.shards.index import SampleIndex
 from pipeline.store.layout import Unit
 from pipeline.store.unit_labels import UnitLabels
@@ -64,7 +64,7 @@ def label_missing(
     shown: bool = True,
     tell: Callable[[int], None] = lambda _: None,
     pictures: PictureCache | None = None,
-    drawn: ViewCache | None = None,
+    view_cache: ViewCache | None = None,
 ) -> list[int]:
     """Fill what `tasks` name (all that is missing, where none are given).
 
@@ -78,7 +78,7 @@ def label_missing(
     with _progress(store, shown) as progress:
         loader = Loader(
             store.manifest.recipe, index or store.index, batch=batch, workers=workers, together=views_together,
-            start_method=start_method, pictures=pictures, drawn=drawn,
+            start_method=start_method, pictures=pictures, view_cache=view_cache,
         )  # fmt: skip
         coding = coding_of(store.manifest, apart=teacher.stream.apart)
         with loader, registered(loader.ring.memory, teacher.device), Commits(store, coding) as commits:

@@ -8,7 +8,7 @@ A folder of one file a picture (`entry`), for each decoder its own; all processe
 finds it again. A file is written under another name, by one process at a time, and renamed when it is whole. When the
 next picture would exceed the bound nothing more is added, and nothing goes: every epoch asks for every picture once, so
 whatever went out would be asked for before what came in. What is damaged is removed, and decoded again. Drawn views are
-kept in the same way (`pipeline.rendering.kept_views`).
+kept in the same way (`pipeline.rendering.view_cache`).
 
 Whatever goes wrong here costs time and no pixel: pictures are then decoded, as without a cache.
 """
@@ -21,7 +21,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,6 +47,8 @@ class PictureCache:
         self.folder, self.limit, self.what = folder, limit, what
         self._maker = made_by or decoder()
         self._place = folder / f"{what}-{self._maker.hex()}"
+        self.spared = 0
+        """Bytes of the disk that are left to others."""
         self._takes = True
         self.damaged = 0
 
@@ -88,6 +90,10 @@ class PictureCache:
             ) from None
         return self
 
+    def share_kept(self, some: Sequence[Picture]) -> float:
+        """Which share of these is here, 0 to 1, damaged or not."""
+        return sum(os.path.lexists(self._path(picture)) for picture in some) / max(len(some), 1)
+
     def used(self) -> int:
         """How many bytes all pictures in the cache take, those of other processes included."""
         with self._account() as found:
@@ -96,13 +102,14 @@ class PictureCache:
     def _remove_others(self) -> None:
         """What other versions made: nobody will look at it again, and it takes room."""
         for path in self.folder.iterdir():
-            if path == self._place or path.lstat().st_uid != os.geteuid() or not path.is_dir() or path.is_symlink():
-                continue
-            if self._is_ours(FOLDER, path) and (path / LEDGER).is_file():
-                log.info("%s: %s of another version are removed", path, self.what)
-                path = path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.gone"))
-            if self._is_ours(GONE, path):
-                shutil.rmtree(path, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process removes it, too
+                if path == self._place or path.lstat().st_uid != os.geteuid() or not path.is_dir() or path.is_symlink():
+                    continue
+                if self._is_ours(FOLDER, path) and (path / LEDGER).is_file():
+                    log.warning("%s: %s of another version are removed; that takes a while", path, self.what)
+                    path = path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.gone"))
+                if self._is_ours(GONE, path):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _is_ours(self, pattern: re.Pattern[str], path: Path) -> bool:
         found = pattern.fullmatch(path.name)
@@ -110,11 +117,11 @@ class PictureCache:
 
     def _remove_unfinished(self, found: Account) -> None:
         """What is being written is locked by its writer; what is not, was left by one that was killed."""
-        left = [path for path in (self._place / PARTS).iterdir() if not _is_held(path)]
-        for path in left:
-            path.unlink(missing_ok=True)
-        if left:
-            found.set(self._count())
+        for path in (self._place / PARTS).iterdir():
+            if not _is_held(path):
+                path.unlink(missing_ok=True)
+                if (match := NAME.fullmatch(path.name)) is not None:
+                    found.add(-_named(match).disk_bytes)
 
     def _count(self) -> int:
         """What all files take, by their names."""
@@ -199,7 +206,7 @@ class PictureCache:
         with self._account() as found:
             if os.path.lexists(path) or os.path.lexists(part):
                 return None
-            if found.used + picture.disk_bytes > self.limit:
+            if found.used + picture.disk_bytes > self.limit or self._disk_is_full(picture.disk_bytes):
                 self._takes = False
                 return None
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -211,6 +218,11 @@ class PictureCache:
                 raise
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             return descriptor
+
+    def _disk_is_full(self, wanted: int) -> bool:
+        """Whether others would have less than is spared for them; they may have written since the limit was set."""
+        disk = os.statvfs(self._place)
+        return disk.f_bavail * disk.f_frsize < self.spared + wanted
 
     @contextmanager
     def _account(self) -> Iterator[Account]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.picture_cache.entry import Picture, disk_bytes
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.shards.index import SampleIndex
 
-LEFT_FREE = 0.05
-"""Of what is free on the disk: so much is left to others"""
+LEFT_FREE, ASKED = 0.05, 256
+"""Of what is free on the disk: so much is left to others. Of how many it is asked whether they are kept"""
 
 log = logging.getLogger(__name__)
 
@@ -42,23 +45,28 @@ def bytes_of_all(index: SampleIndex) -> int:
 
 def pictures_in(folder: Path, limit: int, index: SampleIndex) -> PictureCache:
     """The cache in that folder, ready; what it can hold is told."""
-    return bounded(PictureCache(folder, limit).prepared(), len(index), bytes_of_all(index), made="decoded")
+    rows = np.unique(np.linspace(0, len(index) - 1, ASKED).astype(int)).tolist() if len(index) else []
+    some = [found for row in rows if (found := picture_of(index, row)) is not None]
+    return bounded(PictureCache(folder, limit).prepared(), len(index), bytes_of_all(index), some, made="decoded")
 
 
-def bounded(cache: PictureCache, count: int, wanted: int, *, made: str) -> PictureCache:
-    """The cache, which never takes more than is free there; how much of `wanted` bytes it can hold is told."""
-    used, limit = cache.used(), cache.limit
-    free = int(shutil.disk_usage(cache.folder).free * (1 - LEFT_FREE))
-    cache.limit = min(limit, used + free)
+def bounded(cache: PictureCache, count: int, wanted: int, some: Sequence[Picture], *, made: str) -> PictureCache:
+    """The cache, which never takes more than is free there; how much of `wanted` bytes it can hold is told.
+
+    `some` stand for all: they say which part of it is there already.
+    """
+    used, limit, free = cache.used(), cache.limit, shutil.disk_usage(cache.folder).free
+    cache.spared = int(free * LEFT_FREE)
+    cache.limit = min(limit, used + free - cache.spared)
+    room, kept = max(0, cache.limit - used), cache.share_kept(some)
     about = f"{count:,} {cache.what} take {_size(wanted)} {made}; it holds {_size(used)}"
-    if wanted <= cache.limit:
+    if wanted * (1 - kept) <= room:
         log.info("%s %s: %s", cache.name, cache.folder, about)
     else:
         why = "are free there" if cache.limit < limit else f"{cache.flag}-size allows"
         log.warning(
             "%s %s: %s, and %s more %s: about %.0f %% of the %s will be kept, the others are %s each time",
-            cache.name, cache.folder, about, _size(cache.limit - used), why, 100 * cache.limit / wanted, cache.what,
-            made,
+            cache.name, cache.folder, about, _size(room), why, 100 * (kept + room / wanted), cache.what, made,
         )  # fmt: skip
     return cache
 

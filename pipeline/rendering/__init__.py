@@ -2,7 +2,7 @@
 
 `renderer` executes plans: it decodes (`decoded`: of a tiled picture only what the views need, and nothing of what
 the node has decoded before), crops, applies `operations`, erases with `noise`, mixes and makes checksums.
-`kept_views` reads what the node has drawn before. `loader` does all that in worker processes, straight into the slots
+`view_cache` reads what the node has drawn before. `loader` does all that in worker processes, straight into the slots
 of a shared `ring`, and `effort` counts what it cost.
 `drift` draws a store's witnesses again.
 

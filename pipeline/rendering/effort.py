@@ -29,7 +29,7 @@ class Effort:
     looked_up: int = 0
     """Pictures that had been decoded before."""
     found: int = 0
-    """Of all views: those that had been drawn before (`pipeline.rendering.kept_views`)."""
+    """Of all views: those that had been drawn before (`pipeline.rendering.view_cache`)."""
     finding: float = 0.0
     """Seconds of reading these."""
     saving: float = 0.0

@@ -33,9 +33,9 @@ from pipeline.picture_cache.kept import PictureCache
 from pipeline.processes.start import checked_start_method
 from pipeline.processes.worker import start_worker
 from pipeline.rendering.effort import Effort
-from pipeline.rendering.kept_views import KeptViews, ViewCache
 from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.ring import Ring, Slot
+from pipeline.rendering.view_cache import CachedRenderer, ViewCache
 from pipeline.shards.index import SampleIndex
 from pipeline.views.recipe import Recipe
 
@@ -61,10 +61,10 @@ class Loader:
         together: int = 1,
         start_method: str | None = None,
         pictures: PictureCache | None = None,
-        drawn: ViewCache | None = None,
+        view_cache: ViewCache | None = None,
     ) -> None:
         self.recipe, self.index, self.batch = recipe, index, batch
-        self.pictures, self.drawn = pictures, drawn
+        self.pictures, self.view_cache = pictures, view_cache
         self.workers = workers
         self.waited = 0.0
         self.effort = Effort()
@@ -76,11 +76,11 @@ class Loader:
         self._crew: list[tuple[BaseProcess, Connection]] = []
         self._unanswered = [0] * workers
         self._answers: list[deque[Exception | Effort]] = [deque() for _ in range(workers)]
-        self._renderer = _renderer(recipe, index, pictures, drawn) if workers == 0 else None
+        self._renderer = _renderer(recipe, index, pictures, view_cache) if workers == 0 else None
         method = checked_start_method(index.urls, start_method)
         try:
             for number in range(workers):
-                made = recipe, index, self.ring, pictures, drawn
+                made = recipe, index, self.ring, pictures, view_cache
                 self._crew.append(start_worker(_work, *made, method=method, name=f"render-{number}"))
         except BaseException:
             self.close()
@@ -91,6 +91,13 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def doubt(self) -> str:
+        """What to do, besides, about a view that is not the right one: a sentence, or nothing."""
+        if self.view_cache is None:
+            return ""
+        return f" It may also come from --view-cache {self.view_cache.kept.folder}: remove that, and it is drawn anew."
 
     def close(self) -> None:
         """End the worker processes; no more views can be drawn."""
@@ -195,10 +202,10 @@ class Loader:
 
 
 def _renderer(
-    recipe: Recipe, index: SampleIndex, pictures: PictureCache | None, drawn: ViewCache | None
-) -> Renderer | KeptViews:
+    recipe: Recipe, index: SampleIndex, pictures: PictureCache | None, view_cache: ViewCache | None
+) -> Renderer | CachedRenderer:
     renderer = Renderer(recipe, index, index.files(), cache_bytes=CACHE_BYTES, pictures=pictures)
-    return renderer if drawn is None else KeptViews(renderer, drawn)
+    return renderer if view_cache is None else CachedRenderer(renderer, view_cache)
 
 
 def _ask(slot: Slot, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Slot:
@@ -210,7 +217,7 @@ def _ask(slot: Slot, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Slo
     return slot
 
 
-def _answer(renderer: Renderer | KeptViews, slot: Slot) -> None:
+def _answer(renderer: Renderer | CachedRenderer, slot: Slot) -> None:
     """Render what the slot asks for into the slot."""
     rendered = renderer.render(slot.row_B, slot.view_B, slot.pixels_BHWC)
     slot.crc_B[:] = rendered.crc_B
@@ -220,7 +227,7 @@ def _answer(renderer: Renderer | KeptViews, slot: Slot) -> None:
 
 def _work(
     connection: Connection, recipe: Recipe, index: SampleIndex, ring: Ring, pictures: PictureCache | None,
-    drawn: ViewCache | None,
+    view_cache: ViewCache | None,
 ) -> None:  # fmt: skip
     """A worker's life: take a slot number, render, say done; end with the parent."""
     import cv2
@@ -228,7 +235,7 @@ def _work(
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    renderer = _renderer(recipe, index, pictures, drawn)
+    renderer = _renderer(recipe, index, pictures, view_cache)
     slots = [ring.slot(number) for number in range(ring.slots)]
     while True:
         try:

@@ -20,7 +20,7 @@ from pipeline.labels.keeps import parse_keep
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.world import Place
-from pipeline.rendering.kept_views import ViewCache, views_in
+from pipeline.rendering.view_cache import ViewCache, views_in
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.rows import require_unchanged
@@ -158,10 +158,12 @@ class LabellingPlan:
         folder = self.picture_cache
         return None if folder is None else pictures_in(folder, self.picture_cache_size, index)
 
-    def drawn(self, index: SampleIndex) -> ViewCache | None:
-        """The cache of drawn views that the flags ask for; None where they ask for none."""
+    def drawn_once(self, index: SampleIndex) -> ViewCache | None:
+        """The cache that the flags ask for, for views to be left in: what is labelled was drawn now, never read."""
         folder = self.view_cache
-        return None if folder is None else views_in(folder, self.view_cache_size, self.recipe, index, self.views)
+        if folder is None:
+            return None
+        return views_in(folder, self.view_cache_size, self.recipe, index, self.views, reads=False)
 
     def missing(self, store: StoreWriter) -> list[Task]:
         """The tasks that are left in the part of the store that is this process's slice."""

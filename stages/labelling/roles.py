@@ -119,7 +119,7 @@ def _label(
             shown=shown,
             tell=telling,
             pictures=plan.pictures(index),
-            drawn=plan.drawn(index),
+            view_cache=plan.drawn_once(index),
         )
 
 

@@ -111,7 +111,8 @@ class Feed:
             self._assemble.put(start, slot.pixels_BHWC)
             crc_B[start:stop], luma_B16[start:stop] = slot.crc_B, slot.luma_B16
         answers = self.answers.gather(batch)
-        require_seen(self.index, batch, answers, Seen(crc_B, luma_B16), accept_drift=self.accept_drift)
+        seen, doubt = Seen(crc_B, luma_B16), self.loader.doubt
+        require_seen(self.index, batch, answers, seen, accept_drift=self.accept_drift, doubt=doubt)
         device = self.ranks.device
         return Step(
             epoch=epoch,
@@ -124,8 +125,10 @@ class Feed:
         )
 
 
-def require_seen(index: SampleIndex, batch: Batch, answers: Answers, drawn: Seen, *, accept_drift: bool) -> None:
-    """Refuse the first view that is not the one the teacher saw."""
+def require_seen(
+    index: SampleIndex, batch: Batch, answers: Answers, drawn: Seen, *, accept_drift: bool, doubt: str = ""
+) -> None:
+    """Refuse the first view that is not the one the teacher saw; `doubt` is said at the end."""
     assert answers.seen.luma or not accept_drift, "drift is accepted only where it is stored how views look"
     found = compare_views(drawn, answers.seen, accept_drift=accept_drift)
     if found.first is not None:
@@ -134,7 +137,7 @@ def require_seen(index: SampleIndex, batch: Batch, answers: Answers, drawn: Seen
             f"its pixels have checksum {found.crc_B[at]:08x} here and had {answers.seen.crc_B[at]:08x} "
             "before the teacher"
         )  # fmt: skip
-        raise ViewError(_other_view(index, batch, at, what, int(found.other_B.sum())))
+        raise ViewError(_other_view(index, batch, at, what, int(found.other_B.sum())) + doubt)
 
 
 def cut_pieces(batch: Batch, order: Order) -> list[int]:

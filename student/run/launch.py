@@ -23,7 +23,8 @@ from pipeline.errors import MismatchError
 from pipeline.feeding.watch import Watch
 from pipeline.inspection.gauge import gauge_text, stored_gauge
 from pipeline.picture_cache.of_index import pictures_in
-from pipeline.rendering.kept_views import views_in
+from pipeline.processes.world import Place
+from pipeline.rendering.view_cache import views_in
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.rows import require_unchanged
@@ -131,13 +132,13 @@ def views_of(
     places: Places | None = None,
 ) -> StoredViews:  # fmt: skip
     """What the run learns from: all rows, or, without a teacher, those that have a true label."""
-    ranks, shards = ranks or Ranks(), index or store.index
-    kept = drawn = None
+    ranks, where = ranks or Ranks(), index or store.index
+    kept = view_cache = None
     if places and places.picture_cache:
-        kept = pictures_in(places.picture_cache, places.picture_cache_size, shards)
+        kept = pictures_in(places.picture_cache, places.picture_cache_size, where)
     if places and places.view_cache:
         views = min(settings.views or store.layout.views, settings.epochs)
-        drawn = views_in(places.view_cache, places.view_cache_size, store.manifest.recipe, shards, views)
+        view_cache = views_in(places.view_cache, places.view_cache_size, store.manifest.recipe, where, views)
     return StoredViews(
         store,
         index=index,
@@ -153,7 +154,7 @@ def views_of(
         workers=places.workers if places else 0,
         start_method=places.start_method if places else None,
         pictures=kept,
-        drawn=drawn,
+        view_cache=view_cache,
         accept_drift=settings.accept_drift,
         labelled_only=settings.distill == "none",
     )
@@ -266,8 +267,9 @@ def _tell_signal(store: StoreReader, settings: Settings) -> None:
 
 
 def _watch(run: Run, ranks: Ranks) -> Watch:
-    """How the run is fed; how often it will use each view says whether keeping them would help."""
-    uses = run.settings.epochs / len(run.feed.order.views)
+    """How the run is fed; how often this node will use each view says whether keeping them would help."""
+    nodes = max(1, ranks.world // Place.from_environment().local_world)
+    uses = (run.settings.epochs - run.epoch) / len(run.feed.order.views) / nodes
     return Watch(run.feed.loader, ranks.device, repeats=run.settings.repeats, uses=uses)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -14,6 +15,8 @@ from pipeline.feeding import watch
 from pipeline.feeding.advice import Measurement
 from pipeline.labelling import fill
 from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.view_cache import views_in
+from pipeline.store.reader import StoreReader
 from stages import teacher_logits
 from student import train
 from student.run import launch
@@ -100,11 +103,31 @@ def test_views_are_drawn_once_for_all(world: Path, tmp_path: Path, monkeypatch: 
     assert sorted(cache.glob("views-*/??/*")) == kept
 
 
+def test_a_student_says_where_else_a_wrong_view_may_come_from(world: Path, tmp_path: Path) -> None:
+    """Whole entries of other pixels: a witness among them, and views that are met later."""
+    label(world, tmp_path / "store.zarr")
+    reader = StoreReader.open(str(tmp_path / "store.zarr"))
+    for view in (0, 1):
+        folder = tmp_path / f"cache{view}"
+        cache = views_in(folder, 1 << 30, reader.manifest.recipe, reader.index, 2)
+        for row in range(ROWS):
+            cache.keep(row, view, np.zeros((32, 32, 3), np.uint8))
+        with pytest.raises(AssertionError) as refused:
+            learn(world, tmp_path / "store.zarr", tmp_path / "run", "--view-cache", folder)
+        said = " ".join(str(refused.value).split())
+        assert f"It may also come from --view-cache {folder}: remove that, and it is drawn anew." in said
+        assert ("is not the one that was labelled" in said) == (view == 1)
+
+
 def test_sizes_and_folders_of_no_use_are_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"--picture-cache-size 'much' is no size\. Give bytes, or a number"):
         label(world, tmp_path / "x.zarr", "--picture-cache", tmp_path / "c", "--picture-cache-size", "much")
     with pytest.raises(AssertionError, match=r"--view-cache-size '-1' is no size\."):
         label(world, tmp_path / "x.zarr", "--view-cache", tmp_path / "c", "--view-cache-size", "-1")
+    for flag in ("--view-cache", "--picture-cache"):
+        for place in (tmp_path / "x.zarr", tmp_path / "x.zarr" / "c"):
+            with pytest.raises(AssertionError, match=r"is a Zarr store\. Choose"):
+                label(world, tmp_path / "x.zarr", flag, place)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(AssertionError, match="is a file"):
         label(world, tmp_path / "x.zarr", "--picture-cache", tmp_path / "file")

@@ -16,7 +16,7 @@ DRAWN = Effort(
 """3.5 ms a view: 2.5 for its picture, 1.0 for the rest"""
 FOUND = Measurement(
     seconds=20.0, working=10.0, views=92_000, effort=DRAWN, workers=16, cores=16, repeats=1, cached=False, max_side=400,
-    smaller=0.6, byte_s=5e-10, drawn_once=False, uses=1.0, view_bytes=150_528,
+    smaller=0.6, byte_s=5e-10, drawn_once=False, fills=False, uses=1.0, view_bytes=150_528,
 )  # fmt: skip
 
 
@@ -89,14 +89,21 @@ def test_a_cache_that_is_being_filled_and_one_that_is_full() -> None:
 
 def test_views_that_are_used_again_may_be_kept() -> None:
     """Whatever is done already: nothing of a view that is there has to be decoded or drawn."""
-    again = {"--view-cache": pytest.approx(16 / (FIND_S + 2 * 150_528 * 5e-10))}
-    assert replace(FOUND, uses=2.0).remedies() == FOUND.remedies() | again
+    kept = pytest.approx(16 / (FIND_S + 2 * 150_528 * 5e-10))
+    assert replace(FOUND, uses=2.0).remedies() == FOUND.remedies() | {"--view-cache": kept}
     cached = replace(FOUND, cached=True, effort=replace(DRAWN, decoded=0, looked_up=10_000))
-    assert replace(cached, uses=10.0).remedies() == again and cached.remedies() == {}
+    assert replace(cached, uses=10.0).remedies() == {"--view-cache": kept} and cached.remedies() == {}
     assert "--view-cache" not in replace(FOUND, uses=1.9).remedies()
-    filling = replace(cached, drawn_once=True, uses=10.0, effort=replace(DRAWN, found=9_000))
-    assert filling.remedies() == {"the view cache, once all views are in it,": again["--view-cache"]}
-    assert replace(filling, effort=replace(DRAWN, found=9_600)).remedies() == {}
+
+
+def test_what_is_said_of_a_view_cache_follows_from_what_is_in_it() -> None:
+    kept = pytest.approx(16 / (FIND_S + 2 * 150_528 * 5e-10))
+    filling = replace(FOUND, drawn_once=True, fills=True, uses=10.0, effort=replace(DRAWN, found=3_000))
+    assert filling.remedies() == {"the view cache, once all views are in it,": kept}
+    assert replace(filling, fills=False).remedies() == FOUND.remedies() | {"a larger --view-cache-size": kept}
+    assert replace(filling, uses=1.0).remedies() == FOUND.remedies(), "a teacher asks for each view once"
+    for fills in (False, True):
+        assert replace(filling, fills=fills, effort=replace(DRAWN, found=9_600)).remedies() == {}
 
 
 def test_slow_shards_are_named() -> None:

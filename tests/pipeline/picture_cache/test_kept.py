@@ -251,6 +251,43 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     assert again.crop(which, None) is not None
 
 
+def test_many_start_at_once_beside_what_another_version_left(tmp_path: Path) -> None:
+    """All of them remove it; none of them minds that another one was first."""
+
+    def start() -> None:
+        while not (tmp_path / "now").exists():
+            pass
+        opened(tmp_path)
+
+    for _ in range(8):
+        PictureCache(tmp_path / "cache", ROOM, made_by=bytes(8)).prepared().keep(*picture(1))
+        for number in range(1, 12):
+            old = tmp_path / "cache" / f"pictures-{number:016x}"
+            (old / "00").mkdir(parents=True)
+            (old / "ledger").touch()
+        (tmp_path / "now").unlink(missing_ok=True)
+        children = [in_child(start) for _ in range(6)]
+        (tmp_path / "now").touch()
+        assert [wait_for(child) for child in children] == [0] * 6
+        assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"pictures-{decoder().hex()}"]
+
+
+def test_what_is_spared_for_others_stays_free_whoever_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has been filled since the bound was set, by a second cache for example."""
+    cache, free = opened(tmp_path), 100 << 20
+    cache.spared = 50 << 20
+    disk = os.statvfs(tmp_path)
+
+    def left(_: object) -> os.statvfs_result:
+        return os.statvfs_result((disk.f_bsize, 1, 9 * free, free, free, *disk[5:]))
+
+    monkeypatch.setattr(os, "statvfs", left)
+    for number, kept in ((1, True), (2, False)):
+        cache.keep(*picture(number))
+        assert cache.takes == kept and (cache.crop(picture(number)[0], None) is not None) == kept
+        free = cache.spared + picture(2)[0].disk_bytes - 1
+
+
 def test_a_full_disk_costs_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     cache = opened(tmp_path)
     cache.keep(*picture(7))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import pytest
 
 from pipeline.errors import PictureCacheError
 from pipeline.pictures.jpeg_tiling import tile
-from pipeline.rendering import kept_views
-from pipeline.rendering.kept_views import KeptViews, ViewCache, drawer, views_in
+from pipeline.rendering import view_cache
 from pipeline.rendering.loader import Loader
 from pipeline.rendering.renderer import Rendered, Renderer
+from pipeline.rendering.view_cache import CachedRenderer, ViewCache, drawer, views_in
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.rows import ChangedRowError
 from pipeline.shards.same_pictures import moved_to
@@ -40,9 +41,9 @@ def open_cache(folder: Path, index: SampleIndex, recipe: Recipe = RECIPE, *, lim
 
 def brought(
     index: SampleIndex, cache: ViewCache, rows: np.ndarray, views: np.ndarray, recipe: Recipe = RECIPE
-) -> tuple[np.ndarray, Rendered, KeptViews]:
+) -> tuple[np.ndarray, Rendered, CachedRenderer]:
     out_BHWC = np.empty((len(rows), SIDE, SIDE, 3), np.uint8)
-    renderer = KeptViews(Renderer(recipe, index, index.files()), cache)
+    renderer = CachedRenderer(Renderer(recipe, index, index.files()), cache)
     return out_BHWC, renderer.render(np.asarray(rows), np.asarray(views), out_BHWC), renderer
 
 
@@ -78,12 +79,25 @@ def test_nothing_is_drawn_of_what_is_kept(index: SampleIndex, tmp_path: Path, mo
     assert renderer.take_effort().found == len(ALL[0])
 
 
+def test_who_labels_leaves_views_and_believes_none(index: SampleIndex, tmp_path: Path) -> None:
+    """Entries that are whole and of other pixels: nobody could tell, if what is labelled were read."""
+    wanted = drawn(index, RECIPE, *ALL)[1].crc_B
+    wrong = open_cache(tmp_path, index)
+    for row, view in zip(*ALL, strict=True):
+        wrong.keep(int(row), int(view), np.full((SIDE, SIDE, 3), row, np.uint8))
+    assert not np.array_equal(brought(index, open_cache(tmp_path, index), *ALL)[1].crc_B, wanted)
+    for folder in (tmp_path, tmp_path / "empty"):
+        cache = views_in(folder, 1 << 30, RECIPE, index, VIEWS, reads=False)
+        assert np.array_equal(brought(index, cache, *ALL)[1].crc_B, wanted)
+    assert brought(index, open_cache(tmp_path / "empty", index), *ALL)[2].take_effort().found == len(wanted)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_share_it(index: SampleIndex, tmp_path: Path, workers: int) -> None:
     wanted = drawn(index, RECIPE, *ALL)[1].crc_B
     for epoch in range(2):
         cache = open_cache(tmp_path, index)
-        with Loader(RECIPE, index, batch=10, workers=workers, drawn=cache) as loader:
+        with Loader(RECIPE, index, batch=10, workers=workers, view_cache=cache) as loader:
             requests = [(ALL[0][start : start + 10], ALL[1][start : start + 10]) for start in range(0, len(wanted), 10)]
             got = np.concatenate([slot.crc_B.copy() for slot in loader.render(requests)])
         assert np.array_equal(got, wanted)
@@ -140,7 +154,7 @@ def test_of_another_version_nothing_is_left(
     brought(index, open_cache(tmp_path, index), *ALL)
     (tmp_path / "pictures-0123456789abcdef").mkdir()
     (tmp_path / "pictures-0123456789abcdef" / "ledger").write_bytes(b"")
-    for module in (kept_views.torch, kept_views.cv2):
+    for module in (view_cache.torch, view_cache.cv2):
         drawer.cache_clear()
         with monkeypatch.context() as patched:
             patched.setattr(module, "__version__", "another")
@@ -150,6 +164,26 @@ def test_of_another_version_nothing_is_left(
     assert drawer() == before
     assert brought(index, open_cache(tmp_path, index), *ALL)[2].take_effort().found == 0
     assert len(list(tmp_path.glob("views-*"))) == 1 and (tmp_path / "pictures-0123456789abcdef" / "ledger").exists()
+
+
+def test_whatever_decides_a_pixel_is_in_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A letter in any module that draws or plans, or another decoder; and none in those that only hand views on."""
+    known, same = {drawer()}, set()
+    for name, room in (("HERE", view_cache.HERE), ("VIEWS", view_cache.VIEWS)):
+        copy = shutil.copytree(room, tmp_path / name)
+        with monkeypatch.context() as patched:
+            patched.setattr(view_cache, name, copy)
+            for path in sorted(copy.glob("*.py")):
+                path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+                drawer.cache_clear()
+                same |= {path.stem} if drawer() in known else set()
+                known.add(drawer())
+    with monkeypatch.context() as patched:
+        patched.setattr(view_cache, "decoder", lambda: bytes(8))
+        drawer.cache_clear()
+        assert drawer() not in known
+    drawer.cache_clear()
+    assert same == set(view_cache.NO_PIXELS) and len(known) > 12
 
 
 def test_a_grey_picture_is_reported_each_time(tmp_path: Path) -> None:
@@ -182,6 +216,16 @@ def test_what_fits_is_told(index: SampleIndex, tmp_path: Path, caplog: pytest.Lo
     open_cache(tmp_path, index, limit=ROWS * VIEWS * FILE_BYTES // 2)
     told, warned = caplog.messages
     assert told == f"view cache {tmp_path}: 66 views take 0.3 MB drawn; it holds 0.0 MB"
+    caplog.clear()
+    brought(index, open_cache(tmp_path, index), *ALL)
+    size = 66 * FILE_BYTES
+    for recipe, limit, level in (
+        (RECIPE, size, "INFO"), (RECIPE, size // 2, "INFO"), (dataclasses.replace(RECIPE, seed=1), size, "WARNING")
+    ):  # fmt: skip
+        caplog.clear()
+        open_cache(tmp_path, index, recipe, limit=limit)
+        assert [record.levelname for record in caplog.records] == [level]
+    assert "it holds 0.3 MB, and 0.0 MB more --view-cache-size allows: about 0 % of the views" in caplog.messages[0]
     assert warned.endswith(
         "and 0.1 MB more --view-cache-size allows: about 50 % of the views will be kept, the others are drawn each time"
     )

@@ -1,8 +1,8 @@
 """Which views need not be drawn, because somebody on this node has drawn them before?
 
 A store's views are few, and a student of many epochs sees each of them many times: those of 30 views ten times in 300
-epochs. `KeptViews` stands in front of a `Renderer`, reads what a `ViewCache` holds, has the rest drawn, and leaves it
-there for the next time, for all processes of the node and for later runs.
+epochs. `CachedRenderer` stands in front of a `Renderer`, reads what a `ViewCache` holds, has the rest drawn, and leaves
+it there for the next time, for all processes of the node and for later runs.
 
 A view is kept as a picture of its own (`pipeline.picture_cache`), with checksums for its bands of rows, in a folder
 that is named after everything that decides its pixels. Whoever draws for a store holds every view to the checksum
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pipeline.picture_cache.decoder import decoder, policy
 from pipeline.picture_cache.entry import Picture
 from pipeline.picture_cache.kept import PictureCache
-from pipeline.picture_cache.of_index import bounded
+from pipeline.picture_cache.of_index import ASKED, bounded
 from pipeline.proofs.checksums import checksum, samples, thumbnails
 from pipeline.rendering.effort import Effort
 from pipeline.rendering.renderer import Image, Ints, Rendered, Renderer
@@ -36,13 +36,16 @@ from pipeline.shards.rows import require_class_once
 from pipeline.views.mixing import plan_mixing
 from pipeline.views.recipe import Recipe
 
-HERE, LUMA = Path(__file__).parent, 16
+HERE = Path(__file__).parent
+VIEWS, LUMA = HERE.parent / "views", 16
+NO_PIXELS = ("__init__", "drift", "effort", "loader", "ring", "view_cache")
+"""Modules of this room that decide no pixel."""
 
 
 @cache
 def drawer() -> bytes:
     """Eight bytes that name whatever decides a view's pixels: the decoder, torch and OpenCV, and our own drawing."""
-    known = [decoder().hex(), torch.__version__, cv2.__version__, policy(HERE), policy(HERE.parent / "views")]
+    known = [decoder().hex(), torch.__version__, cv2.__version__, policy(HERE, but=NO_PIXELS), policy(VIEWS)]
     return hashlib.sha256("\n".join(known).encode()).digest()[:8]
 
 
@@ -54,28 +57,38 @@ class ViewCache:
     data: int
     """Which recipe and which pictures: eight bytes of a digest of both."""
     side: int
+    reads: bool = True
+    """Whether what is kept is believed; a teacher labels what was drawn now."""
 
     def read(self, row: int, view: int) -> Image | None:
         """The pixels of a view; None where they are not here."""
-        shown = self.kept.crop(self._picture(row, view), None)
+        shown = self.kept.crop(self.picture(row, view), None) if self.reads else None
         return None if shown is None else shown.pixels_HWC
 
     def keep(self, row: int, view: int, image_HWC: Image) -> None:
         """Take a view in, if there is room."""
-        self.kept.keep(self._picture(row, view), image_HWC)
+        self.kept.keep(self.picture(row, view), image_HWC)
 
-    def _picture(self, row: int, view: int) -> Picture:
+    @property
+    def fills(self) -> bool:
+        """Whether there is room for another view."""
+        return self.kept.used() + bytes_of_view(self.side) <= self.kept.limit
+
+    def picture(self, row: int, view: int) -> Picture:
         """A view as a picture: it has no payload, so its row and its number stand in place of crc and length."""
         return Picture(payload_crc=row, length=view, key_hash=self.data, width=self.side, height=self.side)
 
 
-def views_in(folder: Path, limit: int, recipe: Recipe, index: SampleIndex, views: int) -> ViewCache:
+def views_in(
+    folder: Path, limit: int, recipe: Recipe, index: SampleIndex, views: int, *, reads: bool = True
+) -> ViewCache:
     """The cache in that folder, ready; what `views` views of each row take, and what it can hold, is told."""
     data = hashlib.sha256(f"{recipe.fingerprint()}\n{index.digest()}".encode()).digest()[:8]
     kept = PictureCache(folder, limit, made_by=drawer(), what="views").prepared()
-    found = ViewCache(kept, int.from_bytes(data), recipe.image_size)
-    count = views * len(index)
-    bounded(kept, count, count * bytes_of_view(recipe.image_size), made="drawn")
+    found, count = ViewCache(kept, int.from_bytes(data), recipe.image_size, reads), views * len(index)
+    asked = np.unique(np.linspace(0, max(count - 1, 0), ASKED).astype(int)).tolist()
+    some = [found.picture(at % max(len(index), 1), at // max(len(index), 1)) for at in asked]
+    bounded(kept, count, count * bytes_of_view(recipe.image_size), some, made="drawn")
     return found
 
 
@@ -84,7 +97,7 @@ def bytes_of_view(side: int) -> int:
     return Picture(payload_crc=0, length=0, key_hash=0, width=side, height=side).disk_bytes
 
 
-class KeptViews:
+class CachedRenderer:
     """Draws as its renderer does, but for what was drawn before; for one thread."""
 
     def __init__(self, renderer: Renderer, cache: ViewCache) -> None:
