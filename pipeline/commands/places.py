@@ -30,6 +30,12 @@ class InputPath(click.Path):
     def __init__(self, **limits: bool) -> None:
         super().__init__(path_type=Path, **limits)
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty name, which a path would take for the current folder."""
+        if value == "":
+            self.fail("'' names no file or folder", param, ctx)
+        return super().convert(value, param, ctx)
+
     def require(self, place: str, flag: str) -> None:
         """Refuse a URL where only a path will do: it would become a folder named ``s3:``."""
         if place.startswith(tuple(f"{scheme}:/" for scheme in SCHEMES)):

@@ -11,13 +11,14 @@ from click.testing import CliRunner
 
 from distill.commands import COMMANDS
 from pipeline.commands.command import command
-from pipeline.commands.places import SHARDS, InputPath, OutputFolder, OutputStore, ResultFile, UrlOrPath
+from pipeline.commands.places import SHARDS, CacheFolder, InputPath, OutputFolder, OutputStore, ResultFile, UrlOrPath
 
 
 @command()
 @click.option("--shards", type=SHARDS, multiple=True)
 @click.option("--weights", type=InputPath())
 @click.option("--folder", type=OutputFolder())
+@click.option("--cache", type=CacheFolder())
 @click.option("--store", type=OutputStore("text"))
 @click.option("--figure", "shown", type=ResultFile(".png"))
 @click.option("--table", type=ResultFile())
@@ -32,6 +33,16 @@ def copy(**given: object) -> None:
         ("--shards s3://b/{0..3}.tar --shards x.tar --store s3://b/x.zarr --table t.csv", 0, "taken 3"),
         ("--weights s3://b/w.pt", 2, "--weights takes a path on this machine, and s3:/b/w.pt looks like a URL"),
         ("--figure s3://b/f.png", 2, "--figure takes a path on this machine, and s3:/b/f.png looks like a URL"),
+        ("--folder=", 2, "'--folder': '' names no file or folder"),
+        ("--weights=", 2, "'--weights': '' names no file or folder"),
+        (
+            "--cache old.zarr",
+            1,
+            "--cache old.zarr lies in old.zarr, which is a Zarr store. Choose a place outside of it.",
+        ),
+        ("--cache old.zarr/a", 1, "old.zarr, which is a Zarr store. Choose a place outside of it."),
+        ("--store new.zarr --cache new.zarr", 1, "new.zarr, which is a Zarr store. Choose a place outside of it."),
+        ("--cache a/b --folder a", 0, "taken 2"),
         ("--folder /", 2, "--folder '/' names no file or folder of its own"),
         ("--store /", 2, "--store '/' names no file or folder of its own"),
         ("--store old.zarr/new.zarr", 1, "old.zarr, which is a Zarr store. Choose a place outside of it."),
