@@ -68,9 +68,9 @@ def main(
     minutes: float | None, choosing: bool, only_say: bool, finished: bool, only_verdicts: bool, out: Path | None,
     plots: Path | None,
 ) -> None:  # fmt: skip
-    """Reproduce the paper's claims in miniature: distillation, teachers, recipe, efficiency, views, storage, online,
-    resolution, tokens, length, course, parting, inherit, transfer, frontier; all of them by default. packing needs
-    photographs (--scale photographs)."""
+    """Reproduce the paper's claims in miniature: distillation, teachers, temperature, recipe, efficiency, views,
+    storage, online, resolution, tokens, length, course, parting, inherit, transfer, frontier; all of them by default.
+    packing needs photographs (--scale photographs)."""
     of_scale = "" if scale == "small" else scale
     if only_verdicts:
         write_verdicts(PAGE, RESULTS.relative_to(Path.cwd()) / "evidence")

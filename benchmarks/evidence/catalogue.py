@@ -17,6 +17,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "course": courses.course,
     "parting": courses.parting,
     "teachers": experiments.teachers,
+    "temperature": experiments.temperature,
     "inherit": courses.inherit,
     "storage": experiments.storage,
     "resolution": experiments.resolution,

@@ -79,6 +79,11 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("a teacher fitted to the recipe teaches better", "ResNet-20, tuned", "ResNet-20"),
         Claim("a better convnet teaches better", "ResNet-56", "ResNet-20"),
     ),
+    "temperature": tuple(
+        Claim(f"{name}: τ = {tau} teaches better than τ = 1", f"{name}, τ = {tau}", f"{name}, τ = 1")
+        for name in ("ResNet-20", "ResNet-20, tuned")
+        for tau in (2, 4)
+    ),
     "recipe": (
         *(Claim(f"{part} is needed", "the whole recipe", f"without {part}") for part in PARTS),
         Claim("the moving average is better than the weights", "its moving average of weights", "the whole recipe"),

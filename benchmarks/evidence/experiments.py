@@ -17,6 +17,7 @@ SOFT: Flags = ("--distill", "soft", "--tau", "1")
 HARD: Flags = ("--distill", "hard")
 NONE: Flags = ("--distill", "none")
 WITHOUT_TOKEN: Flags = ("--model", PLAIN)
+TEMPERATURES = ("1", "2", "4")
 PACKED_SIDES = (1.34, 1.14, 0.86)
 """The shorter side of a 4:3 photograph that is packed to 400, 341 or 256 pixels, over that of a view of 224."""
 
@@ -90,6 +91,20 @@ def teachers(lab: Lab) -> Experiment:
         rows=tuple(rows),
         kind="teachers",
         notes=("The small convnet and the transformer were fitted here, by `stages.fit_teacher`.",),
+    )
+
+
+def temperature(lab: Lab) -> Experiment:
+    """Soft labels at several temperatures, of a teacher that is sure of its answers and of one that is less so."""
+    rows = []
+    for teacher in (lab.given(20), lab.tuned(20)):
+        for tau in TEMPERATURES:
+            scores = _taught(lab, teacher, "soft", ("--distill", "soft", "--tau", tau))
+            rows.append(Row(name=f"{teacher.name}, τ = {tau}", scores=scores, base=tau == TEMPERATURES[0]))
+    return Experiment(
+        title="At which temperature",
+        rows=tuple(rows),
+        notes=("The divergence is multiplied by τ², as in the paper, and has the same weight (α = 0.5) in every row.",),
     )
 
 
