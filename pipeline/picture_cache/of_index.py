@@ -45,9 +45,13 @@ def bytes_of_all(index: SampleIndex) -> int:
 
 def pictures_in(folder: Path, limit: int, index: SampleIndex) -> PictureCache:
     """The cache in that folder, ready; what it can hold is told."""
-    rows = np.unique(np.linspace(0, len(index) - 1, ASKED).astype(int)).tolist() if len(index) else []
-    some = [found for row in rows if (found := picture_of(index, row)) is not None]
+    some = [found for row in evenly(len(index)) if (found := picture_of(index, row)) is not None]
     return bounded(PictureCache(folder, limit).prepared(), len(index), bytes_of_all(index), some, made="decoded")
+
+
+def evenly(count: int) -> list[int]:
+    """A few numbers below `count`, evenly spread, to be asked in place of all."""
+    return [int(number) for number in np.linspace(0, count - 1, min(count, ASKED))]
 
 
 def bounded(cache: PictureCache, count: int, wanted: int, some: Sequence[Picture], *, made: str) -> PictureCache:

@@ -27,17 +27,18 @@ from numpy.typing import NDArray
 from pipeline.picture_cache.decoder import decoder, policy
 from pipeline.picture_cache.entry import Picture
 from pipeline.picture_cache.kept import PictureCache
-from pipeline.picture_cache.of_index import ASKED, bounded
+from pipeline.picture_cache.of_index import bounded, evenly
 from pipeline.proofs.checksums import checksum, samples, thumbnails
 from pipeline.rendering.effort import Effort
 from pipeline.rendering.renderer import Image, Ints, Rendered, Renderer
+from pipeline.rendering.ring import LUMA
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.rows import require_class_once
 from pipeline.views.mixing import plan_mixing
 from pipeline.views.recipe import Recipe
 
 HERE = Path(__file__).parent
-VIEWS, LUMA = HERE.parent / "views", 16
+VIEWS = HERE.parent / "views"
 NO_PIXELS = ("__init__", "drift", "effort", "loader", "ring", "view_cache")
 """Modules of this room that decide no pixel."""
 
@@ -86,8 +87,7 @@ def views_in(
     data = hashlib.sha256(f"{recipe.fingerprint()}\n{index.digest()}".encode()).digest()[:8]
     kept = PictureCache(folder, limit, made_by=drawer(), what="views").prepared()
     found, count = ViewCache(kept, int.from_bytes(data), recipe.image_size, reads), views * len(index)
-    asked = np.unique(np.linspace(0, max(count - 1, 0), ASKED).astype(int)).tolist()
-    some = [found.picture(at % max(len(index), 1), at // max(len(index), 1)) for at in asked]
+    some = [found.picture(at % len(index), at // len(index)) for at in evenly(count)]
     bounded(kept, count, count * bytes_of_view(recipe.image_size), some, made="drawn")
     return found
 
