@@ -143,7 +143,7 @@ def _webp_size(payload: bytes) -> tuple[int, int]:
     return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
 
 
-def decode_plain_jpeg(payload: bytes) -> NDArray[np.uint8] | None:
+def decode_plain_jpeg(payload: bytes | bytearray) -> NDArray[np.uint8] | None:
     """The pixels of a JPEG without anything odd about it; None leaves it to Pillow."""
     try:
         _, _, space, _ = simplejpeg.decode_jpeg_header(payload)

@@ -45,8 +45,9 @@ from pipeline.pictures.jpeg_markers import (
 )
 from pipeline.pictures.jpeg_tiling import MARKER, SIGN, Sign
 
-RST = 0xD0
-START = bytes((0xFF, SOI))
+START, END = bytes((0xFF, SOI)), bytes((0xFF, EOI))
+RESTARTS = bytes.fromhex("ffd0 ffd1 ffd2 ffd3 ffd4 ffd5 ffd6 ffd7")
+"""The markers behind eight segments; then they begin anew"""
 NEEDED = frozenset((APP0, APP14, DQT, DHT, DRI, SOS, *SEQUENTIAL))
 """Segments without which a decoder would show other pixels; JFIF and Adobe say which colours are meant"""
 WORTHWHILE = 0.9
@@ -59,7 +60,7 @@ NARROW = 2
 class Part:
     """A JPEG of its own that shows a rectangle of a larger one."""
 
-    payload: bytes
+    payload: bytearray
     top: int
     """Where the rectangle begins in it."""
     left: int
@@ -221,13 +222,12 @@ def _places(payload: bytes, head: _Head, count: int) -> NDArray[np.int64] | None
     return place_G if google_crc32c.extend(crc, data[place:]) == rest else None
 
 
-@lru_cache(maxsize=256)
 def _markers(count: int) -> bytes:
     """The markers behind so many segments."""
-    return b"".join(bytes((0xFF, RST | number & 7)) for number in range(count - 1)) + bytes((0xFF, EOI))
+    return (RESTARTS * (count // 8 + 1))[: MARKER * (count - 1)] + END
 
 
-def _assembled(payload: bytes, head: _Head, cells: _Cells, place_G: NDArray[np.int64], of_row: int) -> bytes:
+def _assembled(payload: bytes, head: _Head, cells: _Cells, place_G: NDArray[np.int64], of_row: int) -> bytearray:
     """The segments that decide pixels, with the size of the part; those of the cells, their markers counted anew."""
     pieces: list[bytes | memoryview] = [*head.pieces]
     frame = head.pieces[head.frame]
@@ -244,13 +244,6 @@ def _assembled(payload: bytes, head: _Head, cells: _Cells, place_G: NDArray[np.i
         cells.first_row : cells.first_row + cells.rows, cells.first : cells.first + cells.columns
     ]
     part = bytearray().join(pieces)
-    np.frombuffer(part, np.uint8)[stop_RC + np.array(shift_R)[:, None]] = _codes(cells.rows, cells.columns)
-    return bytes(part)
-
-
-@lru_cache(maxsize=1024)
-def _codes(rows: int, columns: int) -> NDArray[np.uint8]:
-    """The second bytes of those markers."""
-    code_RC = np.frombuffer(_markers(rows * columns), np.uint8)[1::2].reshape(rows, columns)
-    code_RC.flags.writeable = False
-    return code_RC
+    code_RC = np.frombuffer(_markers(cells.segments), np.uint8)[1::MARKER].reshape(cells.rows, cells.columns)
+    np.frombuffer(part, np.uint8)[stop_RC + np.array(shift_R)[:, None]] = code_RC
+    return part

@@ -76,7 +76,7 @@ def _part(payload: bytes, box: Box, max_pixels: int) -> Shown | None:
     with contextlib.suppress(ImageError):  # the whole decides whether the picture is bad, and why
         pixels_HWC = decode_plain_jpeg(part.payload)
         if pixels_HWC is None:  # inks
-            pixels_HWC = decode(part.payload, max_pixels=max_pixels)
+            pixels_HWC = decode(bytes(part.payload), max_pixels=max_pixels)
         if pixels_HWC.shape != (part.rows, part.columns, 3):
             return None
         return Shown(

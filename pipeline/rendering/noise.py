@@ -33,10 +33,8 @@ def erase(image_HWC: NDArray[np.uint8], box: Sequence[int], key: int, view: int,
     stream = np.random.Philox(key=key | seed << 64, counter=view << 64 | Purpose.NOISE << 128)
     count = height * width
     words = stream.random_raw(-(-3 * count // 4)).astype("<u8", copy=False).view("<u2")
-    planes = [
-        np.take(table, words[channel * count : (channel + 1) * count], mode="wrap").reshape(height, width)
-        for channel, table in enumerate(levels())
-    ]
+    words_CHW = words[: 3 * count].reshape(3, height, width)
+    planes = [cv2.LUT(words_HW, table) for words_HW, table in zip(words_CHW, levels(), strict=True)]
     image_HWC[top : top + height, left : left + width] = cv2.merge(planes)
 
 
