@@ -76,6 +76,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     ),
     "teachers": (
         Claim("a convnet teaches better than a transformer of equal accuracy", "regnety-small", "vit-small"),
+        Claim("a convnet teaches better than a transformer, both fitted to the recipe", "regnety-recipe", "vit-recipe"),
         Claim("a teacher fitted to the recipe teaches better", "ResNet-20, tuned", "ResNet-20"),
         Claim("a better convnet teaches better", "ResNet-56", "ResNet-20"),
     ),

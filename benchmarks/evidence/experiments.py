@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.evidence.lab import PLAIN, Lab, Teacher, small_regnety
+from benchmarks.evidence.lab import PLAIN, RECIPE, Lab, Teacher, small_regnety
 from benchmarks.evidence.scales import Flags
 from benchmarks.evidence.steps import Step
 
@@ -81,16 +81,21 @@ def distillation(lab: Lab) -> Experiment:
 
 
 def teachers(lab: Lab) -> Experiment:
-    """A convnet against a transformer of about equal accuracy; a better convnet against a worse one."""
+    """A convnet against a transformer of about equal accuracy; a better convnet against a worse one; and what it is
+    worth to have learned under the students' recipe."""
     rows = [Row(name="no teacher", scores=_taught(lab, lab.given(20), "none", NONE), base=True)]
-    for teacher in (lab.given(56), lab.given(20), lab.tuned(20), small_convnet(lab), small_transformer(lab)):
+    given = (lab.given(56), lab.given(20), lab.tuned(20))
+    for teacher in (*given, small_convnet(lab), small_transformer(lab), *alike(lab)):
         scores = _taught(lab, teacher, "soft", SOFT)
         rows.append(Row(name=teacher.name, scores=scores, about=(lab.answers(teacher),)))
     return Experiment(
         title="Which teacher",
         rows=tuple(rows),
         kind="teachers",
-        notes=("The small convnet and the transformer were fitted here, by `stages.fit_teacher`.",),
+        notes=(
+            "The RegNetYs and ViTs were fitted here, by `stages.fit_teacher`: the small ones under the recipe `light`, "
+            "the last two longer and under the students' own.",
+        ),
     )
 
 
@@ -110,14 +115,30 @@ def temperature(lab: Lab) -> Experiment:
 
 def small_convnet(lab: Lab) -> Teacher:
     """A RegNetY that was fitted as long as the transformer."""
-    return lab.fitted("regnety-small", (*small_regnety(depth=6, width=24, group=8), "--lr", "0.002"))
+    return lab.fitted("regnety-small", _small_convnet())
 
 
 def small_transformer(lab: Lab) -> Teacher:
     """A ViT of six blocks on patches of four pixels."""
+    return lab.fitted("vit-small", _small_transformer(lab), precision="bf16")
+
+
+def alike(lab: Lab) -> tuple[Teacher, Teacher]:
+    """The same two, fitted under the students' own recipe until they are about equally good."""
+    recipe, (convnet, transformer) = (*RECIPE, *lab.scale.strong), lab.scale.fit_alike
+    return (
+        lab.fitted("regnety-recipe", (*_small_convnet(), *recipe), epochs=convnet),
+        lab.fitted("vit-recipe", (*_small_transformer(lab), *recipe), precision="bf16", epochs=transformer),
+    )
+
+
+def _small_convnet() -> Flags:
+    return (*small_regnety(depth=6, width=24, group=8), "--lr", "0.002")
+
+
+def _small_transformer(lab: Lab) -> Flags:
     shape = (f"img_size={lab.scale.side}", "patch_size=4", "embed_dim=128", "depth=6", "num_heads=4")
-    flags = ("--model", PLAIN, *(part for field in shape for part in ("--model-arg", field)))
-    return lab.fitted("vit-small", (*flags, "--lr", "0.001"), precision="bf16")
+    return ("--model", PLAIN, *(part for field in shape for part in ("--model-arg", field)), "--lr", "0.001")
 
 
 def recipe(lab: Lab) -> Experiment:

@@ -139,10 +139,13 @@ class Lab:
         )
         return Teacher(name=name.removeprefix("tf_"), flags=flags)
 
-    def fitted(self, name: str, flags: Flags, precision: str | None = None, *, rows: int | None = None) -> Teacher:
-        """A teacher of our own, fitted on so many labelled pictures."""
+    def fitted(
+        self, name: str, flags: Flags, precision: str | None = None, *, rows: int | None = None,
+        epochs: int | None = None,
+    ) -> Teacher:  # fmt: skip
+        """A teacher of our own, fitted on so many labelled pictures, for so many epochs."""
         precision = precision or self.scale.fit_precision
-        epochs = str(self.scale.fit_epochs)
+        passes = str(epochs or self.scale.fit_epochs)
         shards = self.shards(rows or self.scale.fit_rows)
         step = Step(
             "stages.fit_teacher",
@@ -150,7 +153,7 @@ class Lab:
             (
                 *("--shards", f"{shards.path}/*.tar", "--val-shards", f"{self.held_out().path}/*.tar"),
                 *("--recipe", "light", "--image-size", str(self.scale.side), "--batch", "128"),
-                *("--epochs", epochs, "--val-every", epochs, "--workers", "0", "--if-changed", "restart"),
+                *("--epochs", passes, "--val-every", passes, "--workers", "0", "--if-changed", "restart"),
                 *("--precision", precision),
                 *flags,
             ),

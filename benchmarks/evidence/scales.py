@@ -40,6 +40,9 @@ class Scale:
     fit_rows: int
     """Labelled rows that teachers are fitted on, where they are fitted here."""
     fit_epochs: int
+    fit_alike: tuple[int, int] = (0, 0)
+    """Epochs in which a small convnet and a small transformer become about equally good under the students' recipe;
+    0: `fit_epochs`."""
     fit_precision: str = "fp32"
     strong: Flags = STRONG
     """What is changed in the DeiT recipe."""
@@ -73,8 +76,8 @@ SCALES = {
     "epochs": Scale(
         labelled=500, efficiency=(100, 500, 2500), lengths=(30, 100, 300, 600), side=32, smaller_side=24, patch=8,
         width=64, depth=3, heads=2, batch=64, lr=0.012, epochs=100, warmup=5, views=20,
-        view_counts=(1, 3, 10, 30, 100), fit_rows=5000, fit_epochs=4, fit_precision="bf16", tuned=True,
-        precision="fp32",
+        view_counts=(1, 3, 10, 30, 100), fit_rows=5000, fit_epochs=4, fit_alike=(20, 15), fit_precision="bf16",
+        tuned=True, precision="fp32",
     ),
     "photographs": Scale(
         labelled=2000, efficiency=(50, 200, 2000), lengths=(80, 160), side=128, smaller_side=96, patch=16, width=128,

@@ -81,13 +81,18 @@ class ViewCache:
 
 
 def views_in(
-    folder: Path, limit: int, recipe: Recipe, index: SampleIndex, views: int, *, reads: bool = True
-) -> ViewCache:
-    """The cache in that folder, ready; what `views` views of each row take, and what it can hold, is told."""
+    folder: Path, limit: int, recipe: Recipe, index: SampleIndex, views: int, *, labelled_only: bool = False,
+    reads: bool = True,
+) -> ViewCache:  # fmt: skip
+    """The cache in that folder, ready; what `views` views of each row (or of each that has a label) take, and what it
+    can hold, is told."""
     data = hashlib.sha256(f"{recipe.fingerprint()}\n{index.digest()}".encode()).digest()[:8]
     kept = PictureCache(folder, limit, made_by=drawer(), what="views").prepared()
-    found, count = ViewCache(kept, int.from_bytes(data), recipe.image_size, reads), views * len(index)
-    some = [found.picture(at % len(index), at // len(index)) for at in evenly(count)]
+    found, row_R = ViewCache(kept, int.from_bytes(data), recipe.image_size, reads), np.arange(len(index))
+    if labelled_only:
+        row_R = row_R[index.classes >= 0]
+    count = views * len(row_R)
+    some = [found.picture(int(row_R[at % len(row_R)]), at // len(row_R)) for at in evenly(count)]
     bounded(kept, count, count * bytes_of_view(recipe.image_size), some, made="drawn")
     return found
 

@@ -138,7 +138,10 @@ def views_of(
         kept = pictures_in(places.picture_cache, places.picture_cache_size, where)
     if places and places.view_cache:
         views = min(settings.views or store.layout.views, settings.epochs)
-        view_cache = views_in(places.view_cache, places.view_cache_size, store.manifest.recipe, where, views)
+        view_cache = views_in(
+            places.view_cache, places.view_cache_size, store.manifest.recipe, where, views,
+            labelled_only=settings.distill == "none",
+        )  # fmt: skip
     return StoredViews(
         store,
         index=index,

@@ -229,6 +229,10 @@ def test_what_fits_is_told(index: SampleIndex, tmp_path: Path, caplog: pytest.Lo
     assert warned.endswith(
         "and 0.1 MB more --view-cache-size allows: about 50 % of the views will be kept, the others are drawn each time"
     )
+    caplog.clear()
+    some = dataclasses.replace(index, classes=np.where(np.arange(ROWS) % 2, -1, index.classes))
+    views_in(tmp_path, size, RECIPE, some, VIEWS, labelled_only=True)
+    assert "33 views take 0.1 MB drawn" in caplog.messages[0]
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(
         PictureCacheError, match=r"^the view cache .* cannot be used: .*\. Give another --view-cache\.$"
