@@ -46,8 +46,8 @@ $(SYNCED): requirements.lock
 	fi
 	touch $@
 
-clean:  ## caches of tools; what took long (data, stores, runs, reports, export) is removed by hand alone
+clean:  ## caches of tools; what took long (data, cache, stores, runs, reports, export) is removed by hand alone
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	@for folder in data stores runs reports export; do \
+	@for folder in data cache stores runs reports export; do \
 		test ! -e $$folder || echo "$$folder stays ($$(du -sh $$folder | cut -f1)); remove it yourself: rm -r $$folder"; \
 	done

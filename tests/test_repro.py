@@ -178,12 +178,13 @@ def test_a_preset_runs_what_it_asks_for_and_nothing_else(tmp_path: Path, preset:
 
 def test_make_clean_leaves_what_took_long(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("data", "stores", "runs", "reports", "export", ".mypy_cache"):
+    for name in ("data", "cache", "stores", "runs", "reports", "export", ".mypy_cache"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "work").write_text(name)
     done = subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "Makefile",
+        "cache",
         "data",
         "export",
         "reports",
