@@ -1,9 +1,10 @@
 """What is lost between rendering and a batch, and how do other loaders fare?
 
 The most that a loader can give is what its processes render when nothing is handed over: that is measured first (each
-process draws its share of the same batches into memory of its own). Then ours, through the ring, and the peers with
-DeiT's transform; all of them for whole epochs over the same rows, with as many workers. There are so many rows that our
-workers' caches of decoded pictures forget them between epochs, as they do those of any data set that is not small.
+process draws its share of the same batches into memory of its own). Then ours, through the ring, and also of views that
+are kept (`--view-cache`), and the peers with DeiT's transform; all of them for whole epochs over the same rows, with as
+many workers. There are so many rows that our workers' caches of decoded pictures forget them between epochs, as they do
+those of any data set that is not small.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from benchmarks.report import Table, grid
 from pipeline.pictures.images import size_of
 from pipeline.rendering.loader import CACHE_BYTES, Loader, Request, requests_of
 from pipeline.rendering.renderer import Renderer
+from pipeline.rendering.view_cache import views_in
 from pipeline.shards.index import SampleIndex
 from pipeline.views.recipe import Recipe
 
 BARE, OURS = "bare rendering, no loader", "ours: Loader"
 BARE_MANY, OURS_MANY = "bare rendering, 8 views a decode", "ours: Loader, 8 views a decode"
+KEPT = "ours: Loader, from the view cache"
+OWN = (BARE, BARE_MANY, OURS, OURS_MANY, KEPT)
 BATCH = peers.BATCH
 FEWEST, MOST = 16, 128
 """Batches of an epoch."""
@@ -104,6 +108,11 @@ def our_epochs(loader: Loader, index: SampleIndex, views: int) -> Contestant:
     return turn
 
 
+def kept_epochs(loader: Loader, index: SampleIndex) -> Contestant:
+    """Every row a turn, in the view that was kept at the first turn."""
+    return lambda: sum(len(slot.row_B) for slot in loader.render(_share(index, 0, 1, 0, 1)))
+
+
 def bare_epochs(crew: BareCrew, views: int) -> Contestant:
     """The same without a loader."""
     first = itertools.count(0, views)
@@ -128,6 +137,10 @@ def measure(bench: Bench) -> Table:
         for name, world, views in ((OURS, index, 1), (OURS_MANY, index, many)):
             loader = stack.enter_context(Loader(Recipe(), world, batch=BATCH, workers=bench.workers, together=views))
             runs[name] = our_epochs(loader, world, views)
+        views_kept = views_in(bench.folder / "views", 1 << 40, Recipe(), index, 1)
+        loader = stack.enter_context(Loader(Recipe(), index, batch=BATCH, workers=bench.workers, view_cache=views_kept))
+        runs[KEPT] = kept_epochs(loader, index)
+        runs[KEPT]()
         for name, peer in peer_loaders(bench, index, payloads, notes).items():
             runs[name] = lambda peer=peer: peers.count_views(peer)  # type: ignore[misc]
         result = race(runs, seconds=bench.seconds, fewest=bench.fewest)
@@ -164,10 +177,10 @@ def table(result: Race, workers: int, notes: list[str]) -> Table:
     for name in result.turns:
         many = name in (BARE_MANY, OURS_MANY)
         share = result.ratio(name, BARE_MANY if many else BARE)
-        ahead = "" if many or name == BARE else result.ratio(OURS, name).text()
-        rows.append([name, f"{result.rate(name).median:,.0f}", share.text(".3f"), "" if name == OURS else ahead])
+        ahead = "" if name in OWN else result.ratio(OURS, name).text()
+        rows.append([name, f"{result.rate(name).median:,.0f}", share.text(".3f"), ahead])
         figures[f"{name}, share of bare"] = share.median
-        if ahead and name != OURS:
+        if ahead:
             figures[f"ours against {name}"] = result.ratio(OURS, name).median
     return Table(
         name="loaders",

@@ -6,7 +6,7 @@ truth, and what its weights are worth on pictures of other classes.
 
 from __future__ import annotations
 
-from benchmarks.evidence.experiments import HARD, NONE, SOFT, WITHOUT_TOKEN, Experiment, Row, alike
+from benchmarks.evidence.experiments import HARD, NONE, SOFT, WITHOUT_TOKEN, Experiment, Row
 from benchmarks.evidence.lab import Lab, small_regnety
 from benchmarks.evidence.scales import Flags, Scale
 from benchmarks.evidence.steps import Step
@@ -94,7 +94,7 @@ def _parts(lab: Lab, title: str, store: Step, seed: int, flags: Flags) -> list[S
 
 def inherit(lab: Lab) -> Experiment:
     """What a student has from its teacher beyond the truth: its mistakes, and how far it looks."""
-    convnet, transformer = alike(lab)
+    convnet, transformer = lab.alike()
     told, rows = lab.answers(convnet), []
     for name, teacher, flags in (
         ("no teacher", convnet, NONE),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.evidence.lab import PLAIN, RECIPE, Lab, Teacher, small_regnety
+from benchmarks.evidence.lab import PLAIN, Lab, Teacher, small_convnet_flags, small_transformer_flags
 from benchmarks.evidence.scales import Flags
 from benchmarks.evidence.steps import Step
 
@@ -85,7 +85,7 @@ def teachers(lab: Lab) -> Experiment:
     worth to have learned under the students' recipe."""
     rows = [Row(name="no teacher", scores=_taught(lab, lab.given(20), "none", NONE), base=True)]
     given = (lab.given(56), lab.given(20), lab.tuned(20))
-    for teacher in (*given, small_convnet(lab), small_transformer(lab), *alike(lab)):
+    for teacher in (*given, small_convnet(lab), small_transformer(lab), *lab.alike()):
         scores = _taught(lab, teacher, "soft", SOFT)
         rows.append(Row(name=teacher.name, scores=scores, about=(lab.answers(teacher),)))
     return Experiment(
@@ -115,30 +115,12 @@ def temperature(lab: Lab) -> Experiment:
 
 def small_convnet(lab: Lab) -> Teacher:
     """A RegNetY that was fitted as long as the transformer."""
-    return lab.fitted("regnety-small", _small_convnet())
+    return lab.fitted("regnety-small", small_convnet_flags())
 
 
 def small_transformer(lab: Lab) -> Teacher:
     """A ViT of six blocks on patches of four pixels."""
-    return lab.fitted("vit-small", _small_transformer(lab), precision="bf16")
-
-
-def alike(lab: Lab) -> tuple[Teacher, Teacher]:
-    """The same two, fitted under the students' own recipe until they are about equally good."""
-    recipe, (convnet, transformer) = (*RECIPE, *lab.scale.strong), lab.scale.fit_alike
-    return (
-        lab.fitted("regnety-recipe", (*_small_convnet(), *recipe), epochs=convnet),
-        lab.fitted("vit-recipe", (*_small_transformer(lab), *recipe), precision="bf16", epochs=transformer),
-    )
-
-
-def _small_convnet() -> Flags:
-    return (*small_regnety(depth=6, width=24, group=8), "--lr", "0.002")
-
-
-def _small_transformer(lab: Lab) -> Flags:
-    shape = (f"img_size={lab.scale.side}", "patch_size=4", "embed_dim=128", "depth=6", "num_heads=4")
-    return ("--model", PLAIN, *(part for field in shape for part in ("--model-arg", field)), "--lr", "0.001")
+    return lab.fitted("vit-small", small_transformer_flags(lab.scale.side), precision="bf16")
 
 
 def recipe(lab: Lab) -> Experiment:

@@ -82,7 +82,9 @@ class Lab:
         """The one that most tables learn from."""
         if self.scale.imagenet:
             return self.of_imagenet()
-        return self.tuned(20) if self.scale.tuned else self.given(20)
+        if self.scale.teacher == "fitted":
+            return self.alike()[0]
+        return self.tuned(20) if self.scale.teacher == "tuned" else self.given(20)
 
     def given(self, depth: int) -> Teacher:
         """A convnet with published weights, or, where there are none, a small RegNetY that is fitted here."""
@@ -109,6 +111,15 @@ class Lab:
         weights = f"{fitted.needs[0].path}/model.safetensors"
         return replace(
             fitted, name=f"ResNet-{depth}, tuned", flags=("--model", name, "--weights", weights, "--precision", "bf16")
+        )
+
+    def alike(self) -> tuple[Teacher, Teacher]:
+        """A small convnet and a small transformer, about equally good, fitted under the students' recipe alone."""
+        recipe, (convnet, transformer) = (*RECIPE, *self.scale.strong), self.scale.fit_alike
+        shape = small_transformer_flags(self.scale.side)
+        return (
+            self.fitted("regnety-recipe", (*small_convnet_flags(), *recipe), epochs=convnet),
+            self.fitted("vit-recipe", (*shape, *recipe), precision="bf16", epochs=transformer),
         )
 
     def of_imagenet(self) -> Teacher:
@@ -248,3 +259,14 @@ def small_regnety(*, depth: int, width: int, group: int) -> Flags:
     """RegNetY-200MF with fewer and narrower blocks, and half its strides, for small pictures."""
     shape = (f"depth={depth}", f"w0={width}", f"wa={width}", "wm=2.0", f"group_size={group}", "output_stride=8")
     return ("--model", "regnety_002", *(part for field in shape for part in ("--model-arg", field)))
+
+
+def small_convnet_flags() -> Flags:
+    """A RegNetY of six narrow blocks, and its learning rate."""
+    return (*small_regnety(depth=6, width=24, group=8), "--lr", "0.002")
+
+
+def small_transformer_flags(side: int) -> Flags:
+    """A ViT of six blocks on patches of four pixels, and its learning rate."""
+    shape = (f"img_size={side}", "patch_size=4", "embed_dim=128", "depth=6", "num_heads=4")
+    return ("--model", PLAIN, *(part for field in shape for part in ("--model-arg", field)), "--lr", "0.001")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 Flags = tuple[str, ...]
 
@@ -52,8 +53,9 @@ class Scale:
     """Epochs of the table on how long to train."""
     imagenet: bool = False
     """Whether the pictures are of ImageNet's classes, and the teacher a convnet that knows them."""
-    tuned: bool = False
-    """Whether the teacher of most tables goes on learning under the students' recipe first, as the paper's learned."""
+    teacher: Literal["given", "tuned", "fitted"] = "given"
+    """Of most tables: with published weights; the same after it went on learning under the students' recipe; or a
+    small convnet that learned under nothing else."""
 
 
 SCALES = {
@@ -71,13 +73,13 @@ SCALES = {
         labelled=5000, efficiency=(1000, 5000, 30000), lengths=(20, 60, 180), side=32, smaller_side=24, patch=8,
         width=96, depth=4, heads=3,
         batch=128, lr=0.006, epochs=60, warmup=3, views=30, view_counts=(1, 5, 10, 20, 30, 60), fit_rows=10000,
-        fit_epochs=8, tuned=True,
+        fit_epochs=8, teacher="tuned",
     ),
     "epochs": Scale(
         labelled=500, efficiency=(100, 500, 2500), lengths=(30, 100, 300, 600), side=32, smaller_side=24, patch=8,
         width=64, depth=3, heads=2, batch=64, lr=0.012, epochs=100, warmup=5, views=20,
         view_counts=(1, 3, 10, 30, 100), fit_rows=5000, fit_epochs=4, fit_alike=(20, 15), fit_precision="bf16",
-        tuned=True, precision="fp32",
+        teacher="tuned", precision="fp32",
     ),
     "photographs": Scale(
         labelled=2000, efficiency=(50, 200, 2000), lengths=(80, 160), side=128, smaller_side=96, patch=16, width=128,
@@ -94,6 +96,7 @@ SCALES = {
     "large": Scale(
         labelled=30000, efficiency=(1000, 5000, 30000), lengths=(30, 100, 300), side=32, smaller_side=24, patch=4,
         width=192, depth=9, heads=3, batch=512, lr=0.001, epochs=300, warmup=10, views=50,
-        view_counts=(1, 3, 10, 30, 100, 300), fit_rows=30000, fit_epochs=60, tuned=True,
+        view_counts=(1, 3, 10, 30, 100, 300), fit_rows=30000, fit_epochs=60, teacher="tuned",
     ),
 }  # fmt: skip
+SCALES["epochs-fitted"] = replace(SCALES["epochs"], teacher="fitted")

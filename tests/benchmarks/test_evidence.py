@@ -22,7 +22,7 @@ from benchmarks.evidence.__main__ import main as evidence
 from benchmarks.evidence.catalogue import EXPERIMENTS
 from benchmarks.evidence.claims import CLAIMS
 from benchmarks.evidence.courses import course, inherit, parting, transfer
-from benchmarks.evidence.experiments import HARD, Experiment, Row, alike, online, packing
+from benchmarks.evidence.experiments import HARD, Experiment, Row, online, packing
 from benchmarks.evidence.inherited import distances, reach
 from benchmarks.evidence.lab import Lab
 from benchmarks.evidence.pictures import SIDE, SPRITE, prepare
@@ -142,7 +142,7 @@ def test_what_is_inherited_is_measured_against_the_teachers_mistakes(lab: Lab) -
     row = inherit(lab).rows[0]
     run([*row.scores, *row.about], lab.work, jobs=2)
     found = json.loads((lab.work / row.about[0].path).read_text())
-    reader = StoreReader.open(str(lab.work / lab.answers(alike(lab)[0]).path))
+    reader = StoreReader.open(str(lab.work / lab.answers(lab.alike()[0]).path))
     wrong = reader.read_arrays(0, 0, ["argmax"])["argmax"][: reader.manifest.rows] != reader.index.classes
     assert found["images"] == 18 and found["teacher_wrong"] == int(wrong.sum()) and len(found["distance"]) == 2
     farthest = float(distances(4, 4, 8).max())
