@@ -168,7 +168,7 @@ def efficiency(lab: Lab) -> Experiment:
     return Experiment(
         title="Few labels",
         rows=tuple(rows),
-        notes=("Every row learns from as many views. A teacher's published weights have seen many more labels.",),
+        notes=("Every row learns from as many views. The teacher has learned from more labels than its students.",),
     )
 
 
