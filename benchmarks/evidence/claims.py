@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.evidence.statistic import Effect, more, paired, same
 
 START, END = "<!-- verdicts: python -m benchmarks.evidence --tables -->", "<!-- end of verdicts -->"
-SCALES_TOLD = ("large", "epochs-fitted", "epochs", "photographs-short", "longer", "")
+SCALES_TOLD = ("large", "epochs-300", "epochs-fitted", "epochs", "photographs-short", "longer", "")
 """In this order; tables of the small scale lie in the folder of results itself."""
 SEED = re.compile(r", seed (\d+)$")
 

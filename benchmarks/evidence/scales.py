@@ -100,3 +100,6 @@ SCALES = {
     ),
 }  # fmt: skip
 SCALES["epochs-fitted"] = replace(SCALES["epochs"], teacher="fitted")
+SCALES["epochs-300"] = replace(
+    SCALES["epochs-fitted"], epochs=300, warmup=15, view_counts=(1, 3, 10, 30, 100, 300)
+)  # fmt: skip
