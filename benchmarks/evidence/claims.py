@@ -66,7 +66,11 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("hard labels beat soft ones, without a token", "hard, without token", "usual (soft), without token"),
         Claim("hard labels beat soft ones, with a token", FUSED, "soft with token: both fused"),
         Claim("the distillation token beats distilling on the class token", FUSED, "hard, without token"),
-        Claim("the token is better because a teacher taught it", FUSED, "no distillation, two class tokens"),
+        Claim(
+            "a second token that a teacher taught beats one that none taught",
+            FUSED,
+            "no distillation, two class tokens",
+        ),
         Claim(
             "the distillation head beats the class head",
             "hard with token: distillation head",

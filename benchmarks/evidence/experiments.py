@@ -94,7 +94,7 @@ def teachers(lab: Lab) -> Experiment:
         kind="teachers",
         notes=(
             "The RegNetYs and ViTs were fitted here, by `stages.fit_teacher`: the small ones under the recipe `light`, "
-            "the last two longer and under the students' own.",
+            "the last two under the students' own.",
         ),
     )
 
@@ -168,7 +168,10 @@ def efficiency(lab: Lab) -> Experiment:
     return Experiment(
         title="Few labels",
         rows=tuple(rows),
-        notes=("Every row learns from as many views. The teacher has learned from more labels than its students.",),
+        notes=(
+            "Every row learns from as many views; with pictures that have no label the teacher's term has 0.9 of the "
+            "weight, else 0.5. How many labels the teacher itself has learned from is the scale's.",
+        ),
     )
 
 

@@ -114,7 +114,7 @@ class Lab:
         )
 
     def alike(self) -> tuple[Teacher, Teacher]:
-        """A small convnet and a small transformer, about equally good, fitted under the students' recipe alone."""
+        """A small convnet and a small transformer, fitted under the students' recipe alone for `fit_alike` epochs."""
         recipe, (convnet, transformer) = (*RECIPE, *self.scale.strong), self.scale.fit_alike
         shape = small_transformer_flags(self.scale.side)
         return (
