@@ -81,6 +81,8 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "teachers": (
         Claim("a convnet teaches better than a transformer of equal accuracy", "regnety-small", "vit-small"),
         Claim("a convnet teaches better than a transformer, both fitted to the recipe", "regnety-recipe", "vit-recipe"),
+        Claim("a teacher that never saw their pictures helps students", "regnety-others", "no teacher"),
+        Claim("it loses nothing by that", "regnety-others", "regnety-recipe", equal=True),
         Claim("a teacher fitted to the recipe teaches better", "ResNet-20, tuned", "ResNet-20"),
         Claim("a better convnet teaches better", "ResNet-56", "ResNet-20"),
     ),

@@ -85,7 +85,7 @@ def teachers(lab: Lab) -> Experiment:
     worth to have learned under the students' recipe."""
     rows = [Row(name="no teacher", scores=_taught(lab, lab.given(20), "none", NONE), base=True)]
     given = (lab.given(56), lab.given(20), lab.tuned(20))
-    for teacher in (*given, small_convnet(lab), small_transformer(lab), *lab.alike()):
+    for teacher in (*given, small_convnet(lab), small_transformer(lab), *lab.alike(), lab.of_others()):
         scores = _taught(lab, teacher, "soft", SOFT)
         rows.append(Row(name=teacher.name, scores=scores, about=(lab.answers(teacher),)))
     return Experiment(
@@ -94,7 +94,7 @@ def teachers(lab: Lab) -> Experiment:
         kind="teachers",
         notes=(
             "The RegNetYs and ViTs were fitted here, by `stages.fit_teacher`: the small ones under the recipe `light`, "
-            "the last two under the students' own.",
+            "the last three under the students' own, and the very last to pictures that no student learns from.",
         ),
     )
 

@@ -122,6 +122,12 @@ class Lab:
             self.fitted("vit-recipe", (*shape, *recipe), precision="bf16", epochs=transformer),
         )
 
+    def of_others(self) -> Teacher:
+        """The same convnet, fitted likewise to as many other pictures: it has never seen those that students learn."""
+        others = self._packed("others", self.pictures.last(self.scale.fit_rows))
+        flags = (*small_convnet_flags(), *RECIPE, *self.scale.strong)
+        return self.fitted("regnety-others", flags, shards=others, epochs=self.scale.fit_alike[0])
+
     def of_imagenet(self) -> Teacher:
         """A convnet that knows ImageNet's classes, for pictures in folders that bear their names (wnids); where its
         weights are not at hand, one that is fitted here."""
@@ -152,12 +158,12 @@ class Lab:
 
     def fitted(
         self, name: str, flags: Flags, precision: str | None = None, *, rows: int | None = None,
-        epochs: int | None = None,
+        shards: Step | None = None, epochs: int | None = None,
     ) -> Teacher:  # fmt: skip
-        """A teacher of our own, fitted on so many labelled pictures, for so many epochs."""
+        """A teacher of our own, fitted on so many labelled pictures (or on these shards), for so many epochs."""
         precision = precision or self.scale.fit_precision
         passes = str(epochs or self.scale.fit_epochs)
-        shards = self.shards(rows or self.scale.fit_rows)
+        shards = shards or self.shards(rows or self.scale.fit_rows)
         step = Step(
             "stages.fit_teacher",
             name,
