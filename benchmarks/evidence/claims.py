@@ -99,6 +99,12 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "storage": (
         Claim("the largest logit teaches as well as all", "soft, the 1 largest", "soft, all logits", equal=True),
         Claim("the 3 largest logits teach as well as all", "soft, the 3 largest", "soft, all logits", equal=True),
+        Claim(
+            "the largest and 3 components teach as well as all",
+            "soft, the largest and 3 components",
+            "soft, all logits",
+            equal=True,
+        ),
     ),
     "resolution": (
         Claim("a few epochs at a higher resolution help", "then 32 pixels, soft", "24 pixels, soft"),

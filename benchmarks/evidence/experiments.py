@@ -196,6 +196,7 @@ def storage(lab: Lab) -> Experiment:
     store = lab.store(lab.teacher())
     kept = {"all logits": store}
     kept |= {f"the {k} largest": lab.compacted(store, f"topk:{k}", 1) for k in (3, 1)}
+    kept["the largest and 3 components"] = lab.compacted(store, "lowrank:1+3", 1)
     rows = [
         Row(name=f"soft, {name}", scores=_scored(lab, "soft", place, SOFT), about=(place,), base=place is store)
         for name, place in kept.items()
