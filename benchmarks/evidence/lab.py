@@ -115,18 +115,17 @@ class Lab:
 
     def alike(self) -> tuple[Teacher, Teacher]:
         """A small convnet and a small transformer, fitted under the students' recipe alone for `fit_alike` epochs."""
-        recipe, (convnet, transformer) = (*RECIPE, *self.scale.strong), self.scale.fit_alike
-        shape = small_transformer_flags(self.scale.side)
-        return (
-            self.fitted("regnety-recipe", (*small_convnet_flags(), *recipe), epochs=convnet),
-            self.fitted("vit-recipe", (*shape, *recipe), precision="bf16", epochs=transformer),
-        )
+        flags = (*small_transformer_flags(self.scale.side), *RECIPE, *self.scale.strong)
+        transformer = self.fitted("vit-recipe", flags, precision="bf16", epochs=self.scale.fit_alike[1])
+        return self._convnet("regnety-recipe"), transformer
 
     def of_others(self) -> Teacher:
         """The same convnet, fitted likewise to as many other pictures: it has never seen those that students learn."""
-        others = self._packed("others", self.pictures.last(self.scale.fit_rows))
+        return self._convnet("regnety-others", self._packed("others", self.pictures.last(self.scale.fit_rows)))
+
+    def _convnet(self, name: str, shards: Step | None = None) -> Teacher:
         flags = (*small_convnet_flags(), *RECIPE, *self.scale.strong)
-        return self.fitted("regnety-others", flags, shards=others, epochs=self.scale.fit_alike[0])
+        return self.fitted(name, flags, shards=shards, epochs=self.scale.fit_alike[0])
 
     def of_imagenet(self) -> Teacher:
         """A convnet that knows ImageNet's classes, for pictures in folders that bear their names (wnids); where its
