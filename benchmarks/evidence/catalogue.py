@@ -18,6 +18,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "parting": courses.parting,
     "teachers": experiments.teachers,
     "temperature": experiments.temperature,
+    "smoothing": experiments.smoothing,
     "inherit": courses.inherit,
     "storage": experiments.storage,
     "resolution": experiments.resolution,

@@ -56,6 +56,8 @@ def of_row(figures: Mapping[str, float], row: str) -> dict[int, float]:
     return {int(name.removeprefix(prefix)): value for name, value in figures.items() if name.startswith(prefix)}
 
 
+SMOOTHINGS = ("0.3", "0.5", "0.7")
+"""Of labels, beside the recipe's 0.1."""
 FUSED, PLAIN = "hard with token: both fused", "no distillation"
 PARTS = ("mixup", "CutMix", "either", "erasing", "RandAugment", "drop path", "label smoothing", "repeated augmentation")
 CLAIMS: dict[str, tuple[Claim, ...]] = {
@@ -90,6 +92,17 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim(f"{name}: τ = {tau} teaches better than τ = 1", f"{name}, τ = {tau}", f"{name}, τ = 1")
         for name in ("ResNet-20", "ResNet-20, tuned")
         for tau in (2, 4)
+    ),
+    "smoothing": (
+        *(
+            Claim(f"smoothing {share} helps without a teacher", f"no teacher, smoothing {share}", "no teacher")
+            for share in SMOOTHINGS
+        ),
+        *(
+            Claim(f"{kind} labels beat smoothing {share}", f"{kind} labels", f"no teacher, smoothing {share}")
+            for kind in ("soft", "hard")
+            for share in SMOOTHINGS
+        ),
     ),
     "recipe": (
         *(Claim(f"{part} is needed", "the whole recipe", f"without {part}") for part in PARTS),

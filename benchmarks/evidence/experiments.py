@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.evidence.claims import SMOOTHINGS
 from benchmarks.evidence.lab import PLAIN, Lab, Teacher, small_convnet_flags, small_transformer_flags
 from benchmarks.evidence.scales import Flags
 from benchmarks.evidence.steps import Step
@@ -111,6 +112,18 @@ def temperature(lab: Lab) -> Experiment:
         rows=tuple(rows),
         notes=("The divergence is multiplied by τ², as in the paper, and has the same weight (α = 0.5) in every row.",),
     )
+
+
+def smoothing(lab: Lab) -> Experiment:
+    """Is a teacher's answer worth more than a target that is merely less sure?"""
+    store = lab.store(lab.teacher())
+    rows = [Row(name="no teacher", scores=_scored(lab, "none", store, NONE), base=True)]
+    for share in SMOOTHINGS:
+        scores = _scored(lab, "none", store, (*NONE, "--smoothing", share))
+        rows.append(Row(name=f"no teacher, smoothing {share}", scores=scores))
+    for kind, flags in (("soft", SOFT), ("hard", HARD)):
+        rows.append(Row(name=f"{kind} labels", scores=_scored(lab, kind, store, flags)))
+    return Experiment(title="A teacher against label smoothing", rows=tuple(rows))
 
 
 def small_convnet(lab: Lab) -> Teacher:
