@@ -58,6 +58,7 @@ def of_row(figures: Mapping[str, float], row: str) -> dict[int, float]:
 
 SMOOTHINGS = ("0.3", "0.5", "0.7")
 """Of labels, beside the recipe's 0.1."""
+PUBLISHED = "efficientnet_lite0"
 FUSED, PLAIN = "hard with token: both fused", "no distillation"
 PARTS = ("mixup", "CutMix", "either", "erasing", "RandAugment", "drop path", "label smoothing", "repeated augmentation")
 CLAIMS: dict[str, tuple[Claim, ...]] = {
@@ -85,8 +86,17 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("a convnet teaches better than a transformer, both fitted to the recipe", "regnety-recipe", "vit-recipe"),
         Claim("a teacher that never saw their pictures helps students", "regnety-others", "no teacher"),
         Claim("it loses nothing by that", "regnety-others", "regnety-recipe", equal=True),
+        Claim("a teacher that was told no more than they are helps students", "regnety-same", "no teacher"),
+        Claim("a teacher of ten times as many labels teaches better", "regnety-recipe", "regnety-same"),
         Claim("a teacher fitted to the recipe teaches better", "ResNet-20, tuned", "ResNet-20"),
         Claim("a better convnet teaches better", "ResNet-56", "ResNet-20"),
+        *(
+            Claim(f"{name} helps students", name, "no teacher")
+            for name in (PUBLISHED, f"{PUBLISHED}, tuned", "regnety")
+        ),
+        Claim("tuned to the recipe it teaches better", f"{PUBLISHED}, tuned", PUBLISHED),
+        Claim("one that began from nothing teaches better than the published one", "regnety", PUBLISHED),
+        Claim("it teaches better than the tuned one", "regnety", f"{PUBLISHED}, tuned"),
     ),
     "temperature": tuple(
         Claim(f"{name}: τ = {tau} teaches better than τ = 1", f"{name}, τ = {tau}", f"{name}, τ = 1")
@@ -143,6 +153,8 @@ def _of_numbers(name: str, figures: Mapping[str, float]) -> Iterator[Claim]:
     rows = sorted({SEED.sub("", figure) for figure in figures}, key=_number)
     if name == "efficiency":
         yield from _of_labels(rows)
+    if name == "weight":
+        yield from _of_weights(rows)
     if name == "length":
         yield from _of_epochs(rows)
     if name == "views":
@@ -168,6 +180,16 @@ def _of_labels(rows: list[str]) -> Iterator[Claim]:
         few, many = counts[0], counts[-1]
         text = f"soft labels gain more with {few} than with {many}"
         yield Claim(text, f"{few}, soft", f"{few}, no teacher", (f"{many}, soft", f"{many}, no teacher"))
+
+
+def _of_weights(rows: list[str]) -> Iterator[Claim]:
+    counts = [row.removesuffix(", weight 0.5") for row in rows if row.endswith(", weight 0.5")]
+    for count in counts:
+        heavy = f"{count}, weight 0.9"
+        yield Claim(f"{count}: a weight of 0.9 teaches better than 0.5", heavy, f"{count}, weight 0.5")
+        for row in (row for row in rows if row.startswith(f"{count} and ")):
+            yield Claim(f"{count}, weight 0.9: the pictures without a label help", row, heavy)
+            yield Claim(f"{row}: nothing is lost against {counts[-1]}", row, f"{counts[-1]}, weight 0.9", equal=True)
 
 
 def _of_epochs(rows: list[str]) -> Iterator[Claim]:

@@ -84,20 +84,34 @@ def distillation(lab: Lab) -> Experiment:
 def teachers(lab: Lab) -> Experiment:
     """A convnet against a transformer of about equal accuracy; a better convnet against a worse one; and what it is
     worth to have learned under the students' recipe."""
-    rows = [Row(name="no teacher", scores=_taught(lab, lab.given(20), "none", NONE), base=True)]
-    given = (lab.given(56), lab.given(20), lab.tuned(20))
-    for teacher in (*given, small_convnet(lab), small_transformer(lab), *lab.alike(), lab.of_others()):
+    first, candidates, note = _of_photographs(lab) if lab.scale.imagenet else _of_small_pictures(lab)
+    rows = [Row(name="no teacher", scores=_taught(lab, first, "none", NONE), base=True)]
+    for teacher in candidates:
         scores = _taught(lab, teacher, "soft", SOFT)
         rows.append(Row(name=teacher.name, scores=scores, about=(lab.answers(teacher),)))
-    return Experiment(
-        title="Which teacher",
-        rows=tuple(rows),
-        kind="teachers",
-        notes=(
-            "The RegNetYs and ViTs were fitted here, by `stages.fit_teacher`: the small ones under the recipe `light`, "
-            "the last three under the students' own, and the very last to pictures that no student learns from.",
-        ),
+    return Experiment(title="Which teacher", rows=tuple(rows), kind="teachers", notes=(note,))
+
+
+def _of_small_pictures(lab: Lab) -> tuple[Teacher, Sequence[Teacher], str]:
+    """The teacher whose views the students without one see; all teachers; and how they came to be."""
+    given = [lab.given(56), lab.given(20), lab.tuned(20)]
+    note = (
+        "The RegNetYs and ViTs were fitted here, by `stages.fit_teacher`: the small ones under the recipe `light`, "
+        "the last four under the students' own; regnety-others to pictures that no student learns from, "
+        "regnety-same to the students' pictures and labels alone, with as many views."
     )
+    fitted = (small_convnet(lab), small_transformer(lab), *lab.alike(), lab.of_others(), lab.of_the_same())
+    return lab.given(20), [*given, *fitted], note
+
+
+def _of_photographs(lab: Lab) -> tuple[Teacher, Sequence[Teacher], str]:
+    """Likewise: with published weights; the same, tuned; and one that began from nothing."""
+    note = (
+        "The tuned one and the RegNetY were fitted here, by `stages.fit_teacher`, to the students' photographs under "
+        "their own recipe: the first from the published weights, the second from nothing."
+    )
+    candidates = lab.of_photographs()
+    return candidates[0], candidates, note
 
 
 def temperature(lab: Lab) -> Experiment:
@@ -186,6 +200,26 @@ def efficiency(lab: Lab) -> Experiment:
             "weight, else 0.5. How many labels the teacher itself has learned from is the scale's.",
         ),
     )
+
+
+def weight(lab: Lab) -> Experiment:
+    """What of the gain of few labels is the teacher's weight in the loss, and what the pictures without a label?"""
+    teacher, rows = lab.teacher(), []
+    most = lab.scale.efficiency[-1]
+    more_weight = (*SOFT, "--alpha", "0.9")
+    for labelled in lab.scale.efficiency:
+        few = lab.store(teacher, shards=lab.shards(labelled), views=lab.views_of(labelled))
+        half = lab.students("soft", few, *SOFT, rows=labelled)
+        rows.append(Row(name=f"{labelled:,} labels, weight 0.5", scores=lab.scores(half), base=True))
+        heavy = lab.students("soft", few, *more_weight, rows=labelled)
+        rows.append(Row(name=f"{labelled:,} labels, weight 0.9", scores=lab.scores(heavy)))
+        if labelled < most:
+            all_rows = lab.store(teacher, shards=lab.shards(labelled, most - labelled), views=lab.views_of(most))
+            taught = lab.students("more", all_rows, *more_weight, rows=most)
+            name = f"{labelled:,} labels and {most - labelled:,} pictures without, weight 0.9"
+            rows.append(Row(name=name, scores=lab.scores(taught)))
+    note = "Soft labels in every row; every row learns from as many views."
+    return Experiment(title="Few labels: the teacher's weight", rows=tuple(rows), notes=(note,))
 
 
 def views(lab: Lab) -> Experiment:

@@ -24,6 +24,8 @@ RECIPE: Flags = ("--recipe", "deit")
 TOKENS, PLAIN = "deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224"
 CHOOSING = 5000
 """Pictures that settings are chosen by: the last of those to learn from (or a quarter, where they are few)."""
+IMAGENET = "tf_efficientnet_lite0"
+"""The teacher of photographs"""
 HEADS = ("class", "distillation", "fused_logits")
 
 
@@ -123,37 +125,54 @@ class Lab:
         """The same convnet, fitted likewise to as many other pictures: it has never seen those that students learn."""
         return self._convnet("regnety-others", self._packed("others", self.pictures.last(self.scale.fit_rows)))
 
-    def _convnet(self, name: str, shards: Step | None = None) -> Teacher:
+    def of_the_same(self) -> Teacher:
+        """The same convnet, fitted to the students' own pictures and labels alone, in as many views: it knows no more
+        than they are told without it."""
+        longer = self.scale.fit_rows // self.scale.labelled
+        return self._convnet("regnety-same", self.shards(self.scale.labelled), longer)
+
+    def _convnet(self, name: str, shards: Step | None = None, longer: int = 1) -> Teacher:
         flags = (*small_convnet_flags(), *RECIPE, *self.scale.strong)
-        return self.fitted(name, flags, shards=shards, epochs=self.scale.fit_alike[0])
+        epochs = longer * (self.scale.fit_alike[0] or self.scale.fit_epochs)
+        return self.fitted(name, flags, shards=shards, epochs=epochs)
 
     def of_imagenet(self) -> Teacher:
         """A convnet that knows ImageNet's classes, for pictures in folders that bear their names (wnids); where its
         weights are not at hand, one that is fitted here."""
-        name = "tf_efficientnet_lite0"
-        weights = None if self.weights is None else self.weights / f"{name}.safetensors"
-        if weights is None or not weights.exists():
-            return self.fitted("regnety", ("--model", "regnety_002", *RECIPE, *self.scale.strong))
+        weights = self._imagenet_weights()
+        if weights is None:
+            return self.from_nothing()
         synsets: list[str] = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
         folders = sorted(path.name for path in self.pictures.train.iterdir() if path.is_dir())
-        class_map = self.work / "subsets" / f"{name}.json"
+        class_map = self.work / "subsets" / f"{IMAGENET}.json"
         if strangers := sorted(set(folders) - set(synsets)):
             raise UserError(
-                f"{name} knows the classes of ImageNet, and {self.pictures.train} has a folder {strangers[0]!r}. Name "
-                "folders by wnid (n01440764), or leave --teachers out to fit a teacher here."
+                f"{IMAGENET} knows the classes of ImageNet, and {self.pictures.train} has a folder {strangers[0]!r}. "
+                "Name folders by wnid (n01440764), or leave --teachers out to fit a teacher here."
             )
         write_text(class_map, json.dumps({folder: synsets.index(folder) for folder in folders}))
-        flags = (
-            "--model",
-            name,
-            "--weights",
-            str(weights),
-            "--class-map",
-            f"subsets/{class_map.name}",
-            "--precision",
-            "bf16",
-        )
-        return Teacher(name=name.removeprefix("tf_"), flags=flags)
+        mapped = ("--class-map", f"subsets/{class_map.name}")
+        flags = ("--model", IMAGENET, "--weights", str(weights), *mapped, "--precision", "bf16")
+        return Teacher(name=IMAGENET.removeprefix("tf_"), flags=flags)
+
+    def of_photographs(self) -> tuple[Teacher, ...]:
+        """That one, as published and fitted to these classes under the students' recipe for six epochs, as
+        params.folder.yaml does; and one that began from nothing."""
+        weights = self._imagenet_weights()
+        if weights is None:
+            return (self.from_nothing(),)
+        flags = ("--model", IMAGENET, "--weights", str(weights), "--lr", "0.0005", *RECIPE, *self.scale.strong)
+        published = self.of_imagenet()
+        tuned = self.fitted(f"{published.name}-tuned", flags, precision="bf16", epochs=6)
+        return published, replace(tuned, name=f"{published.name}, tuned"), self.from_nothing()
+
+    def from_nothing(self) -> Teacher:
+        """A RegNetY-200MF that learned these photographs under the students' recipe and nothing else."""
+        return self.fitted("regnety", ("--model", "regnety_002", *RECIPE, *self.scale.strong))
+
+    def _imagenet_weights(self) -> Path | None:
+        weights = None if self.weights is None else self.weights / f"{IMAGENET}.safetensors"
+        return weights if weights is not None and weights.exists() else None
 
     def fitted(
         self, name: str, flags: Flags, precision: str | None = None, *, rows: int | None = None,

@@ -90,7 +90,8 @@ SCALES = {
     "photographs-short": Scale(
         labelled=2000, efficiency=(50, 200, 2000), lengths=(32, 64), side=112, smaller_side=96, patch=16, width=128,
         depth=4, heads=4,
-        batch=64, lr=0.008, epochs=32, warmup=2, views=8, view_counts=(1, 8), fit_rows=2000, fit_epochs=30,
+        batch=64, lr=0.008, epochs=32, warmup=2, views=8, view_counts=(1, 8), fit_rows=2000, fit_epochs=60,
+        fit_precision="bf16",
         strong=("--crop-scale", "0.08,1", "--mix-prob", "0.5"), imagenet=True,
     ),
     "large": Scale(

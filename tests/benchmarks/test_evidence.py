@@ -60,7 +60,7 @@ def lab(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 def test_every_table_is_a_set_of_commands_that_share_their_runs(lab: Lab) -> None:
     tables = {name: experiment(lab) for name, experiment in EXPERIMENTS.items()}
-    assert len(tables) == 16
+    assert len(tables) == 18
     lines = {name: set(commands(table.steps())) for name, table in tables.items()}
     assert all(line.startswith("python -m ") for found in lines.values() for line in found)
     assert lines["tokens"] & lines["distillation"] and lines["storage"] & lines["distillation"]
@@ -355,6 +355,15 @@ def test_a_convnet_of_imagenet_knows_folders_by_their_wnid(lab: Lab, tmp_path: P
     teacher = replace(lab, scale=SCALES["photographs"]).teacher()
     class_map = tmp_path / teacher.flags[teacher.flags.index("--class-map") + 1]
     assert json.loads(class_map.read_text()) == {"n01440764": 0, "n02102040": 217}
+    (tmp_path / "train" / "n02102040" / "one.png").touch()
+    of_photographs = replace(
+        lab, scale=replace(SCALES["photographs-short"], labelled=1, efficiency=(1, 1, 1), fit_rows=1)
+    )
+    names = [row.name for row in EXPERIMENTS["teachers"](of_photographs).rows]
+    assert names == ["no teacher", "efficientnet_lite0", "efficientnet_lite0, tuned", "regnety"]
+    assert {name for claim in CLAIMS["teachers"] for name in (claim.mine, claim.other)} >= set(names)
+    without = EXPERIMENTS["teachers"](replace(of_photographs, weights=None))
+    assert [row.name for row in without.rows] == ["no teacher", "regnety"]
     (tmp_path / "train" / "dogs").mkdir()
     with pytest.raises(UserError, match=r"a folder 'dogs'.*Name folders by wnid"):
         lab.of_imagenet()
