@@ -76,10 +76,10 @@ def in_order(steps: Iterable[Step]) -> list[Step]:
     found: dict[str, Step] = {}
 
     def visit(step: Step) -> None:
-        if step.digest not in found:
+        if step.path not in found:
             for need in step.needs:
                 visit(need)
-            found[step.digest] = step
+            found[step.path] = step
 
     for step in steps:
         visit(step)
