@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
 
 from benchmarks.evidence.statistic import more, paired
-from benchmarks.evidence.tables import spread, top1
+from benchmarks.evidence.tables import labels_said, spread, top1
 from benchmarks.report import RESULTS, Circumstances, Table, grid, load_average, write
 from pipeline.commands.command import command
 from pipeline.errors import UserError
@@ -33,6 +33,7 @@ HEAD = "fused_logits"
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder for the table.")
 def main(name: str, preset: Path, reports: Path, pictures: str, notes: tuple[str, ...], out: Path) -> None:
     """Write the table of a preset's students."""
+    notes = (*labels(reports), *notes)
     found = table(name, f"What {preset.name} gains", read(reports), teacher(reports), notes)
     click.echo(found.text())
     line = f"cp {preset.name} params.yaml && dvc repro && python -m benchmarks.gain {name} --preset {preset.name}"
@@ -59,6 +60,13 @@ def teacher(reports: Path) -> float | None:
     return None if value is None else float(value)
 
 
+def labels(reports: Path) -> Iterator[str]:
+    """How sure and how right the teacher was on the views that students learned from."""
+    path = reports / "labels-train.json"
+    if path.exists():
+        yield f"Its labels: {labels_said(json.loads(path.read_text(encoding='utf-8')))}."
+
+
 def table(
     name: str, title: str, kinds: Mapping[str, Mapping[int, float]], teacher: float | None, notes: tuple[str, ...]
 ) -> Table:
@@ -67,8 +75,13 @@ def table(
     for kind in sorted(kinds, key=lambda kind: (kind != "none", kind)):
         scores = kinds[kind]
         both = sorted(set(scores) & set(base))
-        effect = paired([100 * scores[seed] for seed in both], [100 * base[seed] for seed in both])
-        told = ["", ""] if kind == "none" else [effect.text(), more(effect)]
+        if kind == "none":
+            told = ["", ""]
+        elif not both:
+            told = ["no seed of both", ""]
+        else:
+            effect = paired([100 * scores[seed] for seed in both], [100 * base[seed] for seed in both])
+            told = [effect.text(), more(effect)]
         rows.append([kind, spread([100 * value for value in scores.values()]), *told])
         figures |= {f"{kind}, seed {seed}": value for seed, value in scores.items()}
     seeds = ", ".join(map(str, sorted(base)))

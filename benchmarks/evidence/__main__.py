@@ -7,9 +7,10 @@
     python -m benchmarks.evidence distillation --finished   # only write the table of what is done
     python -m benchmarks.evidence --tables                  # only write the verdicts of all published tables
 
-Killed, it goes on where it was; runs that several tables need are done once, and a table is written again after each.
-Tables go to benchmarks/results/evidence, their pictures to docs/evidence; those of another scale into a folder of its
-name there. What follows from them is put into docs/evidence.md, between two marks.
+Killed, it goes on where it was; runs that several tables need are done once, and a table is written again after each,
+with its picture, below WORK/tables. With --publish tables go to benchmarks/results/evidence and their pictures to
+docs/evidence, in place of what is there; those of another scale into a folder of its name. What follows from published
+tables is put into docs/evidence.md, between two marks.
 """
 
 from __future__ import annotations
@@ -61,24 +62,27 @@ OUT_OF_TIME = 75
 @click.option("--commands", "only_say", is_flag=True, help="Print the commands and run nothing.")
 @click.option("--finished", is_flag=True, help="Write the tables of what is finished and run nothing.")
 @click.option("--tables", "only_verdicts", is_flag=True, help=f"Write {PAGE} from published tables and run nothing.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the tables.")
-@click.option("--plots", type=click.Path(path_type=Path), help="Folder for the pictures.")
+@click.option("--publish", "public", is_flag=True, help="Replace the published table and picture.")
 def main(
     tables: tuple[str, ...], data: Path | None, teachers: Path | None, work: Path, scale: str, seeds: str, jobs: int,
-    minutes: float | None, choosing: bool, only_say: bool, finished: bool, only_verdicts: bool, out: Path | None,
-    plots: Path | None,
+    minutes: float | None, choosing: bool, only_say: bool, finished: bool, only_verdicts: bool, public: bool,
 ) -> None:  # fmt: skip
-    """Reproduce the paper's claims in miniature: distillation, teachers, temperature, recipe, efficiency, views,
-    storage, online, resolution, tokens, length, course, parting, inherit, transfer, frontier; all of them by default.
-    packing needs photographs (--scale photographs)."""
-    of_scale = "" if scale == "small" else scale
+    """Reproduce the paper's claims in miniature: distillation, teachers, temperature, smoothing, recipe, efficiency,
+    weight, views, storage, online, resolution, tokens, length, course, parting, inherit, transfer, frontier; all of
+    them by default. packing needs photographs (--scale photographs)."""
     if only_verdicts:
         write_verdicts(PAGE, RESULTS.relative_to(Path.cwd()) / "evidence")
         return
     if data is None:
         raise UserError("--data is missing: CIFAR-10 as sprites, or a folder with train/ and val/.")
+    if public and choosing:
+        raise UserError(
+            "--publish and --choosing: settings are chosen by such tables, which are not of the test pictures."
+        )
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     work = work.absolute()
+    of_scale = "" if scale == "small" else scale
+    places = (RESULTS / "evidence" / of_scale, PLOTS / of_scale) if public else (work / "tables" / of_scale,) * 2
     lab = Lab(
         pictures=prepare(data.resolve(), work),
         work=work,
@@ -93,7 +97,6 @@ def main(
             click.echo("\n".join(commands(experiment.steps())))
             continue
         around = Circumstances(command=command(name), photographs=f"{data.name}, scale {scale}", load_before=LOAD)
-        places = (out or RESULTS / "evidence" / of_scale, plots or PLOTS / of_scale)
         publish_now = partial(publish, name, experiment, lab, around, *places)
         if not finished and not run(experiment.steps(), work, jobs, until=until, after=publish_now):
             click.echo("stopped: the minutes are over; the same command goes on")
@@ -119,9 +122,9 @@ def command(name: str) -> str:
         if part in ("--data", "--teachers", "--work"):
             next(said)
             given += [part, part.removeprefix("--").upper()]
-        elif part in ("--out", "--plots", "--jobs", "--minutes"):
+        elif part in ("--jobs", "--minutes"):
             next(said)
-        elif part not in (*EXPERIMENTS, *ALONE, "--finished"):
+        elif part not in (*EXPERIMENTS, *ALONE, "--finished", "--publish"):
             given.append(part)
     return shlex.join(["python", "-m", "benchmarks.evidence", name, *given])
 

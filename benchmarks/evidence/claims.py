@@ -98,11 +98,6 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("one that began from nothing teaches better than the published one", "regnety", PUBLISHED),
         Claim("it teaches better than the tuned one", "regnety", f"{PUBLISHED}, tuned"),
     ),
-    "temperature": tuple(
-        Claim(f"{name}: τ = {tau} teaches better than τ = 1", f"{name}, τ = {tau}", f"{name}, τ = 1")
-        for name in ("ResNet-20", "ResNet-20, tuned")
-        for tau in (2, 4)
-    ),
     "smoothing": (
         *(
             Claim(f"smoothing {share} helps without a teacher", f"no teacher, smoothing {share}", "no teacher")
@@ -149,10 +144,15 @@ def judged(name: str, figures: Mapping[str, float]) -> Iterator[tuple[Claim, Eff
 
 
 def _of_numbers(name: str, figures: Mapping[str, float]) -> Iterator[Claim]:
-    """Claims about rows that are named by a number of labels or epochs, which differ from scale to scale."""
+    """Claims about rows that are named by a number, which differs from scale to scale, or by a teacher."""
     rows = sorted({SEED.sub("", figure) for figure in figures}, key=_number)
     if name == "efficiency":
         yield from _of_labels(rows)
+    if name == "temperature":
+        for row in rows:
+            teacher, _, tau = row.rpartition(", τ = ")
+            if tau != "1":
+                yield Claim(f"{teacher}: τ = {tau} teaches better than τ = 1", row, f"{teacher}, τ = 1")
     if name == "weight":
         yield from _of_weights(rows)
     if name == "length":

@@ -18,8 +18,8 @@ from benchmarks.evidence.experiments import NONE, SOFT, WITHOUT_TOKEN, Experimen
 from benchmarks.evidence.lab import RECIPE, Lab, small_regnety
 from benchmarks.evidence.scales import Flags
 from benchmarks.evidence.statistic import paired
-from benchmarks.evidence.steps import Step
-from benchmarks.evidence.tables import read, spread
+from benchmarks.evidence.steps import Step, in_order
+from benchmarks.evidence.tables import read, spread, teachers_said
 from benchmarks.report import Table, grid
 from stages.comparing.place import Place
 from stages.comparing.place import frontier as mark_frontier
@@ -90,9 +90,8 @@ def table(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]) -
         rows.append([row.name, size, shown, gain, f"{rate:,.0f}", "yes" if row.name in marked else ""])
         figures |= {f"{row.name}, seed {seed}": value for seed, value in zip(seeds, top1, strict=True)}
         figures[f"{row.name}, images/s"] = rate
-    return Table(
-        name=name, title=experiment.title, columns=COLUMNS, rows=grid(rows), figures=figures, notes=experiment.notes
-    )
+    notes = (*experiment.notes, *teachers_said(in_order(experiment.steps()), work))
+    return Table(name=name, title=experiment.title, columns=COLUMNS, rows=grid(rows), figures=figures, notes=notes)
 
 
 def draw(experiment: Experiment, work: Path) -> Figure:

@@ -17,6 +17,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from benchmarks.evidence.pictures import Pictures
 from benchmarks.evidence.scales import Flags, Scale
 from benchmarks.evidence.steps import Step
+from benchmarks.evidence.teachers import CIFAR_CLASSES
 from pipeline.durable.file import write_text
 from pipeline.errors import UserError
 
@@ -63,7 +64,13 @@ class Lab:
 
     def shards(self, labelled: int, unlabelled: int = 0, *, max_side: int | None = None) -> Step:
         """Shards of so many pictures with a label and so many without; their longest side bounded, if need be."""
-        return self._packed(f"{labelled}-{unlabelled}", self.pictures.subset(labelled, unlabelled), max_side)
+        listed = self.pictures.subset(labelled, unlabelled)
+        if self.choosing and _share_pictures(listed, self.pictures.last(CHOOSING)):
+            raise UserError(
+                f"--choosing judges on a part of {self.pictures.train}, and {labelled + unlabelled} pictures are to be "
+                "learned from: some would be in both. Choose a smaller --scale, or give more pictures."
+            )
+        return self._packed(f"{labelled}-{unlabelled}", listed, max_side)
 
     def _packed(self, name: str, listed: str, max_side: int | None = None) -> Step:
         digest = hashlib.blake2b(listed.encode(), digest_size=5).hexdigest()
@@ -94,6 +101,11 @@ class Lab:
             shape = small_regnety(depth=6 if depth < 50 else 8, width=32, group=16)
             fitted = self.fitted(f"regnety-{depth}", shape)
             return replace(fitted, name=f"RegNetY for {depth}")
+        if self._classes() != list(CIFAR_CLASSES):
+            raise UserError(
+                f"The ResNets of --teachers know the ten classes of CIFAR-10, and {self.pictures.train} has the "
+                f"folders {', '.join(self._classes()[:3])}, … Leave --teachers out to fit teachers here."
+            )
         weights = self.weights / f"resnet{depth}.safetensors"
         model = f"benchmarks.evidence.teachers:resnet{depth}"
         flags = ("--model", model, "--weights", str(weights), "--precision", "bf16")
@@ -121,9 +133,15 @@ class Lab:
         transformer = self.fitted("vit-recipe", flags, precision="bf16", epochs=self.scale.fit_alike[1])
         return self._convnet("regnety-recipe"), transformer
 
-    def of_others(self) -> Teacher:
-        """The same convnet, fitted likewise to as many other pictures: it has never seen those that students learn."""
-        return self._convnet("regnety-others", self._packed("others", self.pictures.last(self.scale.fit_rows)))
+    def of_others(self) -> tuple[Teacher, ...]:
+        """The same convnet, fitted likewise to as many other pictures: it has never seen those that students learn.
+        None where there are too few for that."""
+        others = self.pictures.last(self.scale.fit_rows)
+        if abs(others.count("\n") - 1 - self.scale.fit_rows) > 0.01 * self.scale.fit_rows:
+            return ()
+        if _share_pictures(others, self.pictures.subset(self.scale.labelled)):
+            return ()
+        return (self._convnet("regnety-others", self._packed("others", others)),)
 
     def of_the_same(self) -> Teacher:
         """The same convnet, fitted to the students' own pictures and labels alone, in as many views: it knows no more
@@ -143,13 +161,13 @@ class Lab:
         if weights is None:
             return self.from_nothing()
         synsets: list[str] = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
-        folders = sorted(path.name for path in self.pictures.train.iterdir() if path.is_dir())
-        class_map = self.work / "subsets" / f"{IMAGENET}.json"
+        folders = self._classes()
         if strangers := sorted(set(folders) - set(synsets)):
             raise UserError(
                 f"{IMAGENET} knows the classes of ImageNet, and {self.pictures.train} has a folder {strangers[0]!r}. "
                 "Name folders by wnid (n01440764), or leave --teachers out to fit a teacher here."
             )
+        class_map = self.work / "subsets" / f"{IMAGENET}.json"
         write_text(class_map, json.dumps({folder: synsets.index(folder) for folder in folders}))
         mapped = ("--class-map", f"subsets/{class_map.name}")
         flags = ("--model", IMAGENET, "--weights", str(weights), *mapped, "--precision", "bf16")
@@ -169,6 +187,9 @@ class Lab:
     def from_nothing(self) -> Teacher:
         """A RegNetY-200MF that learned these photographs under the students' recipe and nothing else."""
         return self.fitted("regnety", ("--model", "regnety_002", *RECIPE, *self.scale.strong))
+
+    def _classes(self) -> list[str]:
+        return sorted(path.name for path in self.pictures.train.iterdir() if path.is_dir())
 
     def _imagenet_weights(self) -> Path | None:
         weights = None if self.weights is None else self.weights / f"{IMAGENET}.safetensors"
@@ -277,6 +298,12 @@ class Lab:
         judged = judged or self.judged()
         line = ("--checkpoint", student.path, "--shards", f"{judged.path}/*.tar", "--workers", "0", *flags)
         return Step(module, student.title, line, (student, judged, *needs), ".json")
+
+
+def _share_pictures(one: str, other: str) -> bool:
+    """Whether two tables of path,class name a picture in common."""
+    first, second = ({line.partition(",")[0] for line in text.splitlines()[1:]} for text in (one, other))
+    return not first.isdisjoint(second)
 
 
 def small_regnety(*, depth: int, width: int, group: int) -> Flags:

@@ -10,8 +10,9 @@ smaller subset is part of a larger one and has as many pictures of each class as
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -33,23 +34,26 @@ class Pictures:
 
     def subset(self, labelled: int, unlabelled: int = 0) -> str:
         """Lines of path,class: so many pictures with their class, and so many of the next without."""
-        files = _in_turn(self.train)
+        files = [file for turn in zip_longest(*_shuffled(self.train)) for file in turn if file is not None]
         if labelled + unlabelled > len(files):
             raise UserError(
                 f"{labelled} labelled and {unlabelled} unlabelled pictures were asked for, {self.train} has "
                 f"{len(files)}. Choose a smaller --scale, or give more pictures."
             )
-        lines = ["path,class"]
-        for number, file in enumerate(files[: labelled + unlabelled]):
-            lines.append(f"{file.relative_to(self.train)},{file.parent.name if number < labelled else ''}")
-        return "\n".join([*lines, ""])
+        chosen = files[: labelled + unlabelled]
+        return self._lines(chosen[:labelled], chosen[labelled:])
 
     def last(self, number: int) -> str:
-        """Lines of path,class of the last so many, and no more than a quarter of all: smaller subsets have none of
-        them."""
-        files = _in_turn(self.train)
-        chosen = files[-min(number, len(files) // 4) :]
-        return "\n".join(["path,class", *(f"{file.relative_to(self.train)},{file.parent.name}" for file in chosen), ""])
+        """Lines of path,class of so many, and no more than a quarter of all, from the end of every class in proportion:
+        subsets have none of them, as long as no class is used up."""
+        classes = _shuffled(self.train)
+        share = min(number / sum(map(len, classes)), 0.25)
+        return self._lines([file for files in classes for file in files[len(files) - round(share * len(files)) :]])
+
+    def _lines(self, labelled: Sequence[Path], unlabelled: Sequence[Path] = ()) -> str:
+        lines = [f"{file.relative_to(self.train)},{file.parent.name}" for file in labelled]
+        lines += [f"{file.relative_to(self.train)}," for file in unlabelled]
+        return "\n".join(["path,class", *lines, ""])
 
 
 def prepare(data: Path, work: Path) -> Pictures:
@@ -90,12 +94,11 @@ def _tiles(sprite: Path) -> Iterator[NDArray[np.uint8]]:
     yield from whole.reshape(SPRITE, SIDE, SPRITE, SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(-1, SIDE, SIDE, 3)
 
 
-def _in_turn(folder: Path) -> list[Path]:
-    """All pictures, one of each class in turn, in an order that is always the same."""
+def _shuffled(folder: Path) -> list[list[Path]]:
+    """The pictures of every class, in an order that is always the same."""
     draw = np.random.default_rng(0)
-    columns = []
+    classes = []
     for below in sorted(path for path in folder.iterdir() if path.is_dir()):
         files = sorted(path for path in below.iterdir() if path.suffix.lower() in SUFFIXES)
-        columns.append([files[i] for i in draw.permutation(len(files))])
-    most = max(map(len, columns), default=0)
-    return [column[turn] for turn in range(most) for column in columns if turn < len(column)]
+        classes.append([files[i] for i in draw.permutation(len(files))])
+    return classes

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.evidence.claims import of_row
 from benchmarks.evidence.claims import table as verdict_lines
 from benchmarks.evidence.experiments import Experiment, Row
 from benchmarks.evidence.lab import HEADS
@@ -19,6 +22,8 @@ from pipeline.shards.index import scan
 from pipeline.shards.patterns import expand
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
+
+MISTAKES = "mistakes shared"
 
 
 def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]) -> Table:
@@ -38,6 +43,7 @@ def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]
         fewer = "" if len(found) == len(seeds) else f" (seeds {', '.join(map(str, found))})"
         rows.append([row.name + fewer, *heads(part, work), *against(found, base, row.base), *cells(part, work)])
         figures |= {f"{row.name}, seed {seed}": value for seed, value in found.items()}
+        figures |= {f"{row.name}, {what}": value for what, value in seen(experiment.kind, part, list(found), work)}
     done = [step for step in in_order(experiment.steps()) if step.done(work)]
     seconds = sum(step.seconds(work) for step in done)
     return Table(
@@ -51,6 +57,7 @@ def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]
             "base is the first row, or the last one before with an empty comparison. Differences are taken seed by "
             "seed; in brackets the 95 % t interval of their mean.",
             *experiment.notes,
+            *taken_over(experiment.rows, figures),
             *teachers_said(done, work),
             *([f"Not run: {'; '.join(absent)}."] if absent else []),
             f"{len(done)} commands, {seconds / 60:.0f} minutes in all (runs that other tables share are counted in "
@@ -62,16 +69,56 @@ def table_of(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]
 
 def teachers_said(done: Sequence[Step], work: Path) -> Iterator[str]:
     """How sure and how right the teachers were on the views that were learned from, from the summaries of stores."""
-    for step in done:
+    stores = [step for step in done if step.module == "stages.teacher_logits" and "none" not in step.flags]
+    for step in stores:
         path = work / f"{step.path.removesuffix('.zarr')}.summary.json"
-        if step.module == "stages.teacher_logits" and "none" not in step.flags and path.exists():
+        if path.exists():
+            namesakes = [other for other in stores if other.title == step.title]
             told = json.loads(path.read_text(encoding="utf-8"))
-            right = told.get("unmixed") or {}
-            top1 = f", top-1 on those that are not mixed {100 * right['top1']:.1f} %" if "top1" in right else ""
-            yield (
-                f"Labels {step.title}: {told['views']} views of {told['rows']:,} pictures, entropy of the answers "
-                f"{told['entropy']:.2f} nats{top1}."
-            )
+            yield f"Labels {step.title}{_own_flags(step, namesakes)}: {labels_said(told)}."
+
+
+def labels_said(told: Mapping[str, Any]) -> str:
+    """A store's summary in a line."""
+    right = told.get("unmixed") or {}
+    top1 = f", top-1 on those that are not mixed {100 * right['top1']:.1f} %" if "top1" in right else ""
+    sure = "" if told["entropy"] is None else f", entropy of the answers {told['entropy']:.2f} nats"
+    return f"{told['views']} views of {told['rows']:,} pictures{sure}{top1}"
+
+
+def _own_flags(step: Step, namesakes: Sequence[Step]) -> str:
+    """What tells a store from others of the same name: the flags that most of them have not."""
+    usual = Counter(pair for other in namesakes for pair in _pairs(other))
+    own = [f"{flag} {value or '(nothing)'}" for flag, value in _pairs(step) if usual[flag, value] <= len(namesakes) / 2]
+    return f" ({', '.join(own)})" if own and len(namesakes) > 1 else ""
+
+
+def _pairs(step: Step) -> list[tuple[str, str]]:
+    """Flag and value, as the command reads them: the last one counts."""
+    return list(dict(zip(step.flags[::2], step.flags[1::2], strict=True)).items())
+
+
+def seen(kind: str, row: Row, seeds: Sequence[int], work: Path) -> Iterator[tuple[str, float]]:
+    """What is known of each seed beside its top-1, by name: of every block, not of the first and last alone."""
+    if kind in ("tokens", "course", "parting"):
+        for seed, step in zip(seeds, row.about, strict=True):
+            for number, block in enumerate(read(step, work)["blocks"], 1):
+                yield f"cosine after block {number}, seed {seed}", block["mean"]
+    if kind == "inherited":
+        for seed, step in zip(seeds, row.about, strict=True):
+            found = read(step, work)
+            yield f"{MISTAKES}, seed {seed}", found["alike_where_wrong"]
+            for number, distance in enumerate(found["distance"], 1):
+                yield f"reach of block {number}, seed {seed}", distance
+
+
+def taken_over(rows: Sequence[Row], figures: Mapping[str, float]) -> Iterator[str]:
+    """How many more of the teacher's mistakes a student shares than another, seed by seed."""
+    shared = {row.name: of_row(figures, f"{row.name}, {MISTAKES}") for row in rows}
+    for mine, other in itertools.combinations([name for name in shared if shared[name]], 2):
+        both = sorted(set(shared[mine]) & set(shared[other]))
+        effect = paired([100 * shared[other][seed] for seed in both], [100 * shared[mine][seed] for seed in both])
+        yield f"The convnet's mistakes that are shared, {other} against {mine}: {effect.text()} points."
 
 
 def finished(row: Row, work: Path, seeds: Sequence[int]) -> dict[int, float]:

@@ -81,6 +81,29 @@ def test_fewer_views_are_to_lose_nothing_against_the_most() -> None:
     ]
 
 
+def test_the_teachers_weight_is_judged_apart_from_pictures_without_a_label() -> None:
+    rows = {
+        "5 labels, weight 0.5": 0.3,
+        "5 labels, weight 0.9": 0.3,
+        "5 labels and 9 pictures without, weight 0.9": 0.4,
+    }
+    rows |= {"14 labels, weight 0.5": 0.4, "14 labels, weight 0.9": 0.5}
+    found = {f"{row}, seed {seed}": value + seed / 1000 for row, value in rows.items() for seed in (0, 1)}
+    assert [(claim.text, verdict) for claim, _, verdict in judged("weight", found)] == [
+        ("5 labels: a weight of 0.9 teaches better than 0.5", "undecided"),
+        ("5 labels, weight 0.9: the pictures without a label help", "reproduced"),
+        ("5 labels and 9 pictures without, weight 0.9: nothing is lost against 14 labels", "opposite"),
+        ("14 labels: a weight of 0.9 teaches better than 0.5", "reproduced"),
+    ]
+
+
+def test_temperatures_are_judged_for_whatever_teacher_there_is() -> None:
+    found = {f"some net, τ = {tau}, seed {seed}": 0.3 + tau / 10 for tau in (1, 2) for seed in (0, 1)}
+    assert [(claim.text, verdict) for claim, _, verdict in judged("temperature", found)] == [
+        ("some net: τ = 2 teaches better than τ = 1", "reproduced")
+    ]
+
+
 def test_verdicts_are_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
     none, hard = ("no distillation", "hard, without token")
     found = {f"{row}, seed {seed}": value + seed / 1000 for row, value in ((none, 0.4), (hard, 0.5)) for seed in (0, 1)}
@@ -113,5 +136,12 @@ def test_a_preset_is_judged_seed_by_seed(tmp_path: Path) -> None:
     found = gain.table("t", "T", gain.read(tmp_path), gain.teacher(tmp_path), ("so",))
     assert found.rows == (("none", "45.0 ± 7.1", "", ""), ("soft", "55.5 ± 7.8", "+10.5 [+4.1, +16.9]", "reproduced"))
     assert found.figures["soft, seed 1"] == 0.61 and found.notes[1:] == ("The teacher's own top-1: 96.0 %.", "so")
+    (tmp_path / "labels-train.json").write_text('{"views": 4, "rows": 2000, "entropy": 1.5, "unmixed": {"top1": 0.75}}')
+    (line,) = gain.labels(tmp_path)
+    assert line.endswith(
+        "4 views of 2,000 pictures, entropy of the answers 1.50 nats, top-1 on those that are not mixed 75.0 %."
+    )
+    alone = gain.table("t", "T", {"none": {0: 0.4}, "soft": {1: 0.5}}, None, ())
+    assert alone.rows[1] == ("soft", "50.0", "no seed of both", "")
     with pytest.raises(UserError, match="Run `dvc repro` first"):
         gain.read(tmp_path / "students")

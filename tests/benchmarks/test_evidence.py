@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ from benchmarks.evidence.courses import course, inherit, parting, transfer
 from benchmarks.evidence.experiments import HARD, Experiment, Row, online, packing
 from benchmarks.evidence.inherited import distances, reach
 from benchmarks.evidence.lab import Lab
-from benchmarks.evidence.pictures import SIDE, SPRITE, prepare
+from benchmarks.evidence.pictures import SIDE, SPRITE, Pictures, prepare
 from benchmarks.evidence.plots import draw
 from benchmarks.evidence.scales import SCALES
 from benchmarks.evidence.steps import Step, commands, in_order, run
-from benchmarks.evidence.tables import table_of
+from benchmarks.evidence.tables import MISTAKES, table_of, taken_over, teachers_said
 from pipeline.errors import UserError
 from pipeline.store.reader import StoreReader
 from stages import teacher_logits
@@ -69,6 +70,16 @@ def test_every_table_is_a_set_of_commands_that_share_their_runs(lab: Lab) -> Non
         order = in_order(table.steps())
         assert len({step.path for step in order}) == len(order)
         assert all(order.index(need) < order.index(step) for step in order for need in step.needs)
+
+
+def test_stores_of_one_name_are_told_apart_by_their_flags(lab: Lab, tmp_path: Path) -> None:
+    stores = [lab.store(lab.teacher(), recipe=recipe) for recipe in ((), ("--mixup", "0"), ("--cutmix", "0"))]
+    for store in stores:
+        summary = tmp_path / f"{store.path.removesuffix('.zarr')}.summary.json"
+        summary.parent.mkdir(parents=True, exist_ok=True)
+        summary.write_text('{"views": 2, "rows": 32, "entropy": 1.5, "unmixed": {"top1": 0.75}}')
+    told = [line.split(":")[0].split("32-0")[1] for line in teachers_said(stores, tmp_path)]
+    assert told == ["", " (--mixup 0)", " (--cutmix 0)"]
 
 
 def test_a_changed_flag_is_another_run_and_so_is_all_that_follows(lab: Lab) -> None:
@@ -132,19 +143,29 @@ def test_each_seeds_tokens_are_shown(lab: Lab) -> None:
     first = replace(experiment, rows=experiment.rows[:1])
     run(first.steps(), lab.work, jobs=2)
     found = json.loads((lab.work / first.rows[0].about[0].path).read_text())["blocks"]
-    ((name, *_, one, last),) = table_of("parting", first, lab.work, lab.seeds).rows
+    table = table_of("parting", first, lab.work, lab.seeds)
+    ((name, *_, one, last),) = table.rows
+    blocks = [table.figures[f"{name}, cosine after block {number}, seed 3"] for number in (1, 2)]
+    assert blocks == [block["mean"] for block in found]
     assert (name, last) == ("as in every table", f"{found[-1]['mean']:.2f}") and one.startswith(
         f"{found[0]['mean']:.3f}"
     )
 
 
 def test_what_is_inherited_is_measured_against_the_teachers_mistakes(lab: Lab) -> None:
-    row = inherit(lab).rows[0]
+    experiment = inherit(lab)
+    row = experiment.rows[0]
     run([*row.scores, *row.about], lab.work, jobs=2)
+    figures = table_of("inherit", replace(experiment, rows=(row,)), lab.work, lab.seeds).figures
     found = json.loads((lab.work / row.about[0].path).read_text())
     reader = StoreReader.open(str(lab.work / lab.answers(lab.alike()[0]).path))
     wrong = reader.read_arrays(0, 0, ["argmax"])["argmax"][: reader.manifest.rows] != reader.index.classes
     assert found["images"] == 18 and found["teacher_wrong"] == int(wrong.sum()) and len(found["distance"]) == 2
+    assert figures["no teacher, mistakes shared, seed 3"] == found["alike_where_wrong"]
+    assert figures["no teacher, reach of block 2, seed 3"] == found["distance"][1]
+    shared = {f"{name}, {MISTAKES}, seed {seed}": value for name, value in (("a", 0.2), ("b", 0.3)) for seed in (0, 1)}
+    (line,) = taken_over([replace(row, name="a"), replace(row, name="b")], shared)
+    assert line.endswith("b against a: +10.0 [+10.0, +10.0] points.")
     farthest = float(distances(4, 4, 8).max())
     assert all(0 < reach < farthest for reach in found["distance"]) and 0 <= found["alike_where_wrong"] <= 1
 
@@ -236,17 +257,18 @@ def test_a_slice_that_is_over_says_so_and_nothing_is_published(tmp_path: Path) -
         for i in range(32):
             (tmp_path / name / f"{i}.png").write_bytes(encoded(scene(i, 32, 32), "PNG"))
     line = ["distillation", "--data", str(tmp_path), "--work", str(tmp_path / "work"), "--scale", "tiny"]
-    line += ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
     result = CliRunner().invoke(evidence, [*line, "--minutes", "0"])
     assert result.exit_code == 75 and "the same command goes on" in result.output, result.output
     result = CliRunner().invoke(evidence, [*line, "--finished"])
     assert result.exit_code == 0 and "Not run: no distillation; no distillation, two class tokens;" in result.output
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "work" / "tables").exists()
     assert CliRunner().invoke(evidence, ["distillation"]).exit_code == 1
+    refused = CliRunner().invoke(evidence, [*line, "--publish", "--choosing"])
+    assert refused.exit_code == 1 and "--publish and --choosing" in refused.stderr
 
 
 def test_the_command_of_a_table_leaves_out_where_and_how_it_was_cut(monkeypatch) -> None:
-    said = "x distillation views --data /here --minutes 8 --seeds 1,2 --finished --jobs 3 --work /there"
+    said = "x distillation views --data /here --minutes 8 --seeds 1,2 --finished --publish --jobs 3 --work /there"
     monkeypatch.setattr("sys.argv", said.split())
     told = "python -m benchmarks.evidence views --data DATA --seeds 1,2 --work WORK"
     assert command("views") == told
@@ -260,6 +282,25 @@ def test_subsets_are_nested_and_balanced(data: Path, tmp_path: Path) -> None:
     assert all(line.endswith(",") for line in more[6:])
     with pytest.raises(UserError, match="48"):
         pictures.subset(40, 9)
+
+
+def test_the_last_pictures_are_of_every_class_and_in_no_subset(lab: Lab, tmp_path: Path) -> None:
+    for name, number in (("ant", 60), ("bee", 30), ("cow", 10)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(number):
+            (tmp_path / "train" / name / f"{i}.png").touch()
+    pictures = Pictures(tmp_path / "train", tmp_path / "train")
+    last = pictures.last(20).splitlines()[1:]
+    assert Counter(line.split(",")[1] for line in last) == {"ant": 12, "bee": 6, "cow": 2}
+    assert len(pictures.last(1000).splitlines()) == 1 + 15 + 8 + 2
+    own = replace(lab, pictures=pictures, work=tmp_path, scale=replace(lab.scale, fit_rows=20, labelled=20))
+    assert [teacher.name for teacher in own.of_others()] == ["regnety-others"]
+    assert replace(own, scale=replace(own.scale, labelled=90)).of_others() == ()  # every cow would be in both
+    assert replace(own, scale=replace(own.scale, fit_rows=50)).of_others() == ()
+    with pytest.raises(UserError, match=r"--choosing judges on a part"):
+        replace(own, choosing=True).shards(90)
+    with pytest.raises(UserError, match=r"ten classes of CIFAR-10.*ant, bee, cow"):
+        replace(own, weights=tmp_path).given(20)
 
 
 def test_sprites_are_cut_into_folders(tmp_path: Path) -> None:
