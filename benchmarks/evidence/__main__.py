@@ -67,8 +67,8 @@ def main(
     tables: tuple[str, ...], data: Path | None, teachers: Path | None, work: Path, scale: str, seeds: str, jobs: int,
     minutes: float | None, choosing: bool, only_say: bool, finished: bool, only_verdicts: bool, public: bool,
 ) -> None:  # fmt: skip
-    """Reproduce the paper's claims in miniature: distillation, teachers, temperature, smoothing, recipe, efficiency,
-    weight, views, storage, online, resolution, tokens, length, course, parting, inherit, transfer, frontier; all of
+    """Reproduce the paper's claims in miniature: distillation, teachers, temperature, smoothing, alpha, recipe,
+    efficiency, weight, views, storage, online, resolution, tokens, length, course, parting, inherit, transfer, frontier; all of
     them by default. packing needs photographs (--scale photographs)."""
     if only_verdicts:
         write_verdicts(PAGE, RESULTS.relative_to(Path.cwd()) / "evidence")

@@ -11,6 +11,7 @@ from benchmarks.evidence.lab import Lab
 EXPERIMENTS: dict[str, Callable[[Lab], Experiment]] = {
     "distillation": experiments.distillation,
     "efficiency": experiments.efficiency,
+    "alpha": experiments.alpha,
     "weight": experiments.weight,
     "recipe": experiments.recipe,
     "length": courses.length,

@@ -98,6 +98,16 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("one that began from nothing teaches better than the published one", "regnety", PUBLISHED),
         Claim("it teaches better than the tuned one", "regnety", f"{PUBLISHED}, tuned"),
     ),
+    "alpha": (
+        Claim("soft: a weight of 0.9 teaches better than 0.5", "soft, weight 0.9, τ = 1", "soft, weight 0.5, τ = 1"),
+        Claim("hard: a weight of 0.9 teaches better than 0.5", "hard, weight 0.9", "hard, weight 0.5"),
+        Claim(
+            "soft: nothing is lost with the paper's 0.1 at τ = 3",
+            "soft, weight 0.1, τ = 3",
+            "soft, weight 0.5, τ = 1",
+            equal=True,
+        ),
+    ),
     "smoothing": (
         *(
             Claim(f"smoothing {share} helps without a teacher", f"no teacher, smoothing {share}", "no teacher")

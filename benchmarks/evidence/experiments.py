@@ -140,6 +140,26 @@ def smoothing(lab: Lab) -> Experiment:
     return Experiment(title="A teacher against label smoothing", rows=tuple(rows))
 
 
+def alpha(lab: Lab) -> Experiment:
+    """How much weight should the teacher have in the loss, and how much the truth?"""
+    heavy, paper = ("--alpha", "0.9"), ("--alpha", "0.1", "--tau", "3")
+    rows = (
+        ("soft, weight 0.5, τ = 1", "soft", SOFT),
+        ("soft, weight 0.9, τ = 1", "soft", (*SOFT, *heavy)),
+        ("soft, weight 0.1, τ = 3", "soft", (*SOFT, *paper)),
+        ("hard, weight 0.5", "hard", HARD),
+        ("hard, weight 0.9", "hard", (*HARD, *heavy)),
+    )
+    return Experiment(
+        title="The teacher's weight in the loss",
+        rows=tuple(
+            Row(name=name, scores=_taught(lab, lab.teacher(), kind, flags), base="0.5" in name)
+            for name, kind, flags in rows
+        ),
+        notes=("Weight 0.1 at τ = 3 is what the paper gives for soft labels: its divergence is multiplied by τ².",),
+    )
+
+
 def small_convnet(lab: Lab) -> Teacher:
     """A RegNetY that was fitted as long as the transformer."""
     return lab.fitted("regnety-small", small_convnet_flags())
