@@ -45,7 +45,7 @@ OUT_OF_TIME = 75
 """Exit code where --minutes came first, and the same command goes on."""
 
 
-@command()
+@command(epilog=f"Tables: {', '.join(EXPERIMENTS)}; of photographs (--scale photographs): {', '.join(ALONE)}.")
 @click.argument("tables", nargs=-1, type=click.Choice([*EXPERIMENTS, *ALONE]), metavar="[TABLE]...")
 @click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Pictures.")
 @click.option(
@@ -67,9 +67,7 @@ def main(
     tables: tuple[str, ...], data: Path | None, teachers: Path | None, work: Path, scale: str, seeds: str, jobs: int,
     minutes: float | None, choosing: bool, only_say: bool, finished: bool, only_verdicts: bool, public: bool,
 ) -> None:  # fmt: skip
-    """Reproduce the paper's claims in miniature: distillation, teachers, temperature, smoothing, alpha, recipe,
-    efficiency, weight, views, storage, online, resolution, tokens, length, course, parting, inherit, transfer, frontier; all of
-    them by default. packing needs photographs (--scale photographs)."""
+    """Reproduce the paper's claims in miniature, a table each; all tables by default."""
     if only_verdicts:
         write_verdicts(PAGE, RESULTS.relative_to(Path.cwd()) / "evidence")
         return
