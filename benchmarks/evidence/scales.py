@@ -60,9 +60,9 @@ class Scale:
 
 SCALES = {
     "tiny": Scale(
-        labelled=64, efficiency=(32, 64, 128), lengths=(2, 4), side=32, smaller_side=24, patch=8, width=32, depth=2,
+        labelled=192, efficiency=(64, 192, 384), lengths=(2, 4), side=32, smaller_side=24, patch=8, width=32, depth=2,
         heads=2, batch=32,
-        lr=0.008, epochs=4, warmup=1, views=4, view_counts=(1, 4), fit_rows=64, fit_epochs=1,
+        lr=0.008, epochs=4, warmup=1, views=4, view_counts=(1, 4), fit_rows=192, fit_epochs=1,
     ),
     "small": Scale(
         labelled=5000, efficiency=(1000, 5000, 30000), lengths=(10, 20, 60), side=32, smaller_side=24, patch=8,

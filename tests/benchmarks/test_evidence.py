@@ -254,7 +254,7 @@ def test_a_table_compares_seed_by_seed(tmp_path: Path) -> None:
 def test_a_slice_that_is_over_says_so_and_nothing_is_published(tmp_path: Path) -> None:
     for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
         (tmp_path / name).mkdir(parents=True)
-        for i in range(32):
+        for i in range(96):
             (tmp_path / name / f"{i}.png").write_bytes(encoded(scene(i, 32, 32), "PNG"))
     line = ["distillation", "--data", str(tmp_path), "--work", str(tmp_path / "work"), "--scale", "tiny"]
     result = CliRunner().invoke(evidence, [*line, "--minutes", "0"])
