@@ -29,7 +29,7 @@ from pipeline.commands.recipe_flags import RECIPE_FLAGS
 ROOT = Path(__file__).parents[2]
 GRAPH = ROOT / "dvc.yaml"
 PACKAGES = ("pipeline", "stages", "student")
-PARAMS = ("params.yaml", "params.imagenet.yaml", "params.folder.yaml", "params.charts.yaml")
+PARAMS = ("params.yaml", "params.imagenet.yaml", "params.folder.yaml", "params.few.yaml", "params.charts.yaml")
 PAINTED = ("params.yaml", "params.charts.yaml")
 PARTS = ("demo_images", "pack", "hold_out", "teacher_logits")
 """Groups that are a dictionary of parts, each a stage of its own"""
