@@ -78,7 +78,7 @@ def table(
         if kind == "none":
             told = ["", ""]
         elif not both:
-            told = ["no seed of both", ""]
+            told = ["no seed in common", ""]
         else:
             effect = paired([100 * scores[seed] for seed in both], [100 * base[seed] for seed in both])
             told = [effect.text(), more(effect)]

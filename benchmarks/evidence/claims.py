@@ -85,18 +85,18 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("a convnet teaches better than a transformer of equal accuracy", "regnety-small", "vit-small"),
         Claim("a convnet teaches better than a transformer, both fitted to the recipe", "regnety-recipe", "vit-recipe"),
         Claim("a teacher that never saw their pictures helps students", "regnety-others", "no teacher"),
-        Claim("it loses nothing by that", "regnety-others", "regnety-recipe", equal=True),
+        Claim("nothing is lost with a teacher that never saw them", "regnety-others", "regnety-recipe", equal=True),
         Claim("a teacher that was told no more than they are helps students", "regnety-same", "no teacher"),
-        Claim("a teacher of ten times as many labels teaches better", "regnety-recipe", "regnety-same"),
+        Claim("a teacher that was told more labels teaches better", "regnety-recipe", "regnety-same"),
         Claim("a teacher fitted to the recipe teaches better", "ResNet-20, tuned", "ResNet-20"),
         Claim("a better convnet teaches better", "ResNet-56", "ResNet-20"),
         *(
             Claim(f"{name} helps students", name, "no teacher")
             for name in (PUBLISHED, f"{PUBLISHED}, tuned", "regnety")
         ),
-        Claim("tuned to the recipe it teaches better", f"{PUBLISHED}, tuned", PUBLISHED),
+        Claim("a published teacher that was tuned to the recipe teaches better", f"{PUBLISHED}, tuned", PUBLISHED),
         Claim("one that began from nothing teaches better than the published one", "regnety", PUBLISHED),
-        Claim("it teaches better than the tuned one", "regnety", f"{PUBLISHED}, tuned"),
+        Claim("one that began from nothing teaches better than the tuned one", "regnety", f"{PUBLISHED}, tuned"),
     ),
     "alpha": (
         Claim("soft: a weight of 0.9 teaches better than 0.5", "soft, weight 0.9, τ = 1", "soft, weight 0.5, τ = 1"),

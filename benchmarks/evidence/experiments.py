@@ -96,11 +96,11 @@ def _of_small_pictures(lab: Lab) -> tuple[Teacher, Sequence[Teacher], str]:
     """The teacher whose views the students without one see; all teachers; and how they came to be."""
     given = [lab.given(56), lab.given(20), lab.tuned(20)]
     note = (
-        "The RegNetYs and ViTs were fitted here, by `stages.fit_teacher`: the small ones under the recipe `light`, "
-        "the last under the students' own; regnety-others to pictures that no student learns from, "
-        "regnety-same to the students' pictures and labels alone, with as many views."
+        "The RegNetYs and ViTs were fitted here, by `stages.fit_teacher`: `-small` under the recipe `light`, all "
+        "others under the students' own; `-others` to pictures that no student learns from, `-same` to the students' "
+        "pictures and labels alone, with as many views."
     )
-    fitted = (small_convnet(lab), small_transformer(lab), *lab.alike(), *lab.of_others(), lab.of_the_same())
+    fitted = (small_convnet(lab), small_transformer(lab), *lab.alike(), *lab.of_others(), *lab.of_the_same())
     return lab.given(20), [*given, *fitted], note
 
 

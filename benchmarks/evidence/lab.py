@@ -135,19 +135,19 @@ class Lab:
 
     def of_others(self) -> tuple[Teacher, ...]:
         """The same convnet, fitted likewise to as many other pictures: it has never seen those that students learn.
-        None where there are too few for that."""
+        None where there are too few for that, or they are those that choose settings."""
         others = self.pictures.last(self.scale.fit_rows)
-        if abs(others.count("\n") - 1 - self.scale.fit_rows) > 0.01 * self.scale.fit_rows:
+        if self.choosing or abs(others.count("\n") - 1 - self.scale.fit_rows) > 0.01 * self.scale.fit_rows:
             return ()
         if _share_pictures(others, self.pictures.subset(self.scale.labelled)):
             return ()
         return (self._convnet("regnety-others", self._packed("others", others)),)
 
-    def of_the_same(self) -> Teacher:
+    def of_the_same(self) -> tuple[Teacher, ...]:
         """The same convnet, fitted to the students' own pictures and labels alone, in as many views: it knows no more
-        than they are told without it."""
+        than they are told without it. None where the others learn no more pictures."""
         longer = self.scale.fit_rows // self.scale.labelled
-        return self._convnet("regnety-same", self.shards(self.scale.labelled), longer)
+        return (self._convnet("regnety-same", self.shards(self.scale.labelled), longer),) if longer > 1 else ()
 
     def _convnet(self, name: str, shards: Step | None = None, longer: int = 1) -> Teacher:
         flags = (*small_convnet_flags(), *RECIPE, *self.scale.strong)

@@ -47,7 +47,7 @@ class Pictures:
         """Lines of path,class of so many, and no more than a quarter of all, from the end of every class in proportion:
         subsets have none of them, as long as no class is used up."""
         classes = _shuffled(self.train)
-        share = min(number / sum(map(len, classes)), 0.25)
+        share = min(number / max(1, sum(map(len, classes))), 0.25)
         return self._lines([file for files in classes for file in files[len(files) - round(share * len(files)) :]])
 
     def _lines(self, labelled: Sequence[Path], unlabelled: Sequence[Path] = ()) -> str:

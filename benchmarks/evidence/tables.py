@@ -116,7 +116,8 @@ def taken_over(rows: Sequence[Row], figures: Mapping[str, float]) -> Iterator[st
     """How many more of the teacher's mistakes a student shares than another, seed by seed."""
     shared = {row.name: of_row(figures, f"{row.name}, {MISTAKES}") for row in rows}
     for mine, other in itertools.combinations([name for name in shared if shared[name]], 2):
-        both = sorted(set(shared[mine]) & set(shared[other]))
+        if not (both := sorted(set(shared[mine]) & set(shared[other]))):
+            continue
         effect = paired([100 * shared[other][seed] for seed in both], [100 * shared[mine][seed] for seed in both])
         yield f"The convnet's mistakes that are shared, {other} against {mine}: {effect.text()} points."
 

@@ -142,6 +142,6 @@ def test_a_preset_is_judged_seed_by_seed(tmp_path: Path) -> None:
         "4 views of 2,000 pictures, entropy of the answers 1.50 nats, top-1 on those that are not mixed 75.0 %."
     )
     alone = gain.table("t", "T", {"none": {0: 0.4}, "soft": {1: 0.5}}, None, ())
-    assert alone.rows[1] == ("soft", "50.0", "no seed of both", "")
+    assert alone.rows[1] == ("soft", "50.0", "no seed in common", "")
     with pytest.raises(UserError, match="Run `dvc repro` first"):
         gain.read(tmp_path / "students")
