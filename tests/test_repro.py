@@ -130,7 +130,10 @@ def test_another_learning_rate_runs_the_students_again(checkout: Path) -> None:
 
 
 def photographs(folder: Path) -> None:
-    """40 of them, of two classes."""
+    """40 of them, of two classes, and eight without one."""
+    (folder / "unlabelled").mkdir(parents=True)
+    for i in range(8):
+        (folder / "unlabelled" / f"{i}.jpg").write_bytes(encoded(scene(200 + i, 64, 48)))
     for part, number in (("train", 14), ("val", 6)):
         for name in ("cat", "dog"):
             place = folder / part / name
@@ -144,18 +147,25 @@ def scaled(preset: str) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((ROOT / preset).read_text(encoding="utf-8"))
     values |= {"images": "photos", "launch": "python"}
     values["fit_teacher"] |= {"model": "test_efficientnet", "pretrained": False, "epochs": 1, "image-size": 32}
-    for name in ("train", "val"):
-        values["teacher_logits"][name]["image-size"] = 32
+    for labels in values["teacher_logits"].values():
+        labels |= {"image-size": 32, "views": min(labels["views"], 2)}
     values["teacher_logits"]["train"] |= {"views": 2, "keep": "topk:1" if preset == "params.imagenet.yaml" else "dense"}
     values["train"] |= {"epochs": 2, "batch": 8, "warmup-epochs": 0.4, "patch-size": 16, "width": 32, "depth": 1}
     values["train"]["heads"] = 1
     kept = {name: flags for name, flags in values["students"].items() if name in ("none-0", values["tokens"][-1])}
-    kept["none-0"] |= {"epochs": 1}  # what a student says of itself counts, and not what all share
+    for flags in kept.values():
+        flags |= {
+            name: values["train"].get(name, 1) for name in flags if name in ("epochs", "warmup-epochs", "val-every")
+        }
+    kept["none-0"] |= {"epochs": 1, "warmup-epochs": 0.2}  # what it says of itself counts, and not what all share
     kinds = sorted(flags["distill"] for flags in kept.values())
     return values | {"students": kept, "tokens": [values["tokens"][-1]], "kinds": kinds}
 
 
-@pytest.mark.parametrize(("preset", "student"), [("params.folder.yaml", "soft-0"), ("params.imagenet.yaml", "hard-0")])
+@pytest.mark.parametrize(
+    ("preset", "student"),
+    [("params.folder.yaml", "soft-0"), ("params.few.yaml", "soft-0"), ("params.imagenet.yaml", "hard-0")],
+)
 def test_a_preset_runs_what_it_asks_for_and_nothing_else(tmp_path: Path, preset: str, student: str) -> None:
     """By `dvc repro` alone on 40 photographs; then, in git, with another value."""
     folder = unpacked(tmp_path)
@@ -164,6 +174,7 @@ def test_a_preset_runs_what_it_asks_for_and_nothing_else(tmp_path: Path, preset:
     students = {f"{stage}@{name}" for stage in ("train", "evaluate") for name in ("none-0", student)}
     whole = {"pack@train", "hold_out@val", "fit_teacher", "teacher_logits@train", "teacher_logits@val"}
     whole |= {"verify_logits", f"tokens@{student}", "report"} | students
+    whole |= {"pack@labelled", "teacher_logits@labelled"} if preset == "params.few.yaml" else set()
     assert {line.split()[0] for line in dvc(folder, "stage", "list").splitlines()} == whole
     ran = stages_of(dvc(folder, "repro"))
     assert set(ran) == whole and len(ran) == len(whole)
