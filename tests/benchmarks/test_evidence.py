@@ -87,6 +87,8 @@ def test_a_changed_flag_is_another_run_and_so_is_all_that_follows(lab: Lab) -> N
     assert one.path != other.path
     assert Step("c.d", "y", (), (one,)).path != Step("c.d", "y", (), (other,)).path
     assert Step("a.b", "x", ("--seed", "0")).path == one.path
+    namesake = Step("a.b", "y", ("--seed", "0"))
+    assert in_order([one, Step("c.d", "z", (), (namesake,)), one])[:2] == [one, namesake], "each of two names is done"
 
 
 def test_offline_equals_online_bit_for_bit_and_nothing_runs_twice(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
