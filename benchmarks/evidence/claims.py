@@ -59,6 +59,7 @@ def of_row(figures: Mapping[str, float], row: str) -> dict[int, float]:
 SMOOTHINGS = ("0.3", "0.5", "0.7")
 """Of labels, beside the recipe's 0.1."""
 PUBLISHED = "efficientnet_lite0"
+"""The teacher of photographs, as its row is named"""
 FUSED, PLAIN = "hard with token: both fused", "no distillation"
 PARTS = ("mixup", "CutMix", "either", "erasing", "RandAugment", "drop path", "label smoothing", "repeated augmentation")
 CLAIMS: dict[str, tuple[Claim, ...]] = {
