@@ -32,6 +32,8 @@ from tests.stores import fill, index_of, labels_of, manifest_of, open_writing, t
 INDEX = index_of(70)
 MANIFEST = manifest_of(INDEX, "topk:3")
 VIEWS = 2
+SOON_S = 6.0
+"""After which the lease of a killed writer expires: long enough that a busy machine renews it in time"""
 KEY = "argmax/c.0.0"
 
 
@@ -154,7 +156,7 @@ def test_faults_now_and_then_change_nothing(server, s3, url, local, fault, monke
 
 @pytest.mark.parametrize("fault", ["refuse", "error", "stall"])
 def test_a_server_that_stays_away_ends_in_time_and_nothing_is_lost(
-    server, s3, short, url, local, fault, monkeypatch
+    server, s3, url, local, fault, monkeypatch
 ) -> None:
     monkeypatch.setattr(pipeline.remote.client, "STALL_S", 0.3)
     away = threading.Event()
@@ -166,6 +168,7 @@ def test_a_server_that_stays_away_ends_in_time_and_nothing_is_lost(
             open_writing(url, MANIFEST, INDEX, VIEWS) as store,
         ):
             fill(store, store.missing()[:2])
+            monkeypatch.setattr(s3_lease, "LEASE_S", SOON_S)
             away.set()
             forget()
             begun = time.monotonic()
@@ -187,7 +190,7 @@ def _write(url: str, pause: float) -> None:
 
 
 def test_a_killed_writer_leaves_what_it_finished_and_its_lease_expires(
-    s3: Any, short: None, url: str, local: dict[str, bytes]
+    s3: Any, url: str, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = multiprocessing.get_context("fork").Process(target=_write, args=(url, 0.05))
     child.start()
@@ -199,6 +202,7 @@ def test_a_killed_writer_leaves_what_it_finished_and_its_lease_expires(
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
     child.join()
+    monkeypatch.setattr(s3_lease, "LEASE_S", SOON_S)
     with open_writing(url, MANIFEST, INDEX, VIEWS) as store:  # waits for the lease of the killed one
         assert len(store.missing()) <= len(store.layout.units()) - 2
         fill(store)
