@@ -155,9 +155,7 @@ def test_faults_now_and_then_change_nothing(server, s3, url, local, fault, monke
 
 
 @pytest.mark.parametrize("fault", ["refuse", "error", "stall"])
-def test_a_server_that_stays_away_ends_in_time_and_nothing_is_lost(
-    server, s3, url, local, fault, monkeypatch
-) -> None:
+def test_a_server_that_stays_away_ends_in_time_and_nothing_is_lost(server, s3, url, local, fault, monkeypatch) -> None:
     monkeypatch.setattr(pipeline.remote.client, "STALL_S", 0.3)
     away = threading.Event()
     with proxy(server[0], lambda _: fault if away.is_set() else "pass", cut_at=20) as between:
