@@ -167,13 +167,24 @@ def only_writer(run: Path) -> Iterator[None]:
     for name, what in OTHERS.items():
         if (run / name).exists():
             raise StudentError(f"--out {run} is {what} ({name}). Give the run a folder of its own.")
+    made = not run.exists()
     with telling(run):
         run.mkdir(parents=True, exist_ok=True)
     try:
         _hold(run)
         yield
     finally:
+        if made and _HELD:
+            _remove_empty(run)
         _let_go()
+
+
+def _remove_empty(run: Path) -> None:
+    """A folder in which nothing but the lock came to be, as where the first start was refused, goes again."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in run.iterdir()] == [LOCK]:
+            (run / LOCK).unlink()
+            run.rmdir()
 
 
 def _hold(run: Path) -> None:

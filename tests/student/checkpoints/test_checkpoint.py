@@ -146,3 +146,19 @@ def test_a_second_writer_is_told_at_once(tmp_path: Path) -> None:
     other.join()
     with checkpoint.only_writer(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("begun", ["new", "found", "written"])
+def test_a_folder_that_only_a_refused_start_made_goes_again(tmp_path: Path, begun: str) -> None:
+    run = tmp_path / "run"
+    if begun == "found":
+        run.mkdir()
+    with pytest.raises(StudentError, match="refused"), checkpoint.only_writer(run):
+        if begun == "written":
+            checkpoint.save(run, state(1))
+        raise StudentError("refused")
+    assert run.exists() == (begun != "new")
+    assert checkpoint.path_of(run).exists() == (begun == "written")
+    with checkpoint.only_writer(run):
+        checkpoint.save(run, state(2))
+    assert checkpoint.load(run)["step"] == 2
