@@ -6,7 +6,7 @@ own. The first row of a group is what the others are compared with, seed by seed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.evidence.claims import SMOOTHINGS
@@ -15,6 +15,7 @@ from benchmarks.evidence.scales import Flags
 from benchmarks.evidence.steps import Step
 
 SOFT: Flags = ("--distill", "soft", "--tau", "1")
+HEAVY: Flags = (*SOFT, "--alpha", "0.9")
 HARD: Flags = ("--distill", "hard")
 NONE: Flags = ("--distill", "none")
 WITHOUT_TOKEN: Flags = ("--model", PLAIN)
@@ -142,13 +143,12 @@ def smoothing(lab: Lab) -> Experiment:
 
 def alpha(lab: Lab) -> Experiment:
     """How much weight should the teacher have in the loss, and how much the truth?"""
-    heavy, paper = ("--alpha", "0.9"), ("--alpha", "0.1", "--tau", "3")
     rows = (
         ("soft, weight 0.5, τ = 1", "soft", SOFT),
-        ("soft, weight 0.9, τ = 1", "soft", (*SOFT, *heavy)),
-        ("soft, weight 0.1, τ = 3", "soft", (*SOFT, *paper)),
+        ("soft, weight 0.9, τ = 1", "soft", HEAVY),
+        ("soft, weight 0.1, τ = 3", "soft", ("--distill", "soft", "--tau", "3", "--alpha", "0.1")),
         ("hard, weight 0.5", "hard", HARD),
-        ("hard, weight 0.9", "hard", (*HARD, *heavy)),
+        ("hard, weight 0.9", "hard", (*HARD, "--alpha", "0.9")),
     )
     return Experiment(
         title="The teacher's weight in the loss",
@@ -198,48 +198,38 @@ def recipe(lab: Lab) -> Experiment:
 
 def efficiency(lab: Lab) -> Experiment:
     """Few labels, with the other pictures absent or there without a label."""
-    teacher, rows = lab.teacher(), []
-    most = lab.scale.efficiency[-1]
-    for labelled in lab.scale.efficiency:
-        few = lab.store(teacher, shards=lab.shards(labelled), views=lab.views_of(labelled))
-        none = lab.students("none", few, *NONE, rows=labelled)
-        rows.append(Row(name=f"{labelled:,} labels, no teacher", scores=lab.scores(none), base=True))
-        taught = lab.students("soft", few, *SOFT, rows=labelled)
-        rows.append(Row(name=f"{labelled:,} labels, soft", scores=lab.scores(taught)))
-        if labelled < most:
-            shards = lab.shards(labelled, most - labelled)
-            all_rows = lab.store(teacher, shards=shards, views=lab.views_of(most))
-            taught = lab.students("more", all_rows, *SOFT, "--alpha", "0.9", rows=most)
-            name = f"{labelled:,} labels and {most - labelled:,} pictures without, soft"
-            rows.append(Row(name=name, scores=lab.scores(taught)))
-    return Experiment(
-        title="Few labels",
-        rows=tuple(rows),
-        notes=(
-            "Every row learns from as many views; with pictures that have no label the teacher's term has 0.9 of the "
-            "weight, else 0.5. How many labels the teacher itself has learned from is the scale's.",
-        ),
+    note = (
+        "Every row learns from as many views; with pictures that have no label the teacher's term has 0.9 of the "
+        "weight, else 0.5. How many labels the teacher itself has learned from is the scale's."
     )
+    rows = _few_labels(lab, {"no teacher": NONE, "soft": SOFT}, "soft")
+    return Experiment(title="Few labels", rows=rows, notes=(note,))
 
 
 def weight(lab: Lab) -> Experiment:
     """What of the gain of few labels is the teacher's weight in the loss, and what the pictures without a label?"""
-    teacher, rows = lab.teacher(), []
-    most = lab.scale.efficiency[-1]
-    more_weight = (*SOFT, "--alpha", "0.9")
-    for labelled in lab.scale.efficiency:
-        few = lab.store(teacher, shards=lab.shards(labelled), views=lab.views_of(labelled))
-        half = lab.students("soft", few, *SOFT, rows=labelled)
-        rows.append(Row(name=f"{labelled:,} labels, weight 0.5", scores=lab.scores(half), base=True))
-        heavy = lab.students("soft", few, *more_weight, rows=labelled)
-        rows.append(Row(name=f"{labelled:,} labels, weight 0.9", scores=lab.scores(heavy)))
-        if labelled < most:
-            all_rows = lab.store(teacher, shards=lab.shards(labelled, most - labelled), views=lab.views_of(most))
-            taught = lab.students("more", all_rows, *more_weight, rows=most)
-            name = f"{labelled:,} labels and {most - labelled:,} pictures without, weight 0.9"
-            rows.append(Row(name=name, scores=lab.scores(taught)))
     note = "Soft labels in every row; every row learns from as many views."
-    return Experiment(title="Few labels: the teacher's weight", rows=tuple(rows), notes=(note,))
+    rows = _few_labels(lab, {"weight 0.5": SOFT, "weight 0.9": HEAVY}, "weight 0.9")
+    return Experiment(title="Few labels: the teacher's weight", rows=rows, notes=(note,))
+
+
+def _few_labels(lab: Lab, kinds: Mapping[str, Flags], rest: str) -> tuple[Row, ...]:
+    """For each number of labels students of these kinds, and one that sees the pictures without a label as well."""
+    teacher, rows, most = lab.teacher(), [], lab.scale.efficiency[-1]
+
+    def row(name: str, shards: Step, count: int, flags: Flags) -> Row:
+        store = lab.store(teacher, shards=shards, views=lab.views_of(count))
+        _, distill, *_ = flags
+        students = lab.students(distill, store, *flags, rows=count)
+        return Row(name=name, scores=lab.scores(students), base=name.endswith(next(iter(kinds))))
+
+    for labelled in lab.scale.efficiency:
+        for kind, flags in kinds.items():
+            rows.append(row(f"{labelled:,} labels, {kind}", lab.shards(labelled), labelled, flags))
+        if labelled < most:
+            name = f"{labelled:,} labels and {most - labelled:,} pictures without, {rest}"
+            rows.append(row(name, lab.shards(labelled, most - labelled), most, HEAVY))
+    return tuple(rows)
 
 
 def views(lab: Lab) -> Experiment:
