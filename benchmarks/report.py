@@ -11,13 +11,15 @@ import datetime as dt
 import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
-from pipeline.labelling.environment import describe_environment
-
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
 Cell = str | float | int
 
 
@@ -93,7 +95,7 @@ def load_average() -> tuple[float, float, float]:
 
 def machine() -> str:
     """Processor, cores, memory, accelerator."""
-    found = describe_environment()
+    found = _environment()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = "" if found["gpu"] == "none" else f", {found['gpu']}"
     return f"{_processor()}, {os.cpu_count()} cores, {found['cpu']}, {memory:.0f} GiB{gpu}, {found['machine']}"
@@ -101,8 +103,17 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and what does the work."""
-    found = describe_environment()
+    found = _environment()
     return {name: found[name] for name in sorted(found) if name not in ("machine", "cpu", "gpu")}
+
+
+@lru_cache(maxsize=1)
+def _environment() -> dict[str, str]:
+    """Asked of a process of its own: one that has looked for a GPU can fork none that uses it."""
+    line = "import json; from pipeline.labelling import environment as e; print(json.dumps(e.describe_environment()))"
+    said = subprocess.run([sys.executable, "-c", line], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    found: dict[str, str] = json.loads(said)
+    return found
 
 
 def _processor() -> str:

@@ -23,12 +23,14 @@ from pipeline.shards.truth import brief
 from student.checkpoints.flags import checkpoint_options, crop_option
 from student.checkpoints.trained import Saved, open_saved
 from student.exporting.export_folder import PREPROCESSING, placed
-from student.exporting.model_card import write_card
+from student.exporting.model_card import accuracy, write_card
 from student.exporting.onnx_graph import write_onnx
 from student.exporting.preprocessing import description
 from student.exporting.timm_folder import HEADS, write_timm
 
 log = logging.getLogger("student.export")
+TOLD = 0.01
+"""Of the validation pictures: by so much more another head must name for it to be said"""
 
 
 @command()
@@ -77,7 +79,19 @@ def main(
             last = f'{out}: timm.create_model("local-dir:{out}", pretrained=True)'
         write_json(folder / PREPROCESSING, prepared)
     write_card(out, saved, head=head, ema=ema)
+    _tell_of_a_better_head(saved, head, ema)
     click.echo(last)
+
+
+def _tell_of_a_better_head(saved: Saved, head: str, ema: bool) -> None:
+    """A student whose one head was clearly ahead, as after long trainings with soft labels."""
+    found = {name.replace("both together", "fused"): value for name, value in accuracy(saved, ema=ema).items()}
+    best = max(found, key=found.__getitem__, default=head)
+    if found.get(best, 0.0) - found.get(head, 1.0) > TOLD:
+        log.warning(
+            "--head %s names %.1f %% of the run's validation pictures, %s %.1f %%: --head %s exports that answer",
+            head, 100 * found[head], best, 100 * found[best], best,
+        )  # fmt: skip
 
 
 def _named(saved: Saved, classes: Path | None) -> Saved:

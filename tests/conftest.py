@@ -32,6 +32,7 @@ TESTS = Path(__file__).parent
 SLOW = [line for line in (TESTS / "slow.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
 
 
+@pytest.hookimpl(optionalhook=True)  # a GPU machine may have pytest alone
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than there are cores: tests wait for others nearly as often as they compute."""
     return (os.cpu_count() or 1) + 1

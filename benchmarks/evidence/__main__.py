@@ -20,6 +20,7 @@ import shlex
 import sys
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -30,7 +31,6 @@ from benchmarks.evidence.claims import write_verdicts
 from benchmarks.evidence.experiments import Experiment
 from benchmarks.evidence.lab import Lab
 from benchmarks.evidence.pictures import prepare
-from benchmarks.evidence.plots import draw
 from benchmarks.evidence.scales import SCALES
 from benchmarks.evidence.steps import commands, run
 from benchmarks.evidence.tables import table_of
@@ -103,12 +103,15 @@ def main(
 
 
 def publish(name: str, experiment: Experiment, lab: Lab, around: Circumstances, out: Path, plots: Path) -> str:
-    """Write the table of what is done so far, with its picture."""
+    """Write the table of what is done so far, with its picture where matplotlib is installed (the extra `report`)."""
     made = frontier.table if experiment.kind == "frontier" else table_of
     table = made(name, experiment, lab.work, lab.seeds)
     if table.rows:
         write(table, around, out)
-        draw(name, experiment, lab.work, lab.seeds, plots)
+        if find_spec("matplotlib"):
+            from benchmarks.evidence.plots import draw  # a GPU machine may have the run-time packages alone
+
+            draw(name, experiment, lab.work, lab.seeds, plots)
     return f"\n## {table.title}\n\n{table.text()}\n"
 
 

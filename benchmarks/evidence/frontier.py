@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.evidence.experiments import NONE, SOFT, WITHOUT_TOKEN, Experiment, Row
 from benchmarks.evidence.lab import RECIPE, Lab, small_regnety
@@ -23,6 +21,9 @@ from benchmarks.evidence.tables import read, spread, teachers_said
 from benchmarks.report import Table, grid
 from stages.comparing.place import Place
 from stages.comparing.place import frontier as mark_frontier
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOBILENET: Flags = ("--model", "mobilenetv2_035", "--model-arg", "output_stride=8")
 COLUMNS = ("", "parameters", "top-1, %", "against no teacher, 95 % interval", "images/s", "on the frontier")
@@ -96,6 +97,8 @@ def table(name: str, experiment: Experiment, work: Path, seeds: Sequence[int]) -
 
 def draw(experiment: Experiment, work: Path) -> Figure:
     """A dot a row; students of one kind are joined."""
+    from matplotlib.figure import Figure  # an extra, which only pictures need
+
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes, places = figure.subplots(), _places(experiment, work)
     for kind, (colour, style) in KINDS.items():

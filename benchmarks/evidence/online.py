@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.commands.command import command
 from pipeline.commands.speed_flags import Speed, speed_options
@@ -89,9 +91,13 @@ class Answered(Feed):
     def steps(self, epoch: int, step: int, epochs: int) -> Iterator[Step]:
         """Each step once the teacher has looked at it; its answers go through the same codes as stored ones."""
         for found in super().steps(epoch, step, epochs):
-            logits_BC = self.teacher(found.pixels_BHWC.cpu().numpy())
-            labels = encode(logits_BC, KEEP, self.temperatures)
+            labels = encode(self._logits(found.pixels_BHWC.cpu().numpy()), KEEP, self.temperatures)
             yield dataclasses.replace(found, teacher=teacher_labels(KEEP, labels, self.temperatures, self.ranks.device))
+
+    def _logits(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """In batches as large as those of the store: the last bits of an answer depend on how many are asked for."""
+        size = self.teacher.card.batch_size
+        return np.concatenate([self.teacher(pixels_BHWC[at : at + size]) for at in range(0, len(pixels_BHWC), size)])
 
 
 def _require_one_process() -> None:

@@ -248,7 +248,7 @@ def _send(run: Run, step: Step, losses: Tensor) -> Reading:
     if sums.device.type == "cuda":
         sums = sums.to("cpu", non_blocking=True)
         arrived = sleeping_event()
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(losses.device))
     return Reading(step.epoch, step.step, step.whole, sums, arrived)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -251,6 +253,35 @@ def test_a_table_compares_seed_by_seed(tmp_path: Path) -> None:
     assert table.rows[2] == ("its distillation head", "", "58.0 ± 5.7", "", "+13.0 [+0.3, +25.7]")
     assert table.figures["hard, seed 1"] == 0.52
     assert draw("t", Experiment(title="T", rows=rows), tmp_path, (0, 1), tmp_path / "plots").exists()
+
+
+ON_A_GPU_MACHINE = """
+import multiprocessing, sys
+sys.modules["matplotlib"] = None  # an extra
+from pathlib import Path
+import torch
+from benchmarks.evidence.__main__ import publish
+from benchmarks.evidence.experiments import Experiment, Row
+from benchmarks.evidence.steps import Step
+from benchmarks.report import Circumstances
+work = Path(sys.argv[1])
+row = Row(name="none", scores=(Step("student.evaluate", "plain-0", (), (), ".json"),), base=True)
+lab = type("Lab", (), {"work": work, "seeds": (0,)})
+around = Circumstances(command="c", photographs="p", load_before=(0, 0, 0))
+publish("t", Experiment(title="T", rows=(row,)), lab, around, work / "tables", work / "tables")
+child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(torch.cuda._is_in_bad_fork()))
+child.start(); child.join()
+sys.exit(child.exitcode)
+"""
+
+
+def test_a_published_table_leaves_the_gpu_to_the_next_command(tmp_path: Path) -> None:
+    """Each command is a fork of this process, which must not have looked for a GPU; and pictures are an extra."""
+    scored(tmp_path, "plain-0", 0.4)
+    done = subprocess.run([sys.executable, "-c", ON_A_GPU_MACHINE, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in sorted((tmp_path / "tables").iterdir())] == ["t.json", "t.md"]
+    assert "torch " in (tmp_path / "tables/t.md").read_text()
 
 
 def test_a_slice_that_is_over_says_so_and_nothing_is_published(tmp_path: Path) -> None:

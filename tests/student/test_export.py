@@ -167,7 +167,8 @@ def test_the_card_says_who_this_is_and_how_good(tmp_path: Path) -> None:
     ]
     record = "".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "epo'
     (tmp_path / "run/metrics.jsonl").write_text(record)
-    assert _export(tmp_path).exit_code == 0
+    result = _export(tmp_path)
+    assert result.exit_code == 0 and "validation pictures" not in result.stderr, result.stderr
     full = _head(card)
     assert full["accuracy"] == {"both together": 0.75, "class": 0.5, "distillation": 0.625}
     assert [full[name] for name in ("teacher", "store", "recipe", "data", "labels")] == [
@@ -176,7 +177,10 @@ def test_the_card_says_who_this_is_and_how_good(tmp_path: Path) -> None:
     text = card.read_text()
     assert "taught by the stored answers of regnety_160 (hard distillation)" in text and "secret" not in text
     assert "| distillation | 62.50 % |" in text and "randaugment rand-m9" in text and "lr 0.01" in text
-    assert _export(tmp_path, "--ema").exit_code == 0
+    result = _export(tmp_path, "--head", "class")
+    assert "--head class names 50.0 % of the run's validation pictures, fused 75.0 %: --head fused" in result.stderr
+    result = _export(tmp_path, "--ema")
+    assert result.exit_code == 0 and "validation pictures" not in result.stderr, result.stderr
     assert _head(card)["accuracy"] == {"both together": 1.0} and _head(card)["moving_average"] is True
 
 
