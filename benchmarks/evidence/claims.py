@@ -156,7 +156,8 @@ def judged(name: str, figures: Mapping[str, float]) -> Iterator[tuple[Claim, Eff
 
 def _of_numbers(name: str, figures: Mapping[str, float]) -> Iterator[Claim]:
     """Claims about rows that are named by a number, which differs from scale to scale, or by a teacher."""
-    rows = sorted({SEED.sub("", figure) for figure in figures}, key=_number)
+    names = {SEED.sub("", figure) for figure in figures}
+    rows = sorted((name for name in names if not name.endswith(" head")), key=_number)
     if name == "efficiency":
         yield from _of_labels(rows)
     if name == "temperature":
@@ -210,8 +211,10 @@ def _of_epochs(rows: list[str]) -> Iterator[Claim]:
             yield Claim(f"{length}: {kind} labels help", f"{length}, {kind}", f"{length}, no teacher")
     if len(lengths) > 1:
         short, long = lengths[0], lengths[-1]
-        pair = (f"{short}, soft", f"{short}, no teacher")
-        yield Claim(f"soft labels gain more in {long} than in {short}", f"{long}, soft", f"{long}, no teacher", pair)
+        for kind in ("hard", "soft"):
+            text = f"{kind} labels gain more in {long} than in {short}"
+            pair = (f"{short}, {kind}", f"{short}, no teacher")
+            yield Claim(text, f"{long}, {kind}", f"{long}, no teacher", pair)
 
 
 def table(name: str, figures: Mapping[str, float]) -> list[str]:

@@ -23,6 +23,7 @@ from pipeline.shards.patterns import expand
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
 
+ALONE = HEADS[:2]
 MISTAKES = "mistakes shared"
 
 
@@ -99,7 +100,12 @@ def _pairs(step: Step) -> list[tuple[str, str]]:
 
 
 def seen(kind: str, row: Row, seeds: Sequence[int], work: Path) -> Iterator[tuple[str, float]]:
-    """What is known of each seed beside its top-1, by name: of every block, not of the first and last alone."""
+    """What is known of each seed beside its top-1, by name: of each head alone, and of every block."""
+    if row.head == "fused_logits":
+        for seed, step in zip(seeds, row.scores, strict=True):
+            answers = read(step, work)
+            heads_of = ALONE if has(answers, ALONE[-1]) else ()
+            yield from ((f"{head} head, seed {seed}", top1(answers, head)) for head in heads_of)
     if kind in ("tokens", "course", "parting"):
         for seed, step in zip(seeds, row.about, strict=True):
             for number, block in enumerate(read(step, work)["blocks"], 1):
