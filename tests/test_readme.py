@@ -166,6 +166,8 @@ def traced() -> dict[str, list[str]]:
         for batch in (128, 256)
         for views in ("1 view", "8 views")
     ]
+    length, column = "evidence/epochs-fitted/length.md", "against the base, 95 % interval"
+    hard = [cell(length, f"{epochs} epochs, hard", column).split()[0].lstrip("+") for epochs in (100, 600)]
     trained = "student.train, three repeats"
     base_gpu = cell("gpu.md", f"base: {trained}, compiled", "of the bare one")
     tiny_gpu = cell("gpu.md", f"tiny: {trained} and picture cache, compiled", "of the bare one")
@@ -175,6 +177,7 @@ def traced() -> dict[str, list[str]]:
         r"Seed by seed the gains are \+(\S+) to \+(\S+) and \+(\S+) to \+(\S+) points": gains,
         r"Another processor, .*? gave (\S+ ± \S+), (\S+ ± \S+) and (\S+ ± \S+) %": there,
         r"done (\S+) times as fast as online; with five DeiT-B students (\S+) times": [five, base],
+        r"gain (\S+) points in 100 epochs and (\S+) in 600": hard,
         r"\((\d\.\d) GB on disk": [disk],
         r"labels at (\S+) to (\S+) of the bare compiled forward": [
             f"{float(share):.2f}" for share in (min(labelling), max(labelling))
