@@ -116,9 +116,9 @@ def _of_photographs(lab: Lab) -> tuple[Teacher, Sequence[Teacher], str]:
 
 
 def temperature(lab: Lab) -> Experiment:
-    """Soft labels at several temperatures, of a teacher that is sure of its answers and of one that is less so."""
+    """Soft labels at several temperatures, of a teacher that is sure of its answers, and of ones that are less so."""
     rows = []
-    for teacher in (lab.given(20), lab.tuned(20)):
+    for teacher in (lab.teacher(),) if lab.scale.teacher == "fitted" else (lab.given(20), lab.tuned(20)):
         for tau in TEMPERATURES:
             scores = _taught(lab, teacher, "soft", ("--distill", "soft", "--tau", tau))
             rows.append(Row(name=f"{teacher.name}, τ = {tau}", scores=scores, base=tau == TEMPERATURES[0]))
