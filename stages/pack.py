@@ -45,7 +45,7 @@ from pipeline.shards.sidecars import PackSummary
 @click.option(
     "--tiled",
     is_flag=True,
-    help="Write JPEGs so that a crop costs what it covers: the same pixels, about two per cent more bytes.",
+    help="Write JPEGs so that a crop costs what it covers: the same pixels, about five per cent more bytes.",
 )
 @click.option(
     "--on-bad",

@@ -80,7 +80,8 @@ def _run_lines(found: RunStatus) -> list[str]:
     if found.saved_s is not None:
         lines.append(f"saved    {duration(found.saved_s)} ago")
     ranks = found.ranks if len(found.ranks) > 1 else [found.writer] if found.writer else []
-    over = found.state in ("finished", "stopped", "damaged")
+    lines += [f"why      {found.why}"] if found.state == "failed" else []
+    over = found.state in ("finished", "stopped", "failed", "damaged")
     return lines + [_line(writer, number) for number, writer in enumerate([] if over else ranks)]
 
 

@@ -11,6 +11,7 @@ aside but the newest that had been finished. Whoever removes says what is its ow
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -48,7 +49,7 @@ def put_aside(path: Path, why: str, *, folders: Collection[str] | None = None) -
     told = size_text(place)
     _move(place, target)
     log.warning(
-        "%s As was asked, %s is set aside, not removed: %s (%s). It stays until the new one is whole, and is the one "
+        "%s %s is set aside, not removed: %s (%s). It stays until the new one is whole, and is the one "
         "earlier generation that is kept then; remove it yourself where its room is needed.", why, path, target, told,
     )  # fmt: skip
     return target
@@ -74,9 +75,12 @@ def keep_one(path: Path, *, finished: Callable[[Path], bool], remove: Callable[[
             except (UserError, OSError) as error:
                 log.warning("%s stays: %s", aside, error)
                 continue
+            if aside.exists():  # other people's files are in it
+                continue
             log.warning("%s is removed (%s), since %s is whole; %s is kept", aside, told, path, kept)
-    first = _named(_real(path), 1)
-    if kept != first and not os.path.lexists(first):
+    numbered = (_named(_real(path), number) for number in itertools.count(1))
+    first = next(place for place in numbered if place == kept or not os.path.lexists(place))
+    if kept != first:
         _move(kept, first)
         log.warning("%s is %s now", kept, first)
 

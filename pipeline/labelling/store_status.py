@@ -20,6 +20,7 @@ from pipeline.durable.writer_lock import Writer
 from pipeline.errors import StoreError
 from pipeline.store.contents import object_keys, read_base, stored_layout
 from pipeline.store.layout import Layout, Unit
+from pipeline.store.manifest import Manifest
 from pipeline.store.reader import StoreReader
 from pipeline.store.receipts import BASE_KEY, COMPLETE_KEY, unit_keys, units_in
 
@@ -81,6 +82,19 @@ def store_status(place: str | Path) -> StoreStatus:
         raise StoreError(f"{objects.name} is not a label store, or it was hardly begun.")
     done = [unit for unit in units_in(sizes) if unit.view < layout.views and unit.run < layout.runs]
     return _unfinished(objects, layout, sizes, done, writers, works=works)
+
+
+def standing(place: str | Path, manifest: Manifest, views: int) -> str:
+    """What is there already of a labelling under this manifest, or what is in its way; nothing where no store is."""
+    objects = open_objects(place)
+    base = read_base(objects)
+    layout = None if base is None else stored_layout(objects, base)
+    if layout is None:
+        return ""
+    if found := layout.manifest.differences(manifest):
+        return f"it was labelled under {'; '.join(found)}, so this is refused without --if-changed rebuild"
+    parts = (layout.rows_of(unit) for unit in units_in(objects.sizes()) if unit.view < min(views, layout.views))
+    return f"{sum(stop - start for start, stop in parts):,} of {views * manifest.rows:,} labels are done"
 
 
 def _finished(objects: Objects, writers: tuple[Writer, ...]) -> StoreStatus:

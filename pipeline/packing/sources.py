@@ -192,7 +192,12 @@ def _images_in(folder: Path, name: str, label: int, apart: Mapping[Identity, Pat
     files = list(_walk(folder, "", apart, frozenset((_identity(folder),))))
     others = [file for file in files if not _is_image(file)]
     if others:
-        log.warning("%s: %s passed over: %s", folder, _count(others, "file that is no image", "files"), brief(others))
+        log.warning(
+            "%s: %s passed over: %s",
+            folder,
+            _count(others, "file without the name of an image", "files"),
+            brief(others),
+        )
     return [
         Source(path=str(folder / file), name=f"{name}/{file}", key="", label=label) for file in files if _is_image(file)
     ]

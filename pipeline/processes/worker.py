@@ -1,15 +1,18 @@
 """How is a worker process started, so that it knows what its parent knows, and ends when its parent does?
 
 A worker has a pipe to its parent, and among its arguments the parent's settings of the node's cache
-(`pipeline.remote.cache_settings`). It leaves signals to its parent, which may want to finish something first.
+(`pipeline.remote.cache_settings`). It leaves signals to its parent, which may want to finish something first;
+so a parent that is at its end, however it came there, kills it.
 """
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -21,6 +24,8 @@ from pipeline.remote.cache_settings import CacheSettings
 
 Work = Callable[..., None]
 
+_STARTED: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+
 
 def start_worker(
     work: Work, *args: object, method: str | None = None, name: str | None = None
@@ -31,9 +36,18 @@ def start_worker(
     settings = cache_settings.current()
     process: BaseProcess = context.Process(target=_live, args=(settings, work, theirs, *args), name=name, daemon=True)
     with starting(context.get_start_method()):
+        _STARTED.add(process)
         process.start()
     theirs.close()  # else the end of the worker would not be the end of what it says
     return process, ours
+
+
+@atexit.register
+def _kill_all() -> None:
+    """Before `multiprocessing` asks them to end and waits, in a hook that was registered before this one."""
+    for process in multiprocessing.active_children():
+        if process in _STARTED:
+            process.kill()
 
 
 def _live(settings: CacheSettings, work: Work, connection: Connection, *args: object) -> None:

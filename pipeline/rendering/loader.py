@@ -101,11 +101,12 @@ class Loader:
 
     def close(self) -> None:
         """End the worker processes; no more views can be drawn."""
-        for process, connection in self._crew:
-            connection.close()
+        crew, self._crew = self._crew, []
+        for process, _ in crew:
             process.kill()
+        for process, connection in crew:
             process.join()
-        self._crew = []
+            connection.close()
 
     def render(self, requests: Iterable[Request]) -> Iterator[Slot]:
         """Render the requests; each batch's arrays are valid until the next one is taken."""

@@ -159,7 +159,10 @@ class Manifest:
         found = self.differences(other)
         if not found:
             return
-        remedy = f"Restore these values, or give another --out; to label anew, remove {where} first."
+        remedy = (
+            f"Restore these values, or give another --out; to label anew, move {where} away (teacher_logits does with "
+            "--if-changed rebuild)."
+        )
         if any(text.startswith("index_digest") for text in found):
             remedy += " The shards are not those that were labelled: other files, or the same ones changed since."
         raise MismatchError(f"{where} was labelled under {'; '.join(found)}. {remedy}")

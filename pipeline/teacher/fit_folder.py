@@ -144,11 +144,17 @@ class FittedFolder:
         path = self.path / STATE
         try:
             state = load_as_data(path)
+            if "contract" not in state:
+                raise MismatchError(
+                    f"{path} is no state of a fit (of a student's run, perhaps). Name another --out for the teacher."
+                )
             found = {name: state[name] for name in KINDS}
             for name, kind in KINDS.items():
                 if not isinstance(found[name], kind) or isinstance(found[name], bool):
                     raise TypeError(f"its {name} is {type(found[name]).__name__}, not {kind.__name__}")
             return found
+        except MismatchError:
+            raise
         except Exception as error:  # torch.load raises a dozen kinds for a damaged file
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise TeacherError(f"{path} cannot be read ({reason}). Remove it to begin the fit again.") from error

@@ -194,7 +194,8 @@ def _not_had(name: str, error: Exception) -> TeacherError:
     remedy = (
         "Name a folder that stages.fit_teacher or student.export wrote."
         if name.startswith(HUBS[0])
-        else "Give a file with --weights, or fetch them where there is a network and keep the hub's cache."
+        else "Fetch them where there is a network and keep the hub's cache; or name a folder that has them "
+        "(local-dir:FOLDER), or a file (--weights)."
     )
     return TeacherError(f"The pretrained weights of {name} cannot be had: {reason}. {remedy}")
 

@@ -19,6 +19,7 @@ from pipeline.labelling import generations
 from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
 from pipeline.labelling.first_answers import Answers, answers_of
+from pipeline.labelling.store_status import standing
 from pipeline.labelling.tasks import Handout, Task
 from pipeline.labelling.writers import Telling, following_writer, index_at, leading_seat, leading_writer
 from pipeline.models.out_of_memory import within_memory
@@ -45,6 +46,8 @@ def tell_cost(plan: LabellingPlan) -> None:
             manifest, index, teacher, views=plan.views, workers=plan.speed.workers, start_method=plan.speed.start_method
         )
         click.echo(cost.text())
+    if found := standing(plan.out, manifest, plan.views):
+        click.echo(f"{plan.out} is there: {found}")
 
 
 def lead(plan: LabellingPlan, handout: Handout) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import shutil
@@ -48,8 +49,9 @@ from student.checkpoints.run_folder import (
 
 OWN = (
     *(f"{which}.pt" for which in (LAST, PREVIOUS, BEST)),
-    *("last.damaged", "last.tmp", "best.tmp", RECORD, STATUS),
+    *("last.tmp", "best.tmp", RECORD, STATUS),
 )
+DAMAGED = ".damaged"
 OWN_FOLDERS = ("dvclive", "mlflow", "tensorboard", "wandb")
 KEPT = ("spec", "model", "ema", "meta", "epoch", "step", "validation")
 """What of a state is in `best`"""
@@ -93,19 +95,30 @@ def newest(run: Path) -> State | None:
             continue
         return state
     if damage:
-        raise StudentError(f"{damage} No other checkpoint of {run} can be read; --resume none begins again.")
+        raise StudentError(
+            f"{damage} No other checkpoint of {run} can be read. Give another --out; or --resume none, which sets "
+            "aside what is there and begins again."
+        )
     return None
 
 
 def put_aside_damaged(run: Path) -> None:
-    """Rename a damaged `last`, so that it never takes the place of a good `previous`."""
+    """Rename a damaged `last`, so that it never takes the place of a good `previous`; alone it stays as it is."""
     last = path_of(run)
-    if last.exists():
+    if last.exists() and path_of(run, PREVIOUS).exists():
         try:
             require_digest(last)
-        except StudentError:
-            last.replace(last.with_suffix(".damaged"))
+        except StudentError as error:
+            names = (f"{LAST}{f'-{number}' if number > 1 else ''}{DAMAGED}" for number in itertools.count(1))
+            place = next(run / name for name in names if not (run / name).exists())
+            last.replace(place)
             flush_directory(run)
+            log.warning("%s It is kept as %s", error, place)
+
+
+def is_without_state(run: Path) -> bool:
+    """Whether a run has left its best weights here, and nothing that it could go on from."""
+    return path_of(run, BEST).exists() and not any(path_of(run, which).exists() for which in (LAST, PREVIOUS))
 
 
 def set_aside(run: Path, why: str, *, keep_record: bool = False) -> None:
@@ -136,7 +149,8 @@ def _remove(run: Path) -> None:
     """What a run has written; other people's files stay, and the folder with them."""
     for name in OWN_FOLDERS:
         shutil.rmtree(run / name, ignore_errors=True)
-    aside.remove_files(run, (*OWN, "not_finite.txt", "mlflow.db", LOCK))
+    damaged = (path.name for path in run.glob(f"{LAST}*{DAMAGED}"))
+    aside.remove_files(run, (*OWN, *damaged, "not_finite.txt", "mlflow.db", LOCK))
 
 
 def save(run: Path, state: State) -> Path:

@@ -179,5 +179,6 @@ class Settings:
             listed = "; ".join(f"--{n.replace('_', '-')} {earlier.get(n)} then, {now.get(n)} now" for n in other)
             raise StudentError(
                 f"{where} was begun with other settings: {listed}. Give the same ones again, or begin another run "
-                f"(another --out, or --resume none to begin this one again; --init {where} starts from its weights)."
+                f"(another --out, or --resume none, which begins again in this one; --init {where} starts from its "
+                "weights)."
             )

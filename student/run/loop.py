@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from pipeline.durable.file import write_text
-from pipeline.errors import StudentError
+from pipeline.errors import StudentError, UserError
 from pipeline.feeding.watch import Watch
 from pipeline.models.stream import sleeping_event
 from student.checkpoints import checkpoint
@@ -112,17 +112,26 @@ class Run:
 def fit(run: Run) -> None:
     """Train to the end, or to an agreed stop; either way `last` is where the run stands."""
     run._pace = Pace()
+    try:
+        _to_the_end(run)
+    except UserError as error:
+        if run.log:
+            run.log.does("failed", _where(run) | {"why": str(error)})
+        raise
+    finished = run.epoch >= run.settings.epochs
+    if run.log:
+        run.log.does("finished" if finished else "stopped", _where(run))
+    if run.log and finished:
+        checkpoint.keep_one(run.directory)
+
+
+def _to_the_end(run: Run) -> None:
     with run.writing:
         if run.step == run.steps:
             end_epoch(run)
         if not run.stopped and run.update < run.total:
             _steps(run)
         save(run)
-    finished = run.epoch >= run.settings.epochs
-    if run.log:
-        run.log.does("finished" if finished else "stopped", _where(run))
-    if run.log and finished:
-        checkpoint.keep_one(run.directory)
 
 
 def _steps(run: Run) -> None:
@@ -289,10 +298,8 @@ def _not_finite(run: Run, reading: Reading, losses: list[float]) -> str:
 
 
 def _remedy(run: Run) -> str:
-    return (
-        f"The checkpoint in {run.directory} is from before. Lower --lr, or give --clip-grad 1, or a wider --precision "
-        f"than {run.settings.precision}, in a new run."
-    )
+    wider = "" if run.settings.precision == "fp32" else f", or a wider --precision than {run.settings.precision}"
+    return f"The checkpoint in {run.directory} is from before. Lower --lr, or give --clip-grad 1{wider}, in a new run."
 
 
 def exit_code(run: Run) -> int:

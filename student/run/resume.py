@@ -69,16 +69,23 @@ class Beginning:
 def beginning_of(places: Places, settings: Settings, store: StoreReader, ranks: Ranks) -> Beginning:
     """Where this run begins: from its earlier state; or from nothing, if there is none or it may be replaced."""
     state = earlier_state(places, ranks)
-    changed = None if state is None else _changed(settings, store, state, places.out)
+    changed = None if state is None else _changed(settings, store, state, _whose(places))
     if changed and places.if_changed == "restart":
         why = f"{changed} It is begun again, as --if-changed restart says."
         return Beginning(settings=same_run(settings, store, None, places.out), state=None, makes_room=why)
-    settings = same_run(settings, store, state, places.out)
+    settings = same_run(settings, store, state, _whose(places))
     return Beginning(settings=settings, state=state, makes_room=_replaces(places))
+
+
+def _whose(places: Places) -> Path:
+    """The run that an earlier state is of, as it was named."""
+    return places.out if places.resume == "auto" else Path(places.resume)
 
 
 def _replaces(places: Places) -> str | None:
     """Why a run that lies in the directory is not the one that goes on."""
+    if places.resume == "auto" and checkpoint.is_without_state(places.out):
+        return f"{places.out} has a best.pt and no last.pt to go on from, so it begins again."
     if places.resume == "auto" or goes_on_from(places) == _newest_file(places.out):
         return None
     begins = "begins again" if places.resume == "none" else f"goes on from another state than {places.out} has last"
@@ -122,7 +129,7 @@ def earlier_state(places: Places, ranks: Ranks) -> checkpoint.State | None:
             f"Give a last.pt, or --init {places.resume} to start another run from these weights."
         )
     if state is not None:
-        require_training(state, run if places.resume == "auto" else places.resume)
+        require_training(state, _whose(places))
     return state
 
 

@@ -50,7 +50,7 @@ class RunStatus:
 
     name: str
     state: str
-    """starting, training, validating, finished, stopped, killed, silent (on another machine), unknown, or damaged"""
+    """starting, training, validating, finished, stopped, failed, killed, silent (elsewhere), unknown, or damaged"""
     told: Mapping[str, Any] = field(default_factory=dict)
     """Where it is, and how fast, in its own words"""
     writer: Writer | None = None
@@ -62,7 +62,7 @@ class RunStatus:
     saved_s: float | None = None
     """Since the last checkpoint"""
     why: str = ""
-    """What is damaged"""
+    """What is damaged, or which error ended it"""
 
     @property
     def left_s(self) -> float | None:
@@ -92,7 +92,7 @@ def run_status(run: Path) -> RunStatus:
         ranks=() if writer is None else tuple(_ranks(told.get("ranks"), writer.silent_s)),
         scores={name: value for name, value in epoch.items() if "top1" in name and isinstance(value, float)},
         saved_s=max(time.time() - last.stat().st_mtime, 0.0) if last.exists() else None,
-        why=damage,
+        why=damage or (str(told.get("why", "")) if _state(writer) == "failed" else ""),
     )
 
 
@@ -100,7 +100,7 @@ def _state(writer: Writer | None) -> str:
     if writer is None:
         return "unknown"
     said = str(writer.told.get("state"))
-    if said in ("finished", "stopped"):
+    if said in ("finished", "stopped", "failed"):
         return said
     if not writer.works and (said != "validates" or writer.alive is False):  # which takes long, without a word
         return "killed" if writer.alive is False else "silent"

@@ -156,6 +156,14 @@ def test_a_folder_of_someone_else_is_refused(shards, tmp_path):
     assert output == f"error: {tmp_path} holds files that no fit wrote (thesis.tex). Name another --out.\n"
 
 
+def test_a_students_run_is_refused_and_nothing_is_to_be_removed(shards, tmp_path):
+    torch.save({"spec": {}, "model": {}}, tmp_path / "last.pt")
+    for more in ((), ("--if-changed", "restart")):
+        output = fit(shards, tmp_path, "--epochs", 1, *more, expect=1)
+        assert "is no state of a fit" in output and "Name another --out" in output and "emove" not in output, output
+    assert (tmp_path / "last.pt").exists()
+
+
 def test_changed_weights_are_found(shards, tmp_path):
     out = tmp_path / "teacher"
     fit(shards, out, "--epochs", 1)

@@ -83,7 +83,8 @@ def nobody() -> Iterator[str]:
         (
             "stages.teacher_logits",
             ("--out", "OUT.zarr"),
-            "Give a file with --weights, or fetch them where there is a network and keep the hub's cache.",
+            "Fetch them where there is a network and keep the hub's cache; or name a folder that has them "
+            "(local-dir:FOLDER), or a file (--weights).",
         ),
     ],
 )

@@ -256,7 +256,20 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(shards, weights, tmp_path):
         "nothing was written",
     ):
         assert word in output
-    assert not (tmp_path / "s.zarr").exists()
+    assert not (tmp_path / "s.zarr").exists() and " is there: " not in output
+
+
+def test_a_dry_run_tells_of_the_store_that_is_there(shards, weights, tmp_path):
+    out = tmp_path / "s.zarr"
+    label(shards, weights, out, "--views", 1, "--workers", 0)
+    before = tree(out)
+    output = label(shards, weights, out, "--views", 3, "--dry-run", "--workers", 0)
+    assert f"{out} is there: 90 of 270 labels are done" in output
+    output = label(shards, weights, out, "--keep", "argmax", "--dry-run", "--workers", 0)
+    assert (
+        f"{out} is there: it was labelled under keep: " in output and "refused without --if-changed rebuild" in output
+    )
+    assert tree(out) == before
 
 
 def test_one_bad_image_is_named_and_can_be_greyed(weights, tmp_path):

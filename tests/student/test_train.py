@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from pipeline.progress import CLEAR
+from student.status import main as student_status
 from tests.small_students import arguments, make_store, rank_env, record, same, start, train, weights
 from tests.terminal import screen, terminal
 
@@ -62,20 +65,21 @@ def test_a_run_leaves_what_it_promises(whole: Path, store: Path) -> None:
 def test_a_terminal_is_told_of_every_step_in_a_line_that_fits(columns: int, folder: Path, store: Path) -> None:
     """Between two records, too, which are far apart here; and what is recorded does not depend on who looks on."""
     shown, unseen = folder / f"shown-{columns}", folder / f"unseen-{columns}"
-    flags = ("--epochs", "30", "--log-every", "45", "--val-every", "15", "--depth", "8")  # no faster than it is drawn
+    sizes = ("--batch", "4", "--depth", "12")  # no epoch is faster than a line is drawn
+    flags = ("--epochs", "6", "--log-every", "75", "--val-every", "3", *sizes)
     with terminal(["-m", "student.train", *line(store, shown, *flags)], columns=columns) as window:
         written = window.read().decode()
     assert window.status == 0, written
     drawn = [part.rstrip("\r\n") for part in written.split(CLEAR)[1:]]
     steps = [part for part in drawn if part.startswith("step ")]
-    assert len({part[:10] for part in steps}) > 2, "90 steps, two of them recorded"
+    assert len({part[:10] for part in steps}) > 2, "150 steps, two of them recorded"
     assert all(" | loss " in part and " | eta " in part for part in steps)
     assert max(len(part) for part in steps) < columns and all(("img/s" in part) is (columns == 60) for part in steps)
     lines = [text.rstrip() for text in screen(written.encode(), columns)]
     epochs = [text for text in lines if text.startswith("epoch ")]
-    assert [text.split(" | ")[0] for text in epochs] == [f"epoch {number}" for number in range(1, 31)]
+    assert [text.split(" | ")[0] for text in epochs] == [f"epoch {number}" for number in range(1, 7)]
     assert all(
-        len(text) < columns and (" | top1 0." in text) is (number in (15, 30)) for number, text in enumerate(epochs, 1)
+        len(text) < columns and (" | top1 0." in text) is (number in (3, 6)) for number, text in enumerate(epochs, 1)
     )
     assert train(line(store, unseen, *flags), folder / "unseen.txt")[0] == 0
     assert record(unseen) == record(shown)
@@ -153,6 +157,41 @@ def test_a_signal_ends_in_a_checkpoint(whole: Path, store: Path, folder: Path, n
     assert output.read_text().splitlines()[-1] == f"stopped in {where}; the same command goes on from {out}/last.pt"
     assert train(line(store, out, "--log-every", "1"), output)[0] == 0
     assert same(weights(out), weights(whole))
+
+
+def test_what_is_left_of_a_run_is_never_written_over_in_silence(whole: Path, store: Path, folder: Path) -> None:
+    """Its best weights without a state to go on from; a state that is damaged; and a fit that is under way."""
+    out, short = folder / "left", ("--epochs", "1", "--max-steps", "1")
+    shutil.copytree(whole, out)
+    for name in ("last.pt", "previous.pt"):
+        (out / name).unlink()
+    kept = (out / "best.pt").read_bytes()
+    code, said = train(line(store, out, *short), folder / "left.txt")
+    assert code == 0 and f"{out} has a best.pt and no last.pt to go on from, so it begins again." in said, said
+    assert (folder / "left.previous/best.pt").read_bytes() == kept
+    for damaged in (b"cut", (folder / "left.previous/best.pt").read_bytes()[:1000]):
+        other = folder / f"damaged-{len(damaged)}"
+        other.mkdir()
+        (other / "last.pt").write_bytes(damaged)
+        code, said = train(line(store, other, *short), folder / "damaged.txt")
+        assert code == 1 and "Give another --out; or --resume none" in said, said
+        assert (other / "last.pt").read_bytes() == damaged
+
+
+def test_a_state_that_is_named_is_the_one_that_is_blamed(whole: Path, store: Path, folder: Path) -> None:
+    out = folder / "named"
+    code, said = train(line(store, out, "--alpha", "0.3", "--resume", str(whole / "last.pt")), folder / "named.txt")
+    assert code == 1 and f"{whole}/last.pt was begun" in said and f"{out} was begun" not in said, said
+
+
+def test_a_run_that_failed_says_so_afterwards(store: Path, folder: Path) -> None:
+    out = folder / "failed"
+    flags = ("--lr", "1e9", "--lr-absolute", "--epochs", "20", "--precision", "fp32", "--clip-grad", "1e9")
+    code, said = train(line(store, out, *flags), folder / "failed.txt")
+    assert code == 1 and "Lower --lr, or give --clip-grad 1, in a new run." in said, said
+    status = CliRunner().invoke(student_status, [str(out)])
+    assert status.exit_code == 0 and status.output.startswith("run      failed\n"), status.output
+    assert "why      The loss of epoch" in status.output
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])

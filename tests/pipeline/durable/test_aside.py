@@ -41,7 +41,7 @@ def test_the_newest_that_was_finished_is_the_generation_that_is_kept(
     assert said(tmp_path) == {
         "v1.2": "4", "v1.2.previous": "0", "v1.2.previous-2": "1", "v1.2.previous-3": "2", "v1.2.previous-4": "3"
     }  # fmt: skip
-    assert f"Another seed. As was asked, {run} is set aside, not removed: {run}.previous (1 bytes)." in caplog.text
+    assert f"Another seed. {run} is set aside, not removed: {run}.previous (1 bytes)." in caplog.text
     keep_one(run)
     assert said(tmp_path) == {"v1.2": "4", "v1.2.previous": "1"}
     assert f"{run}.previous-3 is removed (1 bytes), since {run} is whole; {run}.previous-2 is kept" in caplog.text
@@ -56,7 +56,7 @@ def test_one_that_is_alone_is_kept_whatever_it_is(tmp_path: Path) -> None:
     assert said(tmp_path) == {"run": "whole", "run.previous": "begun"}
 
 
-def test_other_peoples_files_move_along_and_stay(tmp_path: Path) -> None:
+def test_other_peoples_files_move_along_and_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = tmp_path / "run"
     (made(run, "0") / "notes.txt").write_text("mine")
     for number in (1, 2):
@@ -65,6 +65,13 @@ def test_other_peoples_files_move_along_and_stay(tmp_path: Path) -> None:
     keep_one(run)
     assert said(tmp_path) == {"run": "2", "run.previous-2": "1"}
     assert [path.name for path in (tmp_path / "run.previous").iterdir()] == ["notes.txt"]
+    caplog.clear()
+    for number in (3, 4):
+        aside.put_aside(run, "")
+        made(run, str(number))
+        keep_one(run)
+    assert said(tmp_path) == {"run": "4", "run.previous-2": "3"}
+    assert not any(f"{run}.previous is removed" in text for text in caplog.messages)
 
 
 def test_folders_that_only_look_alike_are_left_alone(tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +29,27 @@ def test_a_worker_uses_the_cache_of_its_parents_command(method: str, monkeypatch
     assert connection.recv() == ("/of/the/flags", 12, 3)
     process.join()
     assert process.exitcode == 0 and process.daemon
+
+
+LEFT_BEHIND = """
+import time
+from pipeline.processes.worker import start_worker
+def stay(connection):
+    connection.send(None)
+    time.sleep(600)
+process, connection = start_worker(stay)
+connection.recv()
+print(process.pid)
+"""
+
+
+def test_a_command_ends_though_a_worker_was_left_behind() -> None:
+    """As where a second interrupt came while the first one was ending them."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
 
 
 def test_flags_hold_while_the_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,25 @@ def test_workers_do_not_outlive_a_loader_that_could_not_start(index, recipe, mon
     assert started[0].exitcode == -signal.SIGKILL
 
 
+def test_a_loader_whose_end_was_interrupted_is_at_its_end(index, recipe, monkeypatch):
+    loader = Loader(recipe, index, batch=8, workers=2)
+    run = loader.render(requests_of(np.tile(np.arange(ROWS), 10), 0, 8))
+    next(run)
+    crew = [process for process, _ in loader._crew]
+
+    def interrupted(process, timeout=None):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as now:
+        now.setattr(BaseProcess, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loader.close()
+    run.close()
+    for process in crew:
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_users_error_arrives_as_itself(tmp_path, recipe, workers):
     urls = tiny_shards(tmp_path, rows=16, replace={5: b"\xff\xd8\xff\xe0 not a picture"})

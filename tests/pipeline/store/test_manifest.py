@@ -82,7 +82,8 @@ def test_a_mismatch_names_every_field_with_both_values_and_the_remedy() -> None:
         "store.zarr was labelled under recipe seed: 3 against 4; recipe crop_scale: (0.08, 1.0) against (0.3, 1.0); "
         "teacher weights_sha256: abababababab against cdcdcdcdcdcd; keep: topk:3 against argmax; "
         "temperatures: [1.0, 3.0] against []; class_names: 'l' against 'L' at 11. "
-        "Restore these values, or give another --out; to label anew, remove store.zarr first."
+        "Restore these values, or give another --out; to label anew, move store.zarr away "
+        "(teacher_logits does with --if-changed rebuild)."
     )
     with pytest.raises(MismatchError, match="The shards are not those that were labelled: other files"):
         MANIFEST.require_same(dataclasses.replace(MANIFEST, index_digest="cd" * 32), where="store.zarr")

@@ -205,7 +205,8 @@ def test_another_contract_is_refused_field_by_field_and_nothing_is_touched(tmp_p
         open_writing(path, other, INDEX, 2)
     assert str(error.value) == (
         f"{path} was labelled under recipe crop_scale: (0.08, 1.0) against (0.5, 1.0); luma: True against False. "
-        f"Restore these values, or give another --out; to label anew, remove {path} first."
+        f"Restore these values, or give another --out; to label anew, move {path} away "
+        "(teacher_logits does with --if-changed rebuild)."
     )
     (path / "zarr.json").write_bytes(b"")
     with pytest.raises(

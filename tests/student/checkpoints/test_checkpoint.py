@@ -83,8 +83,23 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 def test_all_damaged_is_not_taken_for_a_fresh_start(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, state(1))
     checkpoint.path_of(tmp_path).write_bytes(b"")
-    with pytest.raises(StudentError, match=r"No other checkpoint of .* can be read; --resume none begins again"):
+    with pytest.raises(
+        StudentError, match=r"No other checkpoint of .* can be read\. Give another --out; or --resume none"
+    ):
         checkpoint.newest(tmp_path)
+    checkpoint.put_aside_damaged(tmp_path)
+    assert checkpoint.path_of(tmp_path).exists(), "it is refused, as long as it is there"
+
+
+def test_a_second_damaged_file_leaves_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, name in enumerate(("last.damaged", "last-2.damaged")):
+        for step in (1, 2):
+            checkpoint.save(tmp_path, state(step))
+        checkpoint.path_of(tmp_path).write_text(f"damage {number}")
+        checkpoint.put_aside_damaged(tmp_path)
+        assert (tmp_path / name).read_text() == f"damage {number}"
+        assert caplog.messages[-1].endswith(f"does not end in its digest. It is kept as {tmp_path / name}")
+    assert (tmp_path / "last.damaged").read_text() == "damage 0"
 
 
 class Bomb:
