@@ -144,6 +144,8 @@ def _why_unfinished(objects: Objects) -> str:
     layout = None if base is None else stored_layout(objects, base)
     if not sizes:
         return f"{objects.name}: there is no label store. Make one with python -m stages.teacher_logits --out …"
+    if not any(key == "zarr.json" or key.startswith("receipts/") for key in sizes):
+        return f"{objects.name} holds no label store. Name what stages.teacher_logits wrote to --out."
     if base is None or layout is None:
         return f"{objects.name} is not a label store, or it was hardly begun: it has no {COMPLETE_KEY}. {REMEDY}"
     done, units = len(units_in(sizes)), base.views * layout.runs

@@ -304,6 +304,11 @@ def test_a_store_that_is_not_there_or_not_finished_says_so(tmp_path: Path) -> No
     assert index is not None and index.digest() == INDEX.digest()
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/x").touch()
+    with pytest.raises(
+        StoreError, match=r"empty holds no label store\. Name what stages\.teacher_logits wrote to --out"
+    ):
+        StoreReader.open(tmp_path / "empty")
+    (tmp_path / "empty/zarr.json").touch()
     with pytest.raises(StoreError, match="is not a label store, or it was hardly begun: it has no COMPLETE"):
         StoreReader.open(tmp_path / "empty")
 
