@@ -29,7 +29,7 @@ from pipeline.shards.index import SampleIndex, from_blocks
 from pipeline.shards.index_file import OtherContentError
 from pipeline.store.arrays import ArraySpec, DamagedError
 from pipeline.store.contents import REMEDY, fetch, get_record, object_keys, read_base, stored_layout
-from pipeline.store.layout import Layout, Unit
+from pipeline.store.layout import OURS, Layout, Unit
 from pipeline.store.manifest import Manifest
 from pipeline.store.receipts import COMPLETE_KEY, Base, Contract, Digest, UnitTable, read_complete, unit_keys, units_in
 from pipeline.store.unit_labels import UnitLabels
@@ -144,7 +144,7 @@ def _why_unfinished(objects: Objects) -> str:
     layout = None if base is None else stored_layout(objects, base)
     if not sizes:
         return f"{objects.name}: there is no label store. Make one with python -m stages.teacher_logits --out …"
-    if not any(key == "zarr.json" or key.startswith("receipts/") for key in sizes):
+    if not any(map(OURS.fullmatch, sizes)):
         return f"{objects.name} holds no label store. Name what stages.teacher_logits wrote to --out."
     if base is None or layout is None:
         return f"{objects.name} is not a label store, or it was hardly begun: it has no {COMPLETE_KEY}. {REMEDY}"
