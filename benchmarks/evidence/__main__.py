@@ -10,7 +10,7 @@
 Killed, it goes on where it was; runs that several tables need are done once, and a table is written again after each,
 with its picture, below WORK/tables. With --publish tables go to benchmarks/results/evidence and their pictures to
 docs/evidence, in place of what is there; those of another scale into a folder of its name. What follows from published
-tables is put into docs/evidence.md, between two marks.
+tables is put into docs/evidence/verdicts.md, between two marks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pipeline.commands.command import command
 from pipeline.errors import UserError
 
 PLOTS = Path("docs/evidence")
-PAGE = Path("docs/evidence.md")
+PAGE = PLOTS / "verdicts.md"
 LOAD = load_average()
 OUT_OF_TIME = 75
 """Exit code where --minutes came first, and the same command goes on."""

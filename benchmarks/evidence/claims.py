@@ -232,7 +232,7 @@ def write_verdicts(page: Path, results: Path) -> None:
             if found := table(path.stem, record["figures"]):
                 seeds = len({name[name.rindex(",") :] for name in record["figures"]})
                 title = f"{record['title']}, `--scale {scale or 'small'}`"
-                drawn = page.with_suffix("") / scale / f"{path.stem}.png"
+                drawn = page.parent / scale / f"{path.stem}.png"
                 picture = f", [picture]({drawn.relative_to(page.parent)})" if drawn.exists() else ""
                 lines += ["", f"**{title}** ([runs]({_link(page, path)}){picture}; {seeds} seeds)", "", *found]
     text = page.read_text(encoding="utf-8")
