@@ -6,7 +6,9 @@ RUN := $(BIN)/python
 SYNCED := .venv/.synced
 EXTRAS := demo dvc export http report s3 tensorboard  # what the tests and the graph need
 
-.PHONY: repro test quick check bench campaign lock clean
+.PHONY: setup repro test quick check bench campaign lock clean
+
+setup: $(SYNCED)  ## the environment alone, in .venv
 
 repro: $(SYNCED)  ## the whole graph on the embedded default; outside git too
 	@test -e .git || $(BIN)/dvc config -q --local core.no_scm true
