@@ -149,8 +149,9 @@ def _remove(run: Path) -> None:
     """What a run has written; other people's files stay, and the folder with them."""
     for name in OWN_FOLDERS:
         shutil.rmtree(run / name, ignore_errors=True)
-    damaged = (path.name for path in run.glob(f"{LAST}*{DAMAGED}"))
-    aside.remove_files(run, (*OWN, *damaged, "not_finite.txt", "mlflow.db", LOCK))
+    killed = (f"{Path(STATUS).stem}.tmp", f".{Path(RECORD).stem}-????????{Path(RECORD).suffix}")
+    found = [path.name for pattern in (f"{LAST}*{DAMAGED}", *killed) for path in run.glob(pattern)]
+    aside.remove_files(run, (*OWN, *found, "not_finite.txt", "mlflow.db", LOCK))
 
 
 def save(run: Path, state: State) -> Path:

@@ -201,6 +201,4 @@ def create_ema(student: nn.Module, *, decay: float = 0.99996, warmup: bool = Fal
     With `warmup` the decay grows with that number (1 - (1 + n)^(-2/3)) up to `decay`, for runs much shorter than
     1 / (1 - decay) updates.
     """
-    if not 0 < decay < 1:
-        raise StudentError(f"The decay of the moving average is {decay}; it must lie between 0 and 1.")
     return ModelEmaV3(student, decay=decay, use_warmup=warmup)

@@ -112,7 +112,7 @@ class Settings:
                 f"--accumulate {self.accumulate} makes more micro-batches than --batch has items ({self.batch}). "
                 "Give a smaller one."
             )
-        if not 0 <= self.ema_decay <= 1:
+        if not 0 < self.ema_decay < 1:
             raise StudentError(f"--ema-decay is {self.ema_decay}; it lies between 0 and 1.")
         if self.checkpoint_minutes < 0:
             raise StudentError(f"--checkpoint-minutes is {self.checkpoint_minutes}; it must be at least 0.")

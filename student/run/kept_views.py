@@ -48,7 +48,7 @@ class _Batch:
 
 
 class KeptViews:
-    """Batches of views that are drawn once, and kept in memory where there is room for them."""
+    """Batches of views that are drawn once, and kept in a file without a name where there is room for them."""
 
     def __init__(self, requests: Sequence[Request], side: int, folder: Path) -> None:
         self.requests = requests
@@ -98,7 +98,8 @@ class KeptViews:
         except OSError as error:
             log.info("validation views are drawn in every pass: they cannot be kept (%s)", error)
             self.close()
-        return self._room
+            return False
+        return True
 
     def _read(self) -> Iterator[tuple[Rows, Pixels]]:
         """The kept batches, each read while the one before is used, until one is not what it was."""

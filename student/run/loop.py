@@ -206,7 +206,8 @@ def end_epoch(run: Run) -> None:
     if run.validate is not None and (last or (run.epoch + 1) % run.settings.val_every == 0):
         if run.log:
             run.log.does("validates", _where(run))
-        found = run.validate(run.engine, run.stop)
+        with run._pace.standing():
+            found = run.validate(run.engine, run.stop)
         if found is None:
             run.stopped = True
             return

@@ -7,7 +7,8 @@ one would have written. `Pace` is about this process and this moment only.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from student.checkpoints.contents import NAMES
 
@@ -51,7 +52,7 @@ class Means:
 
 
 class Pace:
-    """Images a second and the share of time spent waiting for data, since the last log line."""
+    """Images a second and the share of time spent waiting for data, since the last log line, while it trains."""
 
     def __init__(self) -> None:
         self._images, self._begun, self._waited = 0, time.perf_counter(), 0.0
@@ -59,6 +60,13 @@ class Pace:
     def add(self, images: int) -> None:
         """Count the pictures of one more step."""
         self._images += images
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """What is done in here, such as validation, is no time of training."""
+        begun = time.perf_counter()
+        yield
+        self._begun += time.perf_counter() - begun
 
     def look(self, waited: float) -> tuple[float, float]:
         """Images a second and waiting share since they were last taken; `waited` is the run's total so far."""

@@ -102,6 +102,15 @@ def test_a_second_damaged_file_leaves_the_first(tmp_path: Path, caplog: pytest.L
     assert (tmp_path / "last.damaged").read_text() == "damage 0"
 
 
+def test_what_a_killed_run_left_half_written_goes_with_its_folder(tmp_path: Path) -> None:
+    for name in ("run", "run.previous", "run.previous-2"):
+        (tmp_path / name).mkdir()
+        for left in ("last.pt", "status.tmp", ".metrics-a1b2c3d4.jsonl"):
+            (tmp_path / name / left).touch()
+    checkpoint.keep_one(tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.previous"]
+
+
 class Bomb:
     """Unpickled, it would create a file."""
 

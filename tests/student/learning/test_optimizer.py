@@ -242,10 +242,6 @@ def test_the_average_follows_timms_formula() -> None:
             lambda: Schedule(lr=math.nan, epochs=1, updates_per_epoch=1),
             "lr is nan; it must be from 0 to 1e+30.",
         ),
-        (
-            lambda: create_ema(torch.nn.Linear(1, 1), decay=1),
-            "The decay of the moving average is 1; it must lie between 0 and 1.",
-        ),
     ],
 )
 def test_values_out_of_range_are_refused(make: Any, message: str) -> None:

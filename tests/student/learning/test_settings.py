@@ -22,6 +22,7 @@ from student.network.model import StudentSpec
         ({"weight_decay": float("inf")}, "--weight-decay is inf"),
         ({"clip_grad": float("nan")}, "--clip-grad is nan"),
         ({"ema_decay": -1.0}, "--ema-decay is -1.0; it lies between 0 and 1"),
+        ({"ema_decay": 1.0}, "--ema-decay is 1.0; it lies between 0 and 1"),
         ({"checkpoint_minutes": -1.0}, "--checkpoint-minutes is -1.0"),
         ({"accumulate": 17, "batch": 16}, "--accumulate 17 makes more micro-batches than --batch has items (16)"),
         ({"epochs": 0}, "--epochs is 0"),
