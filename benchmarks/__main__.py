@@ -80,7 +80,7 @@ def main(tables: tuple[str, ...], photos: Path | None, out: Path, students: str,
         for number, name in enumerate(tables or TABLES):
             folder = Path(scratch) / f"{number}"
             folder.mkdir()
-            around = Circumstances(command=command(name), photographs=photographs.about, load_before=load_average())
+            around = Circumstances(command=line_of(name), photographs=photographs.about, load_before=load_average())
             told = partial(write, around=around, folder=out)
             kept = tuple(students.split(","))
             bench = Bench(photographs=photographs, folder=folder, students=kept, told=told, **flags)
@@ -100,7 +100,7 @@ def run(name: str, bench: Bench) -> Table:
     return table
 
 
-def command(name: str) -> str:
+def line_of(name: str) -> str:
     """What to type to measure this table again; folders of this machine are left out."""
     kept: list[str] = []
     skip = False

@@ -99,7 +99,7 @@ def epochs_of_labels(store: StoreReader, distill: str, batch: int) -> Contestant
             answers.expect(share)
             gathered = answers.gather(share)
             teacher_labels(manifest.keep, gathered.labels, manifest.temperatures, cpu)
-            compare_views(Seen(gathered.seen.crc_B, thumbnail_B16[: len(share)]), gathered.seen)
+            compare_views(Seen(gathered.labelled.crc_B, thumbnail_B16[: len(share)]), gathered.labelled)
             views += len(share)
         answers.close()
         return views

@@ -201,12 +201,12 @@ def mates(plan: ViewPlan) -> Ints:
     rows, views, partners = (array.tolist() for array in (plan.row_B, plan.view_B, plan.mixing.partner_B))
     known = {pair: place for place, pair in enumerate(zip(rows, views, strict=True))}
     pairs = list(zip(partners, views, strict=True))
-    strangers = [place for place, pair in enumerate(pairs) if pair not in known]
-    if strangers:
-        first = strangers[0]
+    unknown = [place for place, pair in enumerate(pairs) if pair not in known]
+    if unknown:
+        first = unknown[0]
         raise UserError(
             f"row {rows[first]} is mixed with row {partners[first]} in view {views[first]}, which is not in the call, "
-            f"as {len(strangers)} of {len(rows)} are not. Draw whole mix windows."
+            f"as {len(unknown)} of {len(rows)} are not. Draw whole mix windows."
         )
     return np.array([known[pair] for pair in pairs], np.int64)
 

@@ -42,7 +42,7 @@ from pipeline.shards.tar import TarMember
 from pipeline.store.reader import StoreReader
 from pipeline.views.imagenet import MEAN, STD
 from pipeline.views.mixing import plan_mixing
-from student.feed.feed import PIECE, Step, require_seen
+from student.feed.feed import PIECE, Step, require_labelled_views
 from student.feed.order import Batch
 from student.feed.position import Position
 from student.feed.sample_rows import Raw, SampleRows
@@ -173,7 +173,7 @@ class TeacherStage:
         pixels_BHWC = np.empty((len(batch), side, side, 3), np.uint8)
         drawn = renderer.render(batch.row_B, batch.view_B, pixels_BHWC)
         found = answers.gather(batch)
-        require_seen(self.index, batch, found, Seen(drawn.crc_B, drawn.luma_B16), accept_drift=False)
+        require_labelled_views(self.index, batch, found, Seen(drawn.crc_B, drawn.luma_B16), accept_drift=False)
         labels = teacher_labels(self.shape.keep, found.labels, self.shape.temperatures, CPU, self.shape.tau)
         given = self.shape.of(
             Step(

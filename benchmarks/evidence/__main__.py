@@ -94,7 +94,7 @@ def main(
         if only_say:
             click.echo("\n".join(commands(experiment.steps())))
             continue
-        around = Circumstances(command=command(name), photographs=f"{data.name}, scale {scale}", load_before=LOAD)
+        around = Circumstances(command=line_of(name), photographs=f"{data.name}, scale {scale}", load_before=LOAD)
         publish_now = partial(publish, name, experiment, lab, around, *places)
         if not finished and not run(experiment.steps(), work, jobs, until=until, after=publish_now):
             click.echo("stopped: the minutes are over; the same command goes on")
@@ -115,7 +115,7 @@ def publish(name: str, experiment: Experiment, lab: Lab, around: Circumstances, 
     return f"\n## {table.title}\n\n{table.text()}\n"
 
 
-def command(name: str) -> str:
+def line_of(name: str) -> str:
     """This table's line, without the places of this machine and what only says how it was cut into parts."""
     said = iter(sys.argv[1:])
     given: list[str] = []

@@ -47,7 +47,7 @@ class Experiment:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     kind: str = "accuracy"
-    """How its cells are read: accuracy, teachers, bytes, views, curves, tokens, packed, inherited, frontier."""
+    """How its cells are read: a key of `tables.COLUMNS`, or "frontier"."""
 
     def steps(self) -> list[Step]:
         """All that must be done for it, seed after seed: a table that is cut short has fewer seeds in every row."""

@@ -135,7 +135,7 @@ class Lab:
 
     def of_others(self) -> tuple[Teacher, ...]:
         """The same convnet, fitted likewise to as many other pictures: it has never seen those that students learn.
-        None where there are too few for that, or they are those that choose settings."""
+        Empty where there are too few for that, or they are those that choose settings."""
         others = self.pictures.last(self.scale.fit_rows)
         if self.choosing or abs(others.count("\n") - 1 - self.scale.fit_rows) > 0.01 * self.scale.fit_rows:
             return ()
@@ -145,7 +145,7 @@ class Lab:
 
     def of_the_same(self) -> tuple[Teacher, ...]:
         """The same convnet, fitted to the students' own pictures and labels alone, in as many views: it knows no more
-        than they are told without it. None where the others learn no more pictures."""
+        than they are told without it. Empty where the others learn no more pictures."""
         longer = self.scale.fit_rows // self.scale.labelled
         return (self._convnet("regnety-same", self.shards(self.scale.labelled), longer),) if longer > 1 else ()
 
@@ -162,9 +162,9 @@ class Lab:
             return self.from_nothing()
         synsets: list[str] = ImageNetInfo().label_names()  # type: ignore[no-untyped-call]
         folders = self._classes()
-        if strangers := sorted(set(folders) - set(synsets)):
+        if unknown := sorted(set(folders) - set(synsets)):
             raise UserError(
-                f"{IMAGENET} knows the classes of ImageNet, and {self.pictures.train} has a folder {strangers[0]!r}. "
+                f"{IMAGENET} knows the classes of ImageNet, and {self.pictures.train} has a folder {unknown[0]!r}. "
                 "Name folders by wnid (n01440764), or leave --teachers out to fit a teacher here."
             )
         class_map = self.work / "subsets" / f"{IMAGENET}.json"

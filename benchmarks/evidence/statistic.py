@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 CONFIDENCE = 0.95
 MARGIN = 1.0
 """Points of accuracy within which two rows are called equal, where a claim is that they are."""
-VERDICTS = REPRODUCED, OPPOSITE, UNDECIDED = "reproduced", "opposite", "undecided"
+REPRODUCED, OPPOSITE, UNDECIDED = "reproduced", "opposite", "undecided"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import runpy
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkProcess
@@ -100,10 +100,9 @@ def run(
         while waiting or running:
             if time.monotonic() >= until:
                 return False
-            for step in [step for step in waiting if all(need.done(work) for need in step.needs)]:
-                if len(running) < jobs:
-                    waiting.remove(step)
-                    running[step] = (_start(step, work), time.perf_counter())
+            while len(running) < jobs and (step := _next(waiting, work)):
+                waiting.remove(step)
+                running[step] = (_start(step, work), time.perf_counter())
             for step in [step for step, (process, _) in running.items() if process.exitcode is not None]:
                 process, begun = running.pop(step)
                 _settle(step, work, process.exitcode, time.perf_counter() - begun)
@@ -111,6 +110,11 @@ def run(
                 after()
             time.sleep(POLL)
     return True
+
+
+def _next(waiting: Sequence[Step], work: Path) -> Step | None:
+    """The first step whose needs are done."""
+    return next((step for step in waiting if all(need.done(work) for need in step.needs)), None)
 
 
 @contextmanager

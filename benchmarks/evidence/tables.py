@@ -81,8 +81,8 @@ def teachers_said(done: Sequence[Step], work: Path) -> Iterator[str]:
 
 def labels_said(told: Mapping[str, Any]) -> str:
     """A store's summary in a line."""
-    right = told.get("unmixed") or {}
-    top1 = f", top-1 on those that are not mixed {100 * right['top1']:.1f} %" if "top1" in right else ""
+    right = (told.get("unmixed") or {}).get("top1")
+    top1 = "" if right is None else f", top-1 on those that are not mixed {100 * right:.1f} %"
     sure = "" if told["entropy"] is None else f", entropy of the answers {told['entropy']:.2f} nats"
     return f"{told['views']} views of {told['rows']:,} pictures{sure}{top1}"
 
@@ -222,7 +222,7 @@ def _teacher(row: Row, work: Path) -> list[str]:
     right = 0
     for run in range(store.layout.runs):
         start, stop = store.layout.rows_of(Unit(0, run))
-        chosen_B = store.read_arrays(0, run, ["argmax"])["argmax"][: stop - start]
+        chosen_B = store.read_arrays(0, run, ["argmax"])["argmax"]
         right += int((chosen_B == store.index.classes[start:stop]).sum())
     return [f"{100 * right / store.manifest.rows:.1f}"]
 

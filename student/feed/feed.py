@@ -112,7 +112,7 @@ class Feed:
             crc_B[start:stop], luma_B16[start:stop] = slot.crc_B, slot.luma_B16
         answers = self.answers.gather(batch)
         seen, doubt = Seen(crc_B, luma_B16), self.loader.doubt
-        require_seen(self.index, batch, answers, seen, accept_drift=self.accept_drift, doubt=doubt)
+        require_labelled_views(self.index, batch, answers, seen, accept_drift=self.accept_drift, doubt=doubt)
         device = self.ranks.device
         return Step(
             epoch=epoch,
@@ -125,16 +125,16 @@ class Feed:
         )
 
 
-def require_seen(
+def require_labelled_views(
     index: SampleIndex, batch: Batch, answers: Answers, drawn: Seen, *, accept_drift: bool, doubt: str = ""
 ) -> None:
     """Refuse the first view that is not the one the teacher saw; `doubt` is said at the end."""
-    assert answers.seen.luma or not accept_drift, "drift is accepted only where it is stored how views look"
-    found = compare_views(drawn, answers.seen, accept_drift=accept_drift)
+    assert answers.labelled.luma or not accept_drift, "drift is accepted only where it is stored how views look"
+    found = compare_views(drawn, answers.labelled, accept_drift=accept_drift)
     if found.first is not None:
         at = found.first
         what = found.how_far(at) if accept_drift else (
-            f"its pixels have checksum {found.crc_B[at]:08x} here and had {answers.seen.crc_B[at]:08x} "
+            f"its pixels have checksum {found.crc_B[at]:08x} here and had {answers.labelled.crc_B[at]:08x} "
             "before the teacher"
         )  # fmt: skip
         raise ViewError(_other_view(index, batch, at, what, int(found.other_B.sum())) + doubt)

@@ -36,7 +36,7 @@ class Answers:
     """The teacher's answers about the views of a batch, and what identifies the pixels that it saw."""
 
     labels: SoftLabels
-    seen: Labelled
+    labelled: Labelled
 
 
 class AnswerSource(Protocol):
@@ -92,8 +92,8 @@ class StoredAnswers:
                 out[where] = array[offset_B[where]]
         self._release(unit_U.tolist())
         crc_B, luma_B16 = gathered.pop("crc"), gathered.pop("luma", None)
-        seen = Labelled(self._store.manifest.luma, crc_B, luma_B16)
-        return Answers(labels=SoftLabels.from_arrays(gathered), seen=seen)
+        labelled = Labelled(self._store.manifest.luma, crc_B, luma_B16)
+        return Answers(labels=SoftLabels.from_arrays(gathered), labelled=labelled)
 
     def _units_of(self, batch: Batch) -> NDArray[np.int64]:
         """One number a (view, run)."""

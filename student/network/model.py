@@ -144,10 +144,6 @@ class Student(nn.Module):
         assert isinstance(answer, tuple) == self.two_heads, "train() and eval() belong to the student, not to .net"
         return Heads(*answer) if self.two_heads else Heads(answer, None)
 
-    def fused(self, heads: Heads, by: str = "logits") -> Tensor:
-        """The answer of both heads together, as `fuse` makes it."""
-        return fuse(heads, by)
-
     def classifiers(self) -> tuple[str, ...]:
         """Names (in the timm model) of the final linear layers, the class head first."""
         names = cast(Any, self.net).pretrained_cfg["classifier"]

@@ -141,6 +141,8 @@ def test_a_preset_is_judged_seed_by_seed(tmp_path: Path) -> None:
     assert line.endswith(
         "4 views of 2,000 pictures, entropy of the answers 1.50 nats, top-1 on those that are not mixed 75.0 %."
     )
+    (tmp_path / "labels-train.json").write_text('{"views": 4, "rows": 9, "entropy": null, "unmixed": {"top1": null}}')
+    assert next(iter(gain.labels(tmp_path))).endswith("4 views of 9 pictures.")
     alone = gain.table("t", "T", {"none": {0: 0.4}, "soft": {1: 0.5}}, None, ())
     assert alone.rows[1] == ("soft", "50.0", "no seed in common", "")
     with pytest.raises(UserError, match="Run `dvc repro` first"):

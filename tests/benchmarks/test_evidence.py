@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.evidence import courses
 from benchmarks.evidence import online as evidence_online
-from benchmarks.evidence.__main__ import command
+from benchmarks.evidence.__main__ import line_of
 from benchmarks.evidence.__main__ import main as evidence
 from benchmarks.evidence.catalogue import EXPERIMENTS
 from benchmarks.evidence.claims import CLAIMS
@@ -304,7 +304,7 @@ def test_the_command_of_a_table_leaves_out_where_and_how_it_was_cut(monkeypatch)
     said = "x distillation views --data /here --minutes 8 --seeds 1,2 --finished --publish --jobs 3 --work /there"
     monkeypatch.setattr("sys.argv", said.split())
     told = "python -m benchmarks.evidence views --data DATA --seeds 1,2 --work WORK"
-    assert command("views") == told
+    assert line_of("views") == told
 
 
 def test_subsets_are_nested_and_balanced(data: Path, tmp_path: Path) -> None:

@@ -273,6 +273,6 @@ def sabotage(place: Path) -> Tally:
     tally = Tally()
     store = StoreReader.open(make_store(place, rows=64))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("student.feed.feed.require_seen", lambda *_, **__: None)
+        patch.setattr("student.feed.feed.require_labelled_views", lambda *_, **__: None)
         _judge(tally, "the next row", store, Wrong(store, MISTAKES["the next row"]))
     return tally

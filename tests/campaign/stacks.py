@@ -139,6 +139,6 @@ def sabotage(place: Path) -> Tally:
     tally = Tally()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("student.dataset.StoredViews.require_same_views", lambda *_: None)
-        patch.setattr("student.feed.feed.require_seen", lambda *_, **__: None)
+        patch.setattr("student.feed.feed.require_labelled_views", lambda *_, **__: None)
         _made_up(tally, place / "drifted", "drifted", 1)
     return tally

@@ -19,7 +19,7 @@ from pipeline.errors import StudentError
 from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import init_from, read_initial
 from student.export import main
-from student.network.model import build
+from student.network.model import build, fuse
 from tests.saved_runs import NAMES, save_run
 
 
@@ -38,7 +38,7 @@ def test_timm_loads_the_folder_and_answers_the_same_bits(tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith(f'timm.create_model("local-dir:{tmp_path / "export"}", pretrained=True)\n')
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
-    assert torch.equal(model(_images()), student.fused(student(_images())))
+    assert torch.equal(model(_images()), fuse(student(_images())))
     config = resolve_model_data_config(model)
     assert config["input_size"] == (3, 32, 32) and config["crop_pct"] == 0.875 and config["interpolation"] == "bicubic"
     assert list(config["mean"]) == [0.5, 0.4, 0.3] and list(config["std"]) == [0.2, 0.3, 0.4]

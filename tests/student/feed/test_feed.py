@@ -107,7 +107,7 @@ def test_answers_are_bounded_and_need_no_announcement(store: StoreReader) -> Non
             if step % 2:
                 answers.expect(batch)
             gathered = answers.gather(batch)
-            assert not gathered.labels.parts and gathered.seen.luma_B16 is None
+            assert not gathered.labels.parts and gathered.labelled.luma_B16 is None
             assert len(answers._units) <= 3 + 2 * order.spread and not answers._expected
     answers.close()
 

@@ -40,7 +40,7 @@ def test_fused_logits_are_timms_own_answer() -> None:
         student.spec.model, num_classes=7, img_size=32, patch_size=8, embed_dim=64, num_heads=1, depth=2
     )
     plain.load_state_dict(student.net.state_dict())
-    assert torch.equal(plain.eval()(images), student.fused(student(images)))
+    assert torch.equal(plain.eval()(images), fuse(student(images)))
 
 
 def test_fused_probabilities_are_the_mean_of_the_heads() -> None:

@@ -70,7 +70,7 @@ class LiveAnswers:
         drawn = self.renderer.render(batch.row_B, batch.view_B, pixels)
         self.raw_BC = self.teacher.logits(batch.row_B, 0, pixels)
         labels = encode(self.raw_BC, self.keep, TEMPERATURES)
-        return Answers(labels=labels, seen=Labelled(True, drawn.crc_B, drawn.luma_B16))
+        return Answers(labels=labels, labelled=Labelled(True, drawn.crc_B, drawn.luma_B16))
 
 
 @contextlib.contextmanager
