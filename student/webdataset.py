@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import MismatchError, ShardError, StudentError
+from pipeline.errors import ShardError, StudentError
 from pipeline.proofs.same_views import Seen
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.files import ShardFiles
@@ -42,13 +42,13 @@ from pipeline.shards.tar import TarMember
 from pipeline.store.reader import StoreReader
 from pipeline.views.imagenet import MEAN, STD
 from pipeline.views.mixing import plan_mixing
-from student.feed.feed import PIECE, Step, require_labelled_views
-from student.feed.order import Batch
+from student.feed.feed import PIECE, Step, cut_between, require_labelled_views
+from student.feed.order import Batch, changes
 from student.feed.position import Position
 from student.feed.sample_rows import Raw, SampleRows
 from student.feed.stored_answers import StoredAnswers, needed
 from student.feed.tensors import teacher_labels, truth_of
-from student.feed.usable import is_whole, require_usable
+from student.feed.usable import require_usable, used_views
 from student.feed.view_batch import Channels, Pixels, Shape
 
 KEEP_UNITS = 16
@@ -91,17 +91,13 @@ def with_teacher(
     )  # fmt: skip
     if answer not in ("argmax", "soft", "dense"):
         raise StudentError(f"answer {answer} is no single tensor. Ask for argmax, soft or dense.")
-    return TeacherStage(opened, index, shape, opened.layout.views if views is None else views)
+    return TeacherStage(opened, index, shape, used_views(opened, views))
 
 
 class TeacherStage:
     """Turns raw samples into `Taught` ones; may be pickled, and used in a worker."""
 
     def __init__(self, store: StoreReader, index: SampleIndex, shape: Shape, views: int) -> None:
-        if not is_whole(views, least=1, below=store.layout.views + 1):
-            raise MismatchError(
-                f"views is {views}, and {store.name} has {store.layout.views}. Ask for 1 to {store.layout.views}."
-            )
         self.store, self.index, self.shape, self.views = store, index, shape, views
         self._position = Position()
         self._shards = {url: number for number, url in enumerate(index.urls)}
@@ -144,11 +140,7 @@ class TeacherStage:
         self, row_B: NDArray[np.int64], view: int, renderer: Renderer, answers: StoredAnswers
     ) -> Iterator[Taught]:
         batch = self._paired(row_B, view)
-        opens = np.append(np.flatnonzero(batch.opens_B), len(batch))
-        cuts = [0]
-        while cuts[-1] < len(batch):
-            cuts.append(int(opens[np.searchsorted(opens, cuts[-1] + PIECE, side="right") - 1]))
-        for start, stop in pairwise(cuts):
+        for start, stop in pairwise(cut_between(batch, PIECE)):
             yield from self._drawn(batch.part(start, stop), renderer, answers)
 
     def _paired(self, row_B: NDArray[np.int64], view: int) -> Batch:
@@ -163,7 +155,7 @@ class TeacherStage:
             view_B=view_B,
             partner_B=mixing.partner_B[order],
             lam_B=mixing.lam_B[order],
-            opens_B=np.append(True, lead_B[1:] != lead_B[:-1]),
+            opens_B=changes(lead_B),
         )
 
     def _drawn(self, batch: Batch, renderer: Renderer, answers: StoredAnswers) -> Iterator[Taught]:

@@ -27,7 +27,7 @@ from pipeline.proofs.same_views import Seen, compare_views
 from pipeline.rendering.loader import Loader, Request
 from pipeline.rendering.ring import LUMA, Slot
 from pipeline.shards.index import SampleIndex
-from student.feed.order import Batch, Order
+from student.feed.order import Batch, Order, changes
 from student.feed.stored_answers import Answers, AnswerSource
 from student.feed.targets import TeacherLabels, Truth
 from student.feed.tensors import Assembler, teacher_labels, truth_of
@@ -142,14 +142,17 @@ def require_labelled_views(
 
 def cut_pieces(batch: Batch, order: Order) -> list[int]:
     """Where to cut a share into requests: between pairs; with repeats between mix windows, where that is possible."""
-    window = order.recipe.mix_window
-    most = piece_capacity(order)
+    window_B = batch.row_B // order.recipe.mix_window
+    windows = np.append(np.flatnonzero(changes(window_B)), len(batch))
+    return cut_between(batch, piece_capacity(order), windows if order.repeats > 1 else None)
+
+
+def cut_between(batch: Batch, most: int, rather: NDArray[np.int64] | None = None) -> list[int]:
+    """Cut into parts of at most `most` views between pairs; at these other places where they allow it."""
     pairs = np.append(np.flatnonzero(batch.opens_B), len(batch))
-    window_B = batch.row_B // window
-    windows = np.append(np.flatnonzero(np.append(True, window_B[1:] != window_B[:-1])), len(batch))
     cuts = [0]
     while cuts[-1] < len(batch):
-        edges = windows if order.repeats > 1 and _last(windows, cuts[-1] + most) > cuts[-1] else pairs
+        edges = rather if rather is not None and _last(rather, cuts[-1] + most) > cuts[-1] else pairs
         cuts.append(_last(edges, cuts[-1] + most))
     return cuts
 

@@ -242,9 +242,9 @@ class Order:
             view_B=view_P[order],
             partner_B=mixing.partner_B[order],
             lam_B=mixing.lam_B[order],
-            opens_B=_changes(lead_P) | _changes(view_P[order]),
+            opens_B=changes(lead_P) | changes(view_P[order]),
         )
-        return _Pool(batch, np.append(np.flatnonzero(_changes(window_P)), len(batch)))
+        return _Pool(batch, np.append(np.flatnonzero(changes(window_P)), len(batch)))
 
     def _priority(self, block: int, value_N: Ints, number: int) -> NDArray[np.uint64]:
         """A random 64-bit number for each value in this round."""
@@ -274,7 +274,7 @@ def _cut(opens_N: NDArray[np.bool_], position: int) -> int:
     return position
 
 
-def _changes(value_N: Ints) -> NDArray[np.bool_]:
+def changes(value_N: Ints) -> NDArray[np.bool_]:
     """Where a value differs from the one before it; true at the first."""
     return np.append(True, value_N[1:] != value_N[:-1])[: len(value_N)]
 

@@ -26,17 +26,20 @@ def require_usable(store: StoreReader, index: SampleIndex, *, accept_drift: bool
         )
 
 
+def used_views(store: StoreReader, views: int | None) -> int:
+    """How many of a store's views are used: those that are asked for, which must be there, or all."""
+    there = store.layout.views
+    if views is not None and not is_whole(views, least=1, below=there + 1):
+        raise MismatchError(f"views is {views}, and {store.name} has {there}. Ask for 1 to {there}.")
+    return there if views is None else views
+
+
 def order_of(
     store: StoreReader, index: SampleIndex, *, batch: int, seed: int, views: int | None, repeats: int,
     labelled_only: bool,
 ) -> Order:  # fmt: skip
     """The sequence of steps: of all rows, or of those that have a true label."""
-    manifest = store.manifest
-    used = store.layout.views if views is None else views
-    if not is_whole(used, least=1, below=store.layout.views + 1):
-        raise MismatchError(
-            f"views is {used}, and {store.name} has {store.layout.views}. Ask for 1 to {store.layout.views}."
-        )
+    manifest, used = store.manifest, used_views(store, views)
     if labelled_only and index.unlabelled == len(index):
         raise StudentError(
             f"None of the {len(index):,} rows has a true label, and --distill none learns from those alone. "
