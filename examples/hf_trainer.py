@@ -6,11 +6,21 @@ import timm
 import torch
 from torch.nn.functional import kl_div, log_softmax
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from student.dataset import StoredViews
 
 TAU = 3.0
+
+
+class Resume(TrainerCallback):
+    """Puts the views where the trainer's checkpoint was, so that none are drawn to be skipped."""
+
+    def on_train_begin(self, _args: object, state: object, _control: object, **given: object) -> None:
+        """Once, before any views are asked for."""
+        views = given["train_dataloader"].dataset
+        epoch, step = divmod(state.global_step, len(views))
+        views.load_state_dict({**views.state_dict(), "epoch": epoch, "step": step})
 
 
 class Distiller(Trainer):
@@ -27,12 +37,13 @@ class Distiller(Trainer):
         return kl_div(student, inputs["soft"], reduction="batchmean") * TAU**2
 
 
-def main(store: str, out: str = "runs/hf", model: str = "resnet18", workers: int = 4, **options: object) -> float:
-    """The mean loss."""
-    views = StoredViews(store, batch=64, answer="soft", tau=TAU)
+def main(store: str, out: str = "runs/hf", model: str = "resnet18", batch: int = 64, **options: object) -> float:
+    """The mean loss; ``resume`` is a checkpoint of the trainer's, everything else an argument of its."""
+    views, resume = StoredViews(store, batch=batch, answer="soft", tau=TAU), options.pop("resume", None)
     net = timm.create_model(model, num_classes=views.store.manifest.num_classes)
-    arguments = TrainingArguments(out, num_train_epochs=2, dataloader_num_workers=workers, report_to=[], **options)
-    return float(Distiller(net, arguments, train_dataset=views).train().training_loss)
+    arguments = TrainingArguments(out, ignore_data_skip=True, **{"num_train_epochs": 2, "report_to": [], **options})
+    trainer = Distiller(net, arguments, train_dataset=views, callbacks=[Resume()])
+    return float(trainer.train(resume).training_loss)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,15 @@ from student.dataset import StoredViews
 class Distilled(lightning.LightningModule):
     """A classifier that learns the teacher's class."""
 
-    def __init__(self, net: torch.nn.Module) -> None:
+    def __init__(self, net: torch.nn.Module, store: str, batch: int, workers: int) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.store, self.batch, self.workers = net, store, batch, workers
+
+    def train_dataloader(self) -> DataLoader:
+        """Begun in each process of its own, when all have met: each gets its share. Goes on where a checkpoint was."""
+        views = StoredViews(self.store, batch=self.batch)
+        views.set_epoch(self.global_step // len(views))
+        return DataLoader(views, batch_size=None, num_workers=self.workers)
 
     def training_step(self, seen: tuple) -> torch.Tensor:
         """The loss of one batch."""
@@ -26,12 +32,13 @@ class Distilled(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-def main(store: str, model: str = "resnet18", batch: int = 64, workers: int = 4, **options: object) -> int:
-    """How many steps were made; without `set_epoch` an epoch that was given is followed by the next."""
-    views = StoredViews(store, batch=batch)
-    net = timm.create_model(model, num_classes=views.store.manifest.num_classes)
-    trainer = lightning.Trainer(max_epochs=2, **options)
-    trainer.fit(Distilled(net), DataLoader(views, batch_size=None, num_workers=workers))
+def main(
+    store: str, model: str = "resnet18", batch: int = 64, workers: int = 4, resume: str | None = None, **options: object
+) -> int:
+    """How many steps were made; an epoch that was given is followed by the next."""
+    net = timm.create_model(model, num_classes=StoredViews(store).store.manifest.num_classes)
+    trainer = lightning.Trainer(**{"max_epochs": 2, **options})
+    trainer.fit(Distilled(net, store, batch, workers), ckpt_path=resume)
     return trainer.global_step
 
 

@@ -23,7 +23,8 @@ def main(store: str, net: torch.nn.Module | None = None, batch: int = 64, worker
     teacher = Stored()
     with StoredViews(store, batch=batch, answer="dense", workers=workers) as views:
         classes = views.store.manifest.num_classes
-        net = net or timm.create_model("deit_tiny_distilled_patch16_224", num_classes=classes)
+        side = views.store.manifest.recipe.image_size
+        net = net or timm.create_model("deit_tiny_distilled_patch16_224", num_classes=classes, img_size=side)
         task = TokenDistillationTask(net, teacher, torch.nn.CrossEntropyLoss(), temperature=3.0, task_loss_weight=0.5)
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
         for seen in views:

@@ -1,4 +1,4 @@
-"""How does anybody's trainer get the views of a store, with the teacher's answers, in two lines?
+"""How does anybody's trainer get the views of a store, with the teacher's answers, in five lines?
 
     with StoredViews("stores/train.zarr", batch=256, answer="soft", tau=3.0, workers=8) as views:
         for epoch in range(300):
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,23 +35,25 @@ from torch.utils.data import IterableDataset, get_worker_info
 from pipeline.errors import MismatchError, StudentError, ViewError
 from pipeline.models.stream import registered
 from pipeline.picture_cache.kept import PictureCache
+from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.world import Place
 from pipeline.rendering.drift import drift_of, requests_for
 from pipeline.rendering.loader import Loader
-from pipeline.rendering.view_cache import ViewCache
+from pipeline.rendering.view_cache import ViewCache, views_in
 from pipeline.shards.index import SampleIndex
-from pipeline.shards.patterns import expand
-from pipeline.shards.same_pictures import moved_to
 from pipeline.store.reader import StoreReader
 from pipeline.views.imagenet import MEAN, STD
 from student.feed.feed import Feed, Step, piece_capacity, pieces_together
 from student.feed.position import Position
 from student.feed.stored_answers import StoredAnswers, needed
-from student.feed.usable import order_of, require_usable, require_whole
-from student.feed.view_batch import Channels, NarrowedAnswers, Pixels, Shape, ViewBatch
+from student.feed.usable import index_of, order_of, require_usable, require_whole
+from student.feed.view_batch import Channels, NarrowedAnswers, Pixels, Shape, ViewBatch, numbers
 from student.ranks.ranks import Ranks
 
 log = logging.getLogger(__name__)
+
+CACHE_BYTES = 64 * 10**9
+"""What a cache of pictures or views may take, as by the flags of `student.train`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ class StoredViews(IterableDataset[ViewBatch]):
     Args:
         store: path or URL of the store.
         shards: where the labelled shards lie now, if not where they lay (patterns).
-        batch: most views of one step, over all ranks.
+        index: what was found there already, where somebody has looked; by default the store's own.
+        batch: views of one step, over all ranks, or a few less or one more: partners of a mix stay together.
         seed: of the order. What is in a view was decided when it was labelled.
         views: use the first so many views of the store; all by default.
         repeats: repeated augmentation, as ``student.train --repeats``.
@@ -88,8 +91,8 @@ class StoredViews(IterableDataset[ViewBatch]):
             and WORLD_SIZE, as torchrun sets them.
         device: where the tensors come to be.
         workers: processes that draw; 0 draws here. Stays 0 with the workers of a `DataLoader`.
-        pictures: decoded pictures that this node keeps, as ``student.train --picture-cache`` does.
-        view_cache: views that this node keeps, as ``student.train --view-cache`` does.
+        pictures: folder of decoded pictures that this node keeps, as ``student.train --picture-cache`` does.
+        view_cache: folder of views that this node keeps, as ``student.train --view-cache`` does.
         accept_drift: hold views to how they looked to the teacher instead, within two levels.
         labelled_only: leave rows without a true label out.
     """
@@ -98,7 +101,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         self,
         store: str | Path | StoreReader,
         *,
-        shards: str | Sequence[str] = (),
+        shards: str | Path | Sequence[str | Path] = (),
         index: SampleIndex | None = None,
         batch: int = 256,
         seed: int = 0,
@@ -115,8 +118,8 @@ class StoredViews(IterableDataset[ViewBatch]):
         device: str | torch.device = "cpu",
         workers: int = 0,
         start_method: str | None = None,
-        pictures: PictureCache | None = None,
-        view_cache: ViewCache | None = None,
+        pictures: str | Path | PictureCache | None = None,
+        view_cache: str | Path | ViewCache | None = None,
         accept_drift: bool = False,
         labelled_only: bool = False,
     ) -> None:
@@ -124,24 +127,33 @@ class StoredViews(IterableDataset[ViewBatch]):
             require_whole(name, value, least=least)
         require_whole("seed", seed, below=2**64)
         self.store = store if isinstance(store, StoreReader) else StoreReader.open(store)
-        own = index or self.store.index
-        self.index = moved_to(own, expand(shards)) if shards else own
+        self.index = index_of(self.store, shards, index)
         require_usable(self.store, self.index, accept_drift=accept_drift)
         self.shape = Shape(
-            manifest=self.store.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),
-            std=tuple(std),
+            manifest=self.store.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=numbers(mean),
+            std=numbers(std),
         )  # fmt: skip
-        self.ranks = _ranks(rank, world, torch.device(device))
+        if (rank is None) != (world is None):
+            raise StudentError(f"rank is {rank} and world is {world}. Give both, or neither.")
+        self._told = None if rank is None or world is None else (rank, world)
+        self.ranks = Ranks(device=_device(device))
         self.workers, self.start_method, self.accept_drift = workers, start_method, accept_drift
-        self.pictures, self.view_cache = pictures, view_cache
         self.order = order_of(
             self.store, self.index, batch=batch, seed=seed, views=views, repeats=repeats, labelled_only=labelled_only
         )
-        self.order.require_shares(self.ranks.world)
+        if isinstance(pictures, (str, Path)):
+            pictures = pictures_in(Path(pictures), CACHE_BYTES, self.index)
+        if isinstance(view_cache, (str, Path)):
+            view_cache = views_in(
+                Path(view_cache), CACHE_BYTES, self.store.manifest.recipe, self.index, len(self.order.views),
+                labelled_only=labelled_only,
+            )  # fmt: skip
+        self.pictures, self.view_cache = pictures, view_cache
         self._asked = {"batch": batch, "seed": seed, "repeats": repeats, "views": len(self.order.views)}
         self._position = Position()
         self._opened: _Opened | None = None
         self._given: Iterator[Step] | None = None
+        self._find_ranks()
 
     # ---- beginning and end
 
@@ -154,6 +166,7 @@ class StoredViews(IterableDataset[ViewBatch]):
 
     def start(self) -> Feed:
         """Start the workers, if they are not there yet: what draws and proves the steps."""
+        self._find_ranks()
         if self._opened is None or self._opened.process != os.getpid():  # a fork has its parent's in vain
             self._opened = self._open()
         return self._opened.feed
@@ -190,26 +203,32 @@ class StoredViews(IterableDataset[ViewBatch]):
     def __iter__(self) -> Iterator[ViewBatch]:
         """The views of one epoch, from where they stand; then they stand at the beginning of the next."""
         info = get_worker_info()
-        worker, every = (None, 1) if info is None else (info.id, info.num_workers)
-        epoch, step = self._position.get(worker)
-        first = step + (worker or 0)
-        for given in self._steps(epoch, first, every) if first < self.order.steps else ():
-            if worker is None:
-                self._position.advance(*self._after(epoch, given.step))
+        worker, every = (0, 1) if info is None else (info.id, info.num_workers)
+        epoch, step = self._position.get() if info is None else self._position.claim()
+        sets = self._position.sets
+        if step + worker >= self.order.steps:
+            return
+        steps = self._steps(epoch, step + worker, every)
+        for given in steps:
+            if info is None:
+                self._position.advance(*self._after(epoch, given.step), since=sets)
             yield self.shape.of(given)
-        if worker is not None:
-            self._position.advance(epoch + 1, 0, worker)
+        if self._given is not steps:
+            raise StudentError(
+                f"Another loop over these views was begun while this one was in epoch {epoch}, and ended it. Open a "
+                "second StoredViews for the other loop."
+            )
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch; in the midst of it (after `load_state_dict`) the views go on there."""
+        """Have the pass that begins next give this epoch: all of it, or what is left behind `load_state_dict`."""
         self._position.begin(epoch)
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next step; `set_epoch` and `load_state_dict` set it, and so does the end of an epoch."""
+        """The epoch of the next step, or of the next pass where the workers of a `DataLoader` draw."""
         return self._position.get()[0]
 
-    def state_dict(self, after: ViewBatch | None = None) -> dict[str, Any]:
+    def state_dict(self, after: ViewBatch | Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Where to go on: behind the views given last, or behind `after`.
 
         With the workers of a `DataLoader` only `after` tells: they draw ahead.
@@ -219,18 +238,20 @@ class StoredViews(IterableDataset[ViewBatch]):
                 "These views are drawn ahead by the workers of a DataLoader, so they cannot say which were used. "
                 "Give the last batch that was: state_dict(after=batch)."
             )
-        epoch, step = self._position.get() if after is None else self._after(after.epoch, after.step)
+        epoch, step = self._position.get() if after is None else self._behind(after)
         return {"epoch": epoch, "step": step, **self._same()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at a state of this store, batch, seed, repeats and views; other ones are refused."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the pass that begins next go on at a state of this store, batch, seed, repeats and views."""
+        if not isinstance(state, Mapping):
+            raise StudentError(f"A state is what state_dict() gave, not {state!r:.80}.")
         for name, now in self._same().items():
             if state.get(name) != now:
                 raise MismatchError(
                     f"The state is of {name} {state.get(name)}, these views are of {name} {now}. Open them as they "
                     "were, or begin anew."
                 )
-        require_whole("epoch", state.get("epoch"))
+        require_whole("epoch", state.get("epoch"), below=2**32)
         require_whole("step", state.get("step"), below=self.order.steps)
         self._position.set(state["epoch"], state["step"])
 
@@ -286,6 +307,15 @@ class StoredViews(IterableDataset[ViewBatch]):
         stack.enter_context(registered(loader.ring.memory, self.ranks.device))
         return _Opened(os.getpid(), loader, answers, feed, stack)
 
+    def _behind(self, batch: ViewBatch | Mapping[str, Any]) -> tuple[int, int]:
+        """Where the views go on behind a batch that they gave, or behind its fields by name."""
+        fields = batch._asdict() if isinstance(batch, ViewBatch) else batch
+        if not isinstance(fields, Mapping) or not {"epoch", "step"} <= fields.keys():
+            raise StudentError(f"after is {batch!r:.80}. Give a batch of these views.")
+        require_whole("epoch", fields["epoch"], below=2**32)
+        require_whole("step", fields["step"], below=self.order.steps)
+        return self._after(int(fields["epoch"]), int(fields["step"]))
+
     def _after(self, epoch: int, step: int) -> tuple[int, int]:
         return (epoch, step + 1) if step + 1 < self.order.steps else (epoch + 1, 0)
 
@@ -294,18 +324,33 @@ class StoredViews(IterableDataset[ViewBatch]):
         store = self.store.manifest.fingerprint()
         return {"store": store, **self._asked, "labelled_only": self.order.classes is not None}
 
+    def _find_ranks(self) -> None:
+        """Which share of each step is this process's; a process group may be begun after the views were opened."""
+        rank, world = self._told or _rank_and_world() or (self.ranks.rank, self.ranks.world)
+        require_whole("world", world, least=1)
+        require_whole("rank", rank, below=world)
+        if (rank, world) != (self.ranks.rank, self.ranks.world):
+            self.close()
+            self.ranks = Ranks(rank=rank, world=world, device=self.ranks.device)
+        self.order.require_shares(world)
+
     def __getstate__(self) -> dict[str, Any]:
+        self._find_ranks()  # a worker that is being started cannot
         return {**self.__dict__, "_opened": None, "_given": None}
 
 
-def _ranks(rank: int | None, world: int | None, device: torch.device) -> Ranks:
-    """This process as it is told, or else as torch.distributed or the launcher says."""
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise StudentError(f"device is {device!r}. Give cpu, cuda, cuda:1 or mps.") from None
+
+
+def _rank_and_world() -> tuple[int, int] | None:
+    """What torch.distributed says, or else the launcher; of a worker that was started by itself nothing."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        here, of = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    else:
-        place = Place.among_ranks()
-        here, of = place.rank, place.world
-    here, of = here if rank is None else rank, of if world is None else world
-    require_whole("world", of, least=1)
-    require_whole("rank", here, below=of)
-    return Ranks(rank=here, world=of, device=device)
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if get_worker_info() is not None:
+        return None
+    place = Place.among_ranks()
+    return place.rank, place.world

@@ -35,8 +35,6 @@ from pipeline.proofs.same_views import Seen
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.files import ShardFiles
 from pipeline.shards.index import SampleIndex
-from pipeline.shards.patterns import expand
-from pipeline.shards.same_pictures import moved_to
 from pipeline.shards.samples import IMAGE_FIELDS
 from pipeline.shards.tar import TarMember
 from pipeline.store.reader import StoreReader
@@ -48,8 +46,8 @@ from student.feed.position import Position
 from student.feed.sample_rows import Raw, SampleRows
 from student.feed.stored_answers import StoredAnswers, needed
 from student.feed.tensors import teacher_labels, truth_of
-from student.feed.usable import require_usable, used_views
-from student.feed.view_batch import Channels, Pixels, Shape
+from student.feed.usable import index_of, require_usable, used_views
+from student.feed.view_batch import Channels, Pixels, Shape, numbers
 
 KEEP_UNITS = 16
 CPU = torch.device("cpu")
@@ -68,7 +66,7 @@ class Taught(NamedTuple):
 def with_teacher(
     store: str | Path | StoreReader,
     *,
-    shards: str | Sequence[str] = (),
+    shards: str | Path | Sequence[str | Path] = (),
     views: int | None = None,
     answer: str = "argmax",
     tau: float = 3.0,
@@ -80,14 +78,14 @@ def with_teacher(
     """A stage for ``compose``; the words mean what they mean to `student.dataset.StoredViews`.
 
     `shards` (patterns) are needed where the shards have other names than when they were labelled. In epoch e the views
-    numbered e mod `views` are given: ``set_epoch`` of the stage says so to its workers too.
+    numbered e mod `views` are given. Each pass is an epoch after the one before; ``set_epoch`` says which comes next.
     """
     opened = store if isinstance(store, StoreReader) else StoreReader.open(store)
-    index = moved_to(opened.index, expand(shards)) if shards else opened.index
+    index = index_of(opened, shards)
     require_usable(opened, index, accept_drift=False)
     shape = Shape(
-        manifest=opened.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=tuple(mean),
-        std=tuple(std),
+        manifest=opened.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=numbers(mean),
+        std=numbers(std),
     )  # fmt: skip
     if answer not in ("argmax", "soft", "dense"):
         raise StudentError(f"answer {answer} is no single tensor. Ask for argmax, soft or dense.")
@@ -103,12 +101,12 @@ class TeacherStage:
         self._shards = {url: number for number, url in enumerate(index.urls)}
 
     def set_epoch(self, epoch: int) -> None:
-        """Give the views of this epoch from the next iteration on."""
+        """Have the pass that begins next give the views of this epoch."""
         self._position.set(epoch, 0)
 
     def __call__(self, samples: Iterable[Raw]) -> Iterator[Taught]:
         """All samples, taught; those of a mix window come pair by pair."""
-        view = self._position.get()[0] % self.views
+        view = self._position.claim()[0] % self.views
         files = _AtHand(self.index)
         renderer = Renderer(self.shape.manifest.recipe, self.index, files)
         names = needed(self.shape.manifest, soft=self.shape.logits, luma=False)

@@ -157,12 +157,13 @@ class Order:
 
     def require_shares(self, world: int) -> None:
         """Refuse a batch that cannot give every rank something to do."""
-        need = 2 * world if world > 1 else 1
+        need = 2 * world if world > 1 and self.recipe.mixes else world
         if self.smallest < need:
+            why = ": mixing partners stay together" if self.recipe.mixes else ""
             remedies = ["a larger --batch"] * (self._fewest >= need) + ["fewer processes"] * (world > 1)
             raise StudentError(
                 f"{self.count:,} rows in {self.steps:,} steps make batches as small as {self.smallest}, and {world} "
-                f"process(es) need at least {need}: mixing partners stay together. Use {', or '.join(remedies)}."
+                f"process(es) need at least {need}{why}. Use {', or '.join(remedies)}."
             )
 
     def batch(self, epoch: int, step: int) -> Batch:

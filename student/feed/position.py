@@ -1,77 +1,155 @@
-"""At which step do views go on, for this process and for the workers of a `DataLoader`?
+"""At which epoch and step do views go on, for this process and for the workers of a `DataLoader`?
 
-Workers hold copies of a data set, and with `persistent_workers` they hold them over many epochs; so the position lies
-in memory that all of them share, a line for each worker and line 0 for the process that owns the data set. Whoever sets
-a position sets all lines; a worker that has given its part of an epoch moves its own line to the next.
+Several workers begin one pass of a `DataLoader`, each at a moment of its own, and all of them must begin at one place.
+So the first of them claims the place where the views stand and moves them on to the next epoch; the others of that pass
+find the claim, by the number that a pass gives to all of its workers. What is set or begun in the meantime is for
+passes that begin later.
+
+Workers hold copies of a data set, and persistent ones hold them over many epochs. So all of this lies in memory that
+they share with the process that owns the data set: a file without a name, which is their lock, too. Any other process
+that comes by the data set has a place of its own, which begins where it stood then.
 """
 
 from __future__ import annotations
 
-from multiprocessing import context
-from multiprocessing.sharedctypes import RawArray
+import fcntl
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import context, parent_process, reduction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
 from pipeline.errors import StudentError
 from student.feed.usable import require_whole
 
 MOST_WORKERS = 512
+CLAIMS = 64
+"""Passes that may be on their way at once"""
+LAYOUT = np.dtype(
+    [
+        *((name, "<i8") for name in ("epoch", "step", "untouched", "sets", "drawn_ahead", "passes")),
+        ("claims", [(name, "<i8") for name in ("pass_key", "number", "epoch", "step")], CLAIMS),
+        ("last", "<i8", MOST_WORKERS),
+    ]
+)
+"""`last`: the number of the claim that each worker used last."""
 
 
 class Position:
-    """At which epoch and step this process, and each worker of it, goes on; in memory that workers share."""
+    """At which epoch and step this process, and the workers of its data loaders, begin next."""
 
     def __init__(self) -> None:
-        self._memory = RawArray("q", 2 * (MOST_WORKERS + 1) + 1)
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  its memory lives as long as this does
+        os.ftruncate(file.fileno(), LAYOUT.itemsize)
+        self._hold(file, os.getpid())
 
-    @property
-    def _numbers(self) -> NDArray[np.int64]:
-        return np.frombuffer(self._memory, np.int64)
+    def get(self) -> tuple[int, int]:
+        """Where the next pass begins, or the next step of the one that this process draws by itself."""
+        at = self._at
+        return int(at["epoch"]), int(at["step"])
 
-    @property
-    def _lines(self) -> NDArray[np.int64]:
-        return self._numbers[1:].reshape(-1, 2)
-
-    def get(self, worker: int | None = None) -> tuple[int, int]:
-        """The epoch and step at which this process, or one worker of it, goes on."""
-        if worker is not None and worker >= MOST_WORKERS:
-            raise StudentError(f"Worker {worker} of a DataLoader is one too many. Use at most {MOST_WORKERS}.")
-        self._numbers[0] |= worker is not None
-        epoch, step = self._lines[0 if worker is None else 1 + worker].tolist()
+    def claim(self) -> tuple[int, int]:
+        """Where this pass begins. Of a worker: where all workers of its pass do."""
+        info = get_worker_info()
+        if info is not None:
+            return self._claim_as_worker(info.id, info.seed - info.id)
+        epoch, step = self.get()
+        self._move(epoch + 1, 0)
         return epoch, step
 
-    def advance(self, epoch: int, step: int, worker: int | None = None) -> None:
-        """Note where this process, or one worker of it, goes on from now."""
-        self._lines[0 if worker is None else 1 + worker] = epoch, step
+    def advance(self, epoch: int, step: int, *, since: int) -> None:
+        """Note where this process goes on from now, unless something was set since then."""
+        if self.sets == since:
+            self._move(epoch, step)
+
+    @property
+    def sets(self) -> int:
+        """How often a place was set."""
+        return int(self._at["sets"])
 
     def set(self, epoch: int, step: int) -> None:
-        """Note that every worker goes on at this epoch and step."""
-        require_whole("epoch", epoch)
+        """Note where the next pass begins."""
+        require_whole("epoch", epoch, below=2**32)
         require_whole("step", step)
-        self._lines[:] = epoch, step
-        self._numbers[0] = 0
+        with self._locked() as at:
+            at["epoch"], at["step"], at["untouched"], at["drawn_ahead"] = epoch, step, True, False
+            at["sets"] += 1
 
     def begin(self, epoch: int) -> None:
-        """Note that every worker begins an epoch; where all stand in that epoch already, nothing moves."""
-        first, step = self.get()
-        same = first == epoch and bool((self._lines == self._lines[0]).all())
-        self.set(epoch, step if same else 0)
+        """Note that the next pass begins an epoch, or goes on in it, where a step of that epoch was set."""
+        there, step = self.get()
+        self.set(epoch, step if there == epoch and self._at["untouched"] else 0)
 
     @property
     def known(self) -> bool:
         """Whether this process knows how far its views have come: not if workers gave them."""
-        return not self._numbers[0]
+        return not self._at["drawn_ahead"]
+
+    def _move(self, epoch: int, step: int) -> None:
+        with self._locked() as at:
+            at["epoch"], at["step"], at["untouched"] = epoch, step, False
+
+    def _claim_as_worker(self, worker: int, pass_key: int) -> tuple[int, int]:
+        if worker >= MOST_WORKERS:
+            raise StudentError(f"Worker {worker} of a DataLoader is one too many. Use at most {MOST_WORKERS}.")
+        parent = parent_process()
+        if parent is not None and parent.pid != self._owner:
+            raise StudentError(
+                f"These views came to process {parent.pid} from process {self._owner}, and a DataLoader of the one "
+                "would move them in the other. Call set_epoch(…) before you iterate, or open the views there."
+            )
+        with self._locked() as at:
+            claims, last = at["claims"], at["last"]
+            fresh = (claims["pass_key"] == pass_key) & (claims["number"] > last[worker])
+            if not fresh.any():
+                at["passes"] += 1
+                number = int(at["passes"])
+                claims[number % CLAIMS] = pass_key, number, at["epoch"], at["step"]
+                at["epoch"], at["step"], at["untouched"], at["drawn_ahead"] = at["epoch"] + 1, 0, False, True
+            else:
+                number = int(claims["number"][fresh].max())
+            last[worker] = number
+            mine = claims[number % CLAIMS]
+            return int(mine["epoch"]), int(mine["step"])
+
+    # ---- the memory
+
+    @property
+    def _at(self) -> NDArray[Any]:
+        """What is shared, as one record; of a process that only came by it, a copy from now on."""
+        if self._owner != os.getpid() and get_worker_info() is None:
+            self.__setstate__({"copy": self._memory[:]})
+        return np.frombuffer(self._memory, LAYOUT).reshape(())
+
+    @contextmanager
+    def _locked(self) -> Iterator[NDArray[Any]]:
+        at = self._at
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        try:
+            yield at
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def _hold(self, file: Any, owner: int) -> None:
+        self._file, self._owner = file, owner
+        self._memory = mmap.mmap(file.fileno(), LAYOUT.itemsize)
 
     def __getstate__(self) -> dict[str, Any]:
         """To a process that is being started the memory itself; elsewhere a copy."""
-        starting = context.get_spawning_popen() is not None
-        return {"_memory": self._memory} if starting else {"copy": self._numbers.tolist()}
+        if context.get_spawning_popen() is None:
+            return {"copy": self._memory[:]}
+        self._at  # noqa: B018  of a process that only came by it, its own
+        return {"file": reduction.DupFd(self._file.fileno()), "owner": self._owner}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
         if "copy" in state:
-            self._numbers[:] = state["copy"]
+            self.__init__()  # type: ignore[misc]
+            self._memory[:] = state["copy"]
         else:
-            self._memory = state["_memory"]
+            self._hold(os.fdopen(state["file"].detach(), "r+b", buffering=0), state["owner"])

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import MismatchError, StudentError
 from pipeline.shards.index import SampleIndex
+from pipeline.shards.patterns import expand
+from pipeline.shards.same_pictures import moved_to
 from pipeline.store.reader import StoreReader
 from student.feed.order import Order
+
+
+def index_of(
+    store: StoreReader, shards: str | Path | Sequence[str | Path], found: SampleIndex | None = None
+) -> SampleIndex:
+    """The rows of a store, where they lie now: as labelled, in these shards, or as somebody has `found` them."""
+    if found is not None and found.digest() != store.index.digest():
+        raise MismatchError(
+            f"This index ({len(found):,} rows) is not of the shards that {store.name} ({len(store.index):,} rows) is "
+            "of. Leave index out, and give shards= where they lie elsewhere now."
+        )
+    own = found or store.index
+    patterns = [shards] if isinstance(shards, (str, Path)) else shards
+    return moved_to(own, expand([str(pattern) for pattern in patterns])) if patterns else own
 
 
 def require_usable(store: StoreReader, index: SampleIndex, *, accept_drift: bool) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from student.feed.order import Batch
 from student.feed.stored_answers import Answers, AnswerSource
 from student.feed.targets import TeacherLabels
 from student.feed.tensors import across, normalise
+from student.feed.usable import require_whole
 
 Pixels = Literal["float32", "uint8"]
 Channels = Literal["first", "last"]
@@ -65,13 +67,27 @@ class ViewBatch(NamedTuple):
     step: int
     total: int
     """Views of the whole step, over all ranks."""
+    num_classes: int
+    """C"""
 
-    def truth(self, num_classes: int) -> Tensor:
+    def truth(self, num_classes: int | None = None) -> Tensor:
         """The true labels, mixed as the views are: [B, C] float32; a part without a label has no mass."""
+        num_classes = self.num_classes if num_classes is None else num_classes
+        if self.label.device.type == "cpu":  # another device would be waited for
+            require_whole("num_classes", num_classes, least=int(max(self.label.max(), self.partner.max())) + 1)
         truth_BC = torch.zeros(len(self.label), num_classes, device=self.label.device)
         for class_B, share_B in ((self.label, self.lam), (self.partner, 1 - self.lam)):
             truth_BC.scatter_add_(1, class_B.clamp(min=0)[:, None], (share_B * (class_B >= 0))[:, None])
         return truth_BC
+
+
+def numbers(values: Any) -> tuple[Any, ...]:
+    """What was given for three channels, as a tuple, whatever it is: `Shape` refuses what it cannot use."""
+    return tuple(values) if isinstance(values, Iterable) else (values,)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and math.isfinite(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +106,15 @@ class Shape:
         for name, value, known in (("pixels", self.pixels, Pixels), ("channels", self.channels, Channels)):
             if value not in get_args(known):
                 raise StudentError(f"{name} '{value}' is not known. Known: {', '.join(get_args(known))}.")
-        if not 0 < self.tau < math.inf:
+        if not _is_number(self.tau) or self.tau <= 0:
             raise StudentError(f"tau is {self.tau}. Give a temperature above 0.")
-        if (len(self.mean), len(self.std)) != (3, 3) or min(self.std) <= 0:
-            raise StudentError(f"mean {self.mean} and std {self.std}: give three numbers each, those of std above 0.")
-        if not re.fullmatch(r"argmax|soft|dense|topk:\d+", self.answer) and self.answer != str(self.manifest.keep):
+        given = len(self.mean) == len(self.std) == 3 and all(map(_is_number, (*self.mean, *self.std)))
+        if not given or not all(0 <= mean <= 1 for mean in self.mean) or min(self.std) <= 0:
+            raise StudentError(
+                f"mean {self.mean} and std {self.std}: give three numbers each, of pixels from 0 to 1, those of std "
+                "above 0."
+            )
+        if not re.fullmatch(r"argmax|soft|dense|topk:\d+", str(self.answer)) and self.answer != str(self.manifest.keep):
             raise StudentError(f"answer '{self.answer}' is not known. Known: argmax, soft, topk:K, dense.")
         lacking = None
         if self.answer == SOFT:
@@ -142,6 +162,7 @@ class Shape:
             epoch=step.epoch,
             step=step.step,
             total=step.count,
+            num_classes=self.manifest.num_classes,
         )
 
     def _pixels(self, pixels_BHWC: Tensor) -> Tensor:

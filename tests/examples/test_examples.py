@@ -55,7 +55,7 @@ def needs(*packages: str) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 40
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 50
     assert f"examples/{path.name}" in path.read_text(encoding="utf-8"), "it says how it is run"
 
 
@@ -123,20 +123,50 @@ def test_the_webdataset_pipeline_sees_every_row(tmp_path: Path) -> None:
     assert count == len(scan(urls[:1])), "also where a worker has no shard"
 
 
-def test_lightning_learns(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightning_learns_and_goes_on_where_it_was(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs("lightning")
     monkeypatch.chdir(tmp_path)
-    steps = main_of("lightning_module")(
-        str(store), model="test_vit", batch=20, workers=2, accelerator="cpu", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False,
-    )  # fmt: skip
-    assert steps == 2 * len(StoredViews(store, batch=20))
+    example, seen = runpy.run_path(str(FOLDER / "lightning_module.py")), []
+    step = example["Distilled"].training_step
+    monkeypatch.setattr(
+        example["Distilled"],
+        "training_step",
+        lambda self, batch: (seen.append((batch.epoch, batch.step)), step(self, batch))[1],
+    )
+    asked = {
+        "model": "test_vit", "batch": 20, "workers": 2, "accelerator": "cpu", "logger": False,
+        "enable_progress_bar": False, "default_root_dir": str(tmp_path),
+    }  # fmt: skip
+    each = len(StoredViews(store, batch=20))
+    assert example["main"](str(store), **asked) == 2 * each
+    assert seen == [(epoch, number) for epoch in range(2) for number in range(each)]
+    seen.clear()
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    assert example["main"](str(store), resume=str(checkpoint), max_epochs=3, **asked) == 3 * each
+    assert seen == [(2, number) for number in range(each)]
 
 
-def test_hugging_faces_trainer_learns(store: Path, tmp_path: Path) -> None:
+def test_hugging_faces_trainer_learns_and_goes_on_where_it_was(store: Path, tmp_path: Path) -> None:
     needs("transformers", "accelerate")
-    loss = main_of("hf_trainer")(
-        str(store), out=str(tmp_path / "out"), model="test_vit", workers=0, use_cpu=True, save_strategy="no",
-        disable_tqdm=True,
-    )  # fmt: skip
-    assert math.isfinite(loss)
+    example, seen = runpy.run_path(str(FOLDER / "hf_trainer.py")), []
+    asked = {
+        "model": "test_vit",
+        "dataloader_num_workers": 2,
+        "batch": 20,
+        "use_cpu": True,
+        "save_steps": 2,
+        "disable_tqdm": True,
+    }
+    loss = example["Distiller"].compute_loss
+    example["Distiller"].compute_loss = lambda self, model, inputs, **more: (
+        seen.append((inputs["epoch"], inputs["step"])), loss(self, model, inputs, **more))[1]  # fmt: skip
+    assert math.isfinite(example["main"](str(store), out=str(tmp_path / "out"), **asked))
+    whole = [(epoch, number) for epoch in range(2) for number in range(len(StoredViews(store, batch=20)))]
+    assert seen == whole
+    for made in (2, 6):
+        seen.clear()
+        at = str(tmp_path / f"out/checkpoint-{made}")
+        example["main"](str(store), out=str(tmp_path / f"again-{made}"), resume=at, **asked)
+        assert seen == whole[made:]

@@ -75,6 +75,13 @@ def test_workers_together_give_every_view_once(store: Path, urls: tuple[str, ...
         assert prints(loader) == wanted(store, epoch)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_pass_gives_the_next_views_by_itself(store: Path, urls: tuple[str, ...], workers: int) -> None:
+    loader: Any = wds.WebLoader(pipeline(urls, soft(store)), batch_size=None, num_workers=workers)
+    for epoch in (0, 1, 2):
+        assert prints(loader) == wanted(store, epoch)
+
+
 def test_nodes_together_give_every_view_once(
     store: Path, urls: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
