@@ -192,6 +192,16 @@ def test_every_parameter_is_a_flag_of_its_stage_and_none_is_about_speed(file):
                     parameter.type.convert(one, parameter, None)
 
 
+def test_the_values_that_a_page_recommends_are_flags_too():
+    page = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
+    told = [(stage, flags) for block in blocks for stage, flags in block.items() if stage in ("train", "fit_teacher")]
+    assert len(told) == 3
+    for stage, flags in told:
+        known = {opt for p in commands()[stage].params for opt in (*p.opts, *p.secondary_opts)}
+        assert {f"--{flag}" for flag in flags} <= known
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_the_fixed_flags_of_a_command_exist(name):
     known = {opt for p in commands()[name].params for opt in (*p.opts, *p.secondary_opts)}
