@@ -376,6 +376,28 @@ def test_a_damaged_file_is_named(results, stores):
     assert output == f"error: {path} is not understood (KeyError: 'agreement'). Write it again: dvc repro.\n"
 
 
+def cut(path):
+    """A file of which the end was never written."""
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("runs/hard-0/metrics.jsonl", cut, "JSONDecodeError: "),
+        ("runs/hard-0/metrics.jsonl", lambda path: path.write_text('{"epoch": 1}\n'), "KeyError: 'kind'"),
+        ("reports/students/hard-0.npz", lambda path: path.write_bytes(b""), "EOFError: "),
+        ("reports/students/hard-0.npz", cut, "BadZipFile: "),
+        ("reports/teacher.csv", lambda path: path.write_text("epoch,loss\n1,much\n"), "ValueError: "),
+    ],
+)
+def test_the_file_that_is_damaged_is_the_one_that_is_named(results, name, damage, reason):
+    damage(results / name)
+    with pytest.raises(ReportError) as told:
+        read_results(results / "reports", results / "runs")
+    assert str(told.value).startswith(f"{results / name} is not understood ({reason}")
+
+
 def test_gains_are_paired_by_seed(results):
     (results / "reports" / "students" / "none-2.json").unlink()
     found = read_results(results / "reports", results / "runs")
