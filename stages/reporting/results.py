@@ -252,7 +252,9 @@ def read_answers(path: Path, head: str) -> dict[str, NDArray[np.int64]] | None:
     def read() -> dict[str, NDArray[np.int64]]:
         with np.load(path, allow_pickle=False) as found:
             known_N = found["truth"] >= 0
-            return {name: found[stored].astype(np.int64)[known_N] for name, stored in columns.items() if stored in found}
+            return {
+                name: found[stored].astype(np.int64)[known_N] for name, stored in columns.items() if stored in found
+            }
 
     answers = _understood(path, read)
     return answers if "named" in answers else None

@@ -18,7 +18,7 @@ from pipeline.rendering.renderer import GREY
 from pipeline.store.reader import StoreReader
 from stages.report import main
 from stages.reporting.findings import findings, gained, headline, lead
-from stages.reporting.gallery import view_shelves
+from stages.reporting.gallery import held_out_shelves, view_shelves
 from stages.reporting.made import Made, commit_of, read_history, remember
 from stages.reporting.report_data import Story, remembered
 from stages.reporting.results import ReportError, Spread, read_results
@@ -396,6 +396,25 @@ def test_the_file_that_is_damaged_is_the_one_that_is_named(results, name, damage
     with pytest.raises(ReportError) as told:
         read_results(results / "reports", results / "runs")
     assert str(told.value).startswith(f"{results / name} is not understood ({reason}")
+
+
+def test_held_out_pictures_are_sorted_by_two_students_whatever_a_third_says(results, stores):
+    """Each kind is right on the rows that are listed here; the others do not recognise them."""
+    right = {"none": [0], "hard": [0, 1, 2], "soft": [1, 2, 3]}
+    for kind, rows in right.items():
+        path = results / "reports" / "students" / f"{kind}-0.npz"
+        answers = dict(np.load(path))
+        answers["fused_logits"] = np.where(
+            np.isin(answers["row"], rows), answers["truth"], (answers["truth"] + 1) % CLASSES
+        )
+        np.savez(path, **answers)
+    val = StoreReader.open(stores / "val.zarr")
+    found = read_results(results / "reports", results / "runs")
+    titles = [shelf.title for shelf in held_out_shelves(found, val, val.index, most=1)]
+    assert titles[:2] == [
+        f"The student of soft labels is right, the plain one is not: 3 of {ROWS}",
+        f"The plain student is right, that of soft labels is not: 1 of {ROWS}",
+    ]
 
 
 def test_gains_are_paired_by_seed(results):
