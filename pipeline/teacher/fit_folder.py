@@ -35,7 +35,9 @@ from pipeline.views.recipe import Recipe
 
 FORMAT = 1
 STATE, WEIGHTS, CONFIG, RECORD = "last.pt", "model.safetensors", "config.json", "fit.json"
-OWN = (STATE, WEIGHTS, CONFIG, RECORD)
+DRAFT = ".config.json"
+"""What timm writes, until `config.json` has its place; a process that is killed leaves it there"""
+OWN = (DRAFT, STATE, WEIGHTS, CONFIG, RECORD)
 MOST_BYTES = 1 << 28
 KINDS: dict[str, type] = {"contract": dict, "epoch": int, "history": list, "model": dict, "optimizer": dict}
 """Of the parts of a state"""
@@ -185,11 +187,11 @@ class FittedFolder:
         )
 
     def _config(self, fit: Fit) -> bytes:
-        temporary = self.path / ".config.json"
+        draft = self.path / DRAFT
         names = self._contract.class_names
         save_config_for_hf(
             fit.model,
-            str(temporary),
+            str(draft),
             model_config={} if names is None else {"label_names": list(names)},
             data_config={
                 "input_size": (3, fit.eye.size, fit.eye.size),
@@ -199,8 +201,8 @@ class FittedFolder:
                 "interpolation": "bicubic",
             },
         )
-        data = temporary.read_bytes()
-        temporary.unlink()
+        data = draft.read_bytes()
+        draft.unlink()
         return data
 
     def report(self, metrics: Path | None, history: Path | None) -> dict[str, float]:
