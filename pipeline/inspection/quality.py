@@ -85,10 +85,9 @@ def summary_text(summary: dict[str, Any]) -> str:
 
 def _spread(store: StoreReader) -> list[Unit]:
     """Whole runs (all of their views), evenly spread, within the limit; at least one run."""
-    runs = sorted({unit.run for unit in store.layout.units()})
     start, stop = store.layout.rows_of(Unit(0, 0))
     most = max(1, LIMIT // max(1, (stop - start) * store.layout.views))
-    chosen = [runs[i] for i in np.unique(np.linspace(0, len(runs) - 1, min(most, len(runs))).astype(int))]
+    chosen = np.unique(np.linspace(0, store.layout.runs - 1, min(most, store.layout.runs)).astype(int)).tolist()
     views = range(min(store.layout.views, max(1, LIMIT // (stop - start))))
     return [Unit(view, run) for run in chosen for view in views]
 
@@ -102,7 +101,7 @@ def _tally(store: StoreReader, unit: Unit) -> dict[str, NDArray[Any]]:
     own = mixing.lam_B >= 0.5
     truth_B = np.where(own, classes[row_B], classes[mixing.partner_B])
     share_B = np.where(own, mixing.lam_B, 1 - mixing.lam_B)
-    labels = store.read(unit.view, unit.run).labels
+    labels = store.read(unit.view, unit.run, luma=False).labels
     ranked_BK = store.manifest.keep.likeliest(labels.arrays(), 5)
     return {
         "top1": labels.argmax_B == truth_B,
@@ -130,7 +129,7 @@ def _agreement(store: StoreReader, units: list[Unit]) -> float | None:
     """How often a row's next view gets the same answer."""
     same = pairs = 0.0
     for _, group in itertools.groupby(units, key=lambda unit: unit.run):
-        argmax_VB = np.stack([store.read(unit.view, unit.run).labels.argmax_B for unit in group])
+        argmax_VB = np.stack([store.read_arrays(unit.view, unit.run, ["argmax"])["argmax"] for unit in group])
         for first, second in itertools.pairwise(argmax_VB):
             same, pairs = same + float((first == second).sum()), pairs + len(first)
     return round(same / pairs, 4) if pairs else None
