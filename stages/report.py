@@ -15,6 +15,7 @@ import logging
 from pathlib import Path
 
 import click
+import numpy as np
 
 from pipeline.commands.command import command
 from pipeline.commands.outputs import beside
@@ -24,7 +25,8 @@ from pipeline.durable.file import write_json
 from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError, require_packages
 from pipeline.inspection.view_quality import accuracy_per_view
-from pipeline.labelling.cost import Cost, estimate
+from pipeline.labelling.cost import teacher_rate
+from pipeline.rendering.loader import Loader, requests_of
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.same_pictures import moved_to
@@ -84,7 +86,7 @@ def main(
         store=store,
         index=index,
         architecture=_architecture(store.manifest.teacher.name),
-        cost=_cost(store, index, weights, speed) if measured else None,
+        teacher_rate=_teacher_rate(store, index, weights, speed) if measured else None,
         per_view=accuracy_per_view(store, index),
         views=view_shelves(store, index, rows=rows, views=views) if rows else [],
         held_out=held_out_shelves(found, *_opened(val_logits, val_shards), most=examples)
@@ -119,18 +121,17 @@ def _architecture(name: str) -> str | None:
         return None
 
 
-def _cost(store: StoreReader, index: SampleIndex, weights: Path | None, speed: Speed) -> Cost | None:
-    """The teacher's speed, measured now; left out where the teacher is not at hand any more."""
+def _teacher_rate(store: StoreReader, index: SampleIndex, weights: Path | None, speed: Speed) -> float | None:
+    """The teacher's speed, measured now on one batch; left out where the teacher is not at hand any more."""
     try:
         teacher = load_stored_teacher(store, weights=weights, device=speed.device)
-        return estimate(
-            store.manifest,
-            index,
-            teacher,
-            views=store.layout.views,
-            workers=speed.workers,
-            start_method=speed.start_method,
-        )
+        batch = min(teacher.card.batch_size, len(index))
+        row_B = np.linspace(0, len(index) - 1, batch).astype(np.int64)
+        with Loader(
+            store.manifest.recipe, index, batch=batch, workers=speed.workers, start_method=speed.start_method
+        ) as loader:
+            pixels = [slot.pixels_BHWC.copy() for slot in loader.render(requests_of(row_B, 0, batch))]
+        return teacher_rate(teacher, pixels)
     except UserError as error:
         log.warning("costs are told without the teacher's speed: %s", error)
         return None

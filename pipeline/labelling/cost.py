@@ -161,6 +161,11 @@ def _render(loader: Loader, requests: Iterator[Request]) -> tuple[list[NDArray[n
     return pixels, answers
 
 
+def teacher_rate(teacher: Teacher, pixels: list[NDArray[np.uint8]]) -> float:
+    """How many views a second the teacher answers, asked about these batches again and again for some seconds."""
+    return _answer(teacher, pixels)[1]
+
+
 def _answer(teacher: Teacher, pixels: list[NDArray[np.uint8]]) -> tuple[list[NDArray[np.float32]], float]:
     """The teacher's answers to those batches, and views a second after a first one, queued as in a run."""
     teacher(pixels[0])

@@ -284,7 +284,7 @@ def story(results, logits, **more):
     made = Made("2026-11-30", "0123456789ab", {"processor": "X", "cores": "2", "python": "3.11", "torch": "2"})
     return Story(
         results=read_results(results / "reports", results / "runs"), store=store, index=store.index, architecture=None,
-        cost=None, per_view=(), views=(), held_out=(), made=made, **more,
+        teacher_rate=None, per_view=(), views=(), held_out=(), made=made, **more,
     )  # fmt: skip
 
 
@@ -461,15 +461,15 @@ def test_costs_are_those_of_the_stored_teacher_on_the_shards_where_they_are_now(
     (tmp_path / "before").rename(tmp_path / "after")
     asked = []
 
-    def watched(manifest, index, teacher, **more):
-        asked.append((teacher.card == manifest.teacher, index.urls, more["start_method"]))
-        return cost.estimate(manifest, index, teacher, **more)
+    def watched(teacher, pixels):
+        asked.append((teacher.card == StoreReader.open(store).manifest.teacher, [len(part) for part in pixels]))
+        return cost.teacher_rate(teacher, pixels)
 
-    monkeypatch.setattr("stages.report.estimate", watched)
+    monkeypatch.setattr("stages.report.teacher_rate", watched)
     shards = tmp_path / "after" / "000000.tar"
     more = ("--shards", shards, "--weights", stores / "teacher.pt", "--start-method", "spawn")
     report(results, stores, "--logits", store, *more, "--measure")
-    assert asked == [(True, (str(shards),), "spawn")]
+    assert asked == [(True, [ROWS])]
     assert "views/s" in " ".join(Outline((results / "page" / "index.html").read_text()).text)
 
 
