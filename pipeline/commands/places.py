@@ -14,14 +14,14 @@ from typing import Any
 import click
 
 from pipeline.errors import UserError
+from pipeline.processes.start import settle_start_method
 from pipeline.remote.client import SCHEMES
 
 REPLACED = (".json", ".csv", ".npz", ".png")
-"""Suffixes of results; a file that is there may make room for another of them …"""
-
+"""Suffixes of results: a file that is there may make room for another of them, unless it is one of `RECORDS`"""
 
 RECORDS = ("fit.json", "pack.json", "classes.json", "demo.json", "config.json", "preprocessing.json", "zarr.json")
-"""… unless it is of these, which belong to what took long."""
+"""Names of files that belong to what took long"""
 
 
 class InputPath(click.Path):
@@ -108,13 +108,11 @@ def require_places(context: click.Context) -> None:
                 raise _in_a_store(flag, place, store)
 
 
-def settle_start_method(context: click.Context) -> None:
+def settle_for_urls(context: click.Context) -> None:
     """Where a flag names a URL, no process may be forked any more: clients of object stores do not survive it."""
     places = tuple(place for kind, _, place in _named(context) if isinstance(kind, UrlOrPath))
     if any("://" in place for place in places):
-        from pipeline.processes import start  # only now: it brings torch
-
-        start.settle_start_method(places, context.params.get("start_method"))
+        settle_start_method(places, context.params.get("start_method"))
 
 
 def _named(context: click.Context) -> Iterator[tuple[InputPath | UrlOrPath, str, str]]:

@@ -4,7 +4,7 @@ The teacher's top-1 and top-5 against the truth: over views of one picture alone
 truth is then the class with the larger share); its mean entropy; how often two views of a row get the same answer;
 bytes a view. Over at most `LIMIT` views, spread evenly over the store: seconds, whatever the store's size.
 
-Legend: B views, C classes, K kept classes, V views of one row.
+Shapes: B views, C classes, K kept classes, V views of one row.
 """
 
 from __future__ import annotations

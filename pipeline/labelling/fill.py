@@ -11,7 +11,7 @@ Three things overlap: workers render ahead, the teacher answers, and one thread 
 the next two batches queued behind the one that it computes (`pipeline.models.stream`), and reads pixels where the
 workers drew them; a slot of theirs is handed back when its copy has left it.
 
-Legend: B views of a batch, H W sides.
+Shapes: B views of a batch, H W sides.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Does this machine still draw the views that the teacher saw?
 
-A store keeps a couple of hundred views in full: view 0 of rows that are spread evenly over the data. Which ones
-depends on the number of rows alone, so a store that grows by views keeps its witnesses. Before anything is learned from
-it, they are drawn again and compared:
+A store keeps some views in full (`pipeline.store.witness`). Before anything is learned from it, they are drawn again
+and compared:
 
     identical    every pixel is the same
     drifted      pixels differ, but every 4 × 4 thumbnail is within `TOLERANCE` levels: another decoder or resize

@@ -10,8 +10,8 @@ request alone: not on the workers, their number, or how they were started.
 
 `together` consecutive batches go to one worker, whose decode cache then serves several views of the same rows; they go
 to whoever has the least to do, because pictures differ in size by far. Requests are drawn ahead only as far as slots
-are free. A worker that fails hands its error over; one that dies is noticed; all
-of them end when the parent does, however it ends.
+are free. A worker that fails hands its error over; one that dies is noticed; all of them end when the parent does,
+however it ends.
 """
 
 from __future__ import annotations

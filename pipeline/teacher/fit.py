@@ -8,7 +8,7 @@ and a cosine, from timm's factories; the learning rate and all randomness of an 
 After each epoch everything that goes on is in ``last.pt`` (plain tensors and values, read back as data), so a run that
 was stopped and started again ends with the same bytes as one that was not.
 
-Legend: B views, H W sides, K classes, R labelled rows.
+Shapes: B views, H W sides, K classes, R labelled rows.
 """
 
 from __future__ import annotations
