@@ -64,7 +64,7 @@ def audit(where: str | Path, progress: Watch = lambda _, __: None) -> list[Findi
     findings += _check_witness(objects, layout, base, table, findings)
     findings += _check_gauge(objects)
     findings += _check_units(objects, layout, base, table, progress)
-    return findings + _check_extra(objects, layout, table)
+    return findings + _check_extra(objects, layout)
 
 
 def _finding(objects: Objects, key: str, error: Exception) -> Finding:
@@ -203,7 +203,7 @@ def _say(what: str, bad: NDArray[np.bool_], first: int) -> Iterator[str]:
         yield f"{what} in {len(rows)} rows, the first is row {first + int(rows[0])}"
 
 
-def _check_extra(objects: Objects, layout: Layout, table: UnitTable) -> list[Finding]:
+def _check_extra(objects: Objects, layout: Layout) -> list[Finding]:
     arrays = layout.unit_arrays()
     known = {BASE_KEY, COMPLETE_KEY, GAUGE_KEY} | layout.metadata().keys()
     known |= object_keys(layout.base_arrays())

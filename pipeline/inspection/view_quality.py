@@ -36,7 +36,7 @@ def _accuracy(store: StoreReader, index: SampleIndex, view: int, runs: list[int]
         row_B = np.arange(*store.layout.rows_of(Unit(view, run)))
         mixing = plan_mixing(store.manifest.recipe, len(index), row_B, np.full(len(row_B), view))
         truth_B = index.classes[np.where(mixing.lam_B >= 0.5, row_B, mixing.partner_B)]
-        argmax_B = store.read_arrays(view, run, ["argmax"])["argmax"][: len(row_B)]
+        argmax_B = store.read_arrays(view, run, ["argmax"])["argmax"]
         known_B = truth_B >= 0
         right += int((argmax_B[known_B] == truth_B[known_B]).sum())
         labelled += int(known_B.sum())

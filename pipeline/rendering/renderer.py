@@ -33,9 +33,7 @@ from numpy.typing import NDArray
 
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.pictures.parts import Box, Shown
-from pipeline.proofs.checksums import checksum as checksum
-from pipeline.proofs.checksums import luma as luma
-from pipeline.proofs.checksums import samples, thumbnails
+from pipeline.proofs.checksums import checksum, samples, thumbnails
 from pipeline.rendering.decoded import DecodedRows
 from pipeline.rendering.effort import Effort
 from pipeline.rendering.noise import erase
