@@ -31,11 +31,12 @@ from pipeline.commands.command import command
 from pipeline.commands.gather import gather
 from pipeline.commands.places import SHARDS, InputPath, OutputFolder, ResultFile
 from pipeline.commands.recipe_flags import recipe_options
-from pipeline.commands.speed_flags import Speed, default_workers, shards_option, speed_options
+from pipeline.commands.speed_flags import Speed, shards_option, speed_options
 from pipeline.errors import TeacherError
 from pipeline.models.device import choose_device, make_repeatable, settle_precision
 from pipeline.models.out_of_memory import within_memory
 from pipeline.models.weights import read_weights, weights_digest
+from pipeline.processes.machine import granted_cores
 from pipeline.processes.world import threads_are_set
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader
@@ -202,7 +203,7 @@ def _start(weights: Path | None, pretrained: bool) -> str:
 def _fit(plan: FitPlan, contract: Contract, index: SampleIndex, device: torch.device) -> Fit:
     make_repeatable(device)
     if device.type == "cpu" and not threads_are_set():  # the rest of the cores draw views
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), default_workers() - plan.speed.workers)))
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), granted_cores() - plan.speed.workers)))
     model, config = build_model(
         contract.model,
         index.num_classes,
