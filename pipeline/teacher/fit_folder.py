@@ -27,7 +27,7 @@ from pipeline.durable import aside
 from pipeline.durable.file import json_text, write_json, write_text
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
-from pipeline.errors import MismatchError, TeacherError
+from pipeline.errors import MismatchError, TeacherError, first_line
 from pipeline.models.weights import load_as_data, read_weights, weights_digest
 from pipeline.teacher.fit import Fit, FitSettings, History
 from pipeline.teacher.loading import is_own
@@ -158,8 +158,9 @@ class FittedFolder:
         except MismatchError:
             raise
         except Exception as error:  # torch.load raises a dozen kinds for a damaged file
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise TeacherError(f"{path} cannot be read ({reason}). Remove it to begin the fit again.") from error
+            raise TeacherError(
+                f"{path} cannot be read ({first_line(error)}). Remove it to begin the fit again."
+            ) from error
 
     def save(self, fit: Fit) -> None:
         """Write down the state that the next epoch depends on."""

@@ -21,7 +21,7 @@ import timm
 from timm.models import is_model, list_models
 from torch import Tensor, nn
 
-from pipeline.errors import TeacherError
+from pipeline.errors import TeacherError, first_line
 from pipeline.models.device import choose_device, make_repeatable, settle_precision
 from pipeline.models.weights import load_strictly, read_weights, weights_digest
 from pipeline.store.manifest import TeacherCard
@@ -197,14 +197,13 @@ def _pretrained(name: str) -> Any:
 
 
 def _not_had(name: str, error: Exception) -> TeacherError:
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     remedy = (
         "Name a folder that stages.fit_teacher or student.export wrote."
         if name.startswith(HUBS[0])
         else "Fetch them where there is a network and keep the hub's cache; or name a folder that has them "
         "(local-dir:FOLDER), or a file (--weights)."
     )
-    return TeacherError(f"The pretrained weights of {name} cannot be had: {reason}. {remedy}")
+    return TeacherError(f"The pretrained weights of {name} cannot be had: {first_line(error)}. {remedy}")
 
 
 def _shaped_like(name: str, state: Mapping[str, Tensor], weights: Path) -> Any:
