@@ -154,21 +154,21 @@ class StoreWriter(OpenStore):
         data = {keys[name]: spec.encode(arrays[name][None]) for name, spec in self._arrays.items()}
         digests = {key: Digest.of(part) for key, part in data.items()}
         receipt = unit_receipt(unit, self._base.contract, digests)
-        if not self._is_written(unit, receipt):
+        there = get_record(self._objects, unit.receipt_key)
+        if there is None:
             for key, part in data.items():
                 self._objects.put(key, part)
             if not self._objects.put_new(unit.receipt_key, receipt):
-                self._is_written(unit, receipt)
+                there = get_record(self._objects, unit.receipt_key)
+        self._require_same_receipt(unit, receipt, there)
         self._table[unit] = list(digests.values())
 
-    def _is_written(self, unit: Unit, receipt: bytes) -> bool:
-        there = get_record(self._objects, unit.receipt_key)
+    def _require_same_receipt(self, unit: Unit, receipt: bytes, there: bytes | None) -> None:
         if there is not None and there != receipt:
             raise StoreError(
                 f"{self.name}: {unit} has been written before, with other labels. Two processes label it on devices or "
                 "with settings that differ; end one of them, and run teacher_logits again."
             )
-        return there is not None
 
     def refresh(self) -> None:
         """Look which units other processes have committed since, so that `missing` knows of them."""
