@@ -15,7 +15,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -231,13 +230,12 @@ def _require_apart(urls: Sequence[str], names: Sequence[str], out: Path) -> None
 
 
 def _each(jobs: Sequence[Job], effort: Effort) -> Iterator[Copied]:
-    with Progress("tile", len(jobs), "shards") if effort.progress else nullcontext() as bar:
+    with Progress("tile", len(jobs), "shards", shown=effort.progress) as progress:
         rows = 0
         for copied in ordered_map(copy_tiled, jobs, workers=min(effort.workers, len(jobs))):
             yield copied
             rows += copied.summary.rows
-            if bar is not None:
-                bar.advance(note=f"{rows:,} images")
+            progress.advance(note=f"{rows:,} images")
 
 
 def _found_finished(urls: Sequence[str], names: Sequence[str], out: Path, classes: Sequence[str] | None) -> TileSummary:

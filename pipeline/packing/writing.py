@@ -20,7 +20,6 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -179,11 +178,10 @@ def _each(function: Callable[[str], Checked], name: str, images: Sequence[Source
     batches = (
         [source.path for source in images[start : start + TOGETHER]] for start in range(0, len(images), TOGETHER)
     )
-    with Progress(name, len(images), "images") if effort.progress else nullcontext() as bar:
+    with Progress(name, len(images), "images", shown=effort.progress) as progress:
         for some in ordered_map(partial(_each_of, function), batches, workers=effort.workers):
             yield from some
-            if bar is not None:
-                bar.advance(len(some))
+            progress.advance(len(some))
 
 
 def _each_of(function: Callable[[str], Checked], paths: Sequence[str]) -> list[Checked]:
@@ -198,11 +196,10 @@ def _write(rows: Sequence[Row], folder: Path, options: PackOptions, effort: Effo
         ShardJob(path=folder / f"{number:06d}.tar", rows=tuple(rows[start:stop]), options=options)
         for number, (start, stop) in enumerate(itertools.pairwise(bounds))
     )
-    with Progress("write", len(rows), "images") if effort.progress else nullcontext() as bar:
+    with Progress("write", len(rows), "images", shown=effort.progress) as progress:
         for written in ordered_map(write_shard, jobs, workers=min(effort.workers, count)):
             yield written
-            if bar is not None:
-                bar.advance(written.summary.rows)
+            progress.advance(written.summary.rows)
 
 
 def _require_usable(rows: Sequence[Row], class_names: tuple[str, ...] | None, skip_bad: bool) -> None:
