@@ -15,7 +15,6 @@ import logging
 from pathlib import Path
 
 import click
-import numpy as np
 
 from pipeline.commands.command import command
 from pipeline.commands.outputs import beside
@@ -30,6 +29,7 @@ from pipeline.rendering.loader import Loader, requests_of
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.same_pictures import moved_to
+from pipeline.spread import firsts
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
 from stages.reporting.gallery import contact_sheet_of, held_out_shelves, view_shelves
@@ -126,7 +126,7 @@ def _teacher_rate(store: StoreReader, index: SampleIndex, weights: Path | None, 
     try:
         teacher = load_stored_teacher(store, weights=weights, device=speed.device)
         batch = min(teacher.card.batch_size, len(index))
-        row_B = np.linspace(0, len(index) - 1, batch).astype(np.int64)
+        row_B = firsts(len(index), batch)
         with Loader(
             store.manifest.recipe, index, batch=batch, workers=speed.workers, start_method=speed.start_method
         ) as loader:

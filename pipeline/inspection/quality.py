@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import SoftLabels
+from pipeline.spread import from_end_to_end
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import plan_mixing
@@ -87,7 +88,7 @@ def _spread(store: StoreReader) -> list[Unit]:
     """Whole runs (all of their views), evenly spread, within the limit; at least one run."""
     start, stop = store.layout.rows_of(Unit(0, 0))
     most = max(1, LIMIT // max(1, (stop - start) * store.layout.views))
-    chosen = np.unique(np.linspace(0, store.layout.runs - 1, min(most, store.layout.runs)).astype(int)).tolist()
+    chosen = from_end_to_end(store.layout.runs, most).tolist()
     views = range(min(store.layout.views, max(1, LIMIT // (stop - start))))
     return [Unit(view, run) for run in chosen for view in views]
 

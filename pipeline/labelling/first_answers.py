@@ -8,19 +8,14 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels.codes import quantise
+from pipeline.labels.codes import Answers, quantise
 from pipeline.rendering.loader import Loader, requests_of
 from pipeline.shards.index import SampleIndex
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
-
-Answers = Callable[[NDArray[np.int64]], NDArray[np.uint16]]
-"""The codes of all classes [N, C] about view 0 of these rows"""
 
 
 def answers_of(

@@ -34,6 +34,7 @@ from pipeline.shards.samples import samples_between
 from pipeline.shards.sidecars import class_names_beside
 from pipeline.shards.tar import BLOCK, TarMember
 from pipeline.shards.truth import LabelRule, brief
+from pipeline.spread import firsts
 
 MOST = 8192
 """Rows that are looked at when an index is opened: a second's work at most"""
@@ -92,10 +93,9 @@ def require_unchanged(index: SampleIndex, *, most: int = MOST) -> None:
 def changed_rows(index: SampleIndex, most: int | None = None) -> Iterator[ChangedRowError]:
     """What is wrong with each row whose class is another now; `most` rows are looked at, or all of them."""
     far = np.array([is_remote(url) for url in index.urls])
-    count = len(index) if most is None else min(most, len(index))
+    rows = range(len(index)) if most is None else firsts(len(index), most).tolist()
     with index.files() as files:
-        for number in range(count):
-            row = number * len(index) // count
+        for row in rows:
             if not far[index.shard_of(row)]:
                 try:
                     require_class(index, files, row)

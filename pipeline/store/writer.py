@@ -19,12 +19,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import MismatchError, StoreError
+from pipeline.labels.codes import Answers
 from pipeline.shards.index import SampleIndex
 from pipeline.store.contents import REMEDY, get_record, read_base, stored_layout, unit_receipts
 from pipeline.store.layout import Layout, Unit
@@ -67,7 +65,7 @@ class StoreWriter(OpenStore):
         *,
         witness: Callable[[], Witness],
         environment: Callable[[], Mapping[str, str]],
-        answers: Callable[[NDArray[np.int64]], NDArray[np.uint16]] | None = None,
+        answers: Answers | None = None,
         recheck: bool = False,
     ) -> StoreWriter:
         """For the one that holds the lock: make the store, or go on with what is there.
