@@ -18,7 +18,7 @@ import click
 
 from pipeline.commands.command import command
 from pipeline.commands.outputs import beside
-from pipeline.commands.places import SHARDS, STORE, InputPath, OutputFolder, ResultFile
+from pipeline.commands.places import SHARDS, STORE, InputPath, OutputFolder, RecordFile, ResultFile
 from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.durable.file import write_json
 from pipeline.durable.local import LocalObjects
@@ -56,12 +56,12 @@ FOLDER = InputPath()
 @click.option("--out", type=OutputFolder(), default=Path("reports/page"), help="Folder for the page and its figures.")
 @click.option("--summary", type=ResultFile(), help="JSON file for the few numbers.  [default: none]")
 @click.option(
-    "--earlier", type=FOLDER, help="File of what earlier reports found; this one adds a line.  [default: none]"
+    "--earlier", type=RecordFile(), help="File of what earlier reports found; this one adds a line.  [default: none]"
 )
 @click.option(
     "--measure/--no-measure", "measured", default=True, help="Time the teacher again, for the table of costs."
 )
-@click.option("--weights", type=FOLDER, help="The teacher's weights, where it is not found by its name.")
+@click.option("--weights", type=InputPath(), help="The teacher's weights, where it is not found by its name.")
 @click.option("--rows", type=click.IntRange(0, 20), default=4, help="Rows whose views are shown.")
 @click.option("--views", type=click.IntRange(1, 20), default=7, help="Views of each that are shown.")
 @click.option("--examples", type=click.IntRange(0, 40), default=6, help="Held-out pictures of each kind.")

@@ -1,8 +1,9 @@
 """Which flags name places, and what must be true of a place before the work begins?
 
 A flag says by its type what it names: `InputPath` is on this machine, and `UrlOrPath` perhaps is not; `OutputFolder`,
-`CacheFolder`, `ResultFile` and `OutputStore` are written, and have a place of their own. The types convert as click's
-do; `require_places` refuses what does not fit when the command begins, so that it fails as all user errors do.
+`CacheFolder`, `ResultFile`, `RecordFile` and `OutputStore` are written, and have a place of their own. The types
+convert as click's do; `require_places` refuses what does not fit when the command begins, so that it fails as all user
+errors do.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class ResultFile(OutputFolder):
         if self.suffixes and path.suffix.lower() not in self.suffixes:
             known = " or ".join(self.suffixes)
             raise UserError(f"{flag} {place} ends in {path.suffix!r}; it can be written as {known}.")
+
+
+class RecordFile(OutputFolder):
+    """A file to which each run adds a line; who reads it refuses what is no record of that kind."""
 
 
 class UrlOrPath(click.types.StringParamType):

@@ -512,6 +512,16 @@ def test_an_earlier_report_stands_beside_this_one(shown, results, stores, tmp_pa
     assert [line["date"] for line in read_history(place)] == [before["date"], "2026-11-30"]
 
 
+def test_no_record_is_kept_in_a_store(results, stores):
+    store = stores / "train.zarr"
+    output = report(results, stores, "--earlier", store / "earlier.jsonl", expect=1)
+    assert output == (
+        f"error: --earlier {store / 'earlier.jsonl'} lies in {store}, which is a Zarr store. Choose a place outside of "
+        "it.\n"
+    )
+    assert not (store / "earlier.jsonl").exists()
+
+
 def test_a_file_that_is_no_record_of_reports_is_left_alone(tmp_path):
     place = tmp_path / "list.txt"
     place.write_text("what was to be done\n")
