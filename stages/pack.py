@@ -20,7 +20,7 @@ from pipeline.commands.speed_flags import workers_option
 from pipeline.packing.sources import SourceError, Sources, from_folders
 from pipeline.packing.table import from_table
 from pipeline.packing.tiled import tiled_text
-from pipeline.packing.writing import Effort, PackOptions, pack
+from pipeline.packing.writing import PackOptions, PackSpeed, pack
 from pipeline.shards.sidecars import PackSummary, size_text
 
 
@@ -88,9 +88,9 @@ def main(
     options = PackOptions(
         samples_per_shard=samples_per_shard, seed=seed, max_side=max_side, quality=quality, tiled=tiled
     )
-    effort = Effort(workers=workers, progress=True)
+    speed = PackSpeed(workers=workers, progress=True)
     how = {"skip_bad": on_bad == "skip", "rebuild": if_changed == "rebuild"}
-    click.echo(_told(out, pack(sources, out, options, effort=effort, **how)))
+    click.echo(_told(out, pack(sources, out, options, speed=speed, **how)))
 
 
 def _list(

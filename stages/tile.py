@@ -17,7 +17,7 @@ from pipeline.commands.places import SHARDS, OutputFolder
 from pipeline.commands.speed_flags import workers_option
 from pipeline.packing.retiling import retile
 from pipeline.packing.tiled import tiled_text
-from pipeline.packing.writing import Effort
+from pipeline.packing.writing import PackSpeed
 from pipeline.shards.patterns import expand
 from pipeline.shards.sidecars import size_text
 
@@ -40,7 +40,7 @@ def main(shards: tuple[str, ...], out: Path, workers: int) -> None:
       python -m stages.tile --shards 'data/train/*.tar' --out data/train-tiled
     """
     require_new_folder(out)
-    summary = retile(expand(shards), out, effort=Effort(workers=workers, progress=True))
+    summary = retile(expand(shards), out, speed=PackSpeed(workers=workers, progress=True))
     size = size_text(summary.images, summary.shards)
     click.echo(f"shards: {out} ({size}; {tiled_text(summary.images, summary.whole)})")
 

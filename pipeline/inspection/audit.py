@@ -30,7 +30,7 @@ from pipeline.store.layout import GAUGE_KEY, Layout, Unit
 from pipeline.store.reader import decode, find_complete, read_index, read_whole, require_agreement, root_layout
 from pipeline.store.receipts import BASE_KEY, COMPLETE_KEY, Base, Digest, UnitTable, unit_keys, unit_receipt
 
-Watch = Callable[[int, int], None]
+Told = Callable[[int, int], None]
 """Told how much is done, and of how much"""
 
 
@@ -45,7 +45,7 @@ class Finding:
         return f"{self.where}: {self.what}"
 
 
-def audit(where: str | Path, progress: Watch = lambda _, __: None) -> list[Finding]:
+def audit(where: str | Path, progress: Told = lambda _, __: None) -> list[Finding]:
     """Everything that is off in a store. `progress` is told how many units have been read, and of how many."""
     objects = open_objects(where)
     try:
@@ -162,7 +162,7 @@ def _checksums(objects: Objects, layout: Layout, table: UnitTable, unit: Unit) -
     return crc_B
 
 
-def _check_units(objects: Objects, layout: Layout, base: Base, table: UnitTable, progress: Watch) -> list[Finding]:
+def _check_units(objects: Objects, layout: Layout, base: Base, table: UnitTable, progress: Told) -> list[Finding]:
     arrays = layout.unit_arrays()
 
     def check(unit: Unit) -> list[Finding]:

@@ -44,7 +44,7 @@ KINDS: dict[str, type] = {"contract": dict, "epoch": int, "history": list, "mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contract:
+class FitContract:
     """Everything that decides the weights that a fit ends with."""
 
     model: str
@@ -93,7 +93,7 @@ class FittedFolder:
                     self._objects.delete(key)
             yield self
 
-    def open(self, contract: Contract, *, restart: bool) -> str:
+    def open(self, contract: FitContract, *, restart: bool) -> str:
         """'empty', 'begun' or 'finished' under this contract; another is refused, or the folder is set aside."""
         self._contract = contract
         earlier = self._earlier()
