@@ -74,6 +74,12 @@ class PackageError(UserError):
         )
 
 
+def first_line(error: BaseException, most: int | None = 200) -> str:
+    """The first line of what an error says, or else its kind: so much of somebody else's words fits into a message."""
+    said = str(error).strip() or type(error).__name__
+    return said.splitlines()[0][:most]
+
+
 def require_packages(purpose: str, *packages: str, extra: str) -> None:
     """Refuse, before the work, what needs a package that is not installed, and say which extra brings it."""
     for package in packages:

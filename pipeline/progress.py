@@ -106,7 +106,10 @@ class Progress:
         done: int = 0,
         interval: float | None = None,
         stream: TextIO | None = None,
+        shown: bool = True,
     ) -> None:
+        """One that is not `shown` counts alone."""
+        self.shown = shown
         self.name, self.total, self.unit, self.start_count, self.count = name, total, unit, done, done
         self.line = LiveLine(stream)
         self.interval = interval if interval is not None else (LIVE_S if self.line.live else LOG_S)
@@ -139,6 +142,8 @@ class Progress:
         return (self.count - self.start_count) / self.elapsed
 
     def _write(self, final: bool = False) -> None:
+        if not self.shown:
+            return
         left = duration(max(0, self.total - self.count) / self.rate) if self.count > self.start_count else "?"
         end = f"took {duration(self.elapsed)}" if final else f"eta {left}"
         width = len(str(self.total))

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from pipeline.commands.command import command
 from pipeline.commands.gather import gather
 from pipeline.commands.places import OutputFolder
-from pipeline.commands.speed_flags import default_workers
 from pipeline.durable import aside
 from pipeline.durable.file import json_text
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
 from pipeline.errors import UserError, require_packages
+from pipeline.processes.machine import granted_cores
 from pipeline.progress import Progress
 from pipeline.shards.samples import key_hash
 from stages.demo import price_chart
@@ -282,7 +282,7 @@ def _make(out: Path, folder: Folder) -> None:
         _write(folder.place(out, number), folder.draw(number))
 
     count = len(folder.classes)
-    with Progress(folder.name, count, "pictures") as progress, ThreadPoolExecutor(default_workers()) as pool:
+    with Progress(folder.name, count, "pictures") as progress, ThreadPoolExecutor(granted_cores()) as pool:
         for _ in pool.map(one, range(count)):
             progress.advance()
 

@@ -31,11 +31,12 @@ from pipeline.commands.command import command
 from pipeline.commands.gather import gather
 from pipeline.commands.places import SHARDS, InputPath, OutputFolder, ResultFile
 from pipeline.commands.recipe_flags import recipe_options
-from pipeline.commands.speed_flags import Speed, default_workers, shards_option, speed_options
+from pipeline.commands.speed_flags import Speed, shards_option, speed_options
 from pipeline.errors import TeacherError
 from pipeline.models.device import choose_device, make_repeatable, settle_precision
 from pipeline.models.out_of_memory import within_memory
 from pipeline.models.weights import read_weights, weights_digest
+from pipeline.processes.machine import granted_cores
 from pipeline.processes.world import threads_are_set
 from pipeline.progress import Progress
 from pipeline.rendering.loader import Loader
@@ -44,7 +45,7 @@ from pipeline.shards.patterns import expand
 from pipeline.shards.truth import LabelRule
 from pipeline.teacher.class_names import names_of, require_same_names
 from pipeline.teacher.fit import Eye, Fit, FitSettings, require_labels, run_epoch, score
-from pipeline.teacher.fit_folder import Contract, FittedFolder
+from pipeline.teacher.fit_folder import FitContract, FittedFolder
 from pipeline.teacher.fit_start import begin_from, build_model, require_model, require_own_head
 from pipeline.teacher.loading import HUBS, LARGEST_SIDE, is_own
 from pipeline.views.recipe import Recipe
@@ -172,8 +173,8 @@ def main(plan: FitPlan) -> None:
     click.echo(f"teacher: {plan.out}{' (finished before)' if found == 'finished' else ''}: {shown}")
 
 
-def _contract(plan: FitPlan, index: SampleIndex, precision: str) -> Contract:
-    return Contract(
+def _contract(plan: FitPlan, index: SampleIndex, precision: str) -> FitContract:
+    return FitContract(
         model=plan.model,
         model_args=plan.arguments,
         start=_start(plan.weights, plan.pretrained),
@@ -199,10 +200,10 @@ def _start(weights: Path | None, pretrained: bool) -> str:
     return "pretrained" if pretrained else "random"
 
 
-def _fit(plan: FitPlan, contract: Contract, index: SampleIndex, device: torch.device) -> Fit:
+def _fit(plan: FitPlan, contract: FitContract, index: SampleIndex, device: torch.device) -> Fit:
     make_repeatable(device)
     if device.type == "cpu" and not threads_are_set():  # the rest of the cores draw views
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), default_workers() - plan.speed.workers)))
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), granted_cores() - plan.speed.workers)))
     model, config = build_model(
         contract.model,
         index.num_classes,

@@ -39,7 +39,7 @@ from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import Kind
 from pipeline.views.plan import ViewPlan, aligned, plan_views
 from pipeline.views.recipe import Recipe
-from stages.reporting.contact_sheet import BAD, GOOD, INK, OTHER, OWN, Caption, Cell, contact_sheet
+from stages.reporting.contact_sheet import BAD, GOOD, INK, OTHER, OWN, PALE, Caption, Cell, contact_sheet
 from stages.reporting.gallery import Answer, original, stored
 
 MOST_VIEWS = 1000
@@ -169,8 +169,7 @@ def _answers(subject: Subject) -> tuple[list[list[Answer]], NDArray[np.uint32] |
     store, plan = subject.store, subject.plan
     if store is None:
         return [[] for _ in range(len(plan))], None
-    found = [stored(store, row, view) for row, view in zip(plan.row_B.tolist(), plan.view_B.tolist(), strict=True)]
-    return [answers for answers, _ in found], np.array([crc for _, crc in found], np.uint32)
+    return stored(store, plan.row_B, plan.view_B)
 
 
 def _spoken(subject: Subject, answers: list[Answer]) -> str:
@@ -225,7 +224,7 @@ def _view_cell(subject: Subject, i: int, pixels_HWC: NDArray[np.uint8], answers:
     own, partner = int(plan.row_B[i]), int(plan.mixing.partner_B[i])
     done = [words["operations"], "erased" * bool(words["erased"]), "flipped" * words["crop"].endswith("flipped")]
     captions = [Caption(f"{plan.view_B[i]}: {', '.join(filter(None, done)) or 'cropped'}", INK)]
-    classes = {int(subject.index.classes[row]) for row in (own, partner)}
+    known = {int(subject.index.classes[row]) for row in (own, partner)} - {-1}
     kind = Kind(int(plan.mixing.kind_B[i]))
     if kind is not Kind.NONE:
         share, label = 1 - plan.mixing.lam_B[i], subject.label(int(subject.index.classes[partner]))
@@ -233,7 +232,8 @@ def _view_cell(subject: Subject, i: int, pixels_HWC: NDArray[np.uint8], answers:
     elif subject.recipe.mixes:
         captions.append(Caption("not mixed"))
     if answers:
-        captions.append(Caption(_spoken(subject, answers), GOOD if answers[0][0] in classes else BAD))
+        right = GOOD if answers[0][0] in known else BAD
+        captions.append(Caption(_spoken(subject, answers), right if known else PALE))
     return Cell(
         pixels_HWC=pixels_HWC, captions=captions, own=float(plan.mixing.lam_B[i]) if subject.recipe.mixes else None
     )

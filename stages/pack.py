@@ -16,12 +16,12 @@ from pipeline.commands.class_flags import read_class_list
 from pipeline.commands.command import command
 from pipeline.commands.outputs import require_new_folder
 from pipeline.commands.places import InputPath, OutputFolder
-from pipeline.commands.speed_flags import default_workers
+from pipeline.commands.speed_flags import workers_option
 from pipeline.packing.sources import SourceError, Sources, from_folders
 from pipeline.packing.table import from_table
 from pipeline.packing.tiled import tiled_text
-from pipeline.packing.writing import Effort, PackOptions, pack
-from pipeline.shards.sidecars import PackSummary
+from pipeline.packing.writing import PackOptions, PackSpeed, pack
+from pipeline.shards.sidecars import PackSummary, size_text
 
 
 @command()
@@ -60,14 +60,7 @@ from pipeline.shards.sidecars import PackSummary
     help="Shards of other images or options (or damaged ones) are refused with what differs; or packed anew, and then "
     "set aside.",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=default_workers,
-    envvar="DISTILL_WORKERS",
-    show_default="one a core",
-    help="Processes that check and write; 0 works in this one. Changes speed only.",
-)
+@workers_option("check and write; 0 works in this one")
 def main(
     images: Path | None,
     out: Path,
@@ -95,9 +88,9 @@ def main(
     options = PackOptions(
         samples_per_shard=samples_per_shard, seed=seed, max_side=max_side, quality=quality, tiled=tiled
     )
-    effort = Effort(workers=workers, progress=True)
+    speed = PackSpeed(workers=workers, progress=True)
     how = {"skip_bad": on_bad == "skip", "rebuild": if_changed == "rebuild"}
-    click.echo(_told(out, pack(sources, out, options, effort=effort, **how)))
+    click.echo(_told(out, pack(sources, out, options, speed=speed, **how)))
 
 
 def _list(
@@ -129,9 +122,7 @@ def _told(out: Path, summary: PackSummary) -> str:
         parts.append(tiled_text(summary.images, summary.whole))
     if summary.rejected:
         parts.append(f"{summary.rejected:,} rejected (rejected.csv)")
-    megabytes = sum(shard.bytes for shard in summary.shards) / 1e6
-    size = f"{summary.images:,} images in {len(summary.shards)} tars, {megabytes:,.1f} MB"
-    return f"shards: {out} ({size}; {'; '.join(parts)})"
+    return f"shards: {out} ({size_text(summary.images, summary.shards)}; {'; '.join(parts)})"
 
 
 if __name__ == "__main__":

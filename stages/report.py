@@ -18,16 +18,18 @@ import click
 
 from pipeline.commands.command import command
 from pipeline.commands.outputs import beside
-from pipeline.commands.places import SHARDS, STORE, InputPath, OutputFolder, ResultFile
+from pipeline.commands.places import SHARDS, STORE, InputPath, OutputFolder, RecordFile, ResultFile
 from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.durable.file import write_json
 from pipeline.durable.local import LocalObjects
 from pipeline.errors import UserError, require_packages
 from pipeline.inspection.view_quality import accuracy_per_view
-from pipeline.labelling.cost import Cost, estimate
+from pipeline.labelling.cost import teacher_rate
+from pipeline.rendering.loader import Loader, requests_of
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.same_pictures import moved_to
+from pipeline.spread import firsts
 from pipeline.store.reader import StoreReader
 from pipeline.teacher.stored import load_stored_teacher
 from stages.reporting.gallery import contact_sheet_of, held_out_shelves, view_shelves
@@ -54,12 +56,12 @@ FOLDER = InputPath()
 @click.option("--out", type=OutputFolder(), default=Path("reports/page"), help="Folder for the page and its figures.")
 @click.option("--summary", type=ResultFile(), help="JSON file for the few numbers.  [default: none]")
 @click.option(
-    "--earlier", type=FOLDER, help="File of what earlier reports found; this one adds a line.  [default: none]"
+    "--earlier", type=RecordFile(), help="File of what earlier reports found; this one adds a line.  [default: none]"
 )
 @click.option(
     "--measure/--no-measure", "measured", default=True, help="Time the teacher again, for the table of costs."
 )
-@click.option("--weights", type=FOLDER, help="The teacher's weights, where it is not found by its name.")
+@click.option("--weights", type=InputPath(), help="The teacher's weights, where it is not found by its name.")
 @click.option("--rows", type=click.IntRange(0, 20), default=4, help="Rows whose views are shown.")
 @click.option("--views", type=click.IntRange(1, 20), default=7, help="Views of each that are shown.")
 @click.option("--examples", type=click.IntRange(0, 40), default=6, help="Held-out pictures of each kind.")
@@ -84,7 +86,7 @@ def main(
         store=store,
         index=index,
         architecture=_architecture(store.manifest.teacher.name),
-        cost=_cost(store, index, weights, speed) if measured else None,
+        teacher_rate=_teacher_rate(store, index, weights, speed) if measured else None,
         per_view=accuracy_per_view(store, index),
         views=view_shelves(store, index, rows=rows, views=views) if rows else [],
         held_out=held_out_shelves(found, *_opened(val_logits, val_shards), most=examples)
@@ -119,18 +121,17 @@ def _architecture(name: str) -> str | None:
         return None
 
 
-def _cost(store: StoreReader, index: SampleIndex, weights: Path | None, speed: Speed) -> Cost | None:
-    """The teacher's speed, measured now; left out where the teacher is not at hand any more."""
+def _teacher_rate(store: StoreReader, index: SampleIndex, weights: Path | None, speed: Speed) -> float | None:
+    """The teacher's speed, measured now on one batch; left out where the teacher is not at hand any more."""
     try:
         teacher = load_stored_teacher(store, weights=weights, device=speed.device)
-        return estimate(
-            store.manifest,
-            index,
-            teacher,
-            views=store.layout.views,
-            workers=speed.workers,
-            start_method=speed.start_method,
-        )
+        batch = min(teacher.card.batch_size, len(index))
+        row_B = firsts(len(index), batch)
+        with Loader(
+            store.manifest.recipe, index, batch=batch, workers=speed.workers, start_method=speed.start_method
+        ) as loader:
+            pixels = [slot.pixels_BHWC.copy() for slot in loader.render(requests_of(row_B, 0, batch))]
+        return teacher_rate(teacher, pixels)
     except UserError as error:
         log.warning("costs are told without the teacher's speed: %s", error)
         return None

@@ -14,11 +14,12 @@ import click
 from pipeline.commands.command import command
 from pipeline.commands.outputs import require_new_folder
 from pipeline.commands.places import SHARDS, OutputFolder
-from pipeline.commands.speed_flags import default_workers
+from pipeline.commands.speed_flags import workers_option
 from pipeline.packing.retiling import retile
 from pipeline.packing.tiled import tiled_text
-from pipeline.packing.writing import Effort
+from pipeline.packing.writing import PackSpeed
 from pipeline.shards.patterns import expand
+from pipeline.shards.sidecars import size_text
 
 
 @command()
@@ -30,14 +31,7 @@ from pipeline.shards.patterns import expand
     help="Shards to tile; braces, globs, URLs.",
 )
 @click.option("--out", type=OutputFolder(), required=True, help="New folder for the tiled shards.")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=default_workers,
-    envvar="DISTILL_WORKERS",
-    show_default="one a core",
-    help="Processes that tile; 0 works in this one. Changes speed only.",
-)
+@workers_option("tile; 0 works in this one")
 def main(shards: tuple[str, ...], out: Path, workers: int) -> None:
     """Rewrite the JPEGs of shards so that a crop costs what it covers: the same pixels, keys, classes and order.
 
@@ -46,9 +40,8 @@ def main(shards: tuple[str, ...], out: Path, workers: int) -> None:
       python -m stages.tile --shards 'data/train/*.tar' --out data/train-tiled
     """
     require_new_folder(out)
-    summary = retile(expand(shards), out, effort=Effort(workers=workers, progress=True))
-    megabytes = sum(shard.bytes for shard in summary.shards) / 1e6
-    size = f"{summary.images:,} images in {len(summary.shards)} tars, {megabytes:,.1f} MB"
+    summary = retile(expand(shards), out, speed=PackSpeed(workers=workers, progress=True))
+    size = size_text(summary.images, summary.shards)
     click.echo(f"shards: {out} ({size}; {tiled_text(summary.images, summary.whole)})")
 
 

@@ -156,7 +156,7 @@ def _check_classes(index: SampleIndex) -> list[Finding]:
 
 
 def _check_witness(store: StoreReader, index: SampleIndex, accept_drift: bool) -> tuple[list[Finding], Drift]:
-    drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))
+    drift = check_witnesses(store.witness(), Renderer(store.manifest.recipe, index, index.files()))
     click.echo(f"witnesses  {drift}")
     if drift.kind == "identical" or (drift.kind == "drifted" and accept_drift):
         return [], drift

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.labels.dense import Dense
 from pipeline.labels.keeps import parse_keep
-from pipeline.labels.soft_labels import encode
+from pipeline.labels.soft_labels import SoftLabels, encode
 from pipeline.proofs.checksums import luma
 from pipeline.proofs.proof import kept
 from pipeline.shards.index import SampleIndex
@@ -50,6 +50,15 @@ def index_of(rows: int, *, salt: int = 0) -> SampleIndex:
         payload_crc=(row_R * 7919).astype(np.uint32),
         widths=np.full(rows, 32, np.int32),
         heights=np.full(rows, 24, np.int32),
+    )
+
+
+def same_labels(one: SoftLabels | UnitLabels, other: SoftLabels | UnitLabels) -> bool:
+    """Whether both have the same arrays, of the same types, with the same bits."""
+    mine, theirs = one.arrays(), other.arrays()
+    return mine.keys() == theirs.keys() and all(
+        a.dtype == theirs[name].dtype and a.shape == theirs[name].shape and a.tobytes() == theirs[name].tobytes()
+        for name, a in mine.items()
     )
 
 

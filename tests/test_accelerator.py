@@ -42,7 +42,7 @@ from student.ranks.ranks import Ranks, Stop
 from student.run.loop import Run, _send
 from tests.pictures import tiny_shards
 from tests.small_students import RUN, STUDENT, make_store, same, weights
-from tests.stores import tree
+from tests.stores import same_labels, tree
 
 DEVICE = os.environ.get("DISTILL_TEST_DEVICE", "cuda")
 HALF = "fp32" if DEVICE == "mps" else "bf16"
@@ -325,7 +325,9 @@ def test_pixels_are_widened_and_logits_coded_as_on_the_host() -> None:
     for keep in ("argmax", "dense", "topk:10"):
         host, device = (kind(parse_keep(keep), (1.0, 3.0), 1000) for kind in (HostCoding, DeviceCoding))
         parts = [part.cpu().numpy() for part in device.there(torch.from_numpy(logits_BC).cuda())]
-        assert device.labels(parts, lambda: logits_BC, str).same_as(host.labels([logits_BC], lambda: logits_BC, str))
+        assert same_labels(
+            device.labels(parts, lambda: logits_BC, str), host.labels([logits_BC], lambda: logits_BC, str)
+        )
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are not two GPUs here")

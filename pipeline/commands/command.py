@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TextIO, TypeVar
 
 import click
 
-from pipeline.commands.places import require_places, settle_start_method
+from pipeline.commands.places import require_places, settle_for_urls
 from pipeline.errors import UserError
 from pipeline.processes import interrupts
 from pipeline.progress import make_room
@@ -79,7 +79,7 @@ def command(**attributes: Any) -> Callable[[Callable[..., Any]], Command]:
             configure_logging(log_level)
             context = click.get_current_context()
             require_places(context)
-            settle_start_method(context)
+            settle_for_urls(context)
             return function(*args, **kwargs)
 
         settings = {"max_content_width": 110, "show_default": True}

@@ -1,8 +1,9 @@
 """Which flags name places, and what must be true of a place before the work begins?
 
 A flag says by its type what it names: `InputPath` is on this machine, and `UrlOrPath` perhaps is not; `OutputFolder`,
-`CacheFolder`, `ResultFile` and `OutputStore` are written, and have a place of their own. The types convert as click's
-do; `require_places` refuses what does not fit when the command begins, so that it fails as all user errors do.
+`CacheFolder`, `ResultFile`, `RecordFile` and `OutputStore` are written, and have a place of their own. The types
+convert as click's do; `require_places` refuses what does not fit when the command begins, so that it fails as all user
+errors do.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Any
 import click
 
 from pipeline.errors import UserError
+from pipeline.processes.start import settle_start_method
 from pipeline.remote.client import SCHEMES
 
 REPLACED = (".json", ".csv", ".npz", ".png")
-"""Suffixes of results; a file that is there may make room for another of them …"""
-
+"""Suffixes of results: a file that is there may make room for another of them, unless it is one of `RECORDS`"""
 
 RECORDS = ("fit.json", "pack.json", "classes.json", "demo.json", "config.json", "preprocessing.json", "zarr.json")
-"""… unless it is of these, which belong to what took long."""
+"""Names of files that belong to what took long"""
 
 
 class InputPath(click.Path):
@@ -78,6 +79,10 @@ class ResultFile(OutputFolder):
             raise UserError(f"{flag} {place} ends in {path.suffix!r}; it can be written as {known}.")
 
 
+class RecordFile(OutputFolder):
+    """A file to which each run adds a line; who reads it refuses what is no record of that kind."""
+
+
 class UrlOrPath(click.types.StringParamType):
     """What lies on this machine or in an object store; `shown` is what help calls it."""
 
@@ -108,13 +113,11 @@ def require_places(context: click.Context) -> None:
                 raise _in_a_store(flag, place, store)
 
 
-def settle_start_method(context: click.Context) -> None:
+def settle_for_urls(context: click.Context) -> None:
     """Where a flag names a URL, no process may be forked any more: clients of object stores do not survive it."""
     places = tuple(place for kind, _, place in _named(context) if isinstance(kind, UrlOrPath))
     if any("://" in place for place in places):
-        from pipeline.processes import start  # only now: it brings torch
-
-        start.settle_start_method(places, context.params.get("start_method"))
+        settle_start_method(places, context.params.get("start_method"))
 
 
 def _named(context: click.Context) -> Iterator[tuple[InputPath | UrlOrPath, str, str]]:

@@ -5,7 +5,9 @@ They have environment defaults (``DISTILL_DEVICE``, ``DISTILL_WORKERS``, …), s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -15,11 +17,6 @@ from pipeline.commands.command import options
 from pipeline.commands.gather import gather
 from pipeline.commands.places import SHARDS
 from pipeline.processes.machine import granted_cores
-
-
-def default_workers() -> int:
-    """Processes that may run at once on this machine, as the scheduler grants them."""
-    return granted_cores()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +52,19 @@ device_option = click.option(
 )
 
 
-workers_option = click.option(
-    "--workers",
-    type=click.IntRange(0, 1024),
-    default=default_workers,
-    envvar="DISTILL_WORKERS",
-    show_default="one a core",
-    help="Processes that render views; 0 renders in this one. Changes speed only.",
-)
+def workers_option(what: str, *, most: int | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The flag --workers; `what` its processes do, and what 0 of them mean."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(0, most),
+        default=granted_cores,
+        envvar="DISTILL_WORKERS",
+        show_default="one a core",
+        help=f"Processes that {what}. Changes speed only.",
+    )
+
+
+render_workers_option = workers_option("render views; 0 renders in this one", most=1024)
 
 
 start_method_option = click.option(
@@ -74,5 +76,7 @@ start_method_option = click.option(
 )
 
 
-speed_options = options(device_option, workers_option, start_method_option, cache_options, gather("speed", Speed))
+speed_options = options(
+    device_option, render_workers_option, start_method_option, cache_options, gather("speed", Speed)
+)
 """What changes speed alone, which arrives as `speed`."""

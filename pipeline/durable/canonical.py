@@ -12,6 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.errors import first_line
+
 SEAL = "sha256"
 
 
@@ -35,7 +37,7 @@ def load(data: bytes) -> dict[str, Any]:
         value = json.loads(data.decode("ascii"))
         same = isinstance(value, dict) and dump(value) == data
     except (ValueError, RecursionError) as error:
-        raise NotCanonicalError(f"not JSON as this program writes it ({_short(error)})") from error
+        raise NotCanonicalError(f"not JSON as this program writes it ({first_line(error, 80)})") from error
     if not same:
         raise NotCanonicalError("JSON, but not the bytes that this program writes for it")
     return dict(value)
@@ -58,7 +60,3 @@ def unseal(data: bytes) -> dict[str, Any]:
 def sha256(data: bytes | memoryview) -> str:
     """The SHA-256 of some bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
-
-
-def _short(error: BaseException) -> str:
-    return str(error).splitlines()[0][:80] if str(error) else type(error).__name__

@@ -31,7 +31,7 @@ class Bucket:
 
     @property
     def name(self) -> str:
-        """The bucket and the key in it, without ``s3://``."""
+        """The bucket's name, without ``s3://``."""
         return self.url.partition("://")[2]
 
     def get(self, key: str, limit: int) -> bytes:

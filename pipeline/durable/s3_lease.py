@@ -157,8 +157,8 @@ class S3Seat:
         self.first = False
 
     def holder(self) -> str:
-        """Words for those who hold the seat: leases of seats do not say who they are."""
-        return "other processes"
+        """Words for those who hold the seat: the one who has all of it, where that is known."""
+        return self._whole.holder or "other processes"
 
     def say(self, told: Mapping[str, Any]) -> None:
         """Let people know how this process gets on, with the next renewal of its lease."""

@@ -30,7 +30,7 @@ from pipeline.store.layout import GAUGE_KEY, Layout, Unit
 from pipeline.store.reader import decode, find_complete, read_index, read_whole, require_agreement, root_layout
 from pipeline.store.receipts import BASE_KEY, COMPLETE_KEY, Base, Digest, UnitTable, unit_keys, unit_receipt
 
-Watch = Callable[[int, int], None]
+Told = Callable[[int, int], None]
 """Told how much is done, and of how much"""
 
 
@@ -45,7 +45,7 @@ class Finding:
         return f"{self.where}: {self.what}"
 
 
-def audit(where: str | Path, progress: Watch = lambda _, __: None) -> list[Finding]:
+def audit(where: str | Path, progress: Told = lambda _, __: None) -> list[Finding]:
     """Everything that is off in a store. `progress` is told how many units have been read, and of how many."""
     objects = open_objects(where)
     try:
@@ -64,7 +64,7 @@ def audit(where: str | Path, progress: Watch = lambda _, __: None) -> list[Findi
     findings += _check_witness(objects, layout, base, table, findings)
     findings += _check_gauge(objects)
     findings += _check_units(objects, layout, base, table, progress)
-    return findings + _check_extra(objects, layout, table)
+    return findings + _check_extra(objects, layout)
 
 
 def _finding(objects: Objects, key: str, error: Exception) -> Finding:
@@ -162,7 +162,7 @@ def _checksums(objects: Objects, layout: Layout, table: UnitTable, unit: Unit) -
     return crc_B
 
 
-def _check_units(objects: Objects, layout: Layout, base: Base, table: UnitTable, progress: Watch) -> list[Finding]:
+def _check_units(objects: Objects, layout: Layout, base: Base, table: UnitTable, progress: Told) -> list[Finding]:
     arrays = layout.unit_arrays()
 
     def check(unit: Unit) -> list[Finding]:
@@ -203,7 +203,7 @@ def _say(what: str, bad: NDArray[np.bool_], first: int) -> Iterator[str]:
         yield f"{what} in {len(rows)} rows, the first is row {first + int(rows[0])}"
 
 
-def _check_extra(objects: Objects, layout: Layout, table: UnitTable) -> list[Finding]:
+def _check_extra(objects: Objects, layout: Layout) -> list[Finding]:
     arrays = layout.unit_arrays()
     known = {BASE_KEY, COMPLETE_KEY, GAUGE_KEY} | layout.metadata().keys()
     known |= object_keys(layout.base_arrays())

@@ -20,14 +20,15 @@ Shapes: N rows, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels.codes import softmax_of
+from pipeline.labels.codes import Answers, softmax_of
 from pipeline.shards.index import SampleIndex
+from pipeline.spread import firsts
 from pipeline.views.mixing import plan_mixing
 from pipeline.views.recipe import Recipe
 
@@ -50,8 +51,6 @@ TEMPERATURES = (1.0, 3.0)
 SAMPLE, SMALLEST, SHARE = 256, 48, 50
 """Rows, at most; at least; and one in so many of the views that are stored"""
 
-Answers = Callable[[NDArray[np.int64]], NDArray[np.uint16]]
-
 
 def plain_recipe(recipe: Recipe) -> Recipe | None:
     """How the same pictures are drawn plainly; None where they are labelled so."""
@@ -64,8 +63,7 @@ def plain_recipe(recipe: Recipe) -> Recipe | None:
 
 def sample_rows(rows: int, views: int) -> NDArray[np.int64]:
     """Rows from all over the data; few of them where little was labelled."""
-    count = min(rows, SAMPLE, max(SMALLEST, rows * views // SHARE))
-    return np.arange(count, dtype=np.int64) * rows // count
+    return firsts(rows, min(SAMPLE, max(SMALLEST, rows * views // SHARE)))
 
 
 def examine(

@@ -19,7 +19,7 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -32,10 +32,11 @@ from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects
 from pipeline.errors import RecipeError
 from pipeline.inspection.fidelity import divergence
-from pipeline.labels.codes import class_dtype, softmax_of
+from pipeline.labels.codes import Answers, class_dtype, softmax_of
 from pipeline.labels.keep import Keep
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import SoftLabels, from_codes
+from pipeline.spread import firsts
 from pipeline.store.contents import get_record
 from pipeline.store.layout import GAUGE_KEY
 from pipeline.store.manifest import Manifest
@@ -61,7 +62,6 @@ PROOF = ("crc", "luma")
 MOST_CLASSES_FITTED = 4096
 """Beyond these no other keep is fitted only to say what it would do: each would take half a minute"""
 
-Answers = Callable[[NDArray[np.int64]], NDArray[np.uint16]]
 Gauge = Mapping[str, Any]
 
 
@@ -115,7 +115,7 @@ def gauge_rows(rows: int, window: int) -> NDArray[np.int64]:
     row_R = np.arange(rows, dtype=np.int64)
     unseen_N = row_R[row_R // window % 2 == 1]
     chosen_N = unseen_N if len(unseen_N) else row_R
-    return _spread(chosen_N, MEASURED)
+    return chosen_N[firsts(len(chosen_N), MEASURED)]
 
 
 def gauge_text(found: Gauge | None, size: Mapping[str, float], *, only: float | None = None) -> list[str]:
@@ -176,7 +176,8 @@ def _others(manifest: Manifest, codes_NC: NDArray[np.uint16], answers: Answers) 
                 if manifest.num_classes > MOST_CLASSES_FITTED:
                     continue
                 if fit_NC is None:
-                    fit_NC = answers(_spread(fitting.rows(manifest.rows, manifest.recipe.mix_window), FITTED))
+                    row_N = fitting.rows(manifest.rows, manifest.recipe.mix_window)
+                    fit_NC = answers(row_N[firsts(len(row_N), FITTED)])
                 if len(fit_NC) < fitting.least:
                     continue
                 keep = fitting.fit(fit_NC)
@@ -202,8 +203,3 @@ def _stored(manifest: Manifest) -> tuple[float, ...]:
 def _temperatures(manifest: Manifest) -> list[float]:
     """Those that a student can train at: the stored ones, or any where the keep does not depend on them."""
     return list(manifest.temperatures) if manifest.keep.uses_temperatures else list(TEMPERATURES)
-
-
-def _spread(row_N: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    count = min(len(row_N), most)
-    return np.take(row_N, np.arange(count) * len(row_N) // count)

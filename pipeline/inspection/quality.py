@@ -4,7 +4,7 @@ The teacher's top-1 and top-5 against the truth: over views of one picture alone
 truth is then the class with the larger share); its mean entropy; how often two views of a row get the same answer;
 bytes a view. Over at most `LIMIT` views, spread evenly over the store: seconds, whatever the store's size.
 
-Legend: B views, C classes, K kept classes, V views of one row.
+Shapes: B views, C classes, K kept classes, V views of one row.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.labels.keeps import parse_keep
 from pipeline.labels.soft_labels import SoftLabels
+from pipeline.spread import from_end_to_end
 from pipeline.store.layout import Unit
 from pipeline.store.reader import StoreReader
 from pipeline.views.mixing import plan_mixing
@@ -85,10 +86,9 @@ def summary_text(summary: dict[str, Any]) -> str:
 
 def _spread(store: StoreReader) -> list[Unit]:
     """Whole runs (all of their views), evenly spread, within the limit; at least one run."""
-    runs = sorted({unit.run for unit in store.layout.units()})
     start, stop = store.layout.rows_of(Unit(0, 0))
     most = max(1, LIMIT // max(1, (stop - start) * store.layout.views))
-    chosen = [runs[i] for i in np.unique(np.linspace(0, len(runs) - 1, min(most, len(runs))).astype(int))]
+    chosen = from_end_to_end(store.layout.runs, most).tolist()
     views = range(min(store.layout.views, max(1, LIMIT // (stop - start))))
     return [Unit(view, run) for run in chosen for view in views]
 
@@ -102,7 +102,7 @@ def _tally(store: StoreReader, unit: Unit) -> dict[str, NDArray[Any]]:
     own = mixing.lam_B >= 0.5
     truth_B = np.where(own, classes[row_B], classes[mixing.partner_B])
     share_B = np.where(own, mixing.lam_B, 1 - mixing.lam_B)
-    labels = store.read(unit.view, unit.run).labels
+    labels = store.read(unit.view, unit.run, luma=False).labels
     ranked_BK = store.manifest.keep.likeliest(labels.arrays(), 5)
     return {
         "top1": labels.argmax_B == truth_B,
@@ -130,7 +130,7 @@ def _agreement(store: StoreReader, units: list[Unit]) -> float | None:
     """How often a row's next view gets the same answer."""
     same = pairs = 0.0
     for _, group in itertools.groupby(units, key=lambda unit: unit.run):
-        argmax_VB = np.stack([store.read(unit.view, unit.run).labels.argmax_B for unit in group])
+        argmax_VB = np.stack([store.read_arrays(unit.view, unit.run, ["argmax"])["argmax"] for unit in group])
         for first, second in itertools.pairwise(argmax_VB):
             same, pairs = same + float((first == second).sum()), pairs + len(first)
     return round(same / pairs, 4) if pairs else None

@@ -118,11 +118,10 @@ def estimate(
         manifest.recipe, index, batch=batch, workers=workers, together=min(views, TOGETHER), start_method=start_method
     )
     with loader:
-        pixels, answers, render_rate = _render(loader, _sample(index, views, batch))
+        pixels, answers = _render(loader, _sample(index, views, batch))
         spent = loader.effort
         found = measured(loader, spent, views=spent.views, seconds=spent.seconds, working=0.0)
-    cached_rate = render_rate * found.draws_cached / found.draws if spent.opened else 0.0
-    logits, teacher_rate = _answer(teacher, pixels)
+    logits, rate = _answer(teacher, pixels)
     if (fitting := manifest.keep.fitting) is not None:
         codes_NC = quantise(np.concatenate(logits), lambda at: f"view {at} of the sample")
         manifest = replace(manifest, keep=fitting.fit(codes_NC))
@@ -136,30 +135,35 @@ def estimate(
     return Cost(
         views=views,
         rows=len(index),
-        render_rate=render_rate,
-        teacher_rate=teacher_rate,
+        render_rate=found.draws,
+        teacher_rate=rate,
         bytes_per_view=encoded_sizes(manifest, sample),
         picture_bytes=bytes_of_all(index),
-        cached_rate=cached_rate,
+        cached_rate=found.draws_cached if spent.opened else 0.0,
         drawn_bytes=bytes_of_view(manifest.recipe.image_size),
     )
 
 
-def _render(loader: Loader, requests: Iterator[Request]) -> tuple[list[NDArray[np.uint8]], list[Slot], float]:
-    """The first few batches, and views a second once the workers are warm."""
+def _render(loader: Loader, requests: Iterator[Request]) -> tuple[list[NDArray[np.uint8]], list[Slot]]:
+    """The first few batches. One worker draws several in a row: the clock here would say little of all of them."""
     pixels: list[NDArray[np.uint8]] = []
     answers: list[Slot] = []
     slots = loader.render(requests)
     next(slots)
-    begun, count = time.perf_counter(), 0
+    begun = time.perf_counter()
     for slot in slots:
-        count += len(slot.row_B)
         if len(pixels) < BATCHES:
             pixels.append(slot.pixels_BHWC.copy())
             answers.append(slot.answers())
         if time.perf_counter() - begun > SECONDS:
             break
-    return pixels, answers, count / (time.perf_counter() - begun)
+    loader.close()  # what was asked for ahead is not waited for
+    return pixels, answers
+
+
+def teacher_rate(teacher: Teacher, pixels: list[NDArray[np.uint8]]) -> float:
+    """How many views a second the teacher answers, asked about these batches again and again for some seconds."""
+    return _answer(teacher, pixels)[1]
 
 
 def _answer(teacher: Teacher, pixels: list[NDArray[np.uint8]]) -> tuple[list[NDArray[np.float32]], float]:

@@ -11,14 +11,12 @@ Three things overlap: workers render ahead, the teacher answers, and one thread 
 the next two batches queued behind the one that it computes (`pipeline.models.stream`), and reads pixels where the
 workers drew them; a slot of theirs is handed back when its copy has left it.
 
-Legend: B views of a batch, H W sides.
+Shapes: B views of a batch, H W sides.
 """
 
 from __future__ import annotations
 
-import io
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -101,11 +99,8 @@ def label_missing(
 
 def _progress(store: StoreWriter, shown: bool) -> Progress:
     """Over the whole store."""
-    if not shown:
-        return Progress("teacher", 0, "views", interval=math.inf, stream=io.StringIO())
     views = store.manifest.rows * store.layout.views
-    missing = sum(stop - start for start, stop in map(store.layout.rows_of, store.missing()))
-    return Progress("teacher", views, "views", done=views - missing)
+    return Progress("teacher", views, "views", done=views - store.layout.rows_in(store.missing()), shown=shown)
 
 
 def _requests(store: StoreWriter, tasks: Iterable[Task], batch: int) -> Iterator[Request]:

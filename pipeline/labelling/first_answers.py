@@ -8,20 +8,14 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels.codes import quantise
-from pipeline.rendering.loader import Loader, Request
+from pipeline.labels.codes import Answers, quantise
+from pipeline.rendering.loader import Loader, requests_of
 from pipeline.shards.index import SampleIndex
 from pipeline.teacher.teacher import Teacher
 from pipeline.views.recipe import Recipe
-
-Answers = Callable[[NDArray[np.int64]], NDArray[np.uint16]]
-"""The codes of all classes [N, C] about view 0 of these rows"""
 
 
 def answers_of(
@@ -32,12 +26,7 @@ def answers_of(
     def answers(row_N: NDArray[np.int64]) -> NDArray[np.uint16]:
         batch = min(teacher.card.batch_size, max(len(row_N), 1))
         with Loader(recipe, index, batch=batch, workers=workers, start_method=start_method) as loader:
-            slots = loader.render(_requests(row_N, batch))
+            slots = loader.render(requests_of(row_N, 0, batch))
             return np.concatenate([quantise(teacher(slot.pixels_BHWC), slot.name_of) for slot in slots])
 
     return answers
-
-
-def _requests(row_N: NDArray[np.int64], batch: int) -> Iterator[Request]:
-    for start, stop in pairwise([*range(0, len(row_N), batch), len(row_N)]):
-        yield row_N[start:stop], np.zeros(stop - start, np.int64)

@@ -93,8 +93,8 @@ def standing(place: str | Path, manifest: Manifest, views: int) -> str:
         return ""
     if found := layout.manifest.differences(manifest):
         return f"it was labelled under {'; '.join(found)}, so this is refused without --if-changed rebuild"
-    parts = (layout.rows_of(unit) for unit in units_in(objects.sizes()) if unit.view < min(views, layout.views))
-    return f"{sum(stop - start for start, stop in parts):,} of {views * manifest.rows:,} labels are done"
+    done = [unit for unit in units_in(objects.sizes()) if unit.view < min(views, layout.views)]
+    return f"{layout.rows_in(done):,} of {views * manifest.rows:,} labels are done"
 
 
 def _finished(objects: Objects, writers: tuple[Writer, ...]) -> StoreStatus:
@@ -121,15 +121,14 @@ def _unfinished(
     damaged = bool(absent) and not works  # a writer that has just begun is about to find it out, and to mend it
     rates = [rate for w in writers if w.works and isinstance(rate := w.told.get("rate"), (int, float)) and rate > 0]
     lately = _lately(objects.folder, layout, done)
-    views = {unit: layout.rows_of(unit) for unit in done}
     return StoreStatus(
         name=objects.name,
-        state="damaged" if damaged else "stopped" if not works else "labelling" if done or rates else "waiting",
+        state=_state(damaged=damaged, works=works, begun=bool(done or rates)),
         views=layout.views,
         rows=layout.manifest.rows,
         units=layout.views * layout.runs,
         units_done=len(done),
-        labels_done=sum(stop - start for start, stop in views.values()),
+        labels_done=layout.rows_in(done),
         rate=sum(rates) if rates else lately[0],
         last_s=lately[1],
         writers=writers,
@@ -137,6 +136,14 @@ def _unfinished(
         if damaged
         else "",
     )
+
+
+def _state(*, damaged: bool, works: bool, begun: bool) -> str:
+    if damaged:
+        return "damaged"
+    if not works:
+        return "stopped"
+    return "labelling" if begun else "waiting"
 
 
 def _absent(layout: Layout, sizes: Mapping[str, int], done: Collection[Unit]) -> list[str]:
@@ -163,5 +170,5 @@ def _lately(folder: Path | None, layout: Layout, done: list[Unit]) -> tuple[floa
         return None, None
     ago = max(time.time() - times[-1][0], 0.0)
     took = times[-1][0] - times[0][0]
-    labels = sum(stop - start for start, stop in (layout.rows_of(unit) for _, unit in times[1:]))
+    labels = layout.rows_in(unit for _, unit in times[1:])
     return (labels / took if took > 0 else None), ago

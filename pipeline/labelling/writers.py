@@ -22,7 +22,7 @@ from pathlib import Path
 from pipeline.durable.objects import Objects, open_objects
 from pipeline.durable.writer_lock import SAY_S, Seat, seated
 from pipeline.labelling.environment import describe_environment
-from pipeline.labelling.first_answers import Answers
+from pipeline.labels.codes import Answers
 from pipeline.processes.world import Place
 from pipeline.proofs.proof import SKETCH, Luma
 from pipeline.rendering.drift import draw_witnesses

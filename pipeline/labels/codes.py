@@ -31,6 +31,9 @@ _ZERO = OFFSET / SCALE
 _AT_ONCE = 2**17
 """Logits that are worked on together, so that they stay in the processor's cache"""
 
+Answers = Callable[[NDArray[np.int64]], NDArray[np.uint16]]
+"""Gives the codes of all classes [N, C] about one view of each of these rows"""
+
 MOST_CLASSES = 2**16
 """Have numbers in two bytes"""
 

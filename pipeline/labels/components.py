@@ -92,11 +92,6 @@ class Components:
     def __len__(self) -> int:
         return len(self.step_RC)
 
-    @property
-    def bytes_a_row(self) -> int:
-        """How many bytes the coefficients of one row take before compression."""
-        return self.wide + -(-(len(self) - self.wide) // 2)
-
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Mean, steps and spread, under the names of the store's arrays."""
         return {"mean": self.mean_C, "step": self.step_RC, "spread": self.spread_C}

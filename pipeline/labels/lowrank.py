@@ -22,6 +22,7 @@ from pipeline.labels import lowrank_codec
 from pipeline.labels.codes import MOST_CLASSES, Digits
 from pipeline.labels.components import Components
 from pipeline.labels.keep import Events, FittedForm, Fitting, Form, Keep, Parts, Ranked
+from pipeline.spread import firsts
 
 LARGEST_FIT = 4096
 """Rows whose answers the components are fitted to, at most"""
@@ -154,8 +155,7 @@ class ComponentFitting(Fitting):
         """Rows from all over, in every other mix window: the others show pictures that no component has seen."""
         row_R = np.arange(rows, dtype=np.int64)
         seen_N: NDArray[np.int64] = row_R[row_R // window % 2 == 0]
-        count = min(len(seen_N), LARGEST_FIT)
-        return np.take(seen_N, np.arange(count) * len(seen_N) // count)
+        return seen_N[firsts(len(seen_N), LARGEST_FIT)]
 
     def fit(self, codes_NC: NDArray[np.uint16]) -> LowRank:
         """The keep with the principal components of these answers."""

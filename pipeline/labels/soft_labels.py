@@ -62,13 +62,6 @@ class SoftLabels:
         arrays = [part.arrays() for part in parts]
         return cls.from_arrays({name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]})
 
-    def same_as(self, other: SoftLabels) -> bool:
-        """Whether the other has the same arrays, of the same types, with the same bits."""
-        mine, theirs = self.arrays(), other.arrays()
-        return mine.keys() == theirs.keys() and all(
-            a.dtype == theirs[name].dtype and np.array_equal(a, theirs[name]) for name, a in mine.items()
-        )
-
 
 def encode(
     logits_BC: NDArray[np.floating[Any]],

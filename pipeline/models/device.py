@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import torch
 
-from pipeline.errors import DeviceError
+from pipeline.errors import DeviceError, first_line
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,7 +30,7 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
         device = torch.device("cuda", local_rank) if name == "cuda" and local_rank is not None else device
         torch.zeros(1, device=device).item()  # which the meta device cannot say
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error, None)
         raise DeviceError(f"--device {name} cannot be used here ({reason}); use cpu, or auto.") from error
     return device
 

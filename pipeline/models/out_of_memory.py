@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 SAID = ("MPS backend out of memory", "can't allocate memory", "not enough memory")
 
@@ -24,8 +24,7 @@ def within_memory(device: torch.device, advice: str) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        said = str(error).strip().splitlines()[0]
-        raise UserError(f"The memory of {device} is too small: {said} {advice}") from error
+        raise UserError(f"The memory of {device} is too small: {first_line(error, None)} {advice}") from error
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import WeightsError
+from pipeline.errors import WeightsError, first_line
 
 COUNTER = "num_batches_tracked"
 STATES = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -69,7 +69,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # torch.load raises a dozen kinds for a damaged or hostile file
         raise WeightsError(
-            f"{path} cannot be read as tensors: {(str(error) or type(error).__name__).splitlines()[0][:200]} "
+            f"{path} cannot be read as tensors: {first_line(error)} "
             "Files that would run code are refused; convert it to safetensors where it was made."
         ) from error
     held = [key for key in STATES if isinstance(found, dict) and isinstance(found.get(key), dict)]

@@ -15,7 +15,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,7 +25,7 @@ from pipeline.durable.folder import LOCK, claimed
 from pipeline.errors import ShardError
 from pipeline.packing.out_folder import is_finished
 from pipeline.packing.tiled import tiled
-from pipeline.packing.writing import Effort, write_pieces
+from pipeline.packing.writing import PackSpeed, write_pieces
 from pipeline.pictures.jpeg_tiling import SPAN, SPANS
 from pipeline.processes.ordered_map import ordered_map
 from pipeline.progress import Progress
@@ -88,9 +87,9 @@ class Copied:
     whole: Counter[str]
 
 
-def retile(urls: Sequence[str], out: Path, *, effort: Effort | None = None) -> TileSummary:
+def retile(urls: Sequence[str], out: Path, *, speed: PackSpeed | None = None) -> TileSummary:
     """Make `out` the tiled shards of these, or find that it already is."""
-    effort = effort or Effort()
+    speed = speed or PackSpeed()
     names = [_name_of(url) for url in urls]
     _require_apart(urls, names, out)
     known, classes = digests_beside(urls), class_names_beside(urls)
@@ -101,7 +100,7 @@ def retile(urls: Sequence[str], out: Path, *, effort: Effort | None = None) -> T
             Job(url=url, sha256=known.get(url), path=staging.path / name) for url, name in zip(urls, names, strict=True)
         ]
         try:
-            copied = list(_each(jobs, effort))
+            copied = list(_each(jobs, speed))
             summary = TileSummary(
                 fingerprint=fingerprint(names, [shard.sha256 for shard in copied], classes),
                 images=sum(shard.summary.rows for shard in copied),
@@ -230,14 +229,13 @@ def _require_apart(urls: Sequence[str], names: Sequence[str], out: Path) -> None
             raise ShardError(f"--out {out} is the folder of {name} itself. Name a new folder.")
 
 
-def _each(jobs: Sequence[Job], effort: Effort) -> Iterator[Copied]:
-    with Progress("tile", len(jobs), "shards") if effort.progress else nullcontext() as bar:
+def _each(jobs: Sequence[Job], speed: PackSpeed) -> Iterator[Copied]:
+    with Progress("tile", len(jobs), "shards", shown=speed.progress) as progress:
         rows = 0
-        for copied in ordered_map(copy_tiled, jobs, workers=min(effort.workers, len(jobs))):
+        for copied in ordered_map(copy_tiled, jobs, workers=min(speed.workers, len(jobs))):
             yield copied
             rows += copied.summary.rows
-            if bar is not None:
-                bar.advance(note=f"{rows:,} images")
+            progress.advance(note=f"{rows:,} images")
 
 
 def _found_finished(urls: Sequence[str], names: Sequence[str], out: Path, classes: Sequence[str] | None) -> TileSummary:

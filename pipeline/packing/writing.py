@@ -20,7 +20,6 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -60,7 +59,7 @@ class PackOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
+class PackSpeed:
     """With how many processes pictures are read and written, and whether progress is shown: it changes no byte."""
 
     workers: int = 0
@@ -86,15 +85,15 @@ class Written:
 
 
 def pack(
-    sources: Sources, out: Path, options: PackOptions, *, skip_bad: bool = False, effort: Effort | None = None,
+    sources: Sources, out: Path, options: PackOptions, *, skip_bad: bool = False, speed: PackSpeed | None = None,
     rebuild: bool = False,
 ) -> PackSummary:  # fmt: skip
     """Make `out` the shards of these images, or find that it already is; others are refused, or set aside."""
-    effort = effort or Effort()
+    speed = speed or PackSpeed()
     why = None
     if is_finished(out):
         try:
-            return _found_finished(sources, out, options, skip_bad, effort)
+            return _found_finished(sources, out, options, skip_bad, speed)
         except ShardError as changed:
             if not rebuild:
                 raise
@@ -102,11 +101,11 @@ def pack(
     with claimed(out) as staging:
         if is_finished(out) and why is None:
             raise ShardError(f"{out} was written by another process meanwhile. Run again to compare.")
-        found = _each(partial(check, max_side=options.max_side), "check", sources.images, effort)
+        found = _each(partial(check, max_side=options.max_side), "check", sources.images, speed)
         rows = list(zip(sources.images, found, strict=True))
         _require_usable(rows, sources.class_names, skip_bad)
         try:
-            written = list(_write(ordered(rows, options.seed), staging.path, options, effort))
+            written = list(_write(ordered(rows, options.seed), staging.path, options, speed))
             summary = _summary(sources, rows, written, options)
             _write_notes(staging, sources, rows, summary)
             if why is not None:  # only now, when what takes their place is whole
@@ -174,23 +173,24 @@ def _entries(job: ShardJob, whole: Counter[str]) -> Iterator[bytes]:
             yield data + bytes(-len(data) % BLOCK)
 
 
-def _each(function: Callable[[str], Checked], name: str, images: Sequence[Source], effort: Effort) -> Iterator[Checked]:
+def _each(
+    function: Callable[[str], Checked], name: str, images: Sequence[Source], speed: PackSpeed
+) -> Iterator[Checked]:
     """`function` of every image's path, in order."""
     batches = (
         [source.path for source in images[start : start + TOGETHER]] for start in range(0, len(images), TOGETHER)
     )
-    with Progress(name, len(images), "images") if effort.progress else nullcontext() as bar:
-        for some in ordered_map(partial(_each_of, function), batches, workers=effort.workers):
+    with Progress(name, len(images), "images", shown=speed.progress) as progress:
+        for some in ordered_map(partial(_each_of, function), batches, workers=speed.workers):
             yield from some
-            if bar is not None:
-                bar.advance(len(some))
+            progress.advance(len(some))
 
 
 def _each_of(function: Callable[[str], Checked], paths: Sequence[str]) -> list[Checked]:
     return [function(path) for path in paths]
 
 
-def _write(rows: Sequence[Row], folder: Path, options: PackOptions, effort: Effort) -> Iterator[Written]:
+def _write(rows: Sequence[Row], folder: Path, options: PackOptions, speed: PackSpeed) -> Iterator[Written]:
     """Write all shards: as few as the limit allows, of about equal row counts."""
     count = -(-len(rows) // options.samples_per_shard)
     bounds = [number * len(rows) // count for number in range(count + 1)]
@@ -198,11 +198,10 @@ def _write(rows: Sequence[Row], folder: Path, options: PackOptions, effort: Effo
         ShardJob(path=folder / f"{number:06d}.tar", rows=tuple(rows[start:stop]), options=options)
         for number, (start, stop) in enumerate(itertools.pairwise(bounds))
     )
-    with Progress("write", len(rows), "images") if effort.progress else nullcontext() as bar:
-        for written in ordered_map(write_shard, jobs, workers=min(effort.workers, count)):
+    with Progress("write", len(rows), "images", shown=speed.progress) as progress:
+        for written in ordered_map(write_shard, jobs, workers=min(speed.workers, count)):
             yield written
-            if bar is not None:
-                bar.advance(written.summary.rows)
+            progress.advance(written.summary.rows)
 
 
 def _require_usable(rows: Sequence[Row], class_names: tuple[str, ...] | None, skip_bad: bool) -> None:
@@ -254,14 +253,14 @@ def _write_notes(staging: Staging, sources: Sources, rows: Sequence[Row], summar
     staging.write(PACK_FILE, summary.to_json())
 
 
-def _found_finished(sources: Sources, out: Path, options: PackOptions, skip_bad: bool, effort: Effort) -> PackSummary:
+def _found_finished(sources: Sources, out: Path, options: PackOptions, skip_bad: bool, speed: PackSpeed) -> PackSummary:
     """What is there already, once it is what this run would make."""
     known = read_pack(out)
     if known.options != options.record():
         asked = {name: value for name, value in asdict(options).items() if known.options.get(name, False) != value}
         told = "; ".join(f"{name} {known.options.get(name, False)} against {value}" for name, value in asked.items())
         raise ShardError(f"{out} was packed with other options ({told}). Remove it, or choose another --out.")
-    found = fingerprint(sources, _each(measure, "compare", sources.images, effort), options)
+    found = fingerprint(sources, _each(measure, "compare", sources.images, speed), options)
     if found != known.fingerprint:
         raise ShardError(
             f"{out} was packed from other images or classes: {known.images + known.rejected:,} images then "
@@ -273,7 +272,7 @@ def _found_finished(sources: Sources, out: Path, options: PackOptions, skip_bad:
             f"{out} lacks {known.rejected} images that {REJECTED_FILE} lists. Allow that by --on-bad skip."
         )
     paths = [str(out / shard.name) for shard in known.shards]
-    for shard, digest in zip(known.shards, ordered_map(_digest_of, paths, workers=effort.workers), strict=True):
+    for shard, digest in zip(known.shards, ordered_map(_digest_of, paths, workers=speed.workers), strict=True):
         if digest != shard.sha256:
             raise ShardError(f"{out / shard.name} is not as it was packed. Remove {out}, and pack again.")
     (out / LOCK).unlink(missing_ok=True)  # of a run that was killed in its very last step

@@ -11,11 +11,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.picture_cache.entry import Picture, disk_bytes
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.shards.index import SampleIndex
+from pipeline.spread import from_end_to_end
 
 LEFT_FREE, ASKED = 0.05, 256
 """Of what is free on the disk: so much is left to others. Of how many it is asked whether they are kept"""
@@ -45,13 +44,9 @@ def bytes_of_all(index: SampleIndex) -> int:
 
 def pictures_in(folder: Path, limit: int, index: SampleIndex) -> PictureCache:
     """The cache in that folder, ready; what it can hold is told."""
-    some = [found for row in evenly(len(index)) if (found := picture_of(index, row)) is not None]
+    asked = from_end_to_end(len(index), ASKED).tolist()
+    some = [found for row in asked if (found := picture_of(index, row)) is not None]
     return bounded(PictureCache(folder, limit).prepared(), len(index), bytes_of_all(index), some, made="decoded")
-
-
-def evenly(count: int) -> list[int]:
-    """A few numbers below `count`, evenly spread, to be asked in place of all."""
-    return [int(number) for number in np.linspace(0, count - 1, min(count, ASKED))]
 
 
 def bounded(cache: PictureCache, count: int, wanted: int, some: Sequence[Picture], *, made: str) -> PictureCache:

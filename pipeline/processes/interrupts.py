@@ -2,7 +2,7 @@
 
 A `KeyboardInterrupt` in the middle of an import ends in a page of traceback, or is swallowed by an extension that takes
 it for a failed import. Nothing has been begun then, and after the command nothing is left to do: so one line is written
-and the process ends. In between `cli.Command` has interrupts raised as usual.
+and the process ends. In between `pipeline.commands.command.Command` has interrupts raised as usual.
 
 The packages of commands call `leave_at_once` first of all, where Python imports them for ``python -m``; whoever imports
 them as a library keeps the handler that there is.

@@ -37,20 +37,20 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], *, workers: int)
         yield from map(function, items)
         return
     source = iter(items)
-    with _Crew(function, workers) as crew:
-        pending = deque(crew.submit(item) for item in itertools.islice(source, workers * IN_FLIGHT))
+    with _Pool(function, workers) as pool:
+        pending = deque(pool.submit(item) for item in itertools.islice(source, workers * IN_FLIGHT))
         while pending:
             yield pending.popleft().result()
-            pending.extend(crew.submit(item) for item in itertools.islice(source, 1))
+            pending.extend(pool.submit(item) for item in itertools.islice(source, 1))
 
 
-class _Crew(Generic[T, R]):
+class _Pool(Generic[T, R]):
     """Workers, each with a thread here that speaks with it."""
 
     def __init__(self, function: Callable[[T], R], workers: int) -> None:
         self._workers: list[_Worker] = []
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(workers, "crew")  # which begins no thread before it has something to do
+        self._threads = ThreadPoolExecutor(workers, "worker")  # which begins no thread before it has something to do
         try:
             for _ in range(workers):
                 self._workers.append(_Worker(function))
@@ -59,7 +59,7 @@ class _Crew(Generic[T, R]):
             self.end()
             raise
 
-    def __enter__(self) -> _Crew[T, R]:
+    def __enter__(self) -> _Pool[T, R]:
         return self
 
     def __exit__(self, *_: object) -> None:

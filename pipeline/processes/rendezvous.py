@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from torch._C._distributed_c10d import TCPStore
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.processes.world import Place
 
 POLL_S = 0.1
@@ -202,9 +202,7 @@ class _Calls:
         try:
             return future.result(self.timeout_s)
         except (TimeoutError, RuntimeError, OSError) as error:
-            said = (
-                str(error).splitlines()[0][:150] if str(error) else f"no answer within {self.timeout_s:g} s (--timeout)"
-            )
+            said = first_line(error, 150) if str(error) else f"no answer within {self.timeout_s:g} s (--timeout)"
             self._lost = (
                 f"{self.who} cannot reach the other ranks: {said}. "
                 "Start the same command again: it does what is missing, with any number of processes."
@@ -232,6 +230,6 @@ def meet(place: Place, timeout_s: float) -> Iterator[Meeting]:
         meeting.join()
         yield meeting
     except BaseException as error:
-        meeting.leave(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        meeting.leave(first_line(error, None))
         raise
     meeting.leave()

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from pipeline.errors import UserError, require_packages
+from pipeline.errors import UserError, first_line, require_packages
 
 log = logging.getLogger(__name__)
 
@@ -217,8 +217,8 @@ def _status(error: BaseException) -> int | None:
 
 def say(error: BaseException) -> str:
     """An error as one line for a message: its kind, and the beginning of what it says."""
-    text = str(error).splitlines()[0][:200] if str(error) else ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name
 
 
 def _filesystem(place: str, stall_s: float) -> Any:

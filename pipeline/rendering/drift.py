@@ -1,8 +1,7 @@
 """Does this machine still draw the views that the teacher saw?
 
-A store keeps a couple of hundred views in full: view 0 of rows that are spread evenly over the data. Which ones
-depends on the number of rows alone, so a store that grows by views keeps its witnesses. Before anything is learned from
-it, they are drawn again and compared:
+A store keeps some views in full (`pipeline.store.witness`). Before anything is learned from it, they are drawn again
+and compared:
 
     identical    every pixel is the same
     drifted      pixels differ, but every 4 × 4 thumbnail is within `TOLERANCE` levels: another decoder or resize
@@ -18,27 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.proofs.checksums import luma
 from pipeline.proofs.proof import TOLERANCE
+from pipeline.rendering.loader import Request
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import SampleIndex
 from pipeline.store.witness import WITNESSES, Witness, witness_rows
 from pipeline.views.recipe import Recipe
 
 _TOGETHER = 16
-
-
-class HasWitness(Protocol):
-    """A store from which the witness views can be read."""
-
-    def witness(self) -> Witness:
-        """The witness views, which the store keeps in full."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,21 +71,18 @@ def draw_witnesses(recipe: Recipe, index: SampleIndex, wanted: int = WITNESSES) 
     row_W = witness_rows(len(index), wanted)
     view_W = np.zeros(len(row_W), np.int64)
     renderer = Renderer(recipe, index, index.files())
-    return Witness(row_W=row_W, view_W=view_W, pixels_WHWC=_draw(renderer, row_W, view_W, recipe.image_size))
+    pixels_WHWC = np.concatenate(list(_drawn(renderer, _parts(row_W, view_W), recipe.image_size)))
+    return Witness(row_W=row_W, view_W=view_W, pixels_WHWC=pixels_WHWC)
 
 
-def check_witnesses(store: HasWitness, renderer: Renderer) -> Drift:
-    """Draw the witness views of a store again, and say how far they are from what it keeps."""
-    then = store.witness()
-    return drift_of(then, _drawn(renderer, then))
+def check_witnesses(then: Witness, renderer: Renderer) -> Drift:
+    """Draw witness views again, and say how far they are from what a store keeps of them."""
+    return drift_of(then, _drawn(renderer, requests_for(then), then.pixels_WHWC.shape[1]))
 
 
-def requests_for(witness: Witness, most: int = _TOGETHER) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def requests_for(witness: Witness, most: int = _TOGETHER) -> Iterator[Request]:
     """The witnesses as rows and views, a few at a time, and never more than `most`."""
-    step = min(_TOGETHER, most)
-    for start in range(0, len(witness), step):
-        part = slice(start, start + step)
-        yield witness.row_W[part], witness.view_W[part]
+    return _parts(witness.row_W, witness.view_W, most)
 
 
 def drift_of(then: Witness, drawn: Iterable[NDArray[np.uint8]]) -> Drift:
@@ -119,17 +107,17 @@ def drift_of(then: Witness, drawn: Iterable[NDArray[np.uint8]]) -> Drift:
     )
 
 
-def _drawn(renderer: Renderer, witness: Witness) -> Iterator[NDArray[np.uint8]]:
-    for row_N, view_N in requests_for(witness):
-        yield _draw(renderer, row_N, view_N, witness.pixels_WHWC.shape[1])
+def _parts(row_W: NDArray[np.int64], view_W: NDArray[np.int64], most: int = _TOGETHER) -> Iterator[Request]:
+    step = min(_TOGETHER, most)
+    for start in range(0, len(row_W), step):
+        yield row_W[start : start + step], view_W[start : start + step]
 
 
-def _draw(renderer: Renderer, row_W: NDArray[np.int64], view_W: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
-    pixels_WHWC = np.empty((len(row_W), side, side, 3), np.uint8)
-    for start in range(0, len(row_W), _TOGETHER):
-        part = slice(start, start + _TOGETHER)
-        renderer.render(row_W[part], view_W[part], pixels_WHWC[part])
-    return pixels_WHWC
+def _drawn(renderer: Renderer, requests: Iterable[Request], side: int) -> Iterator[NDArray[np.uint8]]:
+    for row_N, view_N in requests:
+        pixels_NHWC = np.empty((len(row_N), side, side, 3), np.uint8)
+        renderer.render(row_N, view_N, pixels_NHWC)
+        yield pixels_NHWC
 
 
 def _largest_step(old: NDArray[np.uint8], new: NDArray[np.uint8]) -> int:

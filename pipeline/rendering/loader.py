@@ -10,8 +10,8 @@ request alone: not on the workers, their number, or how they were started.
 
 `together` consecutive batches go to one worker, whose decode cache then serves several views of the same rows; they go
 to whoever has the least to do, because pictures differ in size by far. Requests are drawn ahead only as far as slots
-are free. A worker that fails hands its error over; one that dies is noticed; all
-of them end when the parent does, however it ends.
+are free. A worker that fails hands its error over; one that dies is noticed; all of them end when the parent does,
+however it ends.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Loader:
         self.together = max(1, min(together, RING_BYTES // (slot_bytes * 2 * max(workers, 1))))
         self.ring = Ring(workers * max(2, self.together + 1) + 1, batch, recipe.image_size)
         self._slots = [self.ring.slot(number) for number in range(self.ring.slots)]
-        self._crew: list[tuple[BaseProcess, Connection]] = []
+        self._workers: list[tuple[BaseProcess, Connection]] = []
         self._unanswered = [0] * workers
         self._answers: list[deque[Exception | Effort]] = [deque() for _ in range(workers)]
         self._renderer = _renderer(recipe, index, pictures, view_cache) if workers == 0 else None
@@ -81,7 +81,7 @@ class Loader:
         try:
             for number in range(workers):
                 made = recipe, index, self.ring, pictures, view_cache
-                self._crew.append(start_worker(_work, *made, method=method, name=f"render-{number}"))
+                self._workers.append(start_worker(_work, *made, method=method, name=f"render-{number}"))
         except BaseException:
             self.close()
             raise
@@ -101,16 +101,16 @@ class Loader:
 
     def close(self) -> None:
         """End the worker processes; no more views can be drawn."""
-        crew, self._crew = self._crew, []
-        for process, _ in crew:
+        workers, self._workers = self._workers, []
+        for process, _ in workers:
             process.kill()
-        for process, connection in crew:
+        for process, connection in workers:
             process.join()
             connection.close()
 
     def render(self, requests: Iterable[Request]) -> Iterator[Slot]:
         """Render the requests; each batch's arrays are valid until the next one is taken."""
-        return self._render_here(requests) if self._renderer else self._render_in_crew(requests)
+        return self._render_here(requests) if self._renderer else self._render_in_workers(requests)
 
     def _render_here(self, requests: Iterable[Request]) -> Iterator[Slot]:
         assert self._renderer
@@ -122,7 +122,7 @@ class Loader:
             self.waited += time.perf_counter() - begun
             yield slot
 
-    def _render_in_crew(self, requests: Iterable[Request]) -> Iterator[Slot]:
+    def _render_in_workers(self, requests: Iterable[Request]) -> Iterator[Slot]:
         free = deque(range(self.ring.slots))
         pending: deque[tuple[int, int, int]] = deque()
         asked, worker = 0, -1
@@ -150,34 +150,34 @@ class Loader:
                 free.append(number)
         finally:
             for _, whose, _ in pending:  # an abandoned run must not leave answers for the next one
-                if self._crew:
+                if self._workers:
                     self._receive(whose)
 
     def _least_busy(self, last: int) -> int:
         """The worker with the fewest batches to do; of several the next one after `last`."""
-        busy = {self._crew[worker][1]: worker for worker, count in enumerate(self._unanswered) if count}
+        busy = {self._workers[worker][1]: worker for worker, count in enumerate(self._unanswered) if count}
         for connection in wait(list(busy), timeout=0):
             assert isinstance(connection, Connection)
             self._take_answer(busy[connection])
-        count = len(self._crew)
+        count = len(self._workers)
         return min(range(count), key=lambda worker: (self._unanswered[worker], (worker - last - 1) % count))
 
     def _send(self, worker: int, task: tuple[int, int]) -> None:
         try:
-            self._crew[worker][1].send(task)
+            self._workers[worker][1].send(task)
         except (BrokenPipeError, ConnectionResetError):
-            self._mourn(worker)
+            self._raise_dead(worker)
         self._unanswered[worker] += 1
 
     def _receive(self, worker: int) -> None:
         """Wait until the worker has finished its oldest batch that was not yet received."""
-        process, connection = self._crew[worker]
+        process, connection = self._workers[worker]
         if not self._answers[worker]:
             begun = time.perf_counter()
             ready = wait([connection, process.sentinel])
             self.waited += time.perf_counter() - begun
             if connection not in ready:
-                self._mourn(worker)
+                self._raise_dead(worker)
             self._take_answer(worker)
         answer = self._answers[worker].popleft()
         if isinstance(answer, Exception):
@@ -187,13 +187,13 @@ class Loader:
 
     def _take_answer(self, worker: int) -> None:
         try:
-            self._answers[worker].append(self._crew[worker][1].recv())
+            self._answers[worker].append(self._workers[worker][1].recv())
         except (EOFError, OSError):  # the end, or the end in the middle of an answer
-            self._mourn(worker)
+            self._raise_dead(worker)
         self._unanswered[worker] -= 1
 
-    def _mourn(self, worker: int) -> NoReturn:
-        process = self._crew[worker][0]
+    def _raise_dead(self, worker: int) -> NoReturn:
+        process = self._workers[worker][0]
         process.join(GRACE_S)  # it has let go of its pipe; if it does not end, it is ended
         self.close()
         raise WorkerError(

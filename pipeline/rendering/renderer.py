@@ -33,9 +33,7 @@ from numpy.typing import NDArray
 
 from pipeline.picture_cache.kept import PictureCache
 from pipeline.pictures.parts import Box, Shown
-from pipeline.proofs.checksums import checksum as checksum
-from pipeline.proofs.checksums import luma as luma
-from pipeline.proofs.checksums import samples, thumbnails
+from pipeline.proofs.checksums import checksum, samples, thumbnails
 from pipeline.rendering.decoded import DecodedRows
 from pipeline.rendering.effort import Effort
 from pipeline.rendering.noise import erase
@@ -82,12 +80,12 @@ class Renderer:
         assert out_BHWC.shape == (len(row_B), side, side, 3) and out_BHWC.dtype == np.uint8
         assert out_BHWC.flags.c_contiguous and out_BHWC.flags.writeable
         begun = perf_counter()
-        figures, twins = self._figures(np.asarray(row_B, np.int64), np.asarray(view_B, np.int64), out_BHWC)
+        bases, repeats = self._bases(np.asarray(row_B, np.int64), np.asarray(view_B, np.int64), out_BHWC)
         proof = _Proof(out_BHWC)
-        box = _boxes(figures)
-        for figure in sorted(figures, key=lambda figure: figure.row):
-            self._draw(figure, box[figure.row], proof)
-        for slot, first in twins.items():
+        box = _boxes(bases)
+        for base in sorted(bases, key=lambda base: base.row):
+            self._draw(base, box[base.row], proof)
+        for slot, first in repeats.items():
             proof.repeat(slot, first)
         self._pictures.effort.views += len(row_B)
         self._pictures.effort.seconds += perf_counter() - begun
@@ -98,54 +96,54 @@ class Renderer:
         taken, self._pictures.effort = self._pictures.effort, Effort()
         return taken
 
-    def _draw(self, figure: _Figure, box: Box, proof: _Proof) -> None:
-        """Draw a base view; mix and prove it, and its mate, once both are there."""
-        picture = self._pictures.get(figure.row, box)
+    def _draw(self, base: _BaseView, box: Box, proof: _Proof) -> None:
+        """Draw a base view; mix and prove it, and the other one, once both are there."""
+        picture = self._pictures.get(base.row, box)
         if picture is None:
-            proof.bad_rows.add(figure.row)
-        _draw_base(figure, picture, self.recipe.seed)
-        mate = figure.mate
-        if mate is None:
-            proof.take(figure)
-        elif mate.drawn:
-            _mix(figure, mate, self._spare_HWC)
-            proof.take(figure)
-            proof.take(mate)
-            figure.mate = mate.mate = None  # a cycle would keep the pixels' memory alive
+            proof.bad_rows.add(base.row)
+        _draw_base(base, picture, self.recipe.seed)
+        other = base.other
+        if other is None:
+            proof.take(base)
+        elif other.drawn:
+            _mix(base, other, self._spare_HWC)
+            proof.take(base)
+            proof.take(other)
+            base.other = other.other = None  # a cycle would keep the pixels' memory alive
 
-    def _figures(self, row_B: Ints, view_B: Ints, out_BHWC: Image) -> tuple[list[_Figure], dict[int, int]]:
+    def _bases(self, row_B: Ints, view_B: Ints, out_BHWC: Image) -> tuple[list[_BaseView], dict[int, int]]:
         """What is to be drawn, each with the one it is mixed with; and which slots repeat an earlier one."""
         plan = plan_views(self.recipe, self.index, row_B, view_B)
-        found: dict[tuple[int, int], _Figure] = {}
-        twins: dict[int, int] = {}
-        for figure in _Figure.of(plan, out_BHWC):
-            first = found.setdefault((figure.row, figure.view), figure)
-            if first is not figure:
-                twins[figure.slot] = first.slot
-        figures = list(found.values())
+        found: dict[tuple[int, int], _BaseView] = {}
+        repeats: dict[int, int] = {}
+        for base in _BaseView.of(plan, out_BHWC):
+            first = found.setdefault((base.row, base.view), base)
+            if first is not base:
+                repeats[base.slot] = first.slot
+        bases = list(found.values())
         apart = []
-        for figure in figures:
-            partner = (int(plan.mixing.partner_B[figure.slot]), figure.view)
-            if figure.kind != Kind.NONE and partner in found:
-                figure.mate = found[partner]
-            elif figure.kind != Kind.NONE:
-                apart.append((figure, partner))
-        return figures + self._partners_of(apart), twins
+        for base in bases:
+            partner = (int(plan.mixing.partner_B[base.slot]), base.view)
+            if base.kind != Kind.NONE and partner in found:
+                base.other = found[partner]
+            elif base.kind != Kind.NONE:
+                apart.append((base, partner))
+        return bases + self._partners_of(apart), repeats
 
-    def _partners_of(self, apart: list[tuple[_Figure, tuple[int, int]]]) -> list[_Figure]:
-        """The partners of these figures, which are not in the call: they are drawn on scratch memory."""
+    def _partners_of(self, apart: list[tuple[_BaseView, tuple[int, int]]]) -> list[_BaseView]:
+        """The partners of these base views, which are not in the call: they are drawn on scratch memory."""
         if not apart:
             return []
         row_N, view_N = np.array([partner for _, partner in apart], np.int64).T
         scratch_NHWC = np.empty((len(apart), *self._spare_HWC.shape), np.uint8)
-        partners = list(_Figure.of(plan_views(self.recipe, self.index, row_N, view_N), scratch_NHWC))
-        for partner, (figure, _) in zip(partners, apart, strict=True):
-            partner.slot, partner.mate, figure.mate = -1, figure, partner
+        partners = list(_BaseView.of(plan_views(self.recipe, self.index, row_N, view_N), scratch_NHWC))
+        for partner, (base, _) in zip(partners, apart, strict=True):
+            partner.slot, partner.other, base.other = -1, base, partner
         return partners
 
 
 @dataclass(slots=True, eq=False)
-class _Figure:
+class _BaseView:
     """One base view to be drawn: its plan in plain numbers, where it goes, and whom it is mixed with."""
 
     slot: int
@@ -165,12 +163,12 @@ class _Figure:
     kind: int
     own: float
     box: list[int]
-    mate: _Figure | None = None
+    other: _BaseView | None = None
     drawn: bool = False
 
     @classmethod
-    def of(cls, plan: ViewPlan, image_BHWC: Image) -> Iterator[_Figure]:
-        """The figures of a plan, in its order."""
+    def of(cls, plan: ViewPlan, image_BHWC: Image) -> Iterator[_BaseView]:
+        """The base views of a plan, in its order."""
         mixing = plan.mixing
         arrays = (plan.row_B, plan.view_B, plan.key_B, plan.crop_B4, plan.resize_B2, plan.offset_B2, plan.flip_B)
         columns = [array.tolist() for array in (*arrays, plan.cubic_B)]
@@ -182,42 +180,42 @@ class _Figure:
         return (cls(*values) for values in lists)
 
 
-def _boxes(figures: Iterable[_Figure]) -> dict[int, Box]:
+def _boxes(bases: Iterable[_BaseView]) -> dict[int, Box]:
     """The box of each row that all of its views lie in."""
     edges: dict[int, tuple[int, int, int, int]] = {}
-    for figure in figures:
-        top, left, height, width = figure.crop
-        first, start, last, stop = edges.get(figure.row, (top, left, 0, 0))
-        edges[figure.row] = min(first, top), min(start, left), max(last, top + height), max(stop, left + width)
+    for base in bases:
+        top, left, height, width = base.crop
+        first, start, last, stop = edges.get(base.row, (top, left, 0, 0))
+        edges[base.row] = min(first, top), min(start, left), max(last, top + height), max(stop, left + width)
     return {row: (top, left, bottom - top, right - left) for row, (top, left, bottom, right) in edges.items()}
 
 
-def _draw_base(figure: _Figure, picture: Shown | None, seed: int) -> None:
+def _draw_base(base: _BaseView, picture: Shown | None, seed: int) -> None:
     """The base view: everything but mixing."""
-    image_HWC = figure.image_HWC
+    image_HWC = base.image_HWC
     if picture is None:
         image_HWC[:] = GREY
     else:
-        _cut(figure, picture.cut(figure.crop), image_HWC)
-    if figure.flip:
+        _cut(base, picture.cut(base.crop), image_HWC)
+    if base.flip:
         cv2.flip(image_HWC, 1, dst=image_HWC)
-    for op, argument, cubic in figure.operations:
+    for op, argument, cubic in base.operations:
         apply(op, argument, image_HWC, cubic=cubic)
-    if figure.erased[2]:
-        erase(image_HWC, figure.erased, figure.key, figure.view, seed)
-    figure.drawn = True
+    if base.erased[2]:
+        erase(image_HWC, base.erased, base.key, base.view, seed)
+    base.drawn = True
 
 
-def _cut(figure: _Figure, part_HWC: Image, image_HWC: Image) -> None:
+def _cut(base: _BaseView, part_HWC: Image, image_HWC: Image) -> None:
     """Resize the cut, and where the whole picture was resized, take the view's square out of it."""
-    if figure.resize == list(image_HWC.shape[:2]) and not figure.pad:
-        resize(part_HWC, image_HWC, cubic=figure.cubic)
+    if base.resize == list(image_HWC.shape[:2]) and not base.pad:
+        resize(part_HWC, image_HWC, cubic=base.cubic)
         return
-    whole_HWC = np.empty((*figure.resize, 3), np.uint8)
-    resize(part_HWC, whole_HWC, cubic=figure.cubic)
-    if figure.pad:
-        whole_HWC = np.pad(whole_HWC, ((figure.pad, figure.pad), (figure.pad, figure.pad), (0, 0)), mode="reflect")
-    (top, left), side = figure.offset, len(image_HWC)
+    whole_HWC = np.empty((*base.resize, 3), np.uint8)
+    resize(part_HWC, whole_HWC, cubic=base.cubic)
+    if base.pad:
+        whole_HWC = np.pad(whole_HWC, ((base.pad, base.pad), (base.pad, base.pad), (0, 0)), mode="reflect")
+    (top, left), side = base.offset, len(image_HWC)
     image_HWC[:] = whole_HWC[top : top + side, left : left + side]
 
 
@@ -228,19 +226,19 @@ def resize(part_HWC: Image, into_HWC: Image, *, cubic: bool) -> None:
     _RESIZE[cubic](source, into_HWC.shape[:2], False, None, None, out=target)
 
 
-def _mix(figure: _Figure, mate: _Figure, spare_HWC: Image) -> None:
+def _mix(base: _BaseView, other: _BaseView, spare_HWC: Image) -> None:
     """Mix two base views with each other, in place: λ · own + (1 − λ) · the other's, for both."""
-    if figure.kind == Kind.CUTMIX:
-        top, left, height, width = figure.box
+    if base.kind == Kind.CUTMIX:
+        top, left, height, width = base.box
         box = (slice(top, top + height), slice(left, left + width))
-        spare_HWC[box] = figure.image_HWC[box]
-        figure.image_HWC[box] = mate.image_HWC[box]
-        mate.image_HWC[box] = spare_HWC[box]
+        spare_HWC[box] = base.image_HWC[box]
+        base.image_HWC[box] = other.image_HWC[box]
+        other.image_HWC[box] = spare_HWC[box]
         return
-    own, other = figure.image_HWC, mate.image_HWC
-    cv2.addWeighted(own, figure.own, other, 1.0 - figure.own, 0.0, dst=spare_HWC)
-    cv2.addWeighted(other, figure.own, own, 1.0 - figure.own, 0.0, dst=other)
-    own[:] = spare_HWC
+    own_HWC, other_HWC = base.image_HWC, other.image_HWC
+    cv2.addWeighted(own_HWC, base.own, other_HWC, 1.0 - base.own, 0.0, dst=spare_HWC)
+    cv2.addWeighted(other_HWC, base.own, own_HWC, 1.0 - base.own, 0.0, dst=other_HWC)
+    own_HWC[:] = spare_HWC
 
 
 class _Proof:
@@ -252,10 +250,10 @@ class _Proof:
         self.sample_B: list[Image] = [np.empty((0, 0), np.uint8)] * len(out_BHWC)
         self.bad_rows: set[int] = set()
 
-    def take(self, figure: _Figure) -> None:
-        if figure.slot >= 0:
-            self.crc_B[figure.slot] = checksum(figure.image_HWC)
-            self.sample_B[figure.slot] = samples(figure.image_HWC)
+    def take(self, base: _BaseView) -> None:
+        if base.slot >= 0:
+            self.crc_B[base.slot] = checksum(base.image_HWC)
+            self.sample_B[base.slot] = samples(base.image_HWC)
 
     def repeat(self, slot: int, first: int) -> None:
         self.out_BHWC[slot] = self.out_BHWC[first]

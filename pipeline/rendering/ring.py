@@ -1,8 +1,8 @@
 """Where do rendered batches live? In preallocated slots of anonymous memory that all processes share.
 
 One slot holds one batch: which views were asked for (rows, views) and what came of them (pixels, checksums,
-thumbnails).
-Only slot numbers travel between processes, so nothing is pickled, collated or copied, and no message can fill a pipe.
+thumbnails). Only slot numbers travel between processes, so nothing is pickled, collated or copied, and no message can
+fill a pipe.
 
 The memory is a memfd where the system has it (Linux: not bounded by /dev/shm, and gone with its last user, however that
 one dies), else an unlinked temporary file. A forked worker inherits the mapping; a spawned one receives the descriptor.

@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from pipeline.picture_cache.decoder import decoder, policy
 from pipeline.picture_cache.entry import Picture
 from pipeline.picture_cache.kept import PictureCache
-from pipeline.picture_cache.of_index import bounded, evenly
+from pipeline.picture_cache.of_index import ASKED, bounded
 from pipeline.proofs.checksums import checksum, samples, thumbnails
 from pipeline.rendering.effort import Effort
 from pipeline.rendering.renderer import Image, Ints, Rendered, Renderer
 from pipeline.rendering.ring import LUMA
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.rows import require_class_once
+from pipeline.spread import from_end_to_end
 from pipeline.views.mixing import plan_mixing
 from pipeline.views.recipe import Recipe
 
@@ -92,7 +93,8 @@ def views_in(
     if labelled_only:
         row_R = row_R[index.classes >= 0]
     count = views * len(row_R)
-    some = [found.picture(int(row_R[at % len(row_R)]), at // len(row_R)) for at in evenly(count)]
+    asked = from_end_to_end(count, ASKED).tolist()
+    some = [found.picture(int(row_R[at % len(row_R)]), at // len(row_R)) for at in asked]
     bounded(kept, count, count * bytes_of_view(recipe.image_size), some, made="drawn")
     return found
 

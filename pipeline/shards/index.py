@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -226,11 +225,12 @@ def scan(urls: Sequence[str], *, workers: int = 0, progress: bool = False, rule:
     rule = replace(rule, names=names)
     jobs = [(url, digests.get(url), rule) for url in urls]
     parts: list[ShardRows] = []
-    with Progress("scan", len(urls), "shards") if progress else nullcontext() as bar:
+    rows = 0
+    with Progress("scan", len(urls), "shards", shown=progress) as scanned:
         for part in ordered_map(_read_job, jobs, workers=min(workers, len(jobs)) if len(jobs) > 1 else 0):
             parts.append(part)
-            if bar is not None:
-                bar.advance(note=f"{sum(len(part.classes) for part in parts):,} rows")
+            rows += len(part.classes)
+            scanned.advance(note=f"{rows:,} rows")
     index = _joined(urls, rule, parts, given)
     for warning in oddities(index, names, parts):
         log.warning("%s", warning)

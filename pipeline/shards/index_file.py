@@ -10,8 +10,7 @@ same whatever the rows, and a worker process is sent the file's name.
 How is it known that the file holds what it should, without each process looking through it?
 
     when it is unpacked     the arrays are checked (`pipeline.shards.index_checks`) and have the digest that was asked
-    for, before
-                            the file gets its name; it is flushed, and renamed in one step
+                            for, before the file gets its name; it is flushed, and renamed in one step
     when nobody maps it     it may have lain there for long: who comes first hashes it, by reading, not by mapping
     while somebody maps it  it was proven by the first of them; who joins looks at its size, owner, time and head. A
                             write from outside moves the time, and then it is hashed again

@@ -1,10 +1,7 @@
-"""Which shards does a pattern mean, and what are the bytes of a row in one of them?
+"""Which shards does a pattern mean?
 
 `expand` turns what a user wrote (braces, globs, ``~``, several values) into an ordered tuple of shards, each of which
-is there, is a file, is not empty and is named once. `ShardFiles` reads payloads in place: a shard is opened when it is
-first asked for, few stay open, and a read is one positioned call that shares no state with a forked process.
-
-A shard at a URL is read through the node's cache (`pipeline.remote.cache`), and the one after it is fetched meanwhile.
+is there, is a file, is not empty and is named once.
 """
 
 from __future__ import annotations

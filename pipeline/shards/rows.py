@@ -34,6 +34,7 @@ from pipeline.shards.samples import samples_between
 from pipeline.shards.sidecars import class_names_beside
 from pipeline.shards.tar import BLOCK, TarMember
 from pipeline.shards.truth import LabelRule, brief
+from pipeline.spread import firsts
 
 MOST = 8192
 """Rows that are looked at when an index is opened: a second's work at most"""
@@ -68,7 +69,7 @@ def require_class_once(index: SampleIndex, files: ShardFiles, row: int) -> None:
 
 def require_class(index: SampleIndex, files: ShardFiles, row: int) -> None:
     """Refuse a row whose class in its shard is no longer the one that was indexed; its image is not read."""
-    place, known = Place.of(index, row), int(index.classes[row])
+    place, known = RowBytes.of(index, row), int(index.classes[row])
     found = class_at(files, place, index.label_rule, known)
     if found != known:
         raise ChangedRowError(
@@ -92,10 +93,9 @@ def require_unchanged(index: SampleIndex, *, most: int = MOST) -> None:
 def changed_rows(index: SampleIndex, most: int | None = None) -> Iterator[ChangedRowError]:
     """What is wrong with each row whose class is another now; `most` rows are looked at, or all of them."""
     far = np.array([is_remote(url) for url in index.urls])
-    count = len(index) if most is None else min(most, len(index))
+    rows = range(len(index)) if most is None else firsts(len(index), most).tolist()
     with index.files() as files:
-        for number in range(count):
-            row = number * len(index) // count
+        for row in rows:
             if not far[index.shard_of(row)]:
                 try:
                     require_class(index, files, row)
@@ -116,7 +116,7 @@ def require_names(index: SampleIndex) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RowBytes:
     """Where in its shard the bytes of a row lie, and those of its neighbours."""
 
     shard: int
@@ -130,7 +130,7 @@ class Place:
     """The image after it, or the end of the shard"""
 
     @classmethod
-    def of(cls, index: SampleIndex, row: int) -> Place:
+    def of(cls, index: SampleIndex, row: int) -> RowBytes:
         """Where a row of an index stands: its image, and the images around it."""
         shard = int(index.shard_of(row))
         first, last = (int(start) for start in index.shard_starts[shard : shard + 2])
@@ -149,7 +149,7 @@ class Place:
         return (-(-self.before // BLOCK) * BLOCK, self.image), (-(-own_end // BLOCK) * BLOCK, self.after)
 
 
-def class_at(files: ShardFiles, place: Place, rule: LabelRule, expected: int) -> int:
+def class_at(files: ShardFiles, place: RowBytes, rule: LabelRule, expected: int) -> int:
     """The class that the shard says now; a ShardError where it cannot be made out."""
     windows = [_Window(files, place.shard, start, stop) for start, stop in place.gaps()]
     if _glance(windows, place.key, rule) == expected:
@@ -203,7 +203,7 @@ def _glance(windows: list[_Window], key: str, rule: LabelRule) -> int | None:
         return None
 
 
-def _walk(windows: list[_Window], place: Place, rule: LabelRule) -> int:
+def _walk(windows: list[_Window], place: RowBytes, rule: LabelRule) -> int:
     """The same by the strict reader."""
     files, url, fields = windows[0].files, windows[0].files.urls[place.shard], dict[str, TarMember]()
     for window in windows:

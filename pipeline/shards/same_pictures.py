@@ -117,7 +117,7 @@ def _both(index: SampleIndex, found: SampleIndex) -> str:
 
 
 def _unexplained(index: SampleIndex, found: SampleIndex) -> Iterator[int]:
-    """SampleIndex whose payload cannot be the other's, tiled or plain."""
+    """Rows whose payload cannot be the other's, tiled or plain."""
     ours_R, theirs_R = _payloads(index), _payloads(found)
     plain = []
     with found.files() as files:

@@ -49,6 +49,12 @@ class ShardSummary:
     sha256: str
 
 
+def size_text(images: int, shards: Sequence[ShardSummary]) -> str:
+    """How many images lie in how many tars of how many megabytes, as people read it."""
+    megabytes = sum(shard.bytes for shard in shards) / 1e6
+    return f"{images:,} images in {len(shards)} tars, {megabytes:,.1f} MB"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackSummary:
     """What pack.json says: how shards were made, of what, and what is in them."""

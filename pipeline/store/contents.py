@@ -7,7 +7,6 @@ told apart from what is of another program (`require_ours`), because that must n
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,13 +138,12 @@ def whole(
 
     found = []
     with (
-        Progress(shown, len(items), "objects") if shown else contextlib.nullcontext() as progress,
+        Progress(shown or "", len(items), "objects", shown=shown is not None) as progress,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
     ):
         for verdict in pool.map(check, items):
             found.append(verdict)
-            if progress is not None:
-                progress.advance()
+            progress.advance()
     return found
 
 

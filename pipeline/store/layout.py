@@ -17,7 +17,7 @@ a store in which any byte of any ``zarr.json`` is another (`Layout.from_root`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,6 +122,10 @@ class Layout:
         assert 0 <= unit.view < self.views and 0 <= unit.run < self.runs, f"{unit} is not in the store"
         start = unit.run * self.manifest.unit_rows
         return start, min(start + self.manifest.unit_rows, self.manifest.rows)
+
+    def rows_in(self, units: Iterable[Unit]) -> int:
+        """How many rows these units have, each counted as often as a unit has it: so many labels."""
+        return sum(stop - start for start, stop in map(self.rows_of, units))
 
     def unit_arrays(self) -> dict[str, ArraySpec]:
         """The arrays that every unit writes one object of, in the order in which receipts list them."""

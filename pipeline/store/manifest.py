@@ -3,7 +3,7 @@
 A manifest names everything that decides a label: the recipe, the rows (by digest), the teacher with its weights and
 input statistics, what is kept of its answers, the classes, and how rows are cut into units. Two runs with equal
 manifests write equal stores. Library versions and hardware are recorded elsewhere and decide nothing: the witness views
-do (`pipeline.store.witness`).
+do (`pipeline.rendering.drift`).
 """
 
 from __future__ import annotations

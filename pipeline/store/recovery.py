@@ -23,12 +23,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary
 from pipeline.errors import ContractError, MismatchError, StoreError
+from pipeline.labels.codes import Answers
 from pipeline.labels.keep import Keep
 from pipeline.shards.index import SampleIndex
 from pipeline.store.arrays import objects_of
@@ -73,7 +71,7 @@ class Wanted:
     """Called only where the witnesses are not there already"""
     environment: Callable[[], Mapping[str, str]]
     """Likewise"""
-    answers: Callable[[NDArray[np.int64]], NDArray[np.uint16]] | None = None
+    answers: Answers | None = None
     """Likewise: the codes of all classes [N, C] about view 0 of these rows, for a keep that must be fitted"""
     recheck: bool = False
     """Are the objects of finished units read, and held to their digests?"""

@@ -33,13 +33,6 @@ class UnitLabels:
         luma = {} if self.luma_B16 is None else {"luma": self.luma_B16}
         return {**self.labels.arrays(), "crc": self.crc_B, **luma}
 
-    def same_as(self, other: UnitLabels) -> bool:
-        """Whether these labels are the same as others, bit by bit, in every part."""
-        mine, theirs = self.arrays(), other.arrays()
-        return mine.keys() == theirs.keys() and all(
-            a.dtype == theirs[n].dtype and a.tobytes() == theirs[n].tobytes() for n, a in mine.items()
-        )
-
 
 def require_fit(labels: UnitLabels, specs: Mapping[str, ArraySpec], *, rows: int, num_classes: int) -> None:
     """Refuse labels of other shape, type or range than the store has room for: that would be a mistake of ours."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.spread import firsts
 from pipeline.store.arrays import ArraySpec
 
 WITNESSES = 200
@@ -60,5 +61,4 @@ def witness_arrays(count: int, side: int) -> dict[str, ArraySpec]:
 
 def witness_rows(rows: int, wanted: int = WITNESSES) -> NDArray[np.int64]:
     """The rows whose view 0 is kept: evenly spread, by the number of rows alone."""
-    count = min(rows, wanted)
-    return np.arange(count, dtype=np.int64) * rows // count
+    return firsts(rows, wanted)

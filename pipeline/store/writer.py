@@ -19,12 +19,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.durable.canonical import NotCanonicalError
 from pipeline.durable.objects import Objects, is_temporary, open_objects
 from pipeline.errors import MismatchError, StoreError
+from pipeline.labels.codes import Answers
 from pipeline.shards.index import SampleIndex
 from pipeline.store.contents import REMEDY, get_record, read_base, stored_layout, unit_receipts
 from pipeline.store.layout import Layout, Unit
@@ -67,7 +65,7 @@ class StoreWriter(OpenStore):
         *,
         witness: Callable[[], Witness],
         environment: Callable[[], Mapping[str, str]],
-        answers: Callable[[NDArray[np.int64]], NDArray[np.uint16]] | None = None,
+        answers: Answers | None = None,
         recheck: bool = False,
     ) -> StoreWriter:
         """For the one that holds the lock: make the store, or go on with what is there.
@@ -154,21 +152,21 @@ class StoreWriter(OpenStore):
         data = {keys[name]: spec.encode(arrays[name][None]) for name, spec in self._arrays.items()}
         digests = {key: Digest.of(part) for key, part in data.items()}
         receipt = unit_receipt(unit, self._base.contract, digests)
-        if not self._is_written(unit, receipt):
+        there = get_record(self._objects, unit.receipt_key)
+        if there is None:
             for key, part in data.items():
                 self._objects.put(key, part)
             if not self._objects.put_new(unit.receipt_key, receipt):
-                self._is_written(unit, receipt)
+                there = get_record(self._objects, unit.receipt_key)
+        self._require_same_receipt(unit, receipt, there)
         self._table[unit] = list(digests.values())
 
-    def _is_written(self, unit: Unit, receipt: bytes) -> bool:
-        there = get_record(self._objects, unit.receipt_key)
+    def _require_same_receipt(self, unit: Unit, receipt: bytes, there: bytes | None) -> None:
         if there is not None and there != receipt:
             raise StoreError(
                 f"{self.name}: {unit} has been written before, with other labels. Two processes label it on devices or "
                 "with settings that differ; end one of them, and run teacher_logits again."
             )
-        return there is not None
 
     def refresh(self) -> None:
         """Look which units other processes have committed since, so that `missing` knows of them."""

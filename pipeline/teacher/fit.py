@@ -8,11 +8,12 @@ and a cosine, from timm's factories; the learning rate and all randomness of an 
 After each epoch everything that goes on is in ``last.pt`` (plain tensors and values, read back as data), so a run that
 was stopped and started again ends with the same bytes as one that was not.
 
-Legend: B views, H W sides, K classes, R labelled rows.
+Shapes: B views, H W sides, K classes, R labelled rows.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -203,25 +205,29 @@ def targets(fit: Fit, row_B: NDArray[np.int64], view_B: NDArray[np.int64]) -> Te
     return torch.from_numpy(target_BK).to(fit.device)
 
 
-def set_lr(fit: Fit, update: int) -> float:
-    """Set the learning rate of an update, by a linear warm-up and then a cosine, and return it."""
-    settings = fit.settings
-    total = settings.epochs * fit.steps
+def set_lr(fit: Fit, update: int) -> None:
+    """Set the learning rate of an update, by a linear warm-up and then a cosine."""
+    scheduler = _scheduler(fit.settings, fit.steps)
+    scheduler.step_update(update)
+    for group in fit.optimizer.param_groups:
+        group["lr"] = scheduler.optimizer.param_groups[0]["lr"]
+
+
+@functools.lru_cache(maxsize=4)
+def _scheduler(settings: FitSettings, steps: int) -> Scheduler:
+    """timm's scheduler over an optimiser of its own; the rate that it sets is a function of the update alone."""
+    total = settings.epochs * steps
     scheduler, _ = create_scheduler_v2(
         torch.optim.SGD([torch.zeros(1)], lr=settings.lr),
         sched="cosine",
         num_epochs=total,
-        warmup_epochs=min(round(settings.warmup_epochs * fit.steps), total // 5),
+        warmup_epochs=min(round(settings.warmup_epochs * steps), total // 5),
         warmup_lr=settings.lr / 100,
         min_lr=settings.lr / 100,
         step_on_epochs=False,
         updates_per_epoch=1,
     )
-    scheduler.step_update(update)
-    lr = float(scheduler.optimizer.param_groups[0]["lr"])
-    for group in fit.optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
-    return lr
+    return cast(Scheduler, scheduler)
 
 
 def _learn(fit: Fit, x_BCHW: Tensor, target_BK: Tensor, update: int) -> Tensor:

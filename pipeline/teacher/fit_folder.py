@@ -27,7 +27,7 @@ from pipeline.durable import aside
 from pipeline.durable.file import json_text, write_json, write_text
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
-from pipeline.errors import MismatchError, TeacherError
+from pipeline.errors import MismatchError, TeacherError, first_line
 from pipeline.models.weights import load_as_data, read_weights, weights_digest
 from pipeline.teacher.fit import Fit, FitSettings, History
 from pipeline.teacher.loading import is_own
@@ -35,14 +35,16 @@ from pipeline.views.recipe import Recipe
 
 FORMAT = 1
 STATE, WEIGHTS, CONFIG, RECORD = "last.pt", "model.safetensors", "config.json", "fit.json"
-OWN = (STATE, WEIGHTS, CONFIG, RECORD)
+DRAFT = ".config.json"
+"""What timm writes, until `config.json` has its place; a process that is killed leaves it there"""
+OWN = (DRAFT, STATE, WEIGHTS, CONFIG, RECORD)
 MOST_BYTES = 1 << 28
 KINDS: dict[str, type] = {"contract": dict, "epoch": int, "history": list, "model": dict, "optimizer": dict}
 """Of the parts of a state"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contract:
+class FitContract:
     """Everything that decides the weights that a fit ends with."""
 
     model: str
@@ -91,7 +93,7 @@ class FittedFolder:
                     self._objects.delete(key)
             yield self
 
-    def open(self, contract: Contract, *, restart: bool) -> str:
+    def open(self, contract: FitContract, *, restart: bool) -> str:
         """'empty', 'begun' or 'finished' under this contract; another is refused, or the folder is set aside."""
         self._contract = contract
         earlier = self._earlier()
@@ -156,8 +158,9 @@ class FittedFolder:
         except MismatchError:
             raise
         except Exception as error:  # torch.load raises a dozen kinds for a damaged file
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise TeacherError(f"{path} cannot be read ({reason}). Remove it to begin the fit again.") from error
+            raise TeacherError(
+                f"{path} cannot be read ({first_line(error)}). Remove it to begin the fit again."
+            ) from error
 
     def save(self, fit: Fit) -> None:
         """Write down the state that the next epoch depends on."""
@@ -185,11 +188,11 @@ class FittedFolder:
         )
 
     def _config(self, fit: Fit) -> bytes:
-        temporary = self.path / ".config.json"
+        draft = self.path / DRAFT
         names = self._contract.class_names
         save_config_for_hf(
             fit.model,
-            str(temporary),
+            str(draft),
             model_config={} if names is None else {"label_names": list(names)},
             data_config={
                 "input_size": (3, fit.eye.size, fit.eye.size),
@@ -199,8 +202,8 @@ class FittedFolder:
                 "interpolation": "bicubic",
             },
         )
-        data = temporary.read_bytes()
-        temporary.unlink()
+        data = draft.read_bytes()
+        draft.unlink()
         return data
 
     def report(self, metrics: Path | None, history: Path | None) -> dict[str, float]:

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import TeacherError
+from pipeline.errors import TeacherError, first_line
 from pipeline.models.weights import load_strictly
 from pipeline.shards.index import SampleIndex
 from pipeline.teacher.hub import require_hub
@@ -51,10 +51,9 @@ def _not_built(name: str, arguments: dict[str, Any], error: Exception) -> Teache
 
 
 def _not_had(name: str, error: Exception) -> TeacherError:
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return TeacherError(
-        f"The pretrained weights of {name} cannot be had: {reason}. Give a file with --weights, or --no-pretrained to "
-        "begin from random weights."
+        f"The pretrained weights of {name} cannot be had: {first_line(error)}. Give a file with --weights, or "
+        "--no-pretrained to begin from random weights."
     )
 
 

@@ -14,6 +14,8 @@ import huggingface_hub
 from huggingface_hub import constants
 from timm.models import get_pretrained_cfg
 
+from pipeline.errors import first_line
+
 ANSWER_S = 3.0
 """How long the hub may take to say anything at all; HF_HUB_ETAG_TIMEOUT sets it, as for the client."""
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -34,8 +36,7 @@ def require_hub(name: str) -> None:
     try:
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_patience())
     except Exception as error:  # of whichever library carries the client's requests
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise SilentHubError(f"{constants.ENDPOINT} does not answer ({reason})") from error
+        raise SilentHubError(f"{constants.ENDPOINT} does not answer ({first_line(error, None)})") from error
 
 
 def _on_the_hub(name: str) -> tuple[str, tuple[str, ...]] | None:

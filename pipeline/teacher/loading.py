@@ -2,12 +2,17 @@
 
 A head that was never trained cannot slip in: the number of classes is read from the weights and never asked for, every
 tensor must be in the file, and nothing that the model does not know may be.
+
+The teacher sees a view as it was trained to see pictures: its own mean and standard deviation, and its own size where
+its architecture is tied to one (a ViT) or the view is smaller than what it knows; a convnet takes a larger view as it
+is.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,7 @@ import timm
 from timm.models import is_model, list_models
 from torch import Tensor, nn
 
-from pipeline.errors import TeacherError
+from pipeline.errors import TeacherError, first_line
 from pipeline.models.device import choose_device, make_repeatable, settle_precision
 from pipeline.models.weights import load_strictly, read_weights, weights_digest
 from pipeline.store.manifest import TeacherCard
@@ -24,15 +29,17 @@ from pipeline.teacher.class_map import require_map
 from pipeline.teacher.class_names import BY_NAME, map_by_name, names_of
 from pipeline.teacher.hub import PREFIXES, require_hub
 from pipeline.teacher.model_folder import require_sound_model
-from pipeline.teacher.teacher import MOST_CLASSES, Teacher, log
+from pipeline.teacher.teacher import Teacher
 from pipeline.views.imagenet import MEAN, STD
 
 HUBS = ("local-dir:", *PREFIXES)
 """How timm is told where to look for a model."""
 
-
+MOST_CLASSES = 1 << 20
 LARGEST_SIDE = 1 << 13
 """Of what a teacher looks at, in pixels."""
+
+log = logging.getLogger(__name__)
 
 
 def load_teacher(
@@ -190,14 +197,13 @@ def _pretrained(name: str) -> Any:
 
 
 def _not_had(name: str, error: Exception) -> TeacherError:
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     remedy = (
         "Name a folder that stages.fit_teacher or student.export wrote."
         if name.startswith(HUBS[0])
         else "Fetch them where there is a network and keep the hub's cache; or name a folder that has them "
         "(local-dir:FOLDER), or a file (--weights)."
     )
-    return TeacherError(f"The pretrained weights of {name} cannot be had: {reason}. {remedy}")
+    return TeacherError(f"The pretrained weights of {name} cannot be had: {first_line(error)}. {remedy}")
 
 
 def _shaped_like(name: str, state: Mapping[str, Tensor], weights: Path) -> Any:

@@ -18,7 +18,7 @@ import timm
 from timm.models import is_model
 from torch import Tensor
 
-from pipeline.errors import TeacherError
+from pipeline.errors import TeacherError, first_line
 from pipeline.models.outline import outlined
 from pipeline.models.weights import read_weights
 
@@ -54,7 +54,7 @@ def require_sound_model(name: str, state: Mapping[str, Tensor] | None = None, *,
     except (TypeError, AssertionError, ValueError, AttributeError, RuntimeError, LookupError, ArithmeticError) as error:
         raise TeacherError(
             f"{folder / CONFIG} describes no model that timm {timm.__version__} can build: "
-            f"{(str(error) or type(error).__name__).splitlines()[0][:200]}. "
+            f"{first_line(error)}. "
             "Name a folder that stages.fit_teacher or student.export wrote."
         ) from error
 

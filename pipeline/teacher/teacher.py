@@ -3,14 +3,10 @@
     teacher = load_teacher("regnety_160.deit_in1k", view_size=224, device="auto")
     logits_BC = teacher(pixels_BHWC)                # float32, on the CPU, in the order of the data set's classes
 
-The teacher sees a view as it was trained to see pictures: its own mean and standard deviation, and its own size where
-its architecture is tied to one (a ViT) or the view is smaller than what it knows; a convnet takes a larger view as it
-is.
+The teacher sees a view at the size and with the statistics on its card (`pipeline.teacher.loading` chooses them).
+Answers must be finite.
 
-A head that was never trained cannot slip in: the number of classes is read from the weights and never asked for, every
-tensor must be in the file, and nothing that the model does not know may be. Answers must be finite.
-
-Legend: B views, H W sides, C classes, M classes of the model before the class map.
+Shapes: B views, H W sides, C classes, M classes of the model before the class map.
 """
 
 from __future__ import annotations
@@ -36,7 +32,6 @@ from pipeline.teacher.class_names import BY_NAME, TeacherNames, listed, require_
 
 log = logging.getLogger(__name__)
 
-MOST_CLASSES = 1 << 20
 Then = Callable[[Tensor], tuple[Tensor, ...]]
 """What is made of logits on the device"""
 

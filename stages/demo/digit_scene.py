@@ -8,7 +8,7 @@ than the digit, cut in two, and nearer to the background's lightness; the digit 
 Colours are drawn in OKLCH (lightness, chroma, hue), where equal steps look equal: the digit is light on dark, and
 stands out by that alone, since hues are chosen around the colour circle.
 
-Legend: S side of the painted canvas, H W height and width of a source digit.
+Shapes: S side of the painted canvas, H W height and width of a source digit.
 """
 
 from __future__ import annotations

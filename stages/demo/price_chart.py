@@ -6,7 +6,7 @@ them it comes and goes. The series is drawn as a line, as bars or as candles, in
 without grid, volume, moving average and a frame, at some size within the picture. So the name is in the shape alone: no
 style tells it.
 
-Legend: N prices of a series, H W height and width of the picture.
+Shapes: N prices of a series, H W height and width of the picture.
 """
 
 from __future__ import annotations

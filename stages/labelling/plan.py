@@ -12,9 +12,9 @@ from pipeline.commands.outputs import beside
 from pipeline.commands.speed_flags import Speed
 from pipeline.errors import ContractError, MismatchError
 from pipeline.labelling import generations
-from pipeline.labelling.first_answers import Answers
 from pipeline.labelling.tasks import Task, slice_of, tasks_of
 from pipeline.labelling.writers import luma_for, open_to_label
+from pipeline.labels.codes import Answers
 from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
 from pipeline.picture_cache.kept import PictureCache

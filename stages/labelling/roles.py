@@ -18,10 +18,11 @@ from pipeline.inspection.quality import summarise, summary_text
 from pipeline.labelling import generations
 from pipeline.labelling.cost import estimate
 from pipeline.labelling.fill import label_missing
-from pipeline.labelling.first_answers import Answers, answers_of
+from pipeline.labelling.first_answers import answers_of
 from pipeline.labelling.store_status import standing
 from pipeline.labelling.tasks import Handout, Task
 from pipeline.labelling.writers import Telling, following_writer, index_at, leading_seat, leading_writer
+from pipeline.labels.codes import Answers
 from pipeline.models.out_of_memory import within_memory
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader

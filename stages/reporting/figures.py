@@ -234,8 +234,7 @@ def tokens(found: Mapping[str, Line], colours: Colours) -> Drawing:
 def _by_rate(story: Story) -> dict[str, list[Mark]]:
     rates = _marks(story, lambda s: s.speed.get("forward_images_per_second"), "{:,.0f} images/s")
     level = story.results.teacher_accuracy
-    if rates and story.cost is not None and level is not None:
-        views = story.cost.teacher_rate
+    if rates and (views := story.teacher_rate) is not None and level is not None:
         rates["teacher"] = [(views, level, f"the teacher: {share(level, ' %')}, {views:,.0f} images/s")]
     return rates
 

@@ -8,7 +8,7 @@ what held the training up. Where nothing was gained, what to try next comes in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,11 @@ LOST = 0.1
 FEWEST = 20
 """Pictures of a class, below which nothing is said of it"""
 WAITED = 0.2
+OTHERWISE: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "tau": ("temperature", lambda tau: "1 or 2" if tau > 2 else "3"),
+    "alpha": ("weight of the teacher’s term", lambda alpha: "0.9" if alpha < 0.8 else "0.5"),
+}
+"""What soft labels are learned with: its name in words, and what to try beside the value that was tried"""
 LITTLE_BETTER = 0.03
 
 
@@ -184,11 +189,12 @@ def _instead(story: Story) -> Iterator[Finding]:
         )
     if "soft" not in results.kinds:
         yield Finding("No student learned from the teacher’s probabilities.", "Try --distill soft, at --tau 1 and 2.")
-    for name, text in (("tau", "temperature"), ("alpha", "weight of the teacher’s term")):
+    for name, (text, other) in OTHERWISE.items():
         values = {s.settings[name] for s in results.of("soft") if name in s.settings}
         for value in values if len(values) == 1 else ():
-            other = ("1 or 2" if value > 2 else "3") if name == "tau" else "0.9" if value < 0.8 else "0.5"
-            yield Finding(f"One {text} was tried, {value:g}.", f"Try --{name} {other}: dvc exp run -S train.{name}=…")
+            yield Finding(
+                f"One {text} was tried, {value:g}.", f"Try --{name} {other(value)}: dvc exp run -S train.{name}=…"
+            )
 
 
 def _calibration(story: Story) -> Iterator[Finding]:

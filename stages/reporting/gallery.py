@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
+from pipeline.labels.soft_labels import SoftLabels
 from pipeline.pictures.images import decode
 from pipeline.rendering.renderer import GREY, Renderer
 from pipeline.shards.index import SampleIndex
@@ -86,14 +87,14 @@ def view_shelves(store: StoreReader, index: SampleIndex, *, rows: int, views: in
     chosen = _chosen(index, rows)
     row_B, view_B = np.repeat(chosen, shown), np.tile(np.arange(shown), len(chosen))
     pixels_BHWC = rendered(store.manifest.recipe, index, row_B, view_B)
+    words = _view_words(store, index, row_B, view_B)
     shelves = []
     for number, row in enumerate(chosen.tolist()):
         part = slice(number * shown, (number + 1) * shown)
         pixels_HWC, decoded = original(index, row)
         said = Word("the picture", "" if decoded else "cannot be decoded")
         picture = Tile(f"row {row:,} as it is", _fitted(pixels_HWC), (said,))
-        words = _view_words(store, index, row_B[part], view_B[part])
-        seen = enumerate(zip(pixels_BHWC[part], words, strict=True))
+        seen = enumerate(zip(pixels_BHWC[part], words[part], strict=True))
         tiles = [Tile(f"row {row:,}, view {view}", _fitted(p), w) for view, (p, w) in seen]
         shelves.append(Shelf(f"Row {row:,}: {_name(index, row)}", (picture, *tiles)))
     return shelves
@@ -112,7 +113,11 @@ def _chosen(index: SampleIndex, rows: int) -> NDArray[np.int64]:
     known, unknown = np.flatnonzero(index.classes >= 0), np.flatnonzero(index.classes < 0)
     with_label = rows if not len(unknown) else min(-(-rows // 2), len(known))
     parts = ((known, with_label), (unknown, rows - with_label))
-    picked = [part[np.linspace(0, len(part) - 1, count + 2)[1:-1].astype(int)] for part, count in parts if len(part)]
+    picked = [
+        part[np.unique(np.linspace(0, len(part) - 1, count + 2)[1:-1].astype(int))]
+        for part, count in parts
+        if len(part)
+    ]
     return np.concatenate(picked)
 
 
@@ -128,8 +133,9 @@ def _view_words(
     store: StoreReader, index: SampleIndex, row_B: NDArray[np.int64], view_B: NDArray[np.int64]
 ) -> list[tuple[Word, ...]]:
     mixing = plan_mixing(store.manifest.recipe, len(index), row_B, view_B)
+    answers, _ = stored(store, row_B, view_B)
     words = []
-    for at, (row, view) in enumerate(zip(row_B.tolist(), view_B.tolist(), strict=True)):
+    for at, row in enumerate(row_B.tolist()):
         partner = int(mixing.partner_B[at])
         mixed: tuple[Word, ...] = ()
         if mixing.kind_B[at] != Kind.NONE:
@@ -138,7 +144,7 @@ def _view_words(
                 Word(f"{share:.0f} % of it is", _name(index, row)),
                 Word(f"{100 - share:.0f} % of it is", _name(index, partner)),
             )
-        named, sure = stored(store, row, view)[0][0]
+        named, sure = answers[at][0]
         known = {int(index.classes[row]), int(index.classes[partner])} - {-1}
         words.append((*mixed, Word(_sure(sure), class_name(index, named), named in known if known else None)))
     return words
@@ -148,18 +154,34 @@ def _sure(share: float | None) -> str:
     return "the teacher says" if share is None else f"teacher, {100 * share:.0f} % sure"
 
 
-def stored(store: StoreReader, row: int, view: int) -> tuple[list[Answer], int]:
-    """The teacher's class for a view and, where it is stored, the second likeliest one; and the view's checksum."""
-    run, place = divmod(row, store.manifest.unit_rows)
-    unit, manifest = store.read(view, run, luma=False), store.manifest
-    label, crc = unit.labels.slice(place, place + 1), int(unit.crc_B[place])
-    top = int(label.argmax_B[0])
-    if manifest.keep.lacks(1.0, manifest.temperatures) is not None:
-        return [(top, None)], crc
-    events = manifest.keep.events(label.arrays(), 1.0, manifest.temperatures)
-    share = dict(zip(events.index_BK[0].tolist(), events.prob_BK[0].tolist(), strict=True))
-    others = sorted((c for c in share if c != top), key=lambda c: -share[c])
-    return [(c, share.get(c, 0.0)) for c in (top, *others[:1])], crc
+def stored(
+    store: StoreReader, row_B: NDArray[np.int64], view_B: NDArray[np.int64]
+) -> tuple[list[list[Answer]], NDArray[np.uint32]]:
+    """The teacher's class for each view and, where it is stored, the second likeliest one; and all checksums."""
+    run_B, place_B = np.divmod(row_B, store.manifest.unit_rows)
+    answers: list[list[Answer]] = [[] for _ in row_B]
+    crc_B = np.empty(len(row_B), np.uint32)
+    for view, run in sorted(set(zip(view_B.tolist(), run_B.tolist(), strict=True))):
+        unit = store.read(view, run, luma=False)
+        here = np.flatnonzero((view_B == view) & (run_B == run))
+        crc_B[here] = unit.crc_B[place_B[here]]
+        for at, said in zip(here.tolist(), _likeliest(store, unit.labels.take(place_B[here])), strict=True):
+            answers[at] = said
+    return answers, crc_B
+
+
+def _likeliest(store: StoreReader, labels: SoftLabels) -> list[list[Answer]]:
+    keep, temperatures = store.manifest.keep, store.manifest.temperatures
+    tops = labels.argmax_B.tolist()
+    if keep.lacks(1.0, temperatures) is not None:
+        return [[(top, None)] for top in tops]
+    events = keep.events(labels.arrays(), 1.0, temperatures)
+    found: list[list[Answer]] = []
+    for top, classes, shares in zip(tops, events.index_BK.tolist(), events.prob_BK.tolist(), strict=True):
+        share = dict(zip(classes, shares, strict=True))
+        others = sorted((c for c in share if c != top), key=lambda c: -share[c])
+        found.append([(c, share.get(c, 0.0)) for c in (top, *others[:1])])
+    return found
 
 
 def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *, most: int) -> list[Shelf]:
@@ -177,8 +199,8 @@ def held_out_shelves(results: Results, store: StoreReader, index: SampleIndex, *
     right = {kind: named_N == first["truth"] for kind, named_N in named.items()}
     best = max(gains, key=lambda kind: gains[kind].mean)
     groups = {
-        f"Only the student of {called(best)} is right": right[best] & ~right["none"],
-        "Only the plain student is right": right["none"] & ~right[best],
+        f"The student of {called(best)} is right, the plain one is not": right[best] & ~right["none"],
+        f"The plain student is right, that of {called(best)} is not": right["none"] & ~right[best],
         "Nobody is right": ~np.any(list(right.values()), axis=0),
     }
     shelves = []

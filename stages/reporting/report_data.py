@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from pipeline.inspection.doctor import doctor_text
 from pipeline.inspection.gauge import gauge_text
-from pipeline.labelling.cost import Cost
 from pipeline.shards.index import SampleIndex
 from pipeline.store.reader import StoreReader
 from stages.reporting.gallery import Shelf
@@ -33,7 +32,8 @@ class Story:
     index: SampleIndex
     architecture: str | None
     """The teacher's, where its name does not say it"""
-    cost: Cost | None
+    teacher_rate: float | None
+    """Views a second that the teacher answers; None where that was not measured"""
     per_view: Sequence[tuple[int, float]]
     views: Sequence[Shelf]
     held_out: Sequence[Shelf]

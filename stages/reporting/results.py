@@ -16,6 +16,8 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,6 +35,9 @@ HEADS = {"class": "class head", "distillation": "distillation", "fused_logits": 
 BEST_HEAD = "fused_logits"
 OTHERS = 4
 """Colours for kinds of students that are not known by name"""
+
+DAMAGE = (KeyError, ValueError, TypeError, OSError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error)
+"""What a damaged file raises, whichever of these forms it has"""
 
 T = TypeVar("T")
 Line = dict[str, Any]
@@ -242,24 +247,39 @@ def read_answers(path: Path, head: str) -> dict[str, NDArray[np.int64]] | None:
     """What one head, and the teacher where it was asked, named each picture that has a label."""
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as found:
-        known_N = found["truth"] >= 0
-        columns = {"row": "row", "truth": "truth", "teacher": "teacher", "named": head}
-        answers = {name: found[stored].astype(np.int64)[known_N] for name, stored in columns.items() if stored in found}
+    columns = {"row": "row", "truth": "truth", "teacher": "teacher", "named": head}
+
+    def read() -> dict[str, NDArray[np.int64]]:
+        with np.load(path, allow_pickle=False) as found:
+            known_N = found["truth"] >= 0
+            return {
+                name: found[stored].astype(np.int64)[known_N] for name, stored in columns.items() if stored in found
+            }
+
+    answers = _understood(path, read)
     return answers if "named" in answers else None
 
 
 def _lines(path: Path) -> list[Line]:
     if not path.exists():
         return []
-    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+
+    def read() -> list[Line]:
+        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+        return [{**line, "kind": line["kind"]} for line in lines]
+
+    return _understood(path, read)
 
 
 def _csv(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+    def read() -> list[dict[str, float]]:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+    return _understood(path, read)
 
 
 def _json(path: Path, otherwise: Line | None = None) -> Line:
@@ -278,7 +298,7 @@ def _json(path: Path, otherwise: Line | None = None) -> Line:
 def _understood(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except DAMAGE as error:
         raise ReportError(
             f"{path} is not understood ({type(error).__name__}: {error}). Write it again: dvc repro."
         ) from error

@@ -147,8 +147,7 @@ def costs(story: Story) -> Table:
         rows.append(Row("a student learns", [f"{rate:,.0f} images/s", "no teacher in the step"]))
     if (wait := story.results.mean(lambda s: s.median("wait"))) is not None:
         rows.append(Row("of its time it waits for views", [f"{100 * wait:.0f} %", "mean of all students"]))
-    if story.cost is not None:
-        rate = story.cost.teacher_rate
+    if (rate := story.teacher_rate) is not None:
         distilled = [len(s.epochs) for s in story.students if s.kind != "none" and s.epochs]
         passes = sum(distilled) / store.layout.views
         rows.append(Row("the teacher answers", [f"{rate:,.0f} views/s", "measured for this page, on this machine"]))

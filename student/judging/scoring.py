@@ -11,7 +11,6 @@ Shapes: B pictures of a batch, R all rows, H W C picture.
 from __future__ import annotations
 
 import dataclasses
-import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -83,10 +82,9 @@ class EvaluationSet:
         """This rank's part of the rows, in order, with a progress line on rank 0."""
         first, last = ranks.part(len(self.index))
         requests = requests_of(np.arange(first, last), 0, batch)
-        stream = None if ranks.main else io.StringIO()
         with (
             Loader(self.recipe, self.index, batch=batch, workers=workers, start_method=start_method) as loader,
-            Progress(name, last - first, "images", stream=stream) as progress,
+            Progress(name, last - first, "images", shown=ranks.main) as progress,
         ):
             for slot in loader.render(requests):
                 yield self._batch(slot, ranks.device)

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from pipeline.errors import StudentError
+from pipeline.errors import StudentError, first_line
 from pipeline.models.device import choose_device
 from pipeline.processes.rendezvous import meet
 from pipeline.processes.world import Place
@@ -102,7 +102,7 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
             raise
         raise StudentError(
             f"Rank {place.rank} of {place.world} lost the others (time-out {timeout_s:g} s): "
-            f"{str(error).splitlines()[0]} "
+            f"{first_line(error, None)} "
             "Start the same command again: it goes on from the last checkpoint, with any number of processes."
         ) from error
     else:  # after an error the others may wait in a collective, and so would this

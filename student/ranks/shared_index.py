@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import first_line
 from pipeline.processes.rendezvous import LINGER_S, POLL_S, LostError, Meeting, meet
 from pipeline.processes.world import Place
 from pipeline.shards.index import SampleIndex, from_blocks, scan
@@ -86,7 +87,7 @@ def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def _tell(meeting: Meeting, error: Exception) -> None:
     """Say why there is no index, and stay until the others have heard: the store may end with this process."""
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    said = first_line(error, None)
     deadline = time.monotonic() + min(LINGER_S, meeting.timeout_s)
     others = range(1, meeting.place.world)
     with contextlib.suppress(LostError):

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import click
 
-from pipeline.errors import StudentError, require_packages
+from pipeline.errors import StudentError, first_line, require_packages
 
 Line = dict[str, Any]
 
@@ -220,5 +220,5 @@ def _named(line: Line) -> dict[str, float]:
 
 def _say(error: Exception) -> str:
     """An error in one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name

@@ -22,7 +22,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.progress import Progress
 from student.exporting.model_card import CARD, SEAL, is_ours
 from student.sharing.parcel import Parcel
@@ -120,7 +120,7 @@ def _told(repository: str, endpoint: str) -> Iterator[None]:
     except UserError:
         raise
     except HFValidationError as error:
-        raise UserError(f"{repository!r} is no name of a repository: {_line(error)} Give OWNER/NAME.") from error
+        raise UserError(f"{repository!r} is no name of a repository: {first_line(error)} Give OWNER/NAME.") from error
     except HfHubHTTPError as error:
         raise UserError(_refusal(repository, endpoint, error)) from error
     except OSError:
@@ -130,8 +130,8 @@ def _told(repository: str, endpoint: str) -> Iterator[None]:
         if cause is not None:
             raise UserError(_refusal(repository, endpoint, cause)) from error
         raise UserError(
-            f"{endpoint} does not answer as it should ({type(error).__name__}: {_line(error)}). What was sent is kept: "
-            "run the same command again."
+            f"{endpoint} does not answer as it should ({type(error).__name__}: {first_line(error)}). What was sent "
+            "is kept: run the same command again."
         ) from error
 
 
@@ -144,10 +144,5 @@ def _refusal(repository: str, endpoint: str, error: HfHubHTTPError) -> str:
             f"{endpoint} does not let this token write to {repository} (403). Give a repository of its owner's, or a "
             "token that may write there."
         )
-    said = error.server_message or _line(error)
+    said = error.server_message or first_line(error)
     return f"{endpoint} refuses {repository} ({status}: {said}). Nothing of it can be seen there."
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -106,7 +106,7 @@ def _read(tally: Tally, version: int) -> None:
     tally.case(silent=None if same == expected["units"] else f"format {version}: other labels are read")
     findings = audit(store.name)
     tally.require(not findings, f"format {version}: {[str(finding) for finding in findings][:3]}")
-    drift = check_witnesses(store, Renderer(store.manifest.recipe, store.index, store.index.files()))
+    drift = check_witnesses(store.witness(), Renderer(store.manifest.recipe, store.index, store.index.files()))
     if store.manifest.recipe.version in RENDERED:
         tally.require(drift.kind != "different", f"format {version}: {drift}. Was Recipe.version to go up?")
     tally.note(f"format {version}: {len(found)} units read as they were written; {drift}")

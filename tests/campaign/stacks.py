@@ -51,7 +51,7 @@ from pipeline.rendering.renderer import Renderer
 from pipeline.rendering.drift import check_witnesses
 store = StoreReader.open(sys.argv[1])
 index = store.index
-drift = check_witnesses(store, Renderer(store.manifest.recipe, index, index.files()))
+drift = check_witnesses(store.witness(), Renderer(store.manifest.recipe, index, index.files()))
 witness = store.witness()
 out = np.empty_like(witness.pixels_WHWC)
 Renderer(store.manifest.recipe, index, index.files()).render(witness.row_W, witness.view_W, out)

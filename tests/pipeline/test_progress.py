@@ -27,6 +27,14 @@ def test_lines_in_a_file():
     assert "eta" in first and "took" in last and "\r" not in out.getvalue()
 
 
+def test_what_is_not_shown_counts_all_the_same():
+    out = io.StringIO()
+    with Progress("teacher", 200, "views", interval=0, stream=out, shown=False) as progress:
+        progress.advance(50)
+        assert progress.count == 50 and progress.rate > 0
+    assert out.getvalue() == ""
+
+
 def test_what_has_no_room_is_left_out_and_at_last_cut():
     parts = ["teacher  0400/5000 views", "  8.0%", "  3,812.0 views/s", "eta 12m", "waited 1%"]
     assert fitted(parts, (4, 1, 2), 200) == " | ".join(parts)

@@ -150,6 +150,24 @@ def test_a_fit_that_is_killed_leaves_the_teacher_that_it_was_to_replace(shards, 
     assert tree(tmp_path / "teacher.previous") == before and not (tmp_path / "teacher.previous-2").exists()
 
 
+def test_a_fit_that_is_killed_at_its_very_end_goes_when_it_is_replaced(shards, tmp_path, monkeypatch):
+    from pipeline.teacher import fit_folder
+
+    def killed(_model, path, **_):
+        Path(path).write_text("{")
+        raise KeyboardInterrupt
+
+    out = tmp_path / "teacher"
+    fit(shards, out, "--epochs", 1)
+    before = tree(out)
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_folder, "save_config_for_hf", killed)
+        fit(shards, out, "--epochs", 1, "--lr", 0.01, "--if-changed", "restart", expect=130)
+    fit(shards, out, "--epochs", 1, "--lr", 0.02, "--if-changed", "restart")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["teacher", "teacher.previous"]
+    assert tree(tmp_path / "teacher.previous") == before
+
+
 def test_a_folder_of_someone_else_is_refused(shards, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     output = fit(shards, tmp_path, "--epochs", 1, "--if-changed", "restart", expect=1)

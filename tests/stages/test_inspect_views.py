@@ -10,10 +10,11 @@ from PIL import Image
 from pipeline.rendering.renderer import Renderer
 from pipeline.shards.index import scan
 from pipeline.views.recipe import Recipe
+from stages import inspect_views
 from stages.inspect_views import main
-from stages.reporting.contact_sheet import SMALLEST, Caption, Cell, contact_sheet
+from stages.reporting.contact_sheet import GOOD, PALE, SMALLEST, Caption, Cell, contact_sheet
 from tests.class_stores import NAMES, ROWS, SIDE, VIEWS, store_of
-from tests.pictures import scene, tiny_shards
+from tests.pictures import jpeg, sample, scene, tiny_shards, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,15 @@ def test_a_store_brings_recipe_and_answers(urls, tmp_path, keep, words):
         assert line[header.index("teacher") :].startswith(f"{name}{words}")
     assert verdict == "all 10 views have the checksum that is stored with their label"
     assert last == f"contact sheet: {tmp_path / 'v.png'} (5 rows × 2 views)"
+
+
+def test_an_answer_about_a_row_without_a_label_is_neither_right_nor_wrong(tmp_path, monkeypatch):
+    members = [m for row in range(ROWS) for m in sample(f"u/{row:06d}", jpeg(row), None if row < 10 else row % 3)]
+    path = store_of(tmp_path / "store.zarr", [str(write_tar(tmp_path / "some.tar", members))], "argmax")
+    drawn = []
+    monkeypatch.setattr(inspect_views, "contact_sheet", lambda *words: drawn.append(words[-1]) or contact_sheet(*words))
+    run("--logits", path, "--rows", "0,19", "--views", 1, "--out", tmp_path / "v.png")
+    assert [cells[1].captions[-1].colour for cells in drawn[0]] == [PALE, GOOD]
 
 
 def test_views_that_the_teacher_did_not_see_are_told(urls, tmp_path):

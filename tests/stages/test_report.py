@@ -18,7 +18,7 @@ from pipeline.rendering.renderer import GREY
 from pipeline.store.reader import StoreReader
 from stages.report import main
 from stages.reporting.findings import findings, gained, headline, lead
-from stages.reporting.gallery import view_shelves
+from stages.reporting.gallery import held_out_shelves, view_shelves
 from stages.reporting.made import Made, commit_of, read_history, remember
 from stages.reporting.report_data import Story, remembered
 from stages.reporting.results import ReportError, Spread, read_results
@@ -284,7 +284,7 @@ def story(results, logits, **more):
     made = Made("2026-11-30", "0123456789ab", {"processor": "X", "cores": "2", "python": "3.11", "torch": "2"})
     return Story(
         results=read_results(results / "reports", results / "runs"), store=store, index=store.index, architecture=None,
-        cost=None, per_view=(), views=(), held_out=(), made=made, **more,
+        teacher_rate=None, per_view=(), views=(), held_out=(), made=made, **more,
     )  # fmt: skip
 
 
@@ -376,6 +376,47 @@ def test_a_damaged_file_is_named(results, stores):
     assert output == f"error: {path} is not understood (KeyError: 'agreement'). Write it again: dvc repro.\n"
 
 
+def cut(path):
+    """A file of which the end was never written."""
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("runs/hard-0/metrics.jsonl", cut, "JSONDecodeError: "),
+        ("runs/hard-0/metrics.jsonl", lambda path: path.write_text('{"epoch": 1}\n'), "KeyError: 'kind'"),
+        ("reports/students/hard-0.npz", lambda path: path.write_bytes(b""), "EOFError: "),
+        ("reports/students/hard-0.npz", cut, "BadZipFile: "),
+        ("reports/teacher.csv", lambda path: path.write_text("epoch,loss\n1,much\n"), "ValueError: "),
+    ],
+)
+def test_the_file_that_is_damaged_is_the_one_that_is_named(results, name, damage, reason):
+    damage(results / name)
+    with pytest.raises(ReportError) as told:
+        read_results(results / "reports", results / "runs")
+    assert str(told.value).startswith(f"{results / name} is not understood ({reason}")
+
+
+def test_held_out_pictures_are_sorted_by_two_students_whatever_a_third_says(results, stores):
+    """Each kind is right on the rows that are listed here; the others do not recognise them."""
+    right = {"none": [0], "hard": [0, 1, 2], "soft": [1, 2, 3]}
+    for kind, rows in right.items():
+        path = results / "reports" / "students" / f"{kind}-0.npz"
+        answers = dict(np.load(path))
+        answers["fused_logits"] = np.where(
+            np.isin(answers["row"], rows), answers["truth"], (answers["truth"] + 1) % CLASSES
+        )
+        np.savez(path, **answers)
+    val = StoreReader.open(stores / "val.zarr")
+    found = read_results(results / "reports", results / "runs")
+    titles = [shelf.title for shelf in held_out_shelves(found, val, val.index, most=1)]
+    assert titles[:2] == [
+        f"The student of soft labels is right, the plain one is not: 3 of {ROWS}",
+        f"The plain student is right, that of soft labels is not: 1 of {ROWS}",
+    ]
+
+
 def test_gains_are_paired_by_seed(results):
     (results / "reports" / "students" / "none-2.json").unlink()
     found = read_results(results / "reports", results / "runs")
@@ -420,15 +461,15 @@ def test_costs_are_those_of_the_stored_teacher_on_the_shards_where_they_are_now(
     (tmp_path / "before").rename(tmp_path / "after")
     asked = []
 
-    def watched(manifest, index, teacher, **more):
-        asked.append((teacher.card == manifest.teacher, index.urls, more["start_method"]))
-        return cost.estimate(manifest, index, teacher, **more)
+    def watched(teacher, pixels):
+        asked.append((teacher.card == StoreReader.open(store).manifest.teacher, [len(part) for part in pixels]))
+        return cost.teacher_rate(teacher, pixels)
 
-    monkeypatch.setattr("stages.report.estimate", watched)
+    monkeypatch.setattr("stages.report.teacher_rate", watched)
     shards = tmp_path / "after" / "000000.tar"
     more = ("--shards", shards, "--weights", stores / "teacher.pt", "--start-method", "spawn")
     report(results, stores, "--logits", store, *more, "--measure")
-    assert asked == [(True, (str(shards),), "spawn")]
+    assert asked == [(True, [ROWS])]
     assert "views/s" in " ".join(Outline((results / "page" / "index.html").read_text()).text)
 
 
@@ -469,6 +510,16 @@ def test_an_earlier_report_stands_beside_this_one(shown, results, stores, tmp_pa
     assert (second.head, second.cells[3:6]) == (before["date"], ["62.0", "+12.0", "80.0"])
     remember(place, [before], now.made, remembered(now))
     assert [line["date"] for line in read_history(place)] == [before["date"], "2026-11-30"]
+
+
+def test_no_record_is_kept_in_a_store(results, stores):
+    store = stores / "train.zarr"
+    output = report(results, stores, "--earlier", store / "earlier.jsonl", expect=1)
+    assert output == (
+        f"error: --earlier {store / 'earlier.jsonl'} lies in {store}, which is a Zarr store. Choose a place outside of "
+        "it.\n"
+    )
+    assert not (store / "earlier.jsonl").exists()
 
 
 def test_a_file_that_is_no_record_of_reports_is_left_alone(tmp_path):

@@ -10,15 +10,16 @@ from click.testing import CliRunner
 from pipeline.commands.cache_flags import cache_options
 from pipeline.commands.command import command
 from pipeline.commands.outputs import beside, require_writable
-from pipeline.commands.speed_flags import default_workers, speed_options
+from pipeline.commands.speed_flags import speed_options
 from pipeline.errors import UserError
+from pipeline.processes.machine import granted_cores
 from pipeline.remote.cache_settings import current
 
 
 @pytest.mark.parametrize(
     ("arguments", "env", "expected"),
     [
-        ([], {}, max(1, default_workers() // 4)),
+        ([], {}, max(1, granted_cores() // 4)),
         (["--workers", "3"], {}, 3),
         ([], {"DISTILL_WORKERS": "5"}, 5),
         (["--workers", "0"], {}, 0),

@@ -56,7 +56,7 @@ def copy(**given: object) -> None:
 )
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, status: int, said: str) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.processes.start.settle_start_method", lambda *_: None)  # holds for the whole process
+    monkeypatch.setattr("pipeline.commands.places.settle_start_method", lambda *_: None)  # holds for the whole process
     Path("old.zarr").mkdir()
     for name in ("old.zarr/zarr.json", "data.tar", "pack.json", "old.csv"):
         Path(name).write_text("{}")

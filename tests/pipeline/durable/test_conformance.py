@@ -13,8 +13,9 @@ import pytest
 
 from pipeline.durable import local_lock, s3_lease
 from pipeline.durable.objects import Objects, is_temporary, open_objects
-from pipeline.durable.writer_lock import Seat, seated
+from pipeline.durable.writer_lock import Seat, seated, this_process
 from pipeline.errors import StoreError
+from pipeline.remote.client import is_remote
 from tests.many_ranks import eventually
 
 KEY = "argmax/c.0.0"
@@ -232,8 +233,9 @@ def test_one_that_is_alone_keeps_all_others_out(
         with pytest.raises(StoreError) as error, seated(seat(), **then, follows=False, wait_s=0):
             pass
         waited = "0.1" if then["alone"] else "0"
+        who = this_process() if is_remote(place) else "other processes"  # a seat on a disk knows of none
         assert str(error.value) == (
-            f"{place} is being written by other processes (waited for {waited} s). Wait until that ends, or end it; "
+            f"{place} is being written by {who} (waited for {waited} s). Wait until that ends, or end it; "
             "then run this again."
         )
         assert open_objects(place).sizes() == {}, "seats lie beside the store"

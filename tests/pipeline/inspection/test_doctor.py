@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.inspection.doctor import Answers, doctor_text, examine, plain_recipe, sample_rows
-from pipeline.labels.codes import quantise
+from pipeline.inspection.doctor import doctor_text, examine, plain_recipe, sample_rows
+from pipeline.labels.codes import Answers, quantise
 from pipeline.shards.index import SampleIndex
 from pipeline.views.mixing import plan_mixing
 from pipeline.views.recipe import Recipe

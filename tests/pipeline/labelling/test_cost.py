@@ -1,11 +1,20 @@
-"""What a dry run says about decoded pictures: only what is decoded again can be saved."""
+"""A dry run says how fast all workers draw, and of decoded pictures that only what is decoded again can be saved."""
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
+from pipeline.labelling import cost
 from pipeline.labelling.cost import Cost
+from pipeline.rendering import loader
+from pipeline.rendering.effort import Effort
+from tests.stores import card, index_of, manifest_of
 
+WORKERS, VIEW_S = 4, 0.001
 NOTHING = "nothing of this run, but of its students'"
 
 
@@ -38,3 +47,40 @@ def test_what_a_picture_cache_saves(views: int, rate: float, saved: float, told:
     assert (
         f"drawn        {views * 10_000 * 155_648 / 1e6:,.1f} MB, 156 kB each: what a --view-cache takes" in cost.text()
     )
+
+
+class Drawer:
+    """Draws nothing, in a known time."""
+
+    def render(self, row_B, view_B, out_BHWC):
+        time.sleep(VIEW_S * len(row_B))
+        self.drawn = len(row_B)
+        luma_B16 = np.zeros((len(row_B), 16), np.uint8)
+        return SimpleNamespace(crc_B=np.zeros(len(row_B), np.uint32), luma_B16=luma_B16, bad_rows=())
+
+    def take_effort(self):
+        return Effort(views=self.drawn, seconds=VIEW_S * self.drawn, decoded=1, decoding=VIEW_S * self.drawn / 2)
+
+
+class Sayer:
+    """Has an answer at once."""
+
+    stream = SimpleNamespace(apart=False)
+
+    def __call__(self, pixels_BHWC):
+        return np.zeros((len(pixels_BHWC), 12), np.float32)
+
+    launch = __call__
+
+    def collect(self, launched):
+        return launched, None
+
+
+def test_the_rate_of_drawing_is_that_of_all_workers(monkeypatch):
+    """Consecutive batches lie with one worker: when the time is over, the others' have not been looked at."""
+    monkeypatch.setattr(cost, "SECONDS", 0.3)
+    monkeypatch.setattr(loader, "_renderer", lambda *_: Drawer())
+    index = index_of(400)
+    manifest = manifest_of(index, "argmax", teacher=card(batch_size=100))
+    found = cost.estimate(manifest, index, Sayer(), views=8, workers=WORKERS, start_method="fork")
+    assert found.render_rate == pytest.approx(WORKERS / VIEW_S)

@@ -182,7 +182,7 @@ def test_steps_survive_their_bytes(rank: int) -> None:
         far_BR = np.random.default_rng(0).normal(0, 90, (50, rank))
         steps_BR = some.limited(far_BR)
         assert steps_BR[:, :wide].max(initial=0) <= 127 and steps_BR[:, wide:].max(initial=0) <= 7
-        assert some.pack(steps_BR).shape == (50, some.bytes_a_row)
+        assert some.pack(steps_BR).shape == (50, some.wide + -(-(len(some) - some.wide) // 2))
         np.testing.assert_array_equal(some.unpack(some.pack(steps_BR)), steps_BR)
 
 

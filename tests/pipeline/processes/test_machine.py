@@ -4,7 +4,6 @@ import os
 
 import torch
 
-from pipeline.commands.speed_flags import default_workers
 from pipeline.processes import machine as place
 from pipeline.processes.machine import granted_cores, machine, version
 
@@ -19,9 +18,9 @@ def test_it_is_this_machine():
 def test_cores_are_those_that_are_granted_or_all_where_nobody_grants_any(monkeypatch):
     """As on macOS, which knows no affinity."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 2, 5}, raising=False)
-    assert granted_cores() == default_workers() == 3 and machine()["cores"] == "3"
+    assert granted_cores() == 3 and machine()["cores"] == "3"
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert granted_cores() == default_workers() == os.cpu_count()
+    assert granted_cores() == os.cpu_count()
 
 
 def test_where_nobody_tells_the_processor_s_name_it_is_its_kind(tmp_path, monkeypatch):

@@ -78,16 +78,16 @@ def test_a_killed_worker_is_noticed_and_named(index, recipe):
     with Loader(recipe, index, batch=8, workers=2) as loader:
         run = loader.render(requests_of(np.tile(np.arange(ROWS), 10), 0, 8))  # far more than are asked for ahead
         next(run)
-        os.kill(loader._crew[1][0].pid, signal.SIGKILL)
+        os.kill(loader._workers[1][0].pid, signal.SIGKILL)
         with pytest.raises(WorkerError, match=r"exit code -9 \(worker 1\)"):
             list(run)
 
 
 def test_a_worker_that_dies_in_the_middle_of_its_answer_is_noticed(index, recipe):
     with Loader(recipe, index, batch=8, workers=1) as loader:
-        process, _ = loader._crew[0]
+        process, _ = loader._workers[0]
         ours, theirs = multiprocessing.Pipe()
-        loader._crew[0] = process, ours
+        loader._workers[0] = process, ours
         os.write(theirs.fileno(), (1000).to_bytes(4, "big") + b"the first of them")
         theirs.close()
         process.kill()
@@ -114,7 +114,7 @@ def test_a_loader_whose_end_was_interrupted_is_at_its_end(index, recipe, monkeyp
     loader = Loader(recipe, index, batch=8, workers=2)
     run = loader.render(requests_of(np.tile(np.arange(ROWS), 10), 0, 8))
     next(run)
-    crew = [process for process, _ in loader._crew]
+    crew = [process for process, _ in loader._workers]
 
     def interrupted(process, timeout=None):
         raise KeyboardInterrupt
@@ -154,7 +154,7 @@ def test_a_shard_that_changed_is_noticed_when_it_is_read(tmp_path, recipe, worke
 def test_a_batch_goes_to_the_worker_that_has_answered_and_not_to_the_next_in_turn(index, recipe):
     """One worker is held (a picture that takes long); what comes next goes to the other, again and again."""
     with Loader(recipe, index, batch=8, workers=2) as loader:
-        held, quick = loader._crew
+        held, quick = loader._workers
         os.kill(held[0].pid, signal.SIGSTOP)
         for number, worker in enumerate((0, 1)):
             slot = loader._slots[number].first(8)

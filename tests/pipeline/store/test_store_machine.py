@@ -15,7 +15,7 @@ from pipeline.errors import StoreError
 from pipeline.store.reader import StoreReader
 from tests.damaged_stores import INDEX, MANIFEST, damage, files, vouched_for
 from tests.faults import Calls, in_child, wait_for
-from tests.stores import fill, finished, labels_of, open_writing, tree
+from tests.stores import fill, finished, labels_of, open_writing, same_labels, tree
 
 MOST_VIEWS = 3
 DAMAGES = ("empty", "cut", "longer", "zero", "flip", "delete")
@@ -86,7 +86,7 @@ class StoreMachine(RuleBasedStateMachine):
             found = [(unit, store.read(unit.view, unit.run)) for unit in store.layout.units()]
         except StoreError:
             return
-        assert all(labels.same_as(labels_of(MANIFEST, unit)) for unit, labels in found)
+        assert all(same_labels(labels, labels_of(MANIFEST, unit)) for unit, labels in found)
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)

@@ -18,23 +18,13 @@ from tests.stores import fill, manifest_of
 RECIPE = Recipe(image_size=32, mix_window=8)
 
 
-class Kept:
-    """As much of a store as keeps witnesses."""
-
-    def __init__(self, witness: Witness) -> None:
-        self._witness = witness
-
-    def witness(self) -> Witness:
-        return self._witness
-
-
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> SampleIndex:
     return scan(tiny_shards(tmp_path_factory.mktemp("shards"), 40))
 
 
 def check(witness: Witness, index: SampleIndex, recipe: Recipe = RECIPE) -> Drift:
-    return check_witnesses(Kept(witness), Renderer(recipe, index, index.files()))
+    return check_witnesses(witness, Renderer(recipe, index, index.files()))
 
 
 def test_witnesses_are_spread_by_the_number_of_rows_alone() -> None:
@@ -86,4 +76,4 @@ def test_a_store_draws_its_own(tmp_path: Path, index: SampleIndex) -> None:
         fill(store)
         finished = store.finish()
     assert len(finished.witness()) == 40
-    assert check_witnesses(finished, Renderer(RECIPE, index, index.files())).kind == "identical"
+    assert check_witnesses(finished.witness(), Renderer(RECIPE, index, index.files())).kind == "identical"
