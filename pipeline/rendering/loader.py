@@ -196,6 +196,11 @@ class Loader:
         process = self._workers[worker][0]
         process.join(GRACE_S)  # it has let go of its pipe; if it does not end, it is ended
         self.close()
+        if process.exitcode == 1 and not self.effort.views:
+            raise WorkerError(
+                "A rendering process could not begin: its error is above. Where processes are not forked, each imports "
+                'the script that began them: put what opens views below `if __name__ == "__main__":`.'
+            )
         raise WorkerError(
             f"A rendering process ended with exit code {process.exitcode} (worker {worker}). "
             "Killed by the system for memory? Try fewer --workers or a smaller --batch-size; nothing finished is lost."

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,3 +197,15 @@ def test_a_place_is_kept_by_copies_and_moved_by_none_of_them() -> None:
     other = copy.deepcopy(place)
     other.set(7, 0)
     assert (place.get(), other.get(), place.claim(), place.get()) == ((3, 2), (7, 0), (3, 2), (4, 0))
+
+
+def test_a_script_without_a_guard_is_told_of_it(store: Path, tmp_path: Path) -> None:
+    script = tmp_path / "loop.py"
+    script.write_text(
+        "from student.dataset import StoredViews\n"
+        f"with StoredViews({str(store)!r}, workers=1, start_method='spawn') as views:\n"
+        "    print(len(list(views)))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and 'below `if __name__ == "__main__":`' in ended.stderr
