@@ -78,7 +78,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     found = found[held[0]] if held else found
     named = isinstance(found, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
     if not named or not found:
-        raise WeightsError(f"{path} holds no state dict (names → tensors).")
+        keys = f"Its keys: {', '.join(map(str, list(found)[:8]))}. " if isinstance(found, dict) and found else ""
+        raise WeightsError(
+            f"{path} holds no state dict (names → tensors), bare or under {', '.join(STATES)}. {keys}Save the "
+            "state dict alone, or under one of these."
+        )
     return {name.removeprefix("module."): tensor for name, tensor in found.items()}
 
 

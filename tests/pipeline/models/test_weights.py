@@ -110,6 +110,14 @@ def test_what_is_nested_in_itself_is_looked_at_once(tmp_path):
         read_weights(tmp_path / "w.pth")
 
 
+def test_a_checkpoint_of_somebody_elses_making_is_told_by_its_keys(tmp_path):
+    torch.save({"model_state_dict": {"a": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(
+        WeightsError, match=r"Its keys: model_state_dict, epoch\. Save the state dict alone, or under one"
+    ):
+        read_weights(tmp_path / "w.pth")
+
+
 def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(WeightsError, match="no such file"):
         read_weights(tmp_path / "none.safetensors")
