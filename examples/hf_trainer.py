@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from student.dataset import StoredViews
+from student.feed.view_batch import ViewBatch
 
 TAU = 3.0
 
@@ -16,11 +17,12 @@ TAU = 3.0
 class Resume(TrainerCallback):
     """Puts the views where the trainer's checkpoint was, so that none are drawn to be skipped."""
 
-    def on_train_begin(self, _args: object, state: object, _control: object, **given: object) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: object, _control: object, **given: object) -> None:
         """Once, before any views are asked for."""
         views = given["train_dataloader"].dataset
-        epoch, step = divmod(state.global_step, len(views))
-        views.load_state_dict({**views.state_dict(), "epoch": epoch, "step": step})
+        epoch, step = divmod(state.global_step * args.gradient_accumulation_steps, len(views))
+        views.set_epoch(epoch)
+        views.load_state_dict({**views.state_dict(), "step": step})
 
 
 class Distiller(Trainer):
@@ -28,8 +30,8 @@ class Distiller(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Views come as batches, so nothing is collated."""
-        workers = self.args.dataloader_num_workers
-        return DataLoader(self.train_dataset, batch_size=None, num_workers=workers, collate_fn=lambda b: b._asdict())
+        asked = {"batch_size": None, "num_workers": self.args.dataloader_num_workers}
+        return DataLoader(self.train_dataset, collate_fn=ViewBatch._asdict, **asked)
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict, **_: object) -> torch.Tensor:
         """The divergence from the teacher."""

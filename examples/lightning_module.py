@@ -18,7 +18,7 @@ class Distilled(lightning.LightningModule):
         self.net, self.store, self.batch, self.workers = net, store, batch, workers
 
     def train_dataloader(self) -> DataLoader:
-        """Begun in each process of its own, when all have met: each gets its share. Goes on where a checkpoint was."""
+        """Opened when all processes have met, so that each gets its share. Goes on behind the end of an epoch."""
         views = StoredViews(self.store, batch=self.batch)
         views.set_epoch(self.global_step // len(views))
         return DataLoader(views, batch_size=None, num_workers=self.workers)

@@ -136,7 +136,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         if (rank is None) != (world is None):
             raise StudentError(f"rank is {rank} and world is {world}. Give both, or neither.")
         self._told = None if rank is None or world is None else (rank, world)
-        self.ranks = Ranks(device=_device(device))
+        self._ranks = Ranks(device=_device(device))
         self.workers, self.start_method, self.accept_drift = workers, start_method, accept_drift
         self.order = order_of(
             self.store, self.index, batch=batch, seed=seed, views=views, repeats=repeats, labelled_only=labelled_only
@@ -153,7 +153,7 @@ class StoredViews(IterableDataset[ViewBatch]):
         self._position = Position()
         self._opened: _Opened | None = None
         self._given: Iterator[Step] | None = None
-        self._find_ranks()
+        self.order.require_shares(self.ranks.world)
 
     # ---- beginning and end
 
@@ -166,9 +166,9 @@ class StoredViews(IterableDataset[ViewBatch]):
 
     def start(self) -> Feed:
         """Start the workers, if they are not there yet: what draws and proves the steps."""
-        self._find_ranks()
+        ranks = self.ranks
         if self._opened is None or self._opened.process != os.getpid():  # a fork has its parent's in vain
-            self._opened = self._open()
+            self._opened = self._open(ranks)
         return self._opened.feed
 
     def close(self) -> None:
@@ -208,12 +208,13 @@ class StoredViews(IterableDataset[ViewBatch]):
         sets = self._position.sets
         if step + worker >= self.order.steps:
             return
-        steps = self._steps(epoch, step + worker, every)
+        steps, last = self._steps(epoch, step + worker, every), step + worker
         for given in steps:
+            last = given.step
             if info is None:
-                self._position.advance(*self._after(epoch, given.step), since=sets)
+                self._position.advance(*self._after(epoch, last), since=sets)
             yield self.shape.of(given)
-        if self._given is not steps:
+        if self._given not in (steps, None) and last + every < self.order.steps:
             raise StudentError(
                 f"Another loop over these views was begun while this one was in epoch {epoch}, and ended it. Open a "
                 "second StoredViews for the other loop."
@@ -274,7 +275,7 @@ class StoredViews(IterableDataset[ViewBatch]):
             self.require_same_views()
         return feed
 
-    def _open(self) -> _Opened:
+    def _open(self, ranks: Ranks) -> _Opened:
         here = get_worker_info() is not None
         if here:
             cv2.setNumThreads(0)
@@ -297,14 +298,14 @@ class StoredViews(IterableDataset[ViewBatch]):
             NarrowedAnswers(answers, self.shape) if narrowed else answers,
             self.index,
             loader,
-            self.ranks,
+            ranks,
             keep=self.shape.keep,
             temperatures=self.shape.temperatures,
             temperature=self.shape.tau,
             accept_drift=self.accept_drift,
         )
         stack = ExitStack()
-        stack.enter_context(registered(loader.ring.memory, self.ranks.device))
+        stack.enter_context(registered(loader.ring.memory, ranks.device))
         return _Opened(os.getpid(), loader, answers, feed, stack)
 
     def _behind(self, batch: ViewBatch | Mapping[str, Any]) -> tuple[int, int]:
@@ -324,19 +325,20 @@ class StoredViews(IterableDataset[ViewBatch]):
         store = self.store.manifest.fingerprint()
         return {"store": store, **self._asked, "labelled_only": self.order.classes is not None}
 
-    def _find_ranks(self) -> None:
+    @property
+    def ranks(self) -> Ranks:
         """Which share of each step is this process's; a process group may be begun after the views were opened."""
-        rank, world = self._told or _rank_and_world() or (self.ranks.rank, self.ranks.world)
+        rank, world = self._told or _rank_and_world() or (self._ranks.rank, self._ranks.world)
         require_whole("world", world, least=1)
         require_whole("rank", rank, below=world)
-        if (rank, world) != (self.ranks.rank, self.ranks.world):
+        if (rank, world) != (self._ranks.rank, self._ranks.world):
             self.close()
-            self.ranks = Ranks(rank=rank, world=world, device=self.ranks.device)
-        self.order.require_shares(world)
+            self._ranks = Ranks(rank=rank, world=world, device=self._ranks.device)
+            self.order.require_shares(world)
+        return self._ranks
 
     def __getstate__(self) -> dict[str, Any]:
-        self._find_ranks()  # a worker that is being started cannot
-        return {**self.__dict__, "_opened": None, "_given": None}
+        return {**self.__dict__, "_ranks": self.ranks, "_opened": None, "_given": None}
 
 
 def _device(device: str | torch.device) -> torch.device:

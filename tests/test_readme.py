@@ -108,6 +108,11 @@ def test_every_page_that_is_named_is_there() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_no_page_waits_for_its_figures() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    assert [page.name for page in pages if re.search(r"^[A-Z]{6,}$", page.read_text("utf-8"), re.MULTILINE)] == []
+
+
 RESULTS = ROOT / "benchmarks/results"
 PUBLISHED = (
     "16 GB for ImageNet-1k top-10 × 300 views", "50 stored views as good as 400", "10 or 30 augmented views",

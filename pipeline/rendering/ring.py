@@ -14,15 +14,15 @@ import itertools
 import math
 import mmap
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from multiprocessing import reduction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.processes.nameless import nameless
 
 LUMA = 16
 
@@ -69,7 +69,7 @@ class Ring:
         ]
         self._sizes = [np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in self._parts]
         self._stride = -(-sum(self._sizes) // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._descriptor = _anonymous(slots * self._stride) if descriptor is None else descriptor
+        self._descriptor = nameless(slots * self._stride) if descriptor is None else descriptor
         self._memory = mmap.mmap(self._descriptor, slots * self._stride)
 
     def __reduce__(self) -> tuple[Callable[..., Ring], tuple[Any, ...]]:
@@ -101,14 +101,3 @@ class Ring:
 
 def _attach(slots: int, batch: int, side: int, descriptor: Any) -> Ring:
     return Ring(slots, batch, side, descriptor.detach())
-
-
-def _anonymous(size: int) -> int:
-    """A descriptor of `size` bytes of memory that has no name."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("views", os.MFD_CLOEXEC)
-    else:
-        descriptor, path = tempfile.mkstemp(prefix="views")
-        Path(path).unlink()
-    os.ftruncate(descriptor, size)
-    return descriptor

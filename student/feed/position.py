@@ -2,11 +2,11 @@
 
 Several workers begin one pass of a `DataLoader`, each at a moment of its own, and all of them must begin at one place.
 So the first of them claims the place where the views stand and moves them on to the next epoch; the others of that pass
-find the claim, by the number that a pass gives to all of its workers. What is set or begun in the meantime is for
-passes that begin later.
+find the claim that is theirs: of the same seed and number of workers, of processes begun next to each other, and not
+taken by themselves before. What is set or begun in the meantime is for passes that begin later.
 
 Workers hold copies of a data set, and persistent ones hold them over many epochs. So all of this lies in memory that
-they share with the process that owns the data set: a file without a name, which is their lock, too. Any other process
+they share with the process that owns the data set, memory without a name, which is their lock, too. Any other process
 that comes by the data set has a place of its own, which begins where it stood then.
 """
 
@@ -15,10 +15,9 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import context, parent_process, reduction
+from multiprocessing import context, current_process, parent_process, reduction
 from typing import Any
 
 import numpy as np
@@ -26,28 +25,28 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from pipeline.errors import StudentError
+from pipeline.processes.nameless import nameless
 from student.feed.usable import require_whole
 
 MOST_WORKERS = 512
 CLAIMS = 64
 """Passes that may be on their way at once"""
+CLAIM = ("seed", "workers", "born", "number", "epoch", "step")
+"""`born`: which child of its process the first worker of that pass is."""
 LAYOUT = np.dtype(
     [
         *((name, "<i8") for name in ("epoch", "step", "untouched", "sets", "drawn_ahead", "passes")),
-        ("claims", [(name, "<i8") for name in ("pass_key", "number", "epoch", "step")], CLAIMS),
-        ("last", "<i8", MOST_WORKERS),
+        ("claims", [*((name, "<i8") for name in CLAIM), ("taken", "?", MOST_WORKERS)], CLAIMS),
     ]
 )
-"""`last`: the number of the claim that each worker used last."""
+"""`taken`: which workers have used a claim."""
 
 
 class Position:
     """At which epoch and step this process, and the workers of its data loaders, begin next."""
 
     def __init__(self) -> None:
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  its memory lives as long as this does
-        os.ftruncate(file.fileno(), LAYOUT.itemsize)
-        self._hold(file, os.getpid())
+        self._hold(nameless(LAYOUT.itemsize), os.getpid())
 
     def get(self) -> tuple[int, int]:
         """Where the next pass begins, or the next step of the one that this process draws by itself."""
@@ -58,7 +57,7 @@ class Position:
         """Where this pass begins. Of a worker: where all workers of its pass do."""
         info = get_worker_info()
         if info is not None:
-            return self._claim_as_worker(info.id, info.seed - info.id)
+            return self._claim_as_worker(info.id, info.num_workers, info.seed - info.id)
         epoch, step = self.get()
         self._move(epoch + 1, 0)
         return epoch, step
@@ -93,30 +92,34 @@ class Position:
 
     def _move(self, epoch: int, step: int) -> None:
         with self._locked() as at:
-            at["epoch"], at["step"], at["untouched"] = epoch, step, False
+            at["epoch"], at["step"], at["untouched"], at["drawn_ahead"] = epoch, step, False, False
 
-    def _claim_as_worker(self, worker: int, pass_key: int) -> tuple[int, int]:
+    def _claim_as_worker(self, worker: int, workers: int, seed: int) -> tuple[int, int]:
         if worker >= MOST_WORKERS:
             raise StudentError(f"Worker {worker} of a DataLoader is one too many. Use at most {MOST_WORKERS}.")
         parent = parent_process()
         if parent is not None and parent.pid != self._owner:
             raise StudentError(
-                f"These views came to process {parent.pid} from process {self._owner}, and a DataLoader of the one "
-                "would move them in the other. Call set_epoch(…) before you iterate, or open the views there."
+                f"A DataLoader in process {parent.pid} would move the views of process {self._owner}, which opened "
+                f"them. Call set_epoch(…) in {parent.pid} first, or open them there."
             )
+        born = (current_process()._identity or (0,))[-1] - worker
         with self._locked() as at:
-            claims, last = at["claims"], at["last"]
-            fresh = (claims["pass_key"] == pass_key) & (claims["number"] > last[worker])
-            if not fresh.any():
+            claims = at["claims"]
+            mine = (claims["number"] > 0) & (claims["seed"] == seed) & (claims["workers"] == workers)
+            mine &= abs(claims["born"] - born) < workers  # an earlier pass of the same seed has others
+            mine &= ~claims["taken"][:, worker]
+            if mine.any():
+                number = int(claims["number"][mine].min())
+            else:
                 at["passes"] += 1
                 number = int(at["passes"])
-                claims[number % CLAIMS] = pass_key, number, at["epoch"], at["step"]
+                nobody = np.zeros(MOST_WORKERS, bool)
+                claims[number % CLAIMS] = seed, workers, born, number, at["epoch"], at["step"], nobody
                 at["epoch"], at["step"], at["untouched"], at["drawn_ahead"] = at["epoch"] + 1, 0, False, True
-            else:
-                number = int(claims["number"][fresh].max())
-            last[worker] = number
-            mine = claims[number % CLAIMS]
-            return int(mine["epoch"]), int(mine["step"])
+            claim = claims[number % CLAIMS]
+            claim["taken"][worker] = True
+            return int(claim["epoch"]), int(claim["step"])
 
     # ---- the memory
 
@@ -136,9 +139,9 @@ class Position:
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
-    def _hold(self, file: Any, owner: int) -> None:
-        self._file, self._owner = file, owner
-        self._memory = mmap.mmap(file.fileno(), LAYOUT.itemsize)
+    def _hold(self, descriptor: int, owner: int) -> None:
+        self._file, self._owner = os.fdopen(descriptor, "r+b", buffering=0), owner
+        self._memory = mmap.mmap(descriptor, LAYOUT.itemsize)
 
     def __getstate__(self) -> dict[str, Any]:
         """To a process that is being started the memory itself; elsewhere a copy."""
@@ -152,4 +155,4 @@ class Position:
             self.__init__()  # type: ignore[misc]
             self._memory[:] = state["copy"]
         else:
-            self._hold(os.fdopen(state["file"].detach(), "r+b", buffering=0), state["owner"])
+            self._hold(state["file"].detach(), state["owner"])

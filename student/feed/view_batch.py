@@ -74,7 +74,7 @@ class ViewBatch(NamedTuple):
         """The true labels, mixed as the views are: [B, C] float32; a part without a label has no mass."""
         num_classes = self.num_classes if num_classes is None else num_classes
         if self.label.device.type == "cpu":  # another device would be waited for
-            require_whole("num_classes", num_classes, least=int(max(self.label.max(), self.partner.max())) + 1)
+            require_whole("num_classes", num_classes, least=1 + max(0, int(self.label.max()), int(self.partner.max())))
         truth_BC = torch.zeros(len(self.label), num_classes, device=self.label.device)
         for class_B, share_B in ((self.label, self.lam), (self.partner, 1 - self.lam)):
             truth_BC.scatter_add_(1, class_B.clamp(min=0)[:, None], (share_B * (class_B >= 0))[:, None])
@@ -83,6 +83,7 @@ class ViewBatch(NamedTuple):
 
 def numbers(values: Any) -> tuple[Any, ...]:
     """What was given for three channels, as a tuple, whatever it is: `Shape` refuses what it cannot use."""
+    values = values.tolist() if isinstance(values, (Tensor, np.ndarray)) else values
     return tuple(values) if isinstance(values, Iterable) else (values,)
 
 

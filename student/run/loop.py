@@ -195,8 +195,10 @@ def log_interval(run: Run, recorded: bool) -> None:
 
 
 def _left(run: Run, rate: float) -> float:
-    """Seconds to the end of the run, at so many images a second."""
-    return (run.total - run.update) * run.feed.order.count / run.steps / max(rate, 1e-9)
+    """Seconds to the end of the run, at so many images a second and with validations like the last."""
+    validations = -(-(run.settings.epochs - run.epoch) // run.settings.val_every)
+    training = (run.total - run.update) * run.feed.order.count / run.steps / max(rate, 1e-9)
+    return training + validations * run._pace.stood
 
 
 def end_epoch(run: Run) -> None:

@@ -56,6 +56,8 @@ class Pace:
 
     def __init__(self) -> None:
         self._images, self._begun, self._waited = 0, time.perf_counter(), 0.0
+        self.stood = 0.0
+        """How long that took when it was done last"""
 
     def add(self, images: int) -> None:
         """Count the pictures of one more step."""
@@ -66,7 +68,8 @@ class Pace:
         """What is done in here, such as validation, is no time of training."""
         begun = time.perf_counter()
         yield
-        self._begun += time.perf_counter() - begun
+        self.stood = time.perf_counter() - begun
+        self._begun += self.stood
 
     def look(self, waited: float) -> tuple[float, float]:
         """Images a second and waiting share since they were last taken; `waited` is the run's total so far."""

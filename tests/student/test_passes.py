@@ -7,10 +7,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed
@@ -19,6 +23,7 @@ from torch.utils.data import DataLoader
 from pipeline.errors import MismatchError, StudentError
 from pipeline.shards.index import scan
 from student.dataset import StoredViews
+from student.feed import position
 from student.feed.position import Position
 from tests.small_students import CLASSES, make_store
 
@@ -209,3 +214,57 @@ def test_a_script_without_a_guard_is_told_of_it(store: Path, tmp_path: Path) -> 
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == 1 and 'below `if __name__ == "__main__":`' in ended.stderr
+
+
+def _late(who: int, worker: int) -> None:
+    if worker == who:
+        time.sleep(2)
+
+
+def test_two_loaders_at_once_each_give_an_epoch(store: Path) -> None:
+    views = StoredViews(store, batch=20)
+    first = iter(loader(views, worker_init_fn=partial(_late, 1)))
+    begun = next(first)
+    assert steps(loader(views)) == epoch(1) and steps([begun, *first]) == epoch(0)
+
+
+def test_passes_of_one_seed_are_told_apart(store: Path) -> None:
+    views = StoredViews(store, batch=20)
+    found = []
+    for number in range(3):
+        views.set_epoch(10 + number)
+        torch.manual_seed(5)  # of which a loader draws the seed of a pass
+        late = partial(_late, 0 if number else 1)
+        given = iter(loader(views, worker_init_fn=late))
+        found.append(steps([next(given)] if number == 0 else given))
+        del given
+    assert found == [[(10, 0)], epoch(11), epoch(12)]
+
+
+def test_a_worker_that_lags_goes_through_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a stage is iterated several times within one pass of a loader."""
+    place, now = Position(), SimpleNamespace(id=0, num_workers=2, seed=7)
+    monkeypatch.setattr(position, "get_worker_info", lambda: now)
+    monkeypatch.setattr(position, "current_process", lambda: SimpleNamespace(_identity=(10 + now.id,)))
+    found = []
+    for worker in range(2):
+        now.id, now.seed = worker, 7 + worker
+        found.append([place.claim()[0] for _ in range(3)])
+    assert found == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_second_loop_behind_the_last_step_ends_nothing(store: Path) -> None:
+    views = StoredViews(store, batch=20)
+    for batch in views:
+        if batch.step == len(views) - 1:
+            assert steps(views) == epoch(1)
+    assert views.state_dict()["epoch"] == 2
+
+
+def test_statistics_may_be_tensors_and_a_state_is_known_again(store: Path) -> None:
+    views = StoredViews(store, batch=20, mean=torch.tensor([0.1, 0.2, 0.3]), std=np.full(3, 0.5))
+    assert steps(loader(views)) == epoch(0)
+    with pytest.raises(StudentError, match="drawn ahead"):
+        views.state_dict()
+    next(iter(views))
+    assert views.state_dict()["step"] == 1
