@@ -149,7 +149,7 @@ def main(plan: FitPlan) -> None:
 
     \b
     Example:
-      python -m stages.fit_teacher --shards 'data/train/*.tar' --model regnety_032 --pretrained --recipe light
+      python -m stages.fit_teacher --shards 'data/train/*.tar' --model regnety_032 --pretrained
     """
     _require_start(plan)
     index = plan.index(plan.shards)

@@ -133,22 +133,14 @@ class StoredViews(IterableDataset[ViewBatch]):
             manifest=self.store.manifest, answer=answer, tau=tau, pixels=pixels, channels=channels, mean=numbers(mean),
             std=numbers(std),
         )  # fmt: skip
-        if (rank is None) != (world is None):
-            raise StudentError(f"rank is {rank} and world is {world}. Give both, or neither.")
-        self._told = None if rank is None or world is None else (rank, world)
+        self._told = _both_or_neither(rank, world)
         self._ranks = Ranks(device=_device(device))
         self.workers, self.start_method, self.accept_drift = workers, start_method, accept_drift
         self.order = order_of(
             self.store, self.index, batch=batch, seed=seed, views=views, repeats=repeats, labelled_only=labelled_only
         )
-        if isinstance(pictures, (str, Path)):
-            pictures = pictures_in(Path(pictures), CACHE_BYTES, self.index)
-        if isinstance(view_cache, (str, Path)):
-            view_cache = views_in(
-                Path(view_cache), CACHE_BYTES, self.store.manifest.recipe, self.index, len(self.order.views),
-                labelled_only=labelled_only,
-            )  # fmt: skip
-        self.pictures, self.view_cache = pictures, view_cache
+        self.pictures = self._pictures(pictures)
+        self.view_cache = self._view_cache(view_cache, labelled_only)
         self._asked = {"batch": batch, "seed": seed, "repeats": repeats, "views": len(self.order.views)}
         self._position = Position()
         self._opened: _Opened | None = None
@@ -258,6 +250,16 @@ class StoredViews(IterableDataset[ViewBatch]):
 
     # ---- the parts
 
+    def _pictures(self, given: str | Path | PictureCache | None) -> PictureCache | None:
+        """The cache that was given, or the one in a folder."""
+        return pictures_in(Path(given), CACHE_BYTES, self.index) if isinstance(given, (str, Path)) else given
+
+    def _view_cache(self, given: str | Path | ViewCache | None, labelled_only: bool) -> ViewCache | None:
+        if not isinstance(given, (str, Path)):
+            return given
+        recipe, views = self.store.manifest.recipe, len(self.order.views)
+        return views_in(Path(given), CACHE_BYTES, recipe, self.index, views, labelled_only=labelled_only)
+
     def _steps(self, epoch: int, step: int, every: int) -> Iterator[Step]:
         feed = self._ready(proven=get_worker_info() is not None)
         if self._given is not None:
@@ -339,6 +341,12 @@ class StoredViews(IterableDataset[ViewBatch]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ranks": self.ranks, "_opened": None, "_given": None}
+
+
+def _both_or_neither(rank: int | None, world: int | None) -> tuple[int, int] | None:
+    if (rank is None) != (world is None):
+        raise StudentError(f"rank is {rank} and world is {world}. Give both, or neither.")
+    return None if rank is None or world is None else (rank, world)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -60,6 +60,15 @@ def log_level() -> Iterator[None]:
     _restore()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Many small passes over a network: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def _restore() -> None:
     logging.root.setLevel(FIRST[0])
     logging.disable(FIRST[1])

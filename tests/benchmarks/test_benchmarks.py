@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,8 @@ from benchmarks.race import Race, Spread, Turn, race
 from benchmarks.report import Circumstances, Table, write
 from pipeline.errors import UserError
 from tests.pictures import jpeg
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TIMM = ("RandomResizedCropAndInterpolation", "RandAugment", "RandomErasing")
 
@@ -49,14 +51,6 @@ def measured(photographs: Photographs, tmp_path_factory: pytest.TempPathFactory)
         return known[name]
 
     return table
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", command.TABLES)

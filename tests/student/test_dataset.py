@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +28,14 @@ from student.run.launch import views_of
 from tests.small_students import CLASSES, RECIPE, arguments, make_store, train, weights
 from tests.stores import finished, index_of, manifest_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KEEPS = ("dense", "topk:3", "lowrank:2+3", "argmax")
 
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {keep: make_store(tmp_path_factory.mktemp("world"), views=3, keep=keep) for keep in KEEPS}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def identity(batches: list[ViewBatch]) -> list[tuple[Any, ...]]:

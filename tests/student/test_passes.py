@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,20 +27,14 @@ from student.feed import position
 from student.feed.position import Position
 from tests.small_students import CLASSES, make_store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Steps = list[tuple[int, int]]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("world"), views=3, keep="argmax")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def loader(views: StoredViews, workers: int = 2, **more: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,9 @@ from student.webdataset import TeacherStage, with_teacher
 from tests.pictures import tiny_shards
 from tests.small_students import CLASSES, make_store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS, SHARDS = 75, 5
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,8 @@ from student.run.launch import views_of
 from student.run.loop import Run, _send
 from tests.small_students import CLASSES, RECIPE, make_store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 20
 TEMPERATURES = (1.0, 3.0)
 STATS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -100,15 +102,6 @@ def losses(store: StoreReader, answers: AnswerSource, settings: Settings) -> lis
     with training(store, answers, settings) as (feed, engine):
         steps = feed.steps(0, 0, settings.epochs)
         return [engine.learn(next(steps), update).tolist() for update in range(STEPS)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Many small forward passes: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
