@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +28,7 @@ COMMANDS = {
 }
 AS_EVER = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 """Whoever runs the tests in the background ignores interrupts, and so would the command."""
-DELAYS = 20
+MOMENTS = 20
 SAID = {interrupts.BEFORE, interrupts.AFTER, "error: interrupted; run the same command again to go on where it was\n"}
 
 
@@ -35,37 +37,40 @@ def begun(module: str, cwd: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     line = [sys.executable, "-c", AS_EVER, sys.executable, "-m", module, *COMMANDS[module]]
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=cwd, env=env)
-    maps = Path(f"/proc/{process.pid}/maps")
-    while process.poll() is None and "site-packages" not in maps.read_text():
-        time.sleep(0.001)
+    wait_until(process, 1)
     return process
 
 
-def interrupted(module: str, delay: float, cwd: Path) -> tuple[int, str]:
-    """Status and standard error of the command, interrupted after so many seconds."""
+def wait_until(process: subprocess.Popen[str], loaded: int) -> int:
+    """Wait for a process to have loaded so many libraries of packages, or to end; how many it has."""
+    maps = Path(f"/proc/{process.pid}/maps")
+    most = 0
+    while process.poll() is None and most < loaded:
+        most = max(most, len(set(re.findall(r"/site-packages/\S+", maps.read_text()))))
+        time.sleep(0.005)
+    return most
+
+
+def interrupted(module: str, loaded: int, cwd: Path) -> tuple[int, str]:
+    """Status and standard error of the command, interrupted once it has loaded so many libraries."""
     process = begun(module, cwd)
-    try:
-        process.communicate(timeout=delay)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+    wait_until(process, loaded)
+    process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     return process.returncode, said
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="how far a process is, is read in /proc")
 def test_an_interrupt_at_any_moment_of_the_imports_is_one_line(tmp_path: Path) -> None:
-    started = time.monotonic()
-    process = begun("student.train", tmp_path)
-    process.communicate(timeout=300)
-    whole = time.monotonic() - started
-    assert process.returncode == 1, "nothing of what is asked for is there"
-    jobs = [(list(COMMANDS)[n % len(COMMANDS)], 0.9 * whole * n / DELAYS, tmp_path) for n in range(DELAYS)]
     with ThreadPoolExecutor(2) as pool:
+        whole = list(pool.map(lambda module: wait_until(begun(module, tmp_path), sys.maxsize), COMMANDS))
+        each = zip(itertools.cycle(COMMANDS), itertools.cycle(whole), range(MOMENTS))
+        jobs = [(module, loaded * n // (MOMENTS - 1), tmp_path) for module, loaded, n in each]
         ended = list(pool.map(lambda job: interrupted(*job), jobs))
     for job, (status, said) in zip(jobs, ended, strict=True):
         late = status in (1, 130, -signal.SIGINT) and said.startswith("error: ") and said.count("\n") == 1
         assert (status == 130 and said in SAID) or late, (job, status, said)
-    assert sum(status == 130 for status, _ in ended) > DELAYS // 2, ended
+    assert sum(status == 130 for status, _ in ended) > MOMENTS // 2, ended
 
 
 def test_whoever_imports_us_keeps_python_s_own_handler() -> None:

@@ -81,9 +81,9 @@ class PictureCache:
                 )
             self._remove_others()
             with self._account() as found:
-                self._remove_unfinished(found)
-            (self._place / PARTS / (probe := secrets.token_hex(8))).touch()
-            (self._place / PARTS / probe).unlink()
+                self._remove_unfinished(found)  # and so would others, with the probe, if they were not locked out
+                (probe := self._place / PARTS / secrets.token_hex(8)).touch()
+                probe.unlink()
         except OSError as error:
             raise PictureCacheError(
                 f"the {self.name} {self.folder} cannot be used: {error.strerror}. Give another {self.flag}."

@@ -272,6 +272,17 @@ def test_many_start_at_once_beside_what_another_version_left(tmp_path: Path) -> 
         assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"pictures-{decoder().hex()}"]
 
 
+def test_many_try_the_folder_at_once(tmp_path: Path) -> None:
+    """None takes the file that another one tries it with for one that was left."""
+
+    def start() -> None:
+        for _ in range(100):
+            opened(tmp_path)
+
+    children = [in_child(start) for _ in range(6)]
+    assert [wait_for(child) for child in children] == [0] * 6
+
+
 def test_what_is_spared_for_others_stays_free_whoever_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk has been filled since the bound was set, by a second cache for example."""
     cache, free = opened(tmp_path), 100 << 20
