@@ -166,6 +166,7 @@ class StoredViews(IterableDataset[ViewBatch]):
     def close(self) -> None:
         """End the workers; whoever asks for views again starts others."""
         if self._opened is not None and self._opened.process == os.getpid():
+            self._end_loop()
             self._opened.close()
         self._opened = self._given = None
 
@@ -206,10 +207,11 @@ class StoredViews(IterableDataset[ViewBatch]):
             if info is None:
                 self._position.advance(*self._after(epoch, last), since=sets)
             yield self.shape.of(given)
-        if self._given not in (steps, None) and last + every < self.order.steps:
+        if self._given is not steps and last + every < self.order.steps:
+            what = "Another loop over these views was begun" if self._given else "These views were closed"
             raise StudentError(
-                f"Another loop over these views was begun while this one was in epoch {epoch}, and ended it. Open a "
-                "second StoredViews for the other loop."
+                f"{what} while this loop was in epoch {epoch}, and ended it. Open a second StoredViews for the other "
+                "loop, and close them behind it."
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -262,12 +264,16 @@ class StoredViews(IterableDataset[ViewBatch]):
 
     def _steps(self, epoch: int, step: int, every: int) -> Iterator[Step]:
         feed = self._ready(proven=get_worker_info() is not None)
-        if self._given is not None:
-            self._given.close()  # type: ignore[attr-defined]  # a loop that was left early has asked ahead
+        self._end_loop()
         assert self._opened is not None
         self._opened.answers.forget()
         self._given = feed.steps(epoch, step, epoch + 1, every=every)
         return self._given
+
+    def _end_loop(self) -> None:
+        """End the loop that is on its way: one that was left early has asked ahead."""
+        if self._given is not None:
+            self._given.close()  # type: ignore[attr-defined]
 
     def _ready(self, *, proven: bool = False) -> Feed:
         """The parts of this process; when they are new, the witness views come first, but for those of a worker."""

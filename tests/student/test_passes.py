@@ -91,8 +91,21 @@ def test_an_epoch_that_is_set_while_a_pass_is_on_its_way_is_that_of_the_next(sto
 
 
 def test_two_loops_at_once_are_refused(store: Path) -> None:
-    with pytest.raises(StudentError, match="Another loop over these views was begun while this one was in epoch 0"):
+    with pytest.raises(StudentError, match="Another loop over these views was begun while this loop was in epoch 0"):
         list(zip(StoredViews(store, batch=20), again := StoredViews(store, batch=20), again, strict=False))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_views_that_are_closed_within_their_loop_say_so(store: Path, workers: int) -> None:
+    views = StoredViews(store, batch=20, workers=workers)
+    with pytest.raises(StudentError, match="These views were closed while this loop was in epoch 0, and ended it"):
+        for _ in views:
+            views.close()
+    assert steps(views) == [(0, step) for step in range(1, len(views))], "the next loop goes on behind the step given"
+    for batch in views:
+        if batch.step + 1 == len(views):
+            views.close()  # nothing is lost by it
+    assert views.epoch == 2
 
 
 def _give(views: StoredViews, first: int, more: int, queue: Any) -> None:
