@@ -71,7 +71,8 @@ def main(places: Places, settings: Settings, timeout: float, speed: Speed) -> No
         if run is None:
             click.echo(f"finished before: {last if places.resume == 'auto' else places.resume}")
         elif run.stopped:
-            click.echo(f"stopped in epoch {run.epoch}, step {run.step}; the same command goes on from {last}")
+            again = "the same command" + ("" if places.resume == "auto" else " without --resume")
+            click.echo(f"stopped in epoch {run.epoch}, step {run.step}; {again} goes on from {last}")
         else:
             click.echo(f"{last}")
     if run is not None and run.stopped:

@@ -41,7 +41,7 @@ class Rank:
         assert self.process.pid is not None
         os.kill(self.process.pid, signal.SIGKILL)
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 180) -> int:
         """Its exit code; an error, and its end, where it takes longer."""
         self.process.join(seconds)
         if self.process.exitcode is None:
@@ -81,7 +81,7 @@ class Hold:
             passed.append(key)
             if len(passed) > after:
                 (self.folder / f"held-{os.getpid()}").touch()
-                eventually((self.folder / "released").exists, 120)
+                eventually((self.folder / "released").exists, 600)
             return bool(original(objects, key, data))
 
         patch.setattr(objects, "put_new", put_new)
@@ -122,7 +122,7 @@ def _first_outgoing() -> int:
     return first if first > 13000 else 32768
 
 
-def eventually(true: Callable[[], bool], seconds: float = 60) -> None:
+def eventually(true: Callable[[], bool], seconds: float = 180) -> None:
     """Wait until it is."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -6,14 +6,12 @@ with the variables that torchrun sets, are the ranks of one run.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import faulthandler
 import gc
 import json
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -40,6 +38,7 @@ from pipeline.store.unit_labels import UnitLabels
 from pipeline.store.writer import StoreWriter
 from pipeline.views.recipe import Recipe
 from student import train as command
+from tests.many_ranks import free_port
 from tests.pictures import tiny_shards
 
 CLASSES = 5
@@ -50,7 +49,7 @@ CARD = TeacherCard(
 )  # fmt: skip
 STUDENT = ("--patch-size", "8", "--width", "32", "--depth", "2", "--heads", "2")
 RUN = ("--epochs", "2", "--batch", "34", "--warmup-epochs", "0.5", "--lr", "0.01", "--log-every", "2")
-PATIENCE_S = 100
+PATIENCE_S = 240
 """For a run that computes for moments"""
 HERE = ("--workers", "0", "--device", "cpu", "--no-dvclive")
 
@@ -166,10 +165,7 @@ def rank_env(ranks: int) -> list[dict[str, str]]:
     """What torchrun tells each rank."""
     if ranks == 1:
         return [{}]
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 

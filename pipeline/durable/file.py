@@ -23,10 +23,8 @@ def write_with(path: Path, write: Callable[[Path], object]) -> Path:
     with telling(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        temporary = Path(name)
+        descriptor, temporary = _locked_temporary(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             write(temporary)
             _flush(temporary)
             temporary.chmod(0o666 & ~_umask())
@@ -45,6 +43,16 @@ def telling(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise failure("write", path, error) from error
+
+
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, which another that writes there takes for a killed one's until it is locked."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, Path(name)
+        os.close(descriptor)
 
 
 def _sweep(path: Path) -> None:

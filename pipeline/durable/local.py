@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pipeline.durable.local_lock import Flock, LocalSeat, lock_path, read_all_said
@@ -90,27 +90,11 @@ class LocalObjects:
 
     def put(self, key: str, data: bytes) -> None:
         """Write bytes under a key so that they are there whole and for good: flushed, renamed, directory flushed."""
-        path = self.root / key
-        with self._temporary(path, data) as temporary:
-            temporary.replace(path)
-            flush_directory(path.parent)
+        self._put(self.root / key, data, _renamed)
 
     def put_new(self, key: str, data: bytes) -> bool:
         """The same with a hard link in place of the rename, which does not replace what is there."""
-        path = self.root / key
-        with self._temporary(path, data) as temporary:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                    raise
-                if path.exists():  # no hard links on this file system: the check and the rename are two steps
-                    return False
-                temporary.replace(path)
-            flush_directory(path.parent)
-        return True
+        return self._put(self.root / key, data, _linked)
 
     def delete(self, key: str) -> None:
         """Remove a file, and the directories that this leaves empty, so that no trace of the key is left."""
@@ -154,6 +138,18 @@ class LocalObjects:
         """The processes that write this store, by the small files that they keep beside it."""
         return read_all_said(self.root)
 
+    def _put(self, path: Path, data: bytes, named: Callable[[Path, Path], bool]) -> bool:
+        for last in (False, False, True):
+            with self._temporary(path, data) as temporary:
+                try:
+                    if placed := named(temporary, path):
+                        flush_directory(path.parent)
+                    return placed
+                except FileNotFoundError:  # another process that finishes this store has swept the temporary file
+                    if last or not path.parent.is_dir():
+                        raise
+        raise AssertionError("the last try ends in an answer or an error")
+
     @contextlib.contextmanager
     def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
         """A flushed file with these bytes beside `path`, for the caller to give its name to; gone afterwards."""
@@ -181,6 +177,26 @@ class LocalObjects:
 
 
 _RESTORE = "Restore it from a copy, or run the teacher's stage again: it computes what is damaged."
+
+
+def _renamed(temporary: Path, path: Path) -> bool:
+    temporary.replace(path)
+    return True
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Whether the file has its name now, which nothing had before."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        if path.exists():  # no hard links on this file system: the check and the rename are two steps
+            return False
+        temporary.replace(path)
+    return True
 
 
 def _write_file(path: Path, data: bytes) -> None:

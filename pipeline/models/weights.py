@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import safetensors
 import safetensors.torch
@@ -55,9 +56,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             found: Any = dict(safetensors.torch.load_file(path))
-            require_plain(found, path)
+            require_plain(found, path, path.stat().st_size)
             return cast(dict[str, Tensor], found)
-        found = load_as_data(path)
+        with path.open("rb") as file:
+            found = load_as_data(file, path)
     except WeightsError:
         raise
     except safetensors.SafetensorError as error:
@@ -86,16 +88,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in found.items()}
 
 
-def load_as_data(path: Path) -> Any:
-    """What `torch.save` wrote, of plain values and tensors that take no more memory than the file has bytes."""
-    require_uncompressed(path)
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    require_plain(found, path)
+def load_as_data(file: BinaryIO, path: Path) -> Any:
+    """What `torch.save` wrote, of plain values and tensors that take no more memory than the file has bytes.
+
+    All of it from one open file: under its name there may be another in a moment.
+    """
+    size = os.fstat(file.fileno()).st_size
+    require_uncompressed(file, path, size)
+    file.seek(0)
+    found = torch.load(file, map_location="cpu", weights_only=True)
+    require_plain(found, path, size)
     return found
 
 
-def require_plain(found: object, path: Path) -> None:
-    """Refuse tensors, anywhere in what was read, that are not as many numbers as they seem to be."""
+def require_plain(found: object, path: Path, size: int) -> None:
+    """Refuse tensors, anywhere in what was read from `size` bytes, that are not as many numbers as they seem to be."""
     storages: dict[int, int] = {}
     seen: set[int] = set()
     left: list[tuple[str, object]] = [("", found)]
@@ -113,9 +120,9 @@ def require_plain(found: object, path: Path) -> None:
             seen.add(id(value))
             inner = value.items() if isinstance(value, dict) else enumerate(value)
             left += [(f"{name}.{key}" if name else str(key), item) for key, item in inner]
-    if (total := sum(storages.values())) > path.stat().st_size:
+    if (total := sum(storages.values())) > size:
         raise WeightsError(
-            f"{path} has {path.stat().st_size:,} bytes, and its tensors {total:,}: it was not written by torch.save. "
+            f"{path} has {size:,} bytes, and its tensors {total:,}: it was not written by torch.save. "
             "Save it again where it was made."
         )
 
@@ -138,11 +145,11 @@ def _oddity(tensor: Tensor) -> str | None:
     return None
 
 
-def require_uncompressed(path: Path) -> None:
+def require_uncompressed(file: BinaryIO, path: Path, size: int) -> None:
     """Refuse a checkpoint that inflates when it is read: torch stores what it writes as it is, each thing once."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(file):
         return
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
     packed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed:
@@ -150,9 +157,9 @@ def require_uncompressed(path: Path) -> None:
             f"{path}: {packed[0].filename!r} is compressed, from {packed[0].file_size:,} bytes to "
             f"{packed[0].compress_size:,}, and torch.save compresses nothing. Save it again where it was made."
         )
-    if (total := sum(entry.file_size for entry in entries)) > path.stat().st_size:
+    if (total := sum(entry.file_size for entry in entries)) > size:
         raise WeightsError(
-            f"{path} has {path.stat().st_size:,} bytes, and what it holds {total:,}: it inflates, or parts of it "
+            f"{path} has {size:,} bytes, and what it holds {total:,}: it inflates, or parts of it "
             "overlap. torch.save writes neither; save it again where it was made."
         )
 

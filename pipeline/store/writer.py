@@ -193,19 +193,10 @@ class StoreWriter(OpenStore):
         for key in left:
             if "/" in key:  # a unit's
                 self._objects.delete(key)
-        self._put_complete()
+        record = complete(self._base, self._table)
+        if get_record(self._objects, COMPLETE_KEY) != record:
+            self._objects.put(COMPLETE_KEY, record)
         for key in left:
-            if "/" not in key:  # perhaps that of another which finishes as well; it may go now that COMPLETE stands
+            if "/" not in key:  # perhaps that of another which finishes as well, and writes its record again
                 self._objects.delete(key)
         return StoreReader(self._objects, self.layout, self._base, self._table, self._index)
-
-    def _put_complete(self) -> None:
-        record = complete(self._base, self._table)
-        if get_record(self._objects, COMPLETE_KEY) == record:
-            return
-        try:
-            self._objects.put(COMPLETE_KEY, record)
-        except StoreError as error:  # another that finishes takes our temporary name away, but only if COMPLETE stands
-            swept = isinstance(error.__cause__, FileNotFoundError)
-            if not swept or get_record(self._objects, COMPLETE_KEY) != record:
-                raise

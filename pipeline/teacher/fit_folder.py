@@ -145,7 +145,8 @@ class FittedFolder:
         """The state that the fit goes on from; the file is read as data, never as code."""
         path = self.path / STATE
         try:
-            state = load_as_data(path)
+            with path.open("rb") as file:
+                state = load_as_data(file, path)
             if "contract" not in state:
                 raise MismatchError(
                     f"{path} is no state of a fit (of a student's run, perhaps). Name another --out for the teacher."

@@ -13,6 +13,7 @@ context ends, however it ends, what was handed over is on the disk.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,8 @@ import torch
 
 from student.checkpoints import checkpoint
 from student.checkpoints.checkpoint import State
+
+log = logging.getLogger(__name__)
 
 
 class Writing:
@@ -41,6 +44,8 @@ class Writing:
                 self.settle()
         finally:
             self._thread.shutdown()
+            if self._under_way is not None and (error := self._under_way.exception()) is not None:
+                log.warning("the last checkpoint was not written: %s", error)  # the run ends by an error of its own
 
     def save(self, state: State) -> None:
         """Hand over a state to be written as `last`; the one that was last becomes `previous`."""

@@ -43,6 +43,7 @@ from student.checkpoints.run_folder import (
     RECORD,
     STATUS,
     digest_of,
+    opened,
     path_of,
     require_digest,
 )
@@ -72,13 +73,14 @@ def load(path: str | Path, which: str = LAST) -> State:
     """A checkpoint from a run directory or a file; refused where it is absent, damaged or of another format."""
     path = Path(path)
     file = path_of(path, which) if path.is_dir() else path
-    if not file.exists():
+    try:
+        return _read(file)
+    except FileNotFoundError:
         there = sorted(p.stem for p in path.glob("*.pt")) if path.is_dir() else []
         raise StudentError(
             f"{file} is not there" + (f"; {path} has {', '.join(there)}." if there else ".") + " A run directory that "
             "student.train has written a checkpoint to (or such a file) is needed."
-        )
-    return _read(file)
+        ) from None
 
 
 def newest(run: Path) -> State | None:
@@ -107,7 +109,8 @@ def put_aside_damaged(run: Path) -> None:
     last = path_of(run)
     if last.exists() and path_of(run, PREVIOUS).exists():
         try:
-            require_digest(last)
+            with last.open("rb") as file:
+                require_digest(file, last)
         except StudentError as error:
             names = (f"{LAST}{f'-{number}' if number > 1 else ''}{DAMAGED}" for number in itertools.count(1))
             place = next(run / name for name in names if not (run / name).exists())
@@ -126,7 +129,7 @@ def set_aside(run: Path, why: str, *, keep_record: bool = False) -> None:
     if not any((run / name).exists() for name in OWN):
         return
     earlier = aside.put_aside(run, why, folders=OWN_FOLDERS)
-    Path(os.path.realpath(run)).mkdir()
+    Path(os.path.realpath(run)).mkdir(exist_ok=True)
     _hold(run)
     if keep_record and (earlier / RECORD).exists():
         shutil.copy(earlier / RECORD, run / RECORD)
@@ -183,10 +186,9 @@ def only_writer(run: Path) -> Iterator[None]:
         if (run / name).exists():
             raise StudentError(f"--out {run} is {what} ({name}). Give the run a folder of its own.")
     made = not run.exists()
-    with telling(run):
-        run.mkdir(parents=True, exist_ok=True)
     try:
-        _hold(run)
+        with telling(run):
+            _hold(run)
         yield
     finally:
         if made and _HELD:
@@ -204,14 +206,22 @@ def _remove_empty(run: Path) -> None:
 
 def _hold(run: Path) -> None:
     """Lock the folder; the lock lies in it, and so does not know of another folder under the same name."""
-    file = (run / LOCK).open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    while True:  # a start that is refused takes its folder away
+        run.mkdir(parents=True, exist_ok=True)
+        try:
+            file = (run / LOCK).open("wb")
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise StudentError(
+                f"{run} is being written by another student.train. Wait for it, stop it, or give another --out."
+            ) from None
+        if os.fstat(file.fileno()).st_nlink:
+            break
         file.close()
-        raise StudentError(
-            f"{run} is being written by another student.train. Wait for it, stop it, or give another --out."
-        ) from None
     _HELD.append(file)
 
 
@@ -258,13 +268,14 @@ def _save(state: State, file: BinaryIO) -> None:
 
 
 def _read(path: Path) -> State:
-    require_digest(path)
-    try:
-        state = load_as_data(path)
-    except WeightsError as error:
-        raise StudentError(str(error)) from error
-    except Exception as error:  # torch.load raises a dozen kinds for what was not written by torch.save
-        raise StudentError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
+    with opened(path) as file:
+        require_digest(file, path)
+        try:
+            state = load_as_data(file, path)
+        except WeightsError as error:
+            raise StudentError(str(error)) from error
+        except Exception as error:  # torch.load raises a dozen kinds for what was not written by torch.save
+            raise StudentError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
     found = state.get("format") if isinstance(state, dict) else type(state).__name__
     if found != FORMAT:
         raise StudentError(

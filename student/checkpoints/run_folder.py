@@ -7,6 +7,8 @@ Nothing here needs torch, so that one can look at a run in a moment.
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,12 +26,22 @@ def path_of(run: Path, which: str = LAST) -> Path:
     return run / f"{which}.pt"
 
 
-def require_digest(path: Path) -> None:
+def opened(path: Path) -> BinaryIO:
+    """A checkpoint of a run that may be saving another: then `last` has no name for a moment, and `previous` has."""
+    for pause_s in (0.02, 0.2, 1.0):
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
+            if not path_of(path.parent, PREVIOUS).exists():
+                raise
+            time.sleep(pause_s)
+    return path.open("rb")
+
+
+def require_digest(file: BinaryIO, path: Path) -> None:
     """A checkpoint must end in its own digest, and that digest must be right."""
-    with path.open("rb") as file:
-        end = max(path.stat().st_size - COMMENT, 0)
-        found = digest_of(file, end)
-        written = file.read()
+    found = digest_of(file, max(os.fstat(file.fileno()).st_size - COMMENT, 0))
+    written = file.read()
     if not written.startswith(_MARK):
         raise StudentError(f"{path} is cut short, or not a checkpoint of student.train: it does not end in its digest.")
     if written != found:
@@ -41,14 +53,14 @@ def require_digest(path: Path) -> None:
 
 def is_marked(path: Path) -> bool:
     """Whether a file ends as checkpoints of student.train do, and others do not."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - COMMENT, 0))
+    with opened(path) as file:
+        file.seek(max(os.fstat(file.fileno()).st_size - COMMENT, 0))
         return file.read(len(_MARK)) == _MARK
 
 
 def digest_of(file: BinaryIO, end: int) -> bytes:
     """The mark and digest that a checkpoint with bytes [0, end) must end in; leaves the file at `end`."""
     digest = hashlib.sha256()
-    while left := end - file.tell():
-        digest.update(file.read(min(left, 1 << 20)))
+    while data := file.read(min(end - file.tell(), 1 << 20)):
+        digest.update(data)
     return _MARK + digest.hexdigest().encode()

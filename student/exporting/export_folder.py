@@ -22,8 +22,8 @@ from student.exporting.onnx_graph import FILE
 from student.exporting.timm_folder import CONFIG, WEIGHTS
 
 PREPROCESSING = "preprocessing.json"
-OWN = (WEIGHTS, FILE, PREPROCESSING, CONFIG)
-"""In this order they are moved: a config is there only with the weights that it belongs to"""
+OWN = (PREPROCESSING, WEIGHTS, FILE, CONFIG)
+"""In this order they are moved: the first one tells whose they are, and a config is there only with its weights."""
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.durable import aside
 from pipeline.errors import MismatchError, StudentError
 from pipeline.store.reader import StoreReader
 from student.checkpoints import checkpoint
@@ -120,6 +121,7 @@ def earlier_state(places: Places, ranks: Ranks) -> checkpoint.State | None:
     if ranks.main:
         checkpoint.put_aside_damaged(run)
     ranks.require_same(0, "the start")  # the others look only now
+    _require_not_set_aside(places)
     state = checkpoint.newest(run) if places.resume == "auto" else checkpoint.load(places.resume)
     position = -1 if state is None else _position(state)
     ranks.require_same(position, f"the newest checkpoint in {run}")
@@ -131,6 +133,18 @@ def earlier_state(places: Places, ranks: Ranks) -> checkpoint.State | None:
     if state is not None:
         require_training(state, _whose(places))
     return state
+
+
+def _require_not_set_aside(places: Places) -> None:
+    """Say how a run goes on that was begun from a state in its own folder, and has set that aside since."""
+    source = goes_on_from(places)
+    if source is None or source.exists() or source.parent != places.out.resolve():
+        return
+    moved = next((file for run in aside.asides(places.out) if (file := run / source.name).exists()), None)
+    if moved is None:
+        return
+    remedy = "Leave --resume out: the run goes on" if _newest_file(places.out) else f"Give --resume {moved}"
+    raise StudentError(f"{source} was set aside when a run went on from it: it is {moved} now. {remedy}.")
 
 
 def _position(state: checkpoint.State) -> int:

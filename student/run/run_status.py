@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.durable.writer_lock import SAY_S, Writer, read_said, write_said
 from pipeline.errors import StudentError
-from student.checkpoints.run_folder import RECORD, STATUS, is_marked, path_of
+from student.checkpoints.run_folder import PREVIOUS, RECORD, STATUS, is_marked, path_of
 
 TAIL = 1 << 20
 """Bytes of the record that are looked at: its end"""
@@ -76,7 +76,7 @@ class RunStatus:
 def run_status(run: Path) -> RunStatus:
     """How far the run in a folder is; StudentError where there is none."""
     last, lines = path_of(run), _tail(run / RECORD)
-    if not any((run / name).exists() for name in (STATUS, RECORD)) and not last.exists():
+    if not any(path.exists() for path in (run / STATUS, run / RECORD, last, path_of(run, PREVIOUS))):
         raise StudentError(f"{run}: there is no run: it has neither {STATUS}, nor {RECORD}, nor {last.name}.")
     writer = read_said(run / STATUS)
     damage = f"{run / STATUS} cannot be read." if writer is None and (run / STATUS).exists() else _damage(last)
@@ -91,7 +91,7 @@ def run_status(run: Path) -> RunStatus:
         writer=writer,
         ranks=() if writer is None else tuple(_ranks(told.get("ranks"), writer.silent_s)),
         scores={name: value for name, value in epoch.items() if "top1" in name and isinstance(value, float)},
-        saved_s=max(time.time() - last.stat().st_mtime, 0.0) if last.exists() else None,
+        saved_s=_age_s(last),
         why=damage or (str(told.get("why", "")) if _state(writer) == "failed" else ""),
     )
 
@@ -112,11 +112,21 @@ def _ranks(records: Any, silent_s: float) -> list[Writer]:
     return [writer for writer in found if writer is not None]
 
 
+def _age_s(path: Path) -> float | None:
+    """Seconds since a file was written; None where it is not there."""
+    with suppress(FileNotFoundError):
+        return max(time.time() - path.stat().st_mtime, 0.0)
+    return None
+
+
 def _damage(last: Path) -> str:
     """What is wrong with the last checkpoint, as far as its end shows."""
-    if not last.exists() or is_marked(last):
+    try:
+        if is_marked(last):
+            return ""
+    except FileNotFoundError:
         return ""
-    kept = path_of(last.parent, "previous")
+    kept = path_of(last.parent, PREVIOUS)
     remedy = f"student.train goes on from {kept.name}." if kept.exists() else "There is no other."
     return f"{last} is cut short, or not a checkpoint of student.train: it does not end in its digest. {remedy}"
 

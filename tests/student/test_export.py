@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from student.checkpoints import checkpoint
 from student.checkpoints.starting_weights import init_from, read_initial
 from student.export import main
 from student.network.model import build, fuse
+from tests.faults import in_child, wait_for
 from tests.saved_runs import NAMES, save_run
 
 
@@ -114,6 +117,31 @@ def test_exporting_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: 
     _export(tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == first
     assert first.keys() == {"model.safetensors", "config.json", "preprocessing.json", "README.md"}
+
+
+@pytest.mark.parametrize("moved", [1, 2])
+def test_an_export_that_was_killed_between_two_files_is_made_again(tmp_path: Path, moved: int) -> None:
+    """They go one by one into a folder in which something hidden lies."""
+    save_run(tmp_path / "run")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / ".gitkeep").touch()
+    move = Path.replace
+
+    def killed() -> None:
+        def replace(self: Path, target: Path) -> Path:
+            found = move(self, target)
+            if len(list((tmp_path / "export").iterdir())) == 1 + moved:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        torch.set_num_threads(1)
+        Path.replace = replace  # type: ignore[method-assign,assignment]
+        _export(tmp_path)
+
+    assert wait_for(in_child(killed)) == -signal.SIGKILL
+    assert _export(tmp_path).exit_code == 0
+    names = {path.name for path in (tmp_path / "export").iterdir()}
+    assert names == {"model.safetensors", "config.json", "preprocessing.json", "README.md", ".gitkeep"}
 
 
 def test_both_formats_share_a_folder_and_another_student_sets_them_aside(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,11 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.progress import CLEAR
+from student.feed.feed import Step
+from student.run import loop
 from student.status import main as student_status
-from tests.small_students import arguments, make_store, rank_env, record, same, start, train, weights
+from tests.many_ranks import eventually
+from tests.small_students import PATIENCE_S, arguments, make_store, rank_env, record, same, start, train, weights
 from tests.terminal import screen, terminal
 
 STEPS = 6  # 2 epochs of 100 rows in batches of at most 34
@@ -139,23 +142,52 @@ def test_killed_at_any_moment(whole: Path, store: Path, folder: Path) -> None:
         process.join(draw.uniform(0.05, 0.4))
         if process.exitcode is not None:
             break
-    process.join(60)
+    process.join(PATIENCE_S)
     assert process.exitcode == 0, output.read_text()
     assert same(weights(out), weights(whole)) and record(out) == record(whole)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_in_a_checkpoint(whole: Path, store: Path, folder: Path, number: int, code: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "resume", "again"),
+    [
+        (signal.SIGTERM, 143, (), "the same command"),
+        (signal.SIGINT, 130, ("--resume", "none"), "the same command without --resume"),
+    ],
+)
+def test_a_signal_ends_in_a_checkpoint(
+    whole: Path, store: Path, folder: Path, number: int, code: int, resume: tuple[str, ...], again: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     out, output = folder / f"signal{code}", folder / "signal.txt"
-    process = start(line(store, out, "--log-every", "1"), output)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "learn", not_before_a_signal)
+        process = start(line(store, out, "--log-every", "1", *resume), output)
     await_first_step(output)
     os.kill(process.pid or 0, number)
-    process.join(30)
-    assert process.exitcode == code
+    process.join(PATIENCE_S)
+    assert process.exitcode == code, output.read_text()
     state = torch.load(out / "last.pt", weights_only=True)
     where = f"epoch {state['epoch']}, step {state['step']}"
-    assert output.read_text().splitlines()[-1] == f"stopped in {where}; the same command goes on from {out}/last.pt"
+    assert output.read_text().splitlines()[-1] == f"stopped in {where}; {again} goes on from {out}/last.pt"
     assert train(line(store, out, "--log-every", "1"), output)[0] == 0
+    assert same(weights(out), weights(whole))
+
+
+def test_a_run_that_went_on_from_a_state_in_its_own_folder_says_how_it_goes_on(
+    whole: Path, store: Path, folder: Path
+) -> None:
+    """That state is set aside with the run that it was of, so the same command is not the one."""
+    out, output = folder / "rewound", folder / "rewound.txt"
+    assert train(line(store, out, "--checkpoint-every", "1", "--max-steps", "3"), output)[0] == 0
+    again = line(store, out, "--checkpoint-every", "1", "--resume", str(out / "previous.pt"), "--max-steps", "1")
+    assert train(again, output)[0] == 0
+    code, said = train(again, output)
+    assert code == 1 and f"it is {out}.previous/previous.pt now. Leave --resume out: the run goes on." in said
+    (out / "last.pt").rename(out / "not yet written")
+    code, said = train(again, output)
+    assert code == 1 and f"Give --resume {out}.previous/previous.pt." in said
+    (out / "not yet written").rename(out / "last.pt")
+    assert train(line(store, out), output)[0] == 0
     assert same(weights(out), weights(whole))
 
 
@@ -214,18 +246,19 @@ def test_ranks_begin_again_from_the_run_that_is_set_aside(folder: Path, store: P
 
 def await_file(path: Path) -> None:
     """Until the file is there."""
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    eventually(path.exists)
 
 
 def await_first_step(output: Path) -> None:
     """Until the run has written its first line about a step."""
-    deadline = time.monotonic() + 60
-    while not (output.exists() and " | loss " in output.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: output.exists() and " | loss " in output.read_text())
+
+
+def not_before_a_signal(run: loop.Run, step: Step, learn: Callable[[loop.Run, Step], None] = loop.learn) -> None:
+    """No step but the first is begun before a signal has come: it cannot come too late, however few there are."""
+    if run.update:
+        eventually(lambda: run.stop.signal != 0)
+    learn(run, step)
 
 
 def close(left: Path, right: Path) -> bool:
@@ -266,7 +299,7 @@ def test_a_stop_is_agreed_by_all_ranks(folder: Path, store: Path) -> None:
     await_first_step(outputs[0])
     os.kill(processes[1].pid or 0, signal.SIGTERM)  # rank 1 alone
     for process in processes:
-        process.join(30)
+        process.join(PATIENCE_S)
     assert [process.exitcode for process in processes] == [143, 143]
     assert (out / "last.pt").exists()
 
@@ -277,7 +310,7 @@ def test_a_lost_rank_ends_the_run_within_its_time_out(folder: Path, store: Path)
     processes = [start(line(store, out, *more), outputs[rank], env) for rank, env in enumerate(rank_env(2))]
     await_first_step(outputs[0])
     os.kill(processes[1].pid or 0, signal.SIGKILL)
-    processes[0].join(30)
-    assert processes[0].exitcode == 1
+    processes[0].join(PATIENCE_S)
+    assert processes[0].exitcode == 1, outputs[0].read_text()
     assert "error: Rank 0 of 2 lost the others (time-out 5 s)" in outputs[0].read_text()
     torch.load(out / "last.pt", weights_only=True)

@@ -18,6 +18,7 @@ from pipeline.durable.file import write_json, write_with
 from pipeline.errors import StoreError
 from student.checkpoints.checkpoint import save
 from student.judging.predictions import write_predictions
+from tests.faults import in_child, wait_for
 
 
 def test_a_result_replaces_the_name_and_not_the_file(tmp_path: Path) -> None:
@@ -40,6 +41,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         write_with(path, fail)
     assert json.loads(path.read_text()) == {"a": None, "b": 1}
     assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+
+
+def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
+    """None takes the file that another one has just begun for one that a killed process left."""
+
+    def write() -> None:
+        for number in range(300):
+            write_json(tmp_path / "metrics.json", {"a": number})
+
+    children = [in_child(write) for _ in range(4)]
+    assert [wait_for(child) for child in children] == [0] * 4
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_a_number_that_json_does_not_have_is_a_mistake(tmp_path: Path) -> None:

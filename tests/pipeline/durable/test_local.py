@@ -11,6 +11,8 @@ import resource
 import signal
 import time
 import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -91,6 +93,32 @@ def test_a_kill_between_write_and_rename_leaves_a_name_that_can_be_told(objects:
     (left,) = objects.sizes()
     assert is_temporary(left) and left.startswith("argmax/")
     assert not is_temporary(KEY) and not is_temporary("argmax/.tmp-notes")
+
+
+@pytest.mark.parametrize("put", ["put", "put_new"])
+def test_what_another_process_swept_is_written_again(tmp_path: Path, put: str) -> None:
+    """Whoever finishes a store removes temporary files; a store that was moved away is not begun again."""
+
+    class Swept(LocalObjects):
+        """Once, before a temporary file gets its name, another process does something to it."""
+
+        todo: list[Callable[[Path], object]]
+
+        @contextmanager
+        def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
+            with super()._temporary(path, data) as temporary:
+                if self.todo:
+                    self.todo.pop()(temporary)
+                yield temporary
+
+    objects = Swept(tmp_path / "store.zarr")
+    objects.todo = [os.unlink]
+    getattr(objects, put)(KEY, b"x")
+    assert objects.get(KEY, 5) == b"x"
+    objects.todo = [lambda _: objects.root.rename(tmp_path / "moved")]
+    with pytest.raises(StoreError, match="No such file or directory"):
+        getattr(objects, put)("argmax/c.0.1", b"x")
+    assert not objects.root.exists()
 
 
 def test_a_file_that_is_linked_to_is_replaced_and_not_changed(objects: LocalObjects, tmp_path: Path) -> None:

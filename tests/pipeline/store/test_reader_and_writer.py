@@ -21,7 +21,7 @@ from pipeline.errors import MismatchError, StoreError
 from pipeline.inspection.audit import audit
 from pipeline.labels.codes import logits_of
 from pipeline.labels.soft_labels import SoftLabels
-from pipeline.store.layout import Layout, Unit
+from pipeline.store.layout import GAUGE_KEY, Layout, Unit
 from pipeline.store.reader import StoreReader, stored_index
 from pipeline.store.unit_labels import UnitLabels, encoded_sizes
 from pipeline.store.writer import StoreWriter
@@ -548,23 +548,31 @@ def test_one_process_of_a_run_looks_for_all_objects(tmp_path: Path) -> None:
         other.read(1, 1)
 
 
-def test_two_may_finish_at_the_same_instant(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["COMPLETE", "gauge.json"])
+def test_two_may_finish_at_the_same_instant(tmp_path: Path, key: str) -> None:
     path = tmp_path / "store.zarr"
     with open_writing(path, MANIFEST, INDEX, 2) as store:
         fill(store)
     first = StoreWriter.attach(open_objects(path))
 
     class Interrupted(LocalObjects):
-        """While this one is about to give COMPLETE its name, the other finishes, and sweeps."""
+        """While this one is about to give the object its name, the other finishes, and sweeps."""
+
+        swept = False
 
         @contextmanager
         def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
             with super()._temporary(path, data) as temporary:
-                first.finish()
-                assert not temporary.exists(), "it was swept"
+                if not self.swept and path.name == key:
+                    first.finish()
+                    assert not temporary.exists()
+                    self.swept = True
                 yield temporary
 
-    StoreWriter.attach(Interrupted(path)).finish()
+    objects = Interrupted(path)
+    objects.put(GAUGE_KEY, b"{}")
+    StoreWriter.attach(objects).finish()
+    assert objects.swept
     StoreReader.open(path)
     assert not [key for key in LocalObjects(path).sizes() if is_temporary(key)]
 

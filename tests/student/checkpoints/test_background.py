@@ -77,6 +77,20 @@ def test_an_error_of_the_training_leaves_the_state_before_it_whole(tmp_path: Pat
     assert checkpoint.load(tmp_path)["step"] == 1
 
 
+def test_a_disk_that_refuses_is_told_of_where_the_training_fails_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(KeyboardInterrupt), Writing(tmp_path) as writing:
+        writing.save(state(1))
+        raise KeyboardInterrupt
+    assert "the last checkpoint was not written: cannot write" in caplog.text
+    assert "No space left on device" in caplog.text
+
+
 def test_a_copy_is_alike_in_kind_and_shares_nothing() -> None:
     net = torch.nn.BatchNorm2d(3)
     whole = {"model": net.state_dict(), "means": [1.0, (2, torch.ones(2))], "scaler": {}}

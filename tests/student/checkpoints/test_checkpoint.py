@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pipeline.errors import StudentError
 from student.checkpoints import checkpoint
+from student.run.run_status import run_status
+from tests.faults import in_child, wait_for
 from tests.training_states import state
 
 
@@ -134,21 +139,56 @@ def test_a_checkpoint_executes_nothing(tmp_path: Path) -> None:
 def _hold(run: Path, ready: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
     with checkpoint.only_writer(run):
         ready.set()
-        done.wait(30)
+        done.wait(300)
+
+
+def test_whoever_looks_at_a_run_that_saves_sees_whole_checkpoints(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, state(0))
+    checkpoint.save(tmp_path, state(1))
+
+    def save() -> None:
+        torch.set_num_threads(1)
+        for step in range(2, 200):
+            weights = {"w": torch.zeros(1000 * (step % 3))}  # of other sizes: no file has the size of another
+            checkpoint.save(tmp_path, {**state(step), "model": weights})
+
+    child, seen = in_child(save), [0]
+    while seen[-1] < 199:
+        seen.append(checkpoint.load(tmp_path)["step"])
+        assert not run_status(tmp_path).why
+    assert wait_for(child) == 0 and seen == sorted(seen)
+
+
+def test_a_folder_that_goes_while_it_is_being_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes with the start that made it and was refused, another process."""
+    run, lock = tmp_path / "run", fcntl.flock
+
+    def late(*args: Any) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        shutil.rmtree(run)
+        lock(*args)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with checkpoint.only_writer(run):
+        checkpoint.save(run, state(1))
+        child = in_child(lambda: checkpoint._hold(run))
+        assert wait_for(child) == 1, "it is held"
 
 
 def _outlive(ready: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
     ready.set()
-    done.wait(30)
+    done.wait(300)
 
 
 def test_a_worker_that_outlives_its_trainer_does_not_hold_the_run(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     ready, done = context.Event(), context.Event()
     with checkpoint.only_writer(tmp_path):
-        worker = context.Process(target=_outlive, args=(ready, done))
+        worker = context.Process(target=_outlive, args=(ready, done), daemon=True)
         worker.start()
-        assert ready.wait(30)
+        assert ready.wait(180)
     with checkpoint.only_writer(tmp_path):
         assert worker.is_alive()
     done.set()
@@ -158,9 +198,9 @@ def test_a_worker_that_outlives_its_trainer_does_not_hold_the_run(tmp_path: Path
 def test_a_second_writer_is_told_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     ready, done = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path, ready, done))
+    other = context.Process(target=_hold, args=(tmp_path, ready, done), daemon=True)
     other.start()
-    assert ready.wait(30)
+    assert ready.wait(180)
     with (
         pytest.raises(StudentError, match=r"is being written by another student.train"),
         checkpoint.only_writer(tmp_path),
