@@ -32,7 +32,7 @@ FLAGS += (
     "--disable-dev-shm-usage",
     "--remote-debugging-pipe",
 )
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds until a browser that does not answer is given up"""
 
 

@@ -54,7 +54,7 @@ def run_on_ranks(command: click.Command, line: Sequence[str], output: Path, rank
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
         if process.exitcode is None:
             process.kill()
             process.join()
@@ -73,7 +73,7 @@ def run_afresh(module: str, line: Sequence[str], ranks: int) -> tuple[int, str]:
         )
         for env in rank_env(ranks)
     ]
-    said = [process.communicate(timeout=120)[0] for process in processes]
+    said = [process.communicate(timeout=300)[0] for process in processes]
     return max(abs(process.returncode) for process in processes), "".join(said)
 
 

@@ -31,7 +31,7 @@ class Terminal:
     status: int | None = None
     """Of the process, once it has ended: its exit status, or minus the signal that ended it."""
 
-    def read(self, until: Callable[[bytes], bool] = lambda _: False, *, seconds: float = 120.0) -> bytes:
+    def read(self, until: Callable[[bytes], bool] = lambda _: False, *, seconds: float = 300.0) -> bytes:
         """Take what is written, up to the end of the process, or until enough is there."""
         deadline = time.monotonic() + seconds
         while not until(bytes(self.written)):

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import __main__ as command
-from benchmarks import guard, profile
+from benchmarks import commands, guard, profile
 from benchmarks.bench import Bench
 from benchmarks.commands import watch
 from benchmarks.growth import slope
@@ -60,9 +60,29 @@ def test_a_table_is_measured(name: str, measured: Callable[[str], Table]) -> Non
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
-def test_processes_of_their_own_are_watched() -> None:
-    line = "import multiprocessing as m; p = m.Process(target=bytearray, args=(90 << 20,)); p.start(); p.join()"
-    usage = watch(["-c", line])
+WATCHED = """
+import multiprocessing, pathlib, sys, time
+def stay():
+    while not pathlib.Path(sys.argv[1]).exists():
+        time.sleep(0.01)
+child = multiprocessing.get_context("fork").Process(target=stay)
+child.start(); child.join()
+"""
+
+
+def test_processes_of_their_own_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child stays until it was looked at."""
+    seen, look = set[int](), commands.peak_bytes
+
+    def peak_bytes(pid: int) -> int:
+        found = look(pid)
+        seen.add(pid)
+        if len(seen) > 1:
+            (tmp_path / "seen").touch()
+        return found
+
+    monkeypatch.setattr(commands, "peak_bytes", peak_bytes)
+    usage = watch(["-c", WATCHED, str(tmp_path / "seen")])
     assert usage.parent > 5e6 and usage.seconds > 0 and len(usage.children) == 1
     with pytest.raises(UserError, match="ended with 3"):
         watch(["-c", "import sys; sys.exit(3)"])

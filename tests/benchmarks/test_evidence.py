@@ -117,7 +117,7 @@ def test_slices_end_where_one_long_run_does(lab: Lab, tmp_path: Path) -> None:
     for file in (lab.work / "subsets").iterdir():
         (tmp_path / "subsets").mkdir(exist_ok=True)
         (tmp_path / "subsets" / file.name).write_bytes(file.read_bytes())
-    lengths = iter([0.2 * 1.4**turn for turn in range(20)])
+    lengths = iter([0.1 * 1.4**turn for turn in range(22)])
     slices = 1
     while not run([sliced], tmp_path, jobs=1, until=time.monotonic() + next(lengths)):
         slices += 1

@@ -40,7 +40,7 @@ TITLE = "SIGKILL of single workers of each command, at random moments and in the
 SHOWS = "never a hang; an error that says what died, and the same command again makes the same"
 FULL, REDUCED = 210, 7
 LAST_S = 0.012
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 """How long after its time a command is given before it hangs; a loaded machine is slow, too"""
 DIED = ("a worker process died", "A rendering process ended with exit code -9")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -15,6 +16,7 @@ from moto.server import ThreadedMotoServer
 
 import pipeline.remote.cache_settings
 import pipeline.remote.client
+from pipeline.durable import s3_lease
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
 
@@ -55,6 +57,18 @@ def point_at(port: int, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     patch.setattr(pipeline.remote.client, "FIRST_PAUSE_S", 0.01)
     forget()
+
+
+class _OftenLookedAt(threading.Event):
+    """Whoever waits for it looks up twice a second."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(0.5 if timeout is None else min(timeout, 0.5))
+
+
+def renew_often(patch: pytest.MonkeyPatch) -> None:
+    """Leases are renewed twice a second and expire no sooner than ever, so that a busy machine keeps them."""
+    patch.setattr(s3_lease, "threading", SimpleNamespace(Event=_OftenLookedAt, Thread=threading.Thread))
 
 
 def forget() -> None:

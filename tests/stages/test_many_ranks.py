@@ -31,6 +31,7 @@ from stages.teacher_logits import main
 from stages.verify_logits import main as verify_logits
 from tests.many_ranks import Hold, Rank, eventually, meeting, run_here, start
 from tests.network import Cable, cabled, enter
+from tests.patience import all_forked
 from tests.pictures import tiny_shards
 from tests.servers.s3 import forget, point_at, s3_server
 
@@ -114,7 +115,7 @@ def test_without_rank_0_the_others_end_in_time_and_any_number_goes_on(
     folder, reference, ranks, tmp_path, monkeypatch
 ) -> None:
     out = tmp_path / "store.zarr"
-    monkeypatch.setattr(StoreWriter, "finish", lambda _: time.sleep(120))  # a kill cannot come too late
+    monkeypatch.setattr(StoreWriter, "finish", lambda _: time.sleep(600))  # a kill cannot come too late
     for world in (3, 2):
         group = begin(ranks, meeting(world), folder, out)
         wanted = min(receipts(out) + 3, UNITS)
@@ -179,7 +180,7 @@ def test_a_run_does_not_sweep_while_a_process_of_an_earlier_one_writes(
 ) -> None:
     out, hold = tmp_path / "store.zarr", Hold(tmp_path)
     hold.on(monkeypatch, LocalObjects)
-    group = begin(ranks, meeting(2), folder, out)
+    group = begin(ranks, meeting(2), folder, out, "--timeout", 60)
     hold.wait_for(*group)
     seen = store_status(out)
     assert [(writer.told["rank"], writer.pid, writer.works) for writer in seen.writers] == [
@@ -231,8 +232,8 @@ def test_slices_one_after_the_other_some_killed_and_another_number_of_them(
 def test_ranks_refuse_to_label_otherwise_than_rank_0(folder, ranks, tmp_path) -> None:
     out = tmp_path / "store.zarr"
     envs = meeting(2)
-    lead = begin(ranks, envs[:1], folder, out)[0]
-    other = begin(ranks, envs[1:], folder, out, "--seed", 5)[0]
+    lead = begin(ranks, envs[:1], folder, out, "--timeout", 60)[0]
+    other = begin(ranks, envs[1:], folder, out, "--timeout", 60, "--seed", 5)[0]
     assert other.wait() == 1
     assert "seed: 0 against 5" in other.said
     assert lead.wait() == 0, lead.said
@@ -242,13 +243,14 @@ def attempt(folder: str, out: str) -> None:
     """What each worker of torchrun runs; in the first attempt rank 1 dies."""
     import os
 
+    all_forked(Path(out).parent)
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1":
         eventually(lambda: receipts(Path(out)) >= 2)
         os.kill(os.getpid(), 9)
     env = {name: value for name, value in os.environ.items() if name.startswith(("TORCHELASTIC_", "MASTER_"))}
     env |= {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
     log = Path(out).with_name(f"{os.environ['TORCHELASTIC_RESTART_COUNT']}-{os.environ['RANK']}.log")
-    code = run_here(main, [str(a) for a in arguments(Path(folder), Path(out), "--timeout", 30)], env, log)
+    code = run_here(main, [str(a) for a in arguments(Path(folder), Path(out), "--timeout", 60)], env, log)
     assert code == 0, log.read_text()
 
 
@@ -285,7 +287,7 @@ def test_a_node_that_is_cut_off_ends_in_time_and_the_rest_goes_on(
     hold.release()
     assert other.wait() == 1, other.said
     assert "cannot reach the other ranks" in other.said and "Traceback" not in other.said
-    assert lead.wait(60) == 0, lead.said  # it says that rank 1 was lost if that one still had work in hand
+    assert lead.wait() == 0, lead.said  # it says that rank 1 was lost if that one still had work in hand
     assert tree(out) == reference
     StoreReader.open(out)
 
@@ -297,7 +299,7 @@ def test_a_node_that_cannot_be_reached_from_the_start_ends_in_time(folder, refer
     lead, other = begin(ranks, envs, folder, out)
     assert other.wait() == 1, other.said
     assert "cannot reach the other ranks" in other.said and "Traceback" not in other.said
-    assert lead.wait(60) == 0, lead.said
+    assert lead.wait() == 0, lead.said
     assert tree(out) == reference
 
 
@@ -326,7 +328,7 @@ def far_s3(cable: Cable, folder: Path) -> Iterator[tuple[int, Callable[[], int]]
         return int(ours.recv())
 
     try:
-        assert ours.poll(60)
+        assert ours.poll(180)
         yield ours.recv(), count
     finally:
         with contextlib.suppress(OSError):
@@ -361,16 +363,16 @@ def test_a_node_that_loses_its_object_store_ends_in_time_and_another_goes_on(
     hold.wait_for(cut_off)
     cable.cut()
     hold.release()
-    assert cut_off.wait(60) == 1, cut_off.said
+    assert cut_off.wait() == 1, cut_off.said
     assert "s3://bucket/store.zarr" in cut_off.said and "Nothing that was finished is lost" in cut_off.said
     assert "Traceback" not in cut_off.said
     assert count() == 2
     ranks.append(start(main, *runs[1]))
-    assert ranks[-1].wait(60) == 0, ranks[-1].said
+    assert ranks[-1].wait() == 0, ranks[-1].said
     assert count() == UNITS
     checked = ["--logits", "s3://bucket/store.zarr", "--workers", 0, "--cache-dir", tmp_path / "cache"]
     ranks.append(start(verify_logits, checked, runs[1][1], tmp_path / "verify.log"))
-    assert ranks[-1].wait(60) == 0 and "s3://bucket/store.zarr is in order" in ranks[-1].said
+    assert ranks[-1].wait() == 0 and "s3://bucket/store.zarr is in order" in ranks[-1].said
     forget()
 
 
@@ -389,7 +391,7 @@ def test_ranks_with_shards_and_store_in_s3_make_the_same_bytes(folder, reference
         given = arguments(folder, Path("unused"), *where, "--summary", tmp_path / "summary.json")[2:]
         given[1] = "s3://bucket/store.zarr"
         ranks += [start(main, given, env, log) for env, log in zip(meeting(2), logs, strict=True)]
-        assert [rank.wait(90) for rank in ranks] == [0, 0], [rank.said for rank in ranks]
+        assert [rank.wait() for rank in ranks] == [0, 0], [rank.said for rank in ranks]
         found = {
             entry["Key"].removeprefix("store.zarr/"): client.get_object(Bucket="bucket", Key=entry["Key"])[
                 "Body"

@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.durable import writer_lock
 from pipeline.durable.objects import open_objects
 from pipeline.durable.writer_lock import myself, seated
 from pipeline.labelling.writers import Telling
@@ -74,22 +76,31 @@ def _labels(store: Path, place: Place, ready: Any) -> None:
         telling._said = -9.0
         telling(8)
         ready.set()
-        time.sleep(60)
+        time.sleep(600)
 
 
 @pytest.fixture
 def labeller(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
     store, context = make_store(tmp_path, rows=40, finish=False), multiprocessing.get_context("fork")
     ready = context.Event()
-    process = context.Process(target=_labels, args=(store, Place(rank=0, world=2), ready))
+    process = context.Process(target=_labels, args=(store, Place(rank=0, world=2), ready), daemon=True)
     process.start()
-    assert ready.wait(30)
+    assert ready.wait(180)
     yield store, process
     process.kill()
     process.join()
 
 
-def test_a_store_under_way_says_who_and_how_long_still(labeller: tuple[Path, Any]) -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The time at which all that is told is read, however long that takes."""
+    moment = time.time()
+    clock = SimpleNamespace(time=lambda: moment, monotonic=time.monotonic, sleep=time.sleep)
+    monkeypatch.setattr(writer_lock, "time", clock)
+    return moment
+
+
+def test_a_store_under_way_says_who_and_how_long_still(labeller: tuple[Path, Any], now: float) -> None:
     store, process = labeller
     shown = lines(store)
     assert shown[0] == "store    labelling 90.0 %" and shown[4].endswith("s to go")
@@ -99,7 +110,7 @@ def test_a_store_under_way_says_who_and_how_long_still(labeller: tuple[Path, Any
     assert writer["told"]["world"] == 2 and writer["alive"] is True
     assert found["left_s"] == pytest.approx(8 / found["rate"])
     beside = store.with_name("store.zarr.writers")
-    elsewhere = {**myself(), "host": "node7", "rank": 1, "state": "labels", "rate": 3.0, "at": time.time() - 500}
+    elsewhere = {**myself(), "host": "node7", "rank": 1, "state": "labels", "rate": 3.0, "at": now - 500}
     (beside / "node7-1.json").write_text(json.dumps(elsewhere))
     (beside / "torn-1.json").write_text('{"pid": ')
     assert lines(store)[6] == f"rank 1   node7 {os.getpid()} no word, silent 8m20s"
@@ -177,9 +188,11 @@ def test_a_run_that_stopped_and_then_finished(store: Path, tmp_path: Path) -> No
     assert [line.split()[0] for line in shown if line.endswith("%")] == ["top1", "top1_class", "top1_distillation"]
 
 
-def test_a_run_under_way_that_is_then_killed(store: Path, tmp_path: Path) -> None:
+def test_a_run_under_way_that_is_then_killed(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
-    process = start(arguments(store, run, "--epochs", "4000"), tmp_path / "said")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_status, "SAY_S", 600.0)  # what is said of the first step stands while it is looked at
+        process = start(arguments(store, run, "--epochs", "4000"), tmp_path / "said")
     try:
         eventually(lambda: (run / "status.json").exists() and told(run)["state"] == "training")
         shown = lines(run)
@@ -195,7 +208,7 @@ def test_a_run_under_way_that_is_then_killed(store: Path, tmp_path: Path) -> Non
     assert lines(run)[0] == "run      unknown", "as a run of an older release"
 
 
-def test_a_run_of_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_another_machine(tmp_path: Path, now: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_status, "SAY_S", 0.0)
     write(tmp_path, range(1, 13), config={"epochs": 4})
     said = json.loads((tmp_path / "status.json").read_text())
@@ -207,9 +220,9 @@ def test_a_run_of_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     assert shown()[:4] == ["run      training", "step     10 of 40, epoch 1 of 4", "loss     0.1000",
                            "speed    3,812 img/s, wait 1%, 12m to go"]  # fmt: skip
-    assert shown(at=time.time() - 400)[-1] == f"rank 0   node7 {os.getpid()} no word, silent 6m40s"
-    assert shown(at=time.time() - 400)[0] == "run      silent"
-    assert shown(at=time.time() - 400, state="validates")[0] == "run      validating"
+    assert shown(at=now - 400)[-1] == f"rank 0   node7 {os.getpid()} no word, silent 6m40s"
+    assert shown(at=now - 400)[0] == "run      silent"
+    assert shown(at=now - 400, state="validates")[0] == "run      validating"
 
 
 def test_a_damaged_run_says_so(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from distill.__main__ import main
-from pipeline.durable import s3_lease, writer_lock
+from pipeline.durable import writer_lock
 from pipeline.durable.objects import open_objects
 from pipeline.durable.writer_lock import myself, seated
 from pipeline.labelling.writers import Telling
 from pipeline.processes.world import Place
 from tests.many_ranks import eventually
-from tests.servers.s3 import forget, point_at, s3_server
+from tests.servers.s3 import forget, point_at, renew_often, s3_server
 from tests.stores import fill, index_of, manifest_of, open_writing
 
 INDEX = index_of(70)
@@ -50,7 +50,7 @@ def begin(units: int) -> None:
 
 
 def test_a_store_under_way_in_a_bucket(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_lease, "LEASE_S", 8.0)  # what it says goes with a renewal, every two seconds
+    renew_often(monkeypatch)  # what it says goes with a renewal
     begin(units=4)
     assert status(URL)[1][0] == "store    stopped 72.9 %", "102 of 140 labels"
     objects = open_objects(URL)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.durable import s3_lease
-from tests.servers.s3 import forget, point_at, s3_server
+from tests.servers.s3 import forget, point_at, renew_often, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +25,9 @@ def s3(server: tuple[int, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases that soon expire, for tests of that alone: on a machine that is busy they could not be renewed in time."""
-    monkeypatch.setattr(s3_lease, "LEASE_S", 2.0)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that are often renewed: what becomes of them, and what they say, is soon seen."""
+    renew_often(monkeypatch)
 
 
 @pytest.fixture

@@ -260,8 +260,8 @@ def test_writers_come_in_when_the_first_lets_them(place: str, impatient: None) -
     last.leave()
 
 
-def test_those_who_write_are_known_to_whoever_looks(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_lease, "LEASE_S", 2.0)  # a lease says with its next renewal what it is told
+def test_those_who_write_are_known_to_whoever_looks(place: str, often: None) -> None:
+    """A lease says with its next renewal what it is told."""
 
     def told() -> list[tuple[int, bool | None, object]]:
         return [(writer.pid, writer.alive, writer.told.get("rate")) for writer in open_objects(place).writers()]

@@ -15,7 +15,8 @@ from pipeline.durable.writer_lock import seated
 from pipeline.errors import StoreError
 
 
-def test_a_process_that_has_just_been_killed_is_waited_for(tmp_path: Path) -> None:
+def test_a_process_that_has_just_been_killed_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_lock, "PATIENCE_S", 60.0)
     objects = LocalObjects(tmp_path / "store.zarr")
     with Path(f"{objects.root}.writers.lock").open("wb") as inherited:  # as a worker does that has not run yet
         fcntl.flock(inherited, fcntl.LOCK_EX)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,29 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> SampleIndex:
     return scan(tiny_shards(tmp_path_factory.mktemp("shards"), rows=ROWS))
 
 
-def drawn(loader: Loader, rows: int, seconds: float, limit: float = 1e9) -> Watch:
+def drawn(
+    loader: Loader, rows: int, seconds: float, limit: float = 1e9, wait: Callable[[float], None] = time.sleep
+) -> Watch:
     """So many rows once, with a device that takes so many seconds a step."""
     watch = Watch(loader, CPU, repeats=1, seconds=limit)
     for slot in loader.render(requests_of(np.arange(rows), 0, BATCH)):
         with watch.working():
-            time.sleep(seconds)
+            wait(seconds)
         watch.took(len(slot.row_B))
     return watch
+
+
+class Clock:
+    """Goes on by itself, and at once by what is waited for."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def perf_counter(self) -> float:
+        return time.perf_counter() + self.ahead
+
+    def wait(self, seconds: float) -> None:
+        self.ahead += seconds
 
 
 def test_what_is_measured(index: SampleIndex) -> None:
@@ -60,11 +76,13 @@ def test_the_efforts_of_all_workers_come_back(index: SampleIndex, tmp_path: Path
         assert (spent.looked_up, spent.decoded) == ((ROWS, 0) if known else (0, ROWS))
 
 
-def test_it_is_said_once_and_only_to_who_waits(index: SampleIndex, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_said_once_and_only_to_who_waits(
+    index: SampleIndex, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("pipeline.feeding.watch.time", clock)
     with Loader(RECIPE, index, batch=BATCH, workers=0) as loader, caplog.at_level(logging.WARNING):
-        begun = time.perf_counter()
-        drawn(loader, 40, 0.0)
-        drawn(loader, 40, 4 * (time.perf_counter() - begun), limit=0.001)  # a step of twenty times what its views take
+        drawn(loader, 40, 1000.0, limit=0.001, wait=clock.wait)  # far more than what its views take
         assert not caplog.messages
         drawn(loader, 40, 0.0, limit=0.001)
     (told,) = caplog.messages

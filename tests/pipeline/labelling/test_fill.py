@@ -22,7 +22,7 @@ from tests.stores import manifest_of, tree
 
 NET, ROWS, BATCH, VIEWS, SIDE = "test_resnet", 72, 16, 2, 32
 BATCHES = VIEWS * 5
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 class SimulatedDevice:

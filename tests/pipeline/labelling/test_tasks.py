@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.labelling.tasks import Handout, MeetingHandout, Task, handout_of, slice_of, tasks_of
+from pipeline.processes import rendezvous
 from pipeline.processes.rendezvous import LostError, Meeting, meet
 from pipeline.processes.world import Place
 from pipeline.store.layout import Unit
-from tests.many_ranks import free_port
+from tests.many_ranks import eventually, free_port
 
 SHORT = 2.0
+LONG = 60.0
+"""Where nobody is lost, and nobody is waited for so long"""
 
 
 def places(world: int) -> list[Place]:
@@ -122,38 +125,36 @@ def test_a_process_alone_gets_all_tasks() -> None:
 # ---- ranks that meet
 
 
-def take(place: Place, tasks: list[Task], slow: float, taken: dict[int, list[Task]], sums: list[int]) -> None:
-    with handout_of(place, timeout_s=20) as handout:
+def take(place: Place, tasks: list[Task], taken: list[tuple[int, Task]], sums: list[int]) -> None:
+    """Take part; rank 1 is slow: it has its first task in hand until all the others are done."""
+    with handout_of(place, timeout_s=LONG) as handout:
         for task in handout.announce(tasks) if place.leads else handout.listen():
-            taken.setdefault(place.rank, []).append(task)
+            taken.append((place.rank, task))
+            eventually(lambda: any(rank == 1 for rank, _ in taken) and (place.rank != 1 or len(taken) == len(tasks)))
             sums.append(handout.count(len(task.views))) if place.leads else handout.count(len(task.views))
-            time.sleep(slow)
         assert handout.settle(sums.append if place.leads else None) == []
 
 
 def test_each_task_goes_to_exactly_one_rank_and_no_rank_waits_for_a_slow_one() -> None:
     tasks = [Task(run, (0, 1)) for run in range(60)]
-    taken: dict[int, list[Task]] = {}
+    taken: list[tuple[int, Task]] = []
     sums: list[int] = []
-    threads = [
-        threading.Thread(target=take, args=(place, tasks, 0.4 if place.rank == 1 else 0.01, taken, sums))
-        for place in places(3)
-    ]
+    threads = [threading.Thread(target=take, args=(place, tasks, taken, sums)) for place in places(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
-    assert sorted((task for part in taken.values() for task in part), key=lambda task: task.run) == tasks
-    assert len(taken.get(1, [])) < 20, "the slow one got as much as the others"
+        thread.join()
+    assert sorted((task for _, task in taken), key=lambda task: task.run) == tasks
+    assert [rank for rank, _ in taken].count(1) == 1, "the others do what the slow one leaves"
     assert sum(sums) == 120, "rank 0 counts for all"
 
 
 def test_hellos_of_an_earlier_attempt_are_not_believed() -> None:
     first, second = places(2)
-    with meet(first, 5) as lead:
+    with meet(first, LONG) as lead:
         lead._store.set("hello/1", "an earlier process of that rank")
         lead._store.set("session/an earlier process of that rank", "an earlier session")
-        with meet(second, 5) as follower:
+        with meet(second, LONG) as follower:
             assert follower._session == lead._session
             lead.put("word", "said")
             assert follower.wait_for("word") == "said"
@@ -166,7 +167,7 @@ def test_a_rank_that_finds_nobody_says_so_in_time() -> None:
         LostError, match=r"rank 1 of 2 at 127.0.0.1:\d+ cannot reach the other ranks: .* Start the same"
     ):
         Meeting(place, SHORT)
-    assert time.monotonic() - begun < 3 * SHORT
+    assert time.monotonic() - begun < LONG
 
 
 def test_a_rank_0_that_never_answers_is_waited_for_in_time() -> None:
@@ -175,22 +176,23 @@ def test_a_rank_0_that_never_answers_is_waited_for_in_time() -> None:
     begun = time.monotonic()
     with pytest.raises(LostError, match=r"rank 0 did not answer within 2 s"), meet(second, SHORT):
         pass
-    assert time.monotonic() - begun < 3 * SHORT
+    assert time.monotonic() - begun < LONG
     lead.leave()
 
 
-def test_a_failure_of_rank_0_reaches_the_others_with_its_reason() -> None:
+def test_a_failure_of_rank_0_reaches_the_others_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "LINGER_S", LONG)
     first, second = places(2)
 
     def fail() -> None:
-        with pytest.raises(UserError, match="not there"), meet(first, 10) as lead:
+        with pytest.raises(UserError, match="not there"), meet(first, LONG) as lead:
             while lead.add("joined", 0) < 1:
                 time.sleep(0.01)
             raise UserError("the shards are not there")
 
     thread = threading.Thread(target=fail)
     thread.start()
-    with pytest.raises(LostError, match="rank 0 stopped: the shards are not there"), meet(second, 10) as follower:
+    with pytest.raises(LostError, match="rank 0 stopped: the shards are not there"), meet(second, LONG) as follower:
         follower.wait_for("tasks")
     thread.join()
 
@@ -209,7 +211,7 @@ def test_a_rank_that_falls_silent_is_given_up_and_its_task_is_left() -> None:
         assert list(ours) == tasks[1:]
         begun = time.monotonic()
         assert handouts[0].settle(lambda _: None) == [1]
-        assert SHORT <= time.monotonic() - begun < 3 * SHORT
+        assert SHORT <= time.monotonic() - begun < LONG
 
 
 def test_a_port_that_is_no_number_is_told():

@@ -161,7 +161,7 @@ def test_a_batch_goes_to_the_worker_that_has_answered_and_not_to_the_next_in_tur
             slot.row_B[:], slot.view_B[:] = np.arange(8), 0
             loader._send(worker, (number, 8))
         for _ in range(3):
-            assert quick[1].poll(30)
+            assert quick[1].poll(180)
             assert loader._least_busy(last=1) == 1
             loader._receive(1)
             loader._send(1, (1, 8))

@@ -146,10 +146,10 @@ PINNED = [
 
 
 def test_a_batch_of_a_large_data_set_costs_what_its_pool_costs() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()  # which others who are at work do not lengthen
     order = Order(Recipe(), rows=14_000_000, views=tuple(range(90)), run_rows=8192, batch=1024)
     assert len(order.batch(17, 12_345)) in range(1022, 1026)
-    assert time.perf_counter() - begun < 2.0
+    assert time.process_time() - begun < 2.0
 
 
 def test_refusals() -> None:

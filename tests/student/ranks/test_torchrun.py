@@ -12,7 +12,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from student.train import main
 from tests.many_ranks import LAUNCHER, run_here
-from tests.patience import FORKED_S, LATE_S
+from tests.patience import LATE_S, all_forked
 from tests.small_students import arguments, make_store, same, weights
 
 
@@ -22,7 +22,8 @@ def attempt(line: list[str], logs: str, dies: bool) -> None:
     number, rank = kept["TORCHELASTIC_RESTART_COUNT"], kept["RANK"]
     last = dies and (number, rank) == ("0", "1")
     log = Path(logs) / f"{number}-{rank}.log"
-    time.sleep(LATE_S if (number, rank) == ("1", "1") else FORKED_S)
+    all_forked(Path(logs))
+    time.sleep(LATE_S if (number, rank) == ("1", "1") else 0)
     code = run_here(main, [*line, "--max-steps", "2"] if last else line, kept, log)
     if last:
         os.kill(os.getpid(), signal.SIGKILL)
