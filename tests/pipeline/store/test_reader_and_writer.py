@@ -342,6 +342,29 @@ def test_a_unit_may_be_written_again_with_the_same_labels_only(tmp_path: Path) -
         assert same_labels(store.finish().read(1, 2), labels_of(MANIFEST, unit))
 
 
+def test_a_unit_that_two_wrote_at_once_and_otherwise_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, unit = tmp_path / "store.zarr", Unit(0, 0)
+    with open_writing(path, MANIFEST, INDEX, 2) as store:
+        fill(store, store.missing()[1:])
+        lost, put = StoreWriter.follow(LocalObjects(path)), LocalObjects.put
+
+        def later(objects: LocalObjects, key: str, data: bytes) -> None:
+            """The lost process is slow: the other one has done its unit when it writes."""
+            monkeypatch.setattr(LocalObjects, "put", put)
+            store.write(unit, labels_of(MANIFEST, unit))
+            put(objects, key, data)
+
+        monkeypatch.setattr(LocalObjects, "put", later)
+        with pytest.raises(StoreError, match="unit view 0, run 0 has been written before, with other labels"):
+            lost.write(unit, labels_of(MANIFEST, unit, salt=1))
+    with open_writing(path, MANIFEST, INDEX, 2) as store:
+        assert store.missing() == [unit]
+        fill(store, [unit])
+        assert same_labels(store.finish().read(0, 0), labels_of(MANIFEST, unit))
+
+
 def test_labels_that_do_not_fit_are_a_mistake(tmp_path: Path) -> None:
     unit = Unit(0, 0)
     good = labels_of(MANIFEST, unit)
