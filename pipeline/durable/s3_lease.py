@@ -2,7 +2,8 @@
 
 It is ``{"holder": …, "token": …}``, written every `LEASE_S` / 4 seconds, each time only if it is still the one that was
 written before. One that was not written for `LEASE_S` seconds, by the server's own clock, has expired, and whoever
-comes may take it over, on the condition that it is still the same. A holder that could not renew in time stops writing.
+comes may take it over, on the condition that it is still the same. A holder that could not renew in time stops writing;
+its time counts from before it asked, since an answer may be late.
 So of two processes that believe to hold a lease, one is about to find out, and a unit that both write is the same
 bytes.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import secrets
 import threading
 import time
@@ -53,17 +55,14 @@ class Lease:
 
     def take(self) -> bool:
         """Take it if nobody has it, or who had it has not renewed it."""
+        begun = time.monotonic()
         self._tag = self.bucket.put_if(self.key, self._text(), IfNoneMatch="*")
-        if self._tag is None:
-            tag, age, text = look(self.bucket, self.key)
-            self.holder = str(_holder_of(text).get("holder", ""))
-            if _holder_of(text).get("token") == self._token:  # the answer to our own first attempt was lost
-                self._tag = tag
-            elif tag and age > LEASE_S:
-                self._tag = self.bucket.put_if(self.key, self._text(), IfMatch=tag)
-        if self._tag is None:
+        if self._tag is None or _is_late(begun):
+            begun = time.monotonic()
+            self._tag = self._put_over(LEASE_S)
+        if self._tag is None or _is_late(begun):
             return False
-        self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._renewer = threading.Thread(target=self._renew, args=(begun,), name="lease", daemon=True)
         self._renewer.start()
         return True
 
@@ -83,23 +82,33 @@ class Lease:
         told = {"holder": this_process(), "token": self._token, "renewed": self._count}
         return json.dumps({**myself(), **self.told, **told}).encode()
 
-    def _renew(self) -> None:
+    def _put_over(self, age_s: float = math.inf) -> str | None:
+        """The tag of ours, put over another's that is older than that, or over our own; None where neither is there.
+
+        Of our own, whose answer was lost or late, nobody knows how old it is.
+        """
+        tag, age, text = look(self.bucket, self.key)
+        found = _holder_of(text)
+        self.holder = str(found.get("holder", ""))
+        if not tag or (found.get("token") != self._token and age <= age_s):
+            return None
+        return self.bucket.put_if(self.key, self._text(), IfMatch=tag)
+
+    def _renew(self, renewed: float) -> None:
         try:
-            self._renew_until_over()
+            self._renew_until_over(renewed)
         finally:  # whatever ended it: nobody renews from here on
             if not self._over.is_set():
                 self._tag = None
                 self._lost(f"s3://{self.bucket.name}/{self.key} could not be renewed, or was taken over.")
 
-    def _renew_until_over(self) -> None:
-        renewed = time.monotonic()
+    def _renew_until_over(self, renewed: float) -> None:
         while not self._over.wait(LEASE_S / 4):
             begun, tag = time.monotonic(), None
             with contextlib.suppress(UserError, OSError):
                 tag = self.bucket.put_if(self.key, self._text(), IfMatch=self._tag or "")
                 if tag is None:
-                    found, _, text = look(self.bucket, self.key)
-                    tag = found if _holder_of(text).get("token") == self._token else None
+                    begun, tag = time.monotonic(), self._put_over()
                     if tag is None:
                         break
             if tag is not None:
@@ -204,6 +213,11 @@ def _stands(bucket: Bucket, key: str, *, sweep: bool = False) -> bool:
         with contextlib.suppress(UserError, OSError):
             bucket.delete(key, IfMatch=tag)
     return False
+
+
+def _is_late(begun: float) -> bool:
+    """Whether so much of a lease that was put after `begun` is over that it might not be renewed in time."""
+    return time.monotonic() - begun > LEASE_S / 2
 
 
 def _holder_of(text: bytes) -> dict[str, Any]:

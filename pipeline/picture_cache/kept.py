@@ -10,7 +10,11 @@ next picture would exceed the bound nothing more is added, and nothing goes: eve
 whatever went out would be asked for before what came in. What is damaged is removed, and decoded again. Drawn views are
 kept in the same way (`pipeline.rendering.view_cache`).
 
-Whatever goes wrong here costs time and no pixel: pictures are then decoded, as without a cache.
+Who has prepared a cache holds a shared flock on its folder, together with forked processes; a process that was sent the
+cache ends before its sender. The folder of another decoder goes if nobody holds it.
+
+Whatever goes wrong here costs time and no pixel: pictures are then decoded, as without a cache. So too where the folder
+is removed while it is in use.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import os
 import re
 import secrets
 import shutil
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,8 +77,10 @@ class PictureCache:
     def prepared(self) -> PictureCache:
         """Make the folder, and remove what killed processes and other decoders left; a folder of no use is refused."""
         try:
-            for place in (self.folder, self._place, self._place / PARTS):
-                place.mkdir(mode=0o700, parents=place is self.folder, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while not self._held():
+                self._place.mkdir(mode=0o700, exist_ok=True)
+            (self._place / PARTS).mkdir(mode=0o700, exist_ok=True)
             status = self._place.lstat()
             if self._place.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 raise PictureCacheError(
@@ -96,20 +103,46 @@ class PictureCache:
 
     def used(self) -> int:
         """How many bytes all pictures in the cache take, those of other processes included."""
-        with self._account() as found:
-            return found.used
+        return self.used_and_free()[0]
+
+    def used_and_free(self) -> tuple[int, int]:
+        """How many bytes all pictures take, and how many are free on that disk; none where the folder is gone."""
+        try:
+            with self._account() as found:
+                return found.used, shutil.disk_usage(self._place).free
+        except OSError as error:
+            self._take_no_more(error)
+            return 0, 0
+
+    def _held(self) -> bool:
+        """Whether the folder is there, and is in use from now on: as long as this object or a forked one lives."""
+        with suppress(FileNotFoundError):
+            descriptor = os.open(self._place, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+            weakref.finalize(self, os.close, descriptor)
+            with suppress(OSError):  # some shares lock no folders
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            return os.path.samestat(os.fstat(descriptor), self._place.stat())  # or another version has just removed it
+        return False
 
     def _remove_others(self) -> None:
-        """What other versions made: nobody will look at it again, and it takes room."""
+        """What other versions made and nobody uses: nobody will look at it again, and it takes room."""
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):  # another process removes it, too
                 if path == self._place or path.lstat().st_uid != os.geteuid() or not path.is_dir() or path.is_symlink():
                     continue
                 if self._is_ours(FOLDER, path) and (path / LEDGER).is_file():
-                    log.warning("%s: %s of another version are removed; that takes a while", path, self.what)
-                    path = path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.gone"))
+                    path = self._set_aside(path)
                 if self._is_ours(GONE, path):
                     shutil.rmtree(path, ignore_errors=True)
+
+    def _set_aside(self, path: Path) -> Path:
+        """A folder of another version under a name by which nobody looks for it; as it is, if it is in use."""
+        with _alone(path) as alone:
+            if not alone:
+                log.warning("%s: %s of another version stay, since they are in use", path, self.what)
+                return path
+            log.warning("%s: %s of another version are removed; that takes a while", path, self.what)
+            return path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}.gone"))
 
     def _is_ours(self, pattern: re.Pattern[str], path: Path) -> bool:
         found = pattern.fullmatch(path.name)
@@ -118,10 +151,11 @@ class PictureCache:
     def _remove_unfinished(self, found: Account) -> None:
         """What is being written is locked by its writer; what is not, was left by one that was killed."""
         for path in (self._place / PARTS).iterdir():
-            if not _is_held(path):
-                path.unlink(missing_ok=True)
-                if (match := NAME.fullmatch(path.name)) is not None:
-                    found.add(-_named(match).disk_bytes)
+            with _alone(path) as alone:
+                if alone:
+                    path.unlink(missing_ok=True)
+                    if (match := NAME.fullmatch(path.name)) is not None:
+                        found.add(-_named(match).disk_bytes)
 
     def _count(self) -> int:
         """What all files take, by their names."""
@@ -174,13 +208,16 @@ class PictureCache:
                 if descriptor is not None:
                     entry.write(descriptor, picture, self._maker, pixels_HWC)
         except OSError as error:
-            self._takes = False
-            log.warning(
-                "no more %s are kept in %s: %s. Training and labelling go on without",
-                self.what,
-                self.folder,
-                error.strerror,
-            )
+            self._take_no_more(error)
+
+    def _take_no_more(self, error: OSError) -> None:
+        self._takes = False
+        log.warning(
+            "no more %s are kept in %s: %s. Training and labelling go on without",
+            self.what,
+            self.folder,
+            error.strerror,
+        )
 
     @contextmanager
     def _part(self, picture: Picture) -> Iterator[int | None]:
@@ -195,7 +232,7 @@ class PictureCache:
             with self._account():
                 part.rename(path)
         except BaseException:
-            with self._account() as found:
+            with suppress(OSError), self._account() as found:
                 part.unlink(missing_ok=True)
                 found.add(-picture.disk_bytes)
             raise
@@ -233,19 +270,21 @@ class PictureCache:
         return f"{self._place}/{picture.payload_crc & 0xFF:02x}/{picture.name}"
 
 
-def _is_held(path: Path) -> bool:
-    """Whether a process holds the lock on a file."""
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Whether no process has a lock on a file or folder; inside none gets one."""
+    descriptor = None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
+        descriptor = os.open(path, entry.FLAGS)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except OSError as error:
+        alone = not isinstance(error, BlockingIOError)  # it is gone, or nothing that could be locked
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        yield alone
     finally:
-        os.close(descriptor)
-    return False
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _named(match: re.Match[str]) -> Picture:

@@ -7,7 +7,6 @@ for a cache can hold: never more than was allowed, nor than is free on that disk
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +53,7 @@ def bounded(cache: PictureCache, count: int, wanted: int, some: Sequence[Picture
 
     `some` stand for all: they say which part of it is there already.
     """
-    used, limit, free = cache.used(), cache.limit, shutil.disk_usage(cache.folder).free
+    (used, free), limit = cache.used_and_free(), cache.limit
     cache.spared = int(free * LEFT_FREE)
     cache.limit = min(limit, used + free - cache.spared)
     room, kept = max(0, cache.limit - used), cache.share_kept(some)

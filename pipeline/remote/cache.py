@@ -5,7 +5,8 @@
 A folder holds whole shards under the sha256 of their URL, up to a number of bytes. Whoever needs one that is not there
 takes that shard's lock (flock) and fetches it; the others on this node wait for the lock and find it. A shard is
 fetched under a temporary name, held to the length that the server and the index say (and to the SHA-256 that the server
-names, or its MD5 where the server's tag is one), flushed, and renamed. What is not whole never has the name.
+names, or its MD5 where the server's tag is one), flushed, and renamed. What is not whole never has the name; where
+nobody has the shard's lock, it was left by a process that was killed, and goes.
 
 Who uses a shard has it open with a shared flock. To make room, shards that were used longest ago go, if the flock on
 them can be had: what is in use stays. If nothing can go, that is an error and not a fuller disk.
@@ -136,7 +137,7 @@ class Cache:
                 f"{url} has {known.size:,} bytes, and had {size:,} when it was indexed: it is another file, or was "
                 "changed. Restore it, or name the right one by --shards."
             )
-        self.make_room(known.size)
+        self.make_room(known.size, place)
         wrong: set[str] = set()
         sha256 = named(url, lambda: attempts(url, lambda: self._attempt(url, place, known, wrong)))
         note = {"url": url, "size": known.size, "tag": known.tag, "sha256": sha256}
@@ -144,9 +145,8 @@ class Cache:
 
     def _attempt(self, url: str, place: Path, known: Known, wrong: set[str]) -> str:
         part = place.with_name(f"{place.name}.{secrets.token_hex(8)}.part")
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            _lock(descriptor, fcntl.LOCK_EX)  # a part that nobody holds was left by a process that was killed
+            self.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
             within = self.start_s + known.size / SLOWEST
             remote(url, stall_s=self.stall_s).call("get_file", url, str(part), within_s=within)
             with part.open("rb") as file:  # by name: whether clients write in place or replace is theirs to choose
@@ -162,20 +162,26 @@ class Cache:
                 os.fsync(file.fileno())
             part.replace(place)
             return found_sha256
+        except FileNotFoundError as error:
+            if str(error.filename) != str(part):
+                raise  # the server's word that it has none
+            raise OSError(f"what came was removed from {self.folder}") from error
         finally:
-            os.close(descriptor)
             part.unlink(missing_ok=True)
 
     # ---- room
 
-    def make_room(self, needed: int) -> None:
-        """Let shards go, the ones that were used longest ago first, until `needed` bytes fit."""
+    def make_room(self, needed: int, place: Path | None = None) -> None:
+        """Let shards go, the ones that were used longest ago first, until `needed` bytes fit.
+
+        They are for `place`, whose lock the caller has.
+        """
         with self._locked(self.folder / "room", "the cache"):
             entries, total = [], 0
             for path in self.folder.iterdir():
                 with contextlib.suppress(FileNotFoundError):
                     whole = WHOLE.fullmatch(path.name)
-                    if not whole and (not PART.fullmatch(path.name) or _remove_unused(path)):
+                    if not whole and (not PART.fullmatch(path.name) or self._remove_left(path, place)):
                         continue
                     status = path.stat()
                     total += status.st_size
@@ -192,6 +198,17 @@ class Cache:
                     f"the cache {self.folder} may hold {self.limit:,} bytes; {total:,} are in use, and a shard of "
                     f"{needed:,} is needed. Give a larger --cache-size, or fewer --workers."
                 )
+
+    def _remove_left(self, part: Path, ours: Path | None) -> bool:
+        """Remove a part that a killed process left: whoever brings one has the lock of its place."""
+        name = part.name.partition(".")[0]
+        if ours is not None and ours.name == name:
+            part.unlink(missing_ok=True)
+            return True
+        with self._locked(part.with_name(name), name, wait=False) as left:
+            if left:
+                part.unlink(missing_ok=True)
+            return left
 
     @contextlib.contextmanager
     def _locked(self, place: Path, url: str, *, wait: bool = True) -> Iterator[bool]:

@@ -121,7 +121,10 @@ def _place(digest: str) -> Path:
 
 @contextlib.contextmanager
 def _one_at_a_time(place: Path) -> Iterator[None]:
-    """While somebody unpacks or proves, others wait; the system lets go of the lock however that process ends."""
+    """While somebody unpacks or proves, others wait; the system lets go of the lock however that process ends.
+
+    It is the lock of a shard of that name: while it is held, `pipeline.remote.cache` leaves the part alone.
+    """
     descriptor = os.open(f"{place}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -179,13 +182,13 @@ def _alone(descriptor: int) -> bool:
 def _unpacked(place: Path, digest: str, lengths: Lengths, blocks: Blocks, prove: Prove) -> Mapped:
     starts = _starts(lengths)
     try:
-        cache().make_room(starts[""])
+        cache().make_room(starts[""], place)
     except ShardError as error:
         raise OSError(str(error)) from error
     part = place.with_name(f"{place.name}.{secrets.token_hex(8)}.part")
     with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH)  # a part that nobody holds was left by a process that was killed
+            fcntl.flock(file, fcntl.LOCK_SH)  # in use from its first moment on, by whoever has the map
             for name in DTYPES:
                 file.seek(starts[name])
                 for block in blocks(name):

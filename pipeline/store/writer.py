@@ -158,9 +158,7 @@ class StoreWriter(OpenStore):
                 self._objects.put(key, part)
             if not self._objects.put_new(unit.receipt_key, receipt):
                 there = get_record(self._objects, unit.receipt_key)
-                if (
-                    there != receipt
-                ):  # it speaks of objects that were replaced by these: the next run does the unit again
+                if there != receipt:  # the other's objects were replaced by these: the next run does the unit again
                     self._objects.delete(unit.receipt_key)
         self._require_same_receipt(unit, receipt, there)
         self._table[unit] = list(digests.values())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import signal
 import stat
 import time
@@ -19,6 +21,7 @@ from pipeline.picture_cache import entry
 from pipeline.picture_cache.decoder import decoder
 from pipeline.picture_cache.entry import Picture
 from pipeline.picture_cache.kept import PARTS, PictureCache
+from pipeline.picture_cache.of_index import bounded
 from tests.faults import in_child, wait_for
 
 ROOM = 1 << 24
@@ -150,15 +153,53 @@ def test_another_decoders_pictures_are_never_shown_and_go(tmp_path: Path) -> Non
     old.keep(which, pixels_HWC)
     (path,) = files(tmp_path)
     copied = path.read_bytes()
+    del old  # nobody uses it
     now = opened(tmp_path)
     assert now.crop(which, None) is None and not files(tmp_path) and now.used() == 0
-    assert old.crop(which, None) is None
-    old.keep(which, pixels_HWC)
-    assert not old.takes and [place.name for place in (tmp_path / "cache").iterdir()] == [f"pictures-{decoder().hex()}"]
+    assert [place.name for place in (tmp_path / "cache").iterdir()] == [f"pictures-{decoder().hex()}"]
     now.keep(which, pixels_HWC)
     (path,) = files(tmp_path)
     path.write_bytes(copied)  # the very file of the other decoder
     assert now.crop(which, None) is None
+
+
+def test_what_a_run_of_another_version_uses_stays_until_it_ends(tmp_path: Path, caplog) -> None:
+    """Its first process, or one that was forked from it, however that ends."""
+    which, pixels_HWC = picture(4)
+    old = PictureCache(tmp_path / "cache", ROOM, made_by=bytes(8)).prepared()
+    opened(tmp_path)
+    old.keep(which, pixels_HWC)
+    assert old.takes and old.crop(which, None) is not None
+    child = in_child(partial(time.sleep, 600))
+    del old
+    opened(tmp_path)
+    assert len(files(tmp_path)) == 1
+    os.kill(child, signal.SIGKILL)
+    assert wait_for(child) == -signal.SIGKILL
+    opened(tmp_path)
+    assert not files(tmp_path)
+    place = tmp_path / "cache" / "pictures-0000000000000000"
+    stay = f"{place}: pictures of another version stay, since they are in use"
+    assert caplog.messages == [stay, stay, f"{place}: pictures of another version are removed; that takes a while"]
+
+
+def test_a_folder_that_another_version_removes_while_it_is_opened_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(tmp_path).keep(*picture(1))
+    flock = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        if how == fcntl.LOCK_SH:
+            monkeypatch.undo()
+            PictureCache(tmp_path / "cache", ROOM, made_by=bytes(8)).prepared()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    cache = opened(tmp_path)
+    assert not files(tmp_path)
+    cache.keep(*picture(2))
+    assert cache.takes and cache.crop(picture(2)[0], None) is not None
 
 
 def test_what_is_not_ours_stays(tmp_path: Path) -> None:
@@ -355,3 +396,31 @@ def test_a_folder_that_is_taken_away_costs_no_picture(tmp_path: Path) -> None:
     assert cache.crop(which, None) is None
     cache.keep(which, pixels_HWC)
     assert not cache.takes
+
+
+@pytest.mark.parametrize("taken", ["all", "ours"])
+def test_a_folder_that_is_taken_away_has_nothing_and_no_room(tmp_path: Path, caplog, taken: str) -> None:
+    """Whoever asks first how full it is: at the start, or while a run goes on."""
+    cache, (which, _) = opened(tmp_path), picture(9)
+    place = tmp_path / "cache"
+    shutil.rmtree(place if taken == "all" else place / f"pictures-{decoder().hex()}")
+    assert cache.takes and cache.share_kept([which]) == 0 == cache.used() and not cache.takes
+    assert bounded(cache, 1, which.disk_bytes, [which], made="decoded").limit == 0
+    gone = f"no more pictures are kept in {place}: No such file or directory. Training and labelling go on without"
+    assert caplog.messages == [
+        gone, gone,
+        f"picture cache {place}: 1 pictures take 0.0 MB decoded; it holds 0.0 MB, and 0.0 MB more are free there: "
+        "about 0 % of the pictures will be kept, the others are decoded each time",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_is_taken_away_hides_no_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = opened(tmp_path)
+
+    def interrupted(*_: object) -> None:
+        shutil.rmtree(tmp_path / "cache")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache.keep(*picture(9))

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from pipeline.shards.index import scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.rows import payload_of
 from pipeline.views.recipe import Recipe
+from tests.many_ranks import eventually
 from tests.pictures import tiny_shards
 from tests.servers.flaky import proxy
 
@@ -167,9 +169,10 @@ def test_a_shard_that_was_changed_is_fetched_anew_by_a_scan_and_refused_by_a_rea
 @pytest.mark.parametrize("fault", ["refuse", "error", "cut", "stall"])
 def test_a_fault_now_and_then_is_got_over(shards, s3, at, tmp_path, fault, caplog) -> None:
     caplog.set_level("WARNING", "pipeline.remote.client")
-    with proxy(s3, lambda number: fault if number % 4 != 3 else "pass") as between:
+    until = 4 if fault == "stall" else 10**9  # each of those is waited for
+    with proxy(s3, lambda number: fault if number < until and number % 4 != 3 else "pass") as between:
         at(between.port)
-        cache = Cache(tmp_path / "c", stall_s=0.5)
+        cache = Cache(tmp_path / "c", stall_s=1.5)
         for path in shards:
             assert read(cache.open(url_of(path))) == path.read_bytes()
     assert "attempt 2 of 5" in caplog.text
@@ -184,7 +187,7 @@ def test_a_fault_that_stays_ends_in_time_and_leaves_nothing(shards, s3, at, tmp_
         begun = time.monotonic()
         with pytest.raises(ShardError, match=r"000001.tar: .* \(5 attempts\)\. Check the network and the server"):
             cache.open(url_of(shards[1]))
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < 60
         assert between.connections <= 2 * pipeline.remote.client.ATTEMPTS
     assert whole(tmp_path / "c") == [] and not list((tmp_path / "c").glob("*.part"))
 
@@ -225,7 +228,7 @@ def test_a_fork_is_refused_where_it_would_hang(shards, s3, at, tmp_path) -> None
     ours, theirs = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(target=_try, args=(theirs, url_of(shards[1]), tmp_path / "d"))
     child.start()
-    assert ours.poll(20) and "Use --start-method forkserver or spawn" in ours.recv()
+    assert ours.poll(180) and "Use --start-method forkserver or spawn" in ours.recv()
     child.join()
 
 
@@ -247,7 +250,7 @@ def test_processes_of_a_node_fetch_a_shard_once(shards, s3, at, tmp_path) -> Non
     crew = [context.Process(target=_count, args=(gate, queue, url_of(shards[0]), tmp_path / "c")) for _ in range(3)]
     for process in crew:
         process.start()
-    found = [queue.get(timeout=30) for _ in crew]
+    found = [queue.get(timeout=180) for _ in crew]
     for process in crew:
         process.join()
     assert {digest for digest, _ in found} == {hashlib.sha256(shards[0].read_bytes()).hexdigest()}
@@ -300,6 +303,78 @@ def test_what_a_killed_process_left_is_swept_and_what_is_cut_is_fetched_again(sh
     assert not stray.exists()
 
 
+class OneShard:
+    """A server of 1,000 bytes under each name; while they are fetched, something happens."""
+
+    def __init__(self, happens: Callable[[str], None], *, replaces: bool = False) -> None:
+        self.happens, self.replaces, self.fetches = happens, replaces, 0
+
+    def call(self, name: str, _: str, path: str = "", **__: object) -> dict[str, object] | None:
+        if name == "info":
+            return {"size": 1000}
+        self.fetches += 1
+        self.happens("it begins")
+        if self.replaces:
+            Path(path).unlink(missing_ok=True)
+        Path(path).write_bytes(b"x" * 1000)
+        self.happens("it has come")
+        return None
+
+    def stand_in(self, patch: pytest.MonkeyPatch) -> None:
+        for module in (pipeline.remote.cache, pipeline.remote.files):
+            patch.setattr(module, "remote", lambda *_, **__: self)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_part_stays_while_its_shard_is_fetched(tmp_path, monkeypatch, replaces) -> None:
+    """Another process makes room at each moment; the client writes in place, or replaces the file."""
+    os_open, making = os.open, []
+
+    def make_room(_: str) -> None:
+        making.append(True)
+        Cache(tmp_path, 2000).make_room(10)
+        making.clear()
+
+    def opened(path, *how) -> int:
+        descriptor = os_open(path, *how)
+        if str(path).endswith(".part") and not making:
+            make_room("there is a part")
+        return descriptor
+
+    server = OneShard(make_room, replaces=replaces)
+    server.stand_in(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", opened)
+        descriptor = Cache(tmp_path, 2000).open("s3://bucket/a.tar")
+    assert read(descriptor) == b"x" * 1000 and server.fetches == 1
+
+
+def test_a_part_goes_where_nobody_fetches_its_shard(tmp_path) -> None:
+    cache, place = Cache(tmp_path, 2000), tmp_path / ("0" * 40)
+    part = place.with_name(f"{place.name}.0123456789abcdef.part")
+    part.write_bytes(b"half")
+    with Cache(tmp_path, 2000)._locked(place, "the shard"):
+        cache.make_room(10)
+        assert part.exists()
+    cache.make_room(10)
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("moment", ["it begins", "it has come"])
+def test_what_is_removed_by_hand_meanwhile_is_fetched_again(tmp_path, monkeypatch, moment) -> None:
+    """And is not taken for a shard that the server does not have."""
+    monkeypatch.setattr(pipeline.remote.client, "FIRST_PAUSE_S", 0.01)
+
+    def remove(now: str) -> None:
+        if (now, server.fetches) == (moment, 1):
+            shutil.rmtree(tmp_path / "c")
+
+    server = OneShard(remove)
+    server.stand_in(monkeypatch)
+    assert read(Cache(tmp_path / "c", 2000).open("s3://bucket/a.tar")) == b"x" * 1000
+    assert server.fetches == 2
+
+
 def test_files_of_others_in_the_folder_are_left_alone(tmp_path) -> None:
     """A folder that was named by mistake, or that others use too: only what the cache has made may go."""
     folder = tmp_path / "c"
@@ -318,10 +393,7 @@ def test_the_next_shard_is_fetched_while_this_one_is_read(shards, s3, at, tmp_pa
     sizes = [path.stat().st_size for path in shards]
     with ShardFiles([url_of(path) for path in shards], sizes) as files:
         assert files.read(0, 0, 512) == shards[0].read_bytes()[:512]
-        deadline = time.monotonic() + 20
-        while len(whole(tmp_path / "cache")) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually(lambda: len(whole(tmp_path / "cache")) >= 2)
         assert files.limit == 4
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.durable.objects import open_objects
 from pipeline.errors import ShardError, StoreError, UserError
+from pipeline.remote.cache import Cache
 from pipeline.remote.cache_settings import cache
 from pipeline.shards import index as index_module
 from pipeline.shards import index_checks as columns
@@ -306,10 +307,10 @@ def _look(queue: Any, index: SampleIndex) -> None:
 
 
 def _open(queue: Any, path: Path, started: Any) -> None:
-    started.wait(60)
+    started.wait(180)
     index = StoreReader.open(path).index
     queue.put((index.mapped, same(index), place_of(index).stat().st_ino))
-    started.wait(60)  # nobody lets go before all have it
+    started.wait(180)  # nobody lets go before all have it
 
 
 def _die_unpacking() -> None:
@@ -325,7 +326,7 @@ def test_a_spawned_process_maps_it() -> None:
     queue = SPAWN.Queue()
     process = SPAWN.Process(target=_look, args=(queue, opened()))
     process.start()
-    assert queue.get(timeout=60) == (True, INDEX.digest(), INDEX.key(3))
+    assert queue.get(timeout=180) == (True, INDEX.digest(), INDEX.key(3))
     process.join()
 
 
@@ -335,12 +336,36 @@ def test_processes_that_open_a_store_at_once_share_one_file(tmp_path: Path) -> N
     crew = [FORK.Process(target=_open, args=(queue, tmp_path / "store.zarr", started), daemon=True) for _ in range(3)]
     for process in crew:
         process.start()
-    found = {queue.get(timeout=60) for _ in crew}
+    found = {queue.get(timeout=180) for _ in crew}
     for process in crew:
         process.join()
     ((is_mapped, is_same, _),) = found
     assert is_mapped
     assert is_same
+
+
+@pytest.mark.parametrize("step", ["it has its part", "it has written some"])
+def test_whoever_makes_room_meanwhile_leaves_it_alone(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """At the first moment at which there is a part, too."""
+    fdopen = os.fdopen
+
+    def another() -> None:
+        Cache(cache().folder, 1 << 30).make_room(10)
+
+    def begun(descriptor: int, mode: str) -> Any:
+        if step == "it has its part":
+            another()
+        return fdopen(descriptor, mode)
+
+    def blocks(name: str) -> Iterator[Any]:
+        if step == "it has written some":
+            another()
+        yield INDEX.arrays()[name]
+
+    monkeypatch.setattr(mapped.os, "fdopen", begun)
+    index = opened(blocks)
+    assert index.mapped
+    assert same(index)
 
 
 def test_a_process_that_is_killed_while_unpacking_leaves_nothing_that_is_used(folder: Path) -> None:
