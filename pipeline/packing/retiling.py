@@ -96,6 +96,8 @@ def retile(urls: Sequence[str], out: Path, *, speed: PackSpeed | None = None) ->
     if is_finished(out):
         return _found_finished(urls, names, out, classes)
     with claimed(out) as staging:
+        if is_finished(out):  # by another process meanwhile
+            return _found_finished(urls, names, out, classes)
         jobs = [
             Job(url=url, sha256=known.get(url), path=staging.path / name) for url, name in zip(urls, names, strict=True)
         ]

@@ -90,17 +90,14 @@ def pack(
 ) -> PackSummary:  # fmt: skip
     """Make `out` the shards of these images, or find that it already is; others are refused, or set aside."""
     speed = speed or PackSpeed()
-    why = None
-    if is_finished(out):
-        try:
-            return _found_finished(sources, out, options, skip_bad, speed)
-        except ShardError as changed:
-            if not rebuild:
-                raise
-            why = str(changed)
+    look = partial(_look, sources, out, options, skip_bad, speed, rebuild)
+    known, _ = look()
+    if known is not None:
+        return known
     with claimed(out) as staging:
-        if is_finished(out) and why is None:
-            raise ShardError(f"{out} was written by another process meanwhile. Run again to compare.")
+        known, why = look()  # again, since another process may have finished meanwhile
+        if known is not None:
+            return known
         found = _each(partial(check, max_side=options.max_side), "check", sources.images, speed)
         rows = list(zip(sources.images, found, strict=True))
         _require_usable(rows, sources.class_names, skip_bad)
@@ -251,6 +248,20 @@ def _write_notes(staging: Staging, sources: Sources, rows: Sequence[Row], summar
         csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *sorted(bad)])
         staging.write(REJECTED_FILE, table.getvalue().encode(errors="backslashreplace"))
     staging.write(PACK_FILE, summary.to_json())
+
+
+def _look(
+    sources: Sources, out: Path, options: PackOptions, skip_bad: bool, speed: PackSpeed, rebuild: bool
+) -> tuple[PackSummary | None, str | None]:
+    """What is there already, once it is what this run would make; or, with `rebuild`, why it is to be set aside."""
+    if not is_finished(out):
+        return None, None
+    try:
+        return _found_finished(sources, out, options, skip_bad, speed), None
+    except ShardError as changed:
+        if not rebuild:
+            raise
+        return None, str(changed)
 
 
 def _found_finished(sources: Sources, out: Path, options: PackOptions, skip_bad: bool, speed: PackSpeed) -> PackSummary:

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from pipeline.durable.folder import claimed
+from pipeline.durable.local import LocalObjects
+from stages import demo_images
 from stages.demo import price_chart
 from stages.demo.digit_scene import SceneStyle, paint
 from stages.demo_images import DemoOptions, Digits, deal, load_digits, main, picture
+from tests.faults import in_child, wait_for
 
 FEW = ("--labelled", 20, "--unlabelled", 10, "--val", 10, "--side", 32)
+CHARTS = ("--kind", "charts")
 
 
 def make(out: Path, *more: object, expect: int = 0) -> str:
@@ -81,11 +86,48 @@ def test_an_interrupted_run_is_made_whole_by_the_next(made, tmp_path):
     assert tree(tmp_path / "images") == tree(made)
 
 
-def test_a_run_that_was_killed_before_its_record_stood_is_no_one_elses(made, tmp_path):
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_run_that_was_killed_before_its_record_stood_is_no_one_elses(made, tmp_path, begun):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / ".tmp-0123456789abcdef").write_bytes(b'{"unf')
+    if begun:
+        few = {"labelled": 20, "unlabelled": 10, "val": 10, "side": 32, "pieces": 2, "strokes": 1, "seed": 0}
+        (tmp_path / "images" / "demo.json").write_bytes(DemoOptions(kind="digits", **few).unfinished())
     make(tmp_path / "images")
     assert tree(tmp_path / "images") == tree(made)
+
+
+def test_while_one_run_makes_pictures_another_is_refused_and_removes_nothing(tmp_path, monkeypatch):
+    out, put = tmp_path / "images", LocalObjects.put
+    temporary = out / ".tmp-0123456789abcdef"
+
+    def another():
+        told = make(out, *CHARTS, "--seed", 1, expect=1)
+        assert told == f"error: {out} is being written by another process. Wait for it, or choose another --out.\n"
+
+    def after_another(objects, key, data):
+        monkeypatch.undo()
+        out.mkdir()
+        temporary.write_bytes(data)
+        assert wait_for(in_child(another)) == 0
+        temporary.unlink()
+        put(objects, key, data)
+
+    monkeypatch.setattr(LocalObjects, "put", after_another)
+    make(out, *CHARTS)
+    make(tmp_path / "alone", *CHARTS)
+    assert tree(out) == tree(tmp_path / "alone")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "images"]
+
+
+def test_of_two_runs_at_once_the_later_finds_what_the_other_made(tmp_path, monkeypatch):
+    def after_another(target):
+        monkeypatch.undo()
+        assert "made before" not in make(tmp_path / "images", *CHARTS)
+        return claimed(target)
+
+    monkeypatch.setattr(demo_images, "claimed", after_another)
+    assert "made before" in make(tmp_path / "images", *CHARTS)
 
 
 def test_a_folder_of_someone_else_is_refused_and_left_alone(tmp_path):

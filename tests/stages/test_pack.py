@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.durable.folder import claimed
 from pipeline.errors import ShardError
+from pipeline.packing import writing
 from pipeline.pictures.images import decode
 from pipeline.shards.index import scan
 from pipeline.shards.patterns import expand
@@ -260,6 +261,28 @@ def test_shards_are_set_aside_once_others_are_whole(images: Path, out: Path, tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "none", "out", "out.previous"], "one generation"
 
 
+@pytest.mark.parametrize("earlier", [True, False])
+def test_of_two_runs_at_once_the_later_finds_what_the_other_made(
+    images: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    mine, words = tmp_path / "out", ["--samples-per-shard", 5, "--if-changed", "rebuild"]
+    if earlier:
+        shutil.copytree(out, mine)
+    made = {}
+
+    def after_another(target: Path) -> object:
+        monkeypatch.undo()
+        packed("--images", images, "--out", mine, *words)
+        made.update({path: path.stat().st_mtime_ns for path in mine.iterdir()})
+        return claimed(target)
+
+    monkeypatch.setattr(writing, "claimed", after_another)
+    packed("--images", images, "--out", mine, *words)
+    assert made and {path: path.stat().st_mtime_ns for path in mine.iterdir()} == made
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.previous"][: 1 + earlier]
+    assert not earlier or files(tmp_path / "out.previous") == files(out)
+
+
 def test_other_options_images_or_files_are_refused(images: Path, out: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(out, tmp_path / "out")
     result = run("--images", images, "--out", mine, "--samples-per-shard", 5, "--max-side", 20)
@@ -303,6 +326,9 @@ def test_an_empty_folder_or_a_link_to_one_is_filled(images: Path, out: Path, tmp
     packed("--images", images, "--out", tmp_path / "link", "--samples-per-shard", 10)
     assert files(tmp_path / "real") == files(out)
     assert (tmp_path / "link").is_symlink()
+    shutil.rmtree(tmp_path / "real")  # or set aside by a run that was killed before others took its place
+    packed("--images", images, "--out", tmp_path / "link", "--samples-per-shard", 10)
+    assert files(tmp_path / "real") == files(out)
 
 
 def test_wrong_flags_are_usage_errors(images: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.durable.folder import claimed
+from pipeline.packing import retiling
 from pipeline.packing.retiling import fingerprint
 from pipeline.pictures.images import decode
 from pipeline.pictures.jpeg_tiling import SIGN, SPANS
@@ -132,6 +134,22 @@ def test_tile_is_found_again(plain: Path, tmp_path: Path) -> None:
     (out / "000001.tar").write_bytes(before[out / "000001.tar"][1][:-512])
     result = run(tile.main, "--shards", plain, "--out", out)
     assert result.exit_code == 1 and f"{out}/000001.tar is not as it was tiled. Remove {out}" in result.output
+
+
+def test_of_two_runs_at_once_the_later_finds_what_the_other_made(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, told = tmp_path / "out", []
+
+    def after_another(target: Path) -> object:
+        monkeypatch.undo()
+        told.append(done(tile.main, "--shards", plain, "--out", out))
+        monkeypatch.setattr(retiling, "copy_tiled", lambda _: 1 / 0)
+        return claimed(target)
+
+    monkeypatch.setattr(retiling, "claimed", after_another)
+    assert [done(tile.main, "--shards", plain, "--out", out)] == told
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_workers_change_nothing(plain: Path, packed: Path, tmp_path: Path) -> None:

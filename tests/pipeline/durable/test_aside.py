@@ -48,6 +48,38 @@ def test_the_newest_that_was_finished_is_the_generation_that_is_kept(
     assert f"{run}.previous-2 is {run}.previous now" in caplog.text
 
 
+def test_what_one_process_keeps_another_does_not_remove_by_the_name_that_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    for number in (0, 1):
+        aside.put_aside(made(run, str(number)), "")
+    made(run, "2")
+
+    def after_another(folder: Path) -> str:
+        monkeypatch.undo()
+        assert wait_for(in_child(lambda: keep_one(run))) == 0
+        return aside.size_text(folder)
+
+    monkeypatch.setattr(aside, "size_text", after_another)
+    keep_one(run)
+    assert said(tmp_path) == {"run": "2", "run.previous": "1"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.previous"]
+
+
+def test_what_cannot_be_named_anew_stays_and_that_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tmp_path / "run"
+    for number in (0, 1):
+        aside.put_aside(made(run, str(number)), "")
+    made(run, "2")
+    with Calls(0, names=("replace",)).active():
+        keep_one(run)
+    assert said(tmp_path) == {"run": "2", "run.previous-2": "1"}
+    assert f"what was set aside of {run} stays: cannot move {run}.previous-2: Input/output error" in caplog.text
+    keep_one(run)
+    assert said(tmp_path) == {"run": "2", "run.previous": "1"}
+
+
 def test_one_that_is_alone_is_kept_whatever_it_is(tmp_path: Path) -> None:
     run = tmp_path / "run"
     aside.put_aside(made(run, "begun", done=False), "")
