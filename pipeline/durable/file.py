@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.durable.local import failure, flush, flush_directory
+from pipeline.durable.local import failure, flush, flush_directory, is_same_file
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:
@@ -49,9 +49,15 @@ def _locked_temporary(path: Path) -> tuple[int, Path]:
     """A new file beside `path`, which another that writes there takes for a killed one's until it is locked."""
     while True:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return descriptor, Path(name)
+        temporary = Path(name)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if is_same_file(descriptor, temporary):
+                return descriptor, temporary
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

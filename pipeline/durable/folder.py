@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from pipeline.durable.local import flush, flush_directory
+from pipeline.durable.file import telling
+from pipeline.durable.local import flush, flush_directory, is_same_file
 from pipeline.errors import ShardError
 
 LOCK = ".lock"
@@ -52,15 +52,15 @@ def claimed(target: Path) -> Iterator[Staging]:
     """An empty staging folder for `target`, held by this process alone and removed unless it is finished."""
     place = Path(os.path.realpath(target))
     staging = Staging(path=place.parent / f".{place.name}.packing", target=place)
-    with suppress(FileExistsError):
-        staging.path.mkdir(parents=True)
     with ExitStack() as stack:
-        try:
-            lock = stack.enter_context((staging.path / LOCK).open("ab"))
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = _is_ours(staging.path, lock)
-        except (BlockingIOError, FileNotFoundError):  # another has it, or had it until now
+        with telling(staging.path):
+            with suppress(FileExistsError):
+                staging.path.mkdir(parents=True)
             ours = False
+            with suppress(BlockingIOError, FileNotFoundError):  # another has it, or had it until now
+                lock = stack.enter_context((staging.path / LOCK).open("ab"))
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                ours = is_same_file(lock.fileno(), staging.path / LOCK)
         if not ours:
             raise ShardError(f"{target} is being written by another process. Wait for it, or choose another --out.")
         try:
@@ -68,15 +68,11 @@ def claimed(target: Path) -> Iterator[Staging]:
             yield staging
         finally:
             with suppress(OSError):  # what stays, the next run sweeps
-                if _is_ours(staging.path, lock):  # not once it is finished: then it may be another's by now
+                if is_same_file(lock.fileno(), staging.path / LOCK):  # once it is finished, that may be another's
                     _sweep(staging.path)
                     (staging.path / LOCK).unlink()
+                    lock.close()  # some shares keep the name of an open file
                     staging.path.rmdir()
-
-
-def _is_ours(folder: Path, lock: BinaryIO) -> bool:
-    """Whether the lock of the folder is this one; FileNotFoundError where it has none."""
-    return os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat())
 
 
 def _sweep(folder: Path) -> None:

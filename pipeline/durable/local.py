@@ -90,11 +90,11 @@ class LocalObjects:
 
     def put(self, key: str, data: bytes) -> None:
         """Write bytes under a key so that they are there whole and for good: flushed, renamed, directory flushed."""
-        self._put(self.root / key, data, _renamed)
+        self._put(self.root / key, data, _renamed, tries=3)
 
     def put_new(self, key: str, data: bytes) -> bool:
         """The same with a hard link in place of the rename, which does not replace what is there."""
-        return self._put(self.root / key, data, _linked)
+        return self._put(self.root / key, data, _linked, tries=3)
 
     def delete(self, key: str) -> None:
         """Remove a file, and the directories that this leaves empty, so that no trace of the key is left."""
@@ -138,17 +138,16 @@ class LocalObjects:
         """The processes that write this store, by the small files that they keep beside it."""
         return read_all_said(self.root)
 
-    def _put(self, path: Path, data: bytes, named: Callable[[Path, Path], bool]) -> bool:
-        for last in (False, False, True):
-            with self._temporary(path, data) as temporary:
-                try:
-                    if placed := named(temporary, path):
-                        flush_directory(path.parent)
-                    return placed
-                except FileNotFoundError:  # another process that finishes this store has swept the temporary file
-                    if last or not path.parent.is_dir():
-                        raise
-        raise AssertionError("the last try ends in an answer or an error")
+    def _put(self, path: Path, data: bytes, named: Callable[[Path, Path], bool], *, tries: int) -> bool:
+        with self._temporary(path, data) as temporary:
+            try:
+                if placed := named(temporary, path):
+                    flush_directory(path.parent)
+                return placed
+            except FileNotFoundError:
+                if tries == 1 or not path.parent.is_dir():
+                    raise
+        return self._put(path, data, named, tries=tries - 1)  # another that finishes has swept the temporary file
 
     @contextlib.contextmanager
     def _temporary(self, path: Path, data: bytes) -> Iterator[Path]:
@@ -208,6 +207,14 @@ def _write_file(path: Path, data: bytes) -> None:
         flush(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file or folder is still the one of that name: another process may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def flush(descriptor: int) -> None:

@@ -20,6 +20,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -91,11 +92,13 @@ def pack(
     """Make `out` the shards of these images, or find that it already is; others are refused, or set aside."""
     speed = speed or PackSpeed()
     look = partial(_look, sources, out, options, skip_bad, speed, rebuild)
-    known, _ = look()
+    seen = _record(out)
+    known, why = look()
     if known is not None:
         return known
     with claimed(out) as staging:
-        known, why = look()  # again, since another process may have finished meanwhile
+        if _record(out) != seen:  # another process has finished meanwhile
+            known, why = look()
         if known is not None:
             return known
         found = _each(partial(check, max_side=options.max_side), "check", sources.images, speed)
@@ -248,6 +251,12 @@ def _write_notes(staging: Staging, sources: Sources, rows: Sequence[Row], summar
         csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *sorted(bad)])
         staging.write(REJECTED_FILE, table.getvalue().encode(errors="backslashreplace"))
     staging.write(PACK_FILE, summary.to_json())
+
+
+def _record(out: Path) -> bytes | None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return (out / PACK_FILE).read_bytes()
+    return None
 
 
 def _look(

@@ -30,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pipeline.durable.local import is_same_file
 from pipeline.errors import PictureCacheError
 from pipeline.picture_cache import entry
 from pipeline.picture_cache.decoder import decoder
@@ -116,12 +117,16 @@ class PictureCache:
 
     def _held(self) -> bool:
         """Whether the folder is there, and is in use from now on: as long as this object or a forked one lives."""
-        with suppress(FileNotFoundError):
+        try:
             descriptor = os.open(self._place, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-            weakref.finalize(self, os.close, descriptor)
-            with suppress(OSError):  # some shares lock no folders
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-            return os.path.samestat(os.fstat(descriptor), self._place.stat())  # or another version has just removed it
+        except FileNotFoundError:
+            return False
+        ended = weakref.finalize(self, os.close, descriptor)
+        with suppress(OSError):  # some shares lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if is_same_file(descriptor, self._place):
+            return True
+        ended()  # another version has just removed it
         return False
 
     def _remove_others(self) -> None:
@@ -137,7 +142,7 @@ class PictureCache:
 
     def _set_aside(self, path: Path) -> Path:
         """A folder of another version under a name by which nobody looks for it; as it is, if it is in use."""
-        with _alone(path) as alone:
+        with _alone(path, fcntl.LOCK_EX) as alone:
             if not alone:
                 log.warning("%s: %s of another version stay, since they are in use", path, self.what)
                 return path
@@ -151,7 +156,7 @@ class PictureCache:
     def _remove_unfinished(self, found: Account) -> None:
         """What is being written is locked by its writer; what is not, was left by one that was killed."""
         for path in (self._place / PARTS).iterdir():
-            with _alone(path) as alone:
+            with _alone(path, fcntl.LOCK_SH) as alone:
                 if alone:
                     path.unlink(missing_ok=True)
                     if (match := NAME.fullmatch(path.name)) is not None:
@@ -271,12 +276,12 @@ class PictureCache:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Whether no process has a lock on a file or folder; inside none gets one."""
+def _alone(path: Path, lock: int) -> Iterator[bool]:
+    """Whether no process has a lock on a file or folder that excludes this one; inside none gets one."""
     descriptor = None
     try:
         descriptor = os.open(path, entry.FLAGS)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
         alone = True
     except OSError as error:
         alone = not isinstance(error, BlockingIOError)  # it is gone, or nothing that could be locked

@@ -14,7 +14,7 @@ for each of them, since COMPLETE is a function of the receipts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -160,15 +160,14 @@ class StoreWriter(OpenStore):
                 there = get_record(self._objects, unit.receipt_key)
                 if there != receipt:  # the other's objects were replaced by these: the next run does the unit again
                     self._objects.delete(unit.receipt_key)
-        self._require_same_receipt(unit, receipt, there)
-        self._table[unit] = list(digests.values())
-
-    def _require_same_receipt(self, unit: Unit, receipt: bytes, there: bytes | None) -> None:
-        if there is not None and there != receipt:
+            else:
+                there = receipt
+        if there != receipt:
             raise StoreError(
                 f"{self.name}: {unit} has been written before, with other labels. Two processes label it on devices or "
                 "with settings that differ; end one of them, and run teacher_logits again."
             )
+        self._table[unit] = list(digests.values())
 
     def refresh(self) -> None:
         """Look which units other processes have committed since, so that `missing` knows of them."""
@@ -184,13 +183,9 @@ class StoreWriter(OpenStore):
         """Mark the store as complete, once nothing is missing; what was written, to be read from here on."""
         assert not self._closed, "the store is not open for writing"
         self.refresh()
-        missing = self.missing()
-        if missing:
-            raise StoreError(
-                f"{self.name}: {len(missing)} of {self.layout.views * self.layout.runs} units are missing, first "
-                f"{missing[0]}. Run teacher_logits again: it does what is missing."
-            )
+        self._require_all(self.missing())
         sizes = require_sizes(self._objects, self.layout, self._base, self._table)
+        self._require_all([unit for unit in self.layout.units() if unit.receipt_key not in sizes])
         left = list(filter(is_temporary, sizes))  # of writers that were killed while others went on
         for key in left:
             if "/" in key:  # a unit's
@@ -202,3 +197,10 @@ class StoreWriter(OpenStore):
             if "/" not in key:  # perhaps that of another which finishes as well, and writes its record again
                 self._objects.delete(key)
         return StoreReader(self._objects, self.layout, self._base, self._table, self._index)
+
+    def _require_all(self, missing: Sequence[Unit]) -> None:
+        if missing:
+            raise StoreError(
+                f"{self.name}: {len(missing)} of {self.layout.views * self.layout.runs} units are missing, first "
+                f"{missing[0]}. Run teacher_logits again: it does what is missing."
+            )

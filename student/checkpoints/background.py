@@ -45,7 +45,7 @@ class Writing:
         finally:
             self._thread.shutdown()
             if self._under_way is not None and (error := self._under_way.exception()) is not None:
-                log.warning("the last checkpoint was not written: %s", error)  # the run ends by an error of its own
+                log.warning("a checkpoint was not written: %s", error)  # the run ends by an error of its own
 
     def save(self, state: State) -> None:
         """Hand over a state to be written as `last`; the one that was last becomes `previous`."""

@@ -31,7 +31,7 @@ import torch
 
 from pipeline.durable import aside
 from pipeline.durable.file import telling
-from pipeline.durable.local import flush, flush_directory
+from pipeline.durable.local import flush, flush_directory, is_same_file
 from pipeline.errors import StudentError, WeightsError
 from pipeline.models.weights import load_as_data
 from student.checkpoints.run_folder import (
@@ -75,7 +75,7 @@ def load(path: str | Path, which: str = LAST) -> State:
     file = path_of(path, which) if path.is_dir() else path
     try:
         return _read(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         there = sorted(p.stem for p in path.glob("*.pt")) if path.is_dir() else []
         raise StudentError(
             f"{file} is not there" + (f"; {path} has {', '.join(there)}." if there else ".") + " A run directory that "
@@ -206,23 +206,21 @@ def _remove_empty(run: Path) -> None:
 
 def _hold(run: Path) -> None:
     """Lock the folder; the lock lies in it, and so does not know of another folder under the same name."""
-    while True:  # a start that is refused takes its folder away
+    for _ in range(9):
         run.mkdir(parents=True, exist_ok=True)
         try:
             file = (run / LOCK).open("wb")
-        except FileNotFoundError:
-            continue
-        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:  # a start that is refused takes its folder away
+            continue
         except BlockingIOError:
             file.close()
-            raise StudentError(
-                f"{run} is being written by another student.train. Wait for it, stop it, or give another --out."
-            ) from None
-        if os.fstat(file.fileno()).st_nlink:
             break
+        if is_same_file(file.fileno(), run / LOCK):
+            _HELD.append(file)
+            return
         file.close()
-    _HELD.append(file)
+    raise StudentError(f"{run} is being written by another student.train. Wait for it, stop it, or give another --out.")
 
 
 def _let_go() -> None:

@@ -28,14 +28,15 @@ def path_of(run: Path, which: str = LAST) -> Path:
 
 def opened(path: Path) -> BinaryIO:
     """A checkpoint of a run that may be saving another: then `last` has no name for a moment, and `previous` has."""
-    for pause_s in (0.02, 0.2, 1.0):
+    deadline = time.monotonic() + 0.5
+    while True:
         try:
             return path.open("rb")
         except FileNotFoundError:
-            if not path_of(path.parent, PREVIOUS).exists():
+            saving = path == path_of(path.parent) and path_of(path.parent, PREVIOUS).exists()
+            if not saving or time.monotonic() > deadline:
                 raise
-            time.sleep(pause_s)
-    return path.open("rb")
+        time.sleep(0.02)
 
 
 def require_digest(file: BinaryIO, path: Path) -> None:

@@ -124,7 +124,7 @@ def _damage(last: Path) -> str:
     try:
         if is_marked(last):
             return ""
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
     kept = path_of(last.parent, PREVIOUS)
     remedy = f"student.train goes on from {kept.name}." if kept.exists() else "There is no other."

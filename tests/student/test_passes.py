@@ -98,9 +98,11 @@ def test_two_loops_at_once_are_refused(store: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_views_that_are_closed_within_their_loop_say_so(store: Path, workers: int) -> None:
     views = StoredViews(store, batch=20, workers=workers)
-    with pytest.raises(StudentError, match="These views were closed while this loop was in epoch 0, and ended it"):
+    told = "These views were closed while this loop was in epoch 0, and ended it. Close them behind the loop"
+    with pytest.raises(StudentError, match=told):
         for _ in views:
             views.close()
+            assert not multiprocessing.active_children()
     assert steps(views) == [(0, step) for step in range(1, len(views))], "the next loop goes on behind the step given"
     for batch in views:
         if batch.step + 1 == len(views):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -53,6 +54,17 @@ def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
     children = [in_child(write) for _ in range(4)]
     assert [wait_for(child) for child in children] == [0] * 4
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_disk_that_locks_nothing_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    before = len(list(Path("/dev/fd").iterdir()))
+    with pytest.raises(StoreError, match=r"cannot write .*metrics.json: No locks available"):
+        write_json(tmp_path / "metrics.json", {"a": 1})
+    assert not list(tmp_path.iterdir()) and len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_a_number_that_json_does_not_have_is_a_mistake(tmp_path: Path) -> None:

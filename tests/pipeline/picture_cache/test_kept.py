@@ -313,6 +313,25 @@ def test_many_start_at_once_beside_what_another_version_left(tmp_path: Path) -> 
         assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"pictures-{decoder().hex()}"]
 
 
+def test_what_is_being_written_stays_where_files_that_are_read_cannot_be_locked_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS."""
+    flock, cache = fcntl.flock, opened(tmp_path)
+
+    def as_on_a_share(file: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_a_share)
+    with cache._part(picture(1)[0]) as descriptor:
+        assert descriptor is not None
+        opened(tmp_path)
+        entry.write(descriptor, picture(1)[0], cache._maker, picture(1)[1])
+    assert cache.takes and cache.crop(picture(1)[0], None) is not None
+
+
 def test_many_try_the_folder_at_once(tmp_path: Path) -> None:
     """None takes the file that another one tries it with for one that was left."""
 

@@ -342,9 +342,11 @@ def test_a_unit_may_be_written_again_with_the_same_labels_only(tmp_path: Path) -
         assert same_labels(store.finish().read(1, 2), labels_of(MANIFEST, unit))
 
 
+@pytest.mark.parametrize("salt", [1, 8])
 def test_a_unit_that_two_wrote_at_once_and_otherwise_is_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, salt: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The objects of salt 8 have the sizes of the others, by which nothing is noticed."""
     path, unit = tmp_path / "store.zarr", Unit(0, 0)
     with open_writing(path, MANIFEST, INDEX, 2) as store:
         fill(store, store.missing()[1:])
@@ -358,7 +360,9 @@ def test_a_unit_that_two_wrote_at_once_and_otherwise_is_done_again(
 
         monkeypatch.setattr(LocalObjects, "put", later)
         with pytest.raises(StoreError, match="unit view 0, run 0 has been written before, with other labels"):
-            lost.write(unit, labels_of(MANIFEST, unit, salt=1))
+            lost.write(unit, labels_of(MANIFEST, unit, salt=salt))
+        with pytest.raises(StoreError, match=r"Run teacher_logits (again|--recheck)"):
+            store.finish()
     with open_writing(path, MANIFEST, INDEX, 2) as store:
         assert store.missing() == [unit]
         fill(store, [unit])

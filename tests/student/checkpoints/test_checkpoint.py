@@ -152,11 +152,12 @@ def test_whoever_looks_at_a_run_that_saves_sees_whole_checkpoints(tmp_path: Path
             weights = {"w": torch.zeros(1000 * (step % 3))}  # of other sizes: no file has the size of another
             checkpoint.save(tmp_path, {**state(step), "model": weights})
 
-    child, seen = in_child(save), [0]
-    while seen[-1] < 199:
+    child, seen, ended = in_child(save), [0], 0
+    while not ended:
+        ended, status = os.waitpid(child, os.WNOHANG)
         seen.append(checkpoint.load(tmp_path)["step"])
         assert not run_status(tmp_path).why
-    assert wait_for(child) == 0 and seen == sorted(seen)
+    assert status == 0 and seen == sorted(seen) and seen[-1] == 199
 
 
 def test_a_folder_that_goes_while_it_is_being_locked_is_made_again(
