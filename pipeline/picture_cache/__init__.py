@@ -5,5 +5,5 @@ the file of one picture, with a checksum for each band of its rows; `ledger` cou
 `decoder` names what decides pixels, and pictures of another decoder are never looked at. `of_index` opens the cache for
 the pictures of an index, and says how many of them it can hold.
 
-Imports `pictures` and `shards`.
+Imports `pictures`, `shards` and `durable` (whether an open folder still has its name).
 """

@@ -216,6 +216,8 @@ class PictureCache:
             self._take_no_more(error)
 
     def _take_no_more(self, error: OSError) -> None:
+        if not self._takes:
+            return
         self._takes = False
         log.warning(
             "no more %s are kept in %s: %s. Training and labelling go on without",

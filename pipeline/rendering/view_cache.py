@@ -74,7 +74,7 @@ class ViewCache:
     @property
     def fills(self) -> bool:
         """Whether there is room for another view."""
-        return self.kept.takes and self.kept.used() + bytes_of_view(self.side) <= self.kept.limit
+        return self.kept.used() + bytes_of_view(self.side) <= self.kept.limit and self.kept.takes
 
     def picture(self, row: int, view: int) -> Picture:
         """A view as a picture: it has no payload, so its row and its number stand in place of crc and length."""

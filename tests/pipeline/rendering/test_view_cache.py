@@ -70,13 +70,16 @@ def test_the_same_pixels_and_proofs(index: SampleIndex, tmp_path: Path, room: in
     assert found > 150 if holds > 20 else found > 40 if holds else found == 0
 
 
-def test_one_that_is_removed_while_it_is_in_use_takes_no_more(index: SampleIndex, tmp_path: Path) -> None:
+def test_one_that_is_removed_while_it_is_in_use_takes_no_more(
+    index: SampleIndex, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """By hand, or by another version."""
     cache = open_cache(tmp_path, index)
     assert cache.fills
     for place in tmp_path.glob("views-*"):
         shutil.rmtree(place)
-    assert not cache.fills and not cache.kept.takes
+    assert not cache.fills and not cache.fills and not cache.kept.takes
+    assert caplog.text.count("no more views are kept") == 1
 
 
 def test_nothing_is_drawn_of_what_is_kept(index: SampleIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
