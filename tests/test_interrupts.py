@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.processes import interrupts
 from tests.pictures import tiny_shards
-from tests.terminal import CTRL_C, terminal
+from tests.terminal import AS_EVER, CTRL_C, terminal
 
 COMMANDS = {
     "student.train": ("--logits", "nowhere.zarr"),
@@ -26,8 +26,6 @@ COMMANDS = {
     "stages.report": ("--logits", "nowhere.zarr"),
     "stages.pack": ("--images", "nowhere", "--out", "out"),
 }
-AS_EVER = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-"""Whoever runs the tests in the background ignores interrupts, and so would the command."""
 MOMENTS = 20
 SAID = {interrupts.BEFORE, interrupts.AFTER, "error: interrupted; run the same command again to go on where it was\n"}
 

@@ -17,6 +17,7 @@ from distill import __version__
 from distill.__main__ import main
 from distill.commands import COMMANDS
 from pipeline.processes import interrupts
+from tests.terminal import AS_EVER
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,7 +84,7 @@ def test_an_interrupt_while_libraries_are_loaded_is_one_line(library: str, tmp_p
     waits = "import time\nprint('loading', flush=True)\ntry:\n    time.sleep(600)\nexcept BaseException:\n    pass\n"
     (tmp_path / f"{library}.py").write_text(waits)
     running = subprocess.Popen(
-        [sys.executable, "-m", "distill", "pack", "--help"],
+        [sys.executable, "-c", AS_EVER, sys.executable, "-m", "distill", "pack", "--help"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,
