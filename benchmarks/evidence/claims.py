@@ -61,6 +61,8 @@ SMOOTHINGS = ("0.3", "0.5", "0.7")
 PUBLISHED = "efficientnet_lite0"
 """The teacher of photographs, as its row is named"""
 FUSED, PLAIN = "hard with token: both fused", "no distillation"
+AS_THEY_ARE = "as they are"
+"""The row of photographs that were not packed smaller"""
 PARTS = ("mixup", "CutMix", "either", "erasing", "RandAugment", "drop path", "label smoothing", "repeated augmentation")
 CLAIMS: dict[str, tuple[Claim, ...]] = {
     "distillation": (
@@ -173,6 +175,10 @@ def _of_numbers(name: str, figures: Mapping[str, float]) -> Iterator[Claim]:
         for row in rows[:-1]:
             count, most = _number(row)[0], _number(rows[-1])[0]
             yield Claim(f"nothing is lost with {count} in place of {most} views", row, rows[-1], equal=True)
+    if name == "packing":
+        for row in rows:
+            if row != AS_THEY_ARE:
+                yield Claim(f"nothing is lost with photographs packed to a {row}", row, AS_THEY_ARE, equal=True)
 
 
 def _number(row: str) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.evidence.claims import SMOOTHINGS
+from benchmarks.evidence.claims import AS_THEY_ARE, SMOOTHINGS
 from benchmarks.evidence.lab import PLAIN, Lab, Teacher, small_convnet_flags, small_transformer_flags
 from benchmarks.evidence.scales import Flags
 from benchmarks.evidence.steps import Step
@@ -331,7 +331,7 @@ def packing(lab: Lab) -> Experiment:
     """What photographs that were packed smaller cost a student, judged on photographs as they are."""
     teacher, rows = lab.of_imagenet(), []
     for views, shards in [(None, lab.shards(lab.scale.labelled)), *_packed_smaller(lab)]:
-        name = "as they are" if views is None else f"longest side {views:.2f} views"
+        name = AS_THEY_ARE if views is None else f"longest side {views:.2f} views"
         runs = lab.students("soft", lab.store(teacher, shards=shards), *SOFT)
         rows.append(Row(name=name, scores=lab.scores(runs), about=(shards,), base=views is None))
     return Experiment(

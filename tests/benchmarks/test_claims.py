@@ -97,6 +97,15 @@ def test_the_teachers_weight_is_judged_apart_from_pictures_without_a_label() -> 
     ]
 
 
+def test_photographs_packed_smaller_are_judged_against_those_as_they_are() -> None:
+    accuracies = {"as they are": 0.50, "longest side 1.34 views": 0.501, "longest side 0.86 views": 0.45}
+    found = {f"{row}, seed {seed}": value + seed / 500 for row, value in accuracies.items() for seed in (0, 1, 2)}
+    assert [(claim.mine, claim.other, verdict) for claim, _, verdict in judged("packing", found)] == [
+        ("longest side 0.86 views", "as they are", "opposite"),
+        ("longest side 1.34 views", "as they are", "reproduced"),
+    ]
+
+
 def test_temperatures_are_judged_for_whatever_teacher_there_is() -> None:
     found = {f"some net, τ = {tau}, seed {seed}": 0.3 + tau / 10 for tau in (1, 2) for seed in (0, 1)}
     assert [(claim.text, verdict) for claim, _, verdict in judged("temperature", found)] == [
