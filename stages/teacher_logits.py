@@ -24,6 +24,7 @@ from pipeline.commands.recipe_flags import recipe_options
 from pipeline.commands.speed_flags import shards_option, speed_options
 from pipeline.labelling.tasks import handout_of
 from pipeline.processes.start import settle_start_method
+from pipeline.rendering.node_caches import NodeCaches
 from stages.labelling.plan import LabellingPlan
 from stages.labelling.roles import follow, lead, tell_cost
 from stages.labelling.teacher_choice import TeacherChoice
@@ -92,6 +93,7 @@ from stages.labelling.teacher_choice import TeacherChoice
     "--recheck", is_flag=True, help="Read all that is finished, and do what is damaged anew.  [default: list it]"
 )
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, from a short measured sample; write nothing.")
+@gather("caches", NodeCaches)
 @gather("teacher", TeacherChoice)
 @gather("plan", LabellingPlan.of)
 def main(plan: LabellingPlan, dry_run: bool) -> None:

@@ -23,6 +23,7 @@ from pipeline.commands.gather import gather
 from pipeline.commands.speed_flags import Speed, speed_options
 from pipeline.models.out_of_memory import within_memory
 from pipeline.processes.world import Place
+from pipeline.rendering.node_caches import NodeCaches
 from student.checkpoints.run_folder import path_of
 from student.learning.settings import Settings
 from student.ranks.ranks import Stop, joined
@@ -50,6 +51,7 @@ SMALLER = (
 @flags.running_options
 @speed_options
 @kept_options
+@gather("caches", NodeCaches)
 @gather("places", Places, *PLACES)
 @gather("settings", Settings)
 def main(places: Places, settings: Settings, timeout: float, speed: Speed) -> None:

@@ -94,11 +94,12 @@ def classes_json(names: Sequence[str]) -> bytes:
 def read_pack(folder: Path) -> PackSummary:
     """What the pack.json in a folder says; it must be as `to_json` writes it."""
     path = folder / PACK_FILE
-    content = _read_object(path) or {}
+    written = _local_bytes(path) or b"{}"
+    content = _object_in(written, path)
     try:
         shards = tuple(ShardSummary(name=name, **entry) for name, entry in content["shards"].items())
         summary = PackSummary(**{**content, "shards": shards})
-        same = isinstance(summary.options, dict) and summary.to_json() == path.read_bytes()
+        same = isinstance(summary.options, dict) and summary.to_json() == written
     except (TypeError, KeyError, AttributeError, ValueError):
         same = False
     if not same:
@@ -218,8 +219,11 @@ def _each(read: Callable[[Path | str], T], places: Sequence[Path | str]) -> list
 def _read_object(place: Path | str) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is no file."""
     data = small_file(place, MAX_BYTES) if isinstance(place, str) else _local_bytes(place)
-    if data is None:
-        return None
+    return None if data is None else _object_in(data, place)
+
+
+def _object_in(data: bytes, place: Path | str) -> dict[str, Any]:
+    """The object that a file's bytes are."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:

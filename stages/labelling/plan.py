@@ -17,10 +17,9 @@ from pipeline.labelling.writers import luma_for, open_to_label
 from pipeline.labels.codes import Answers
 from pipeline.labels.keep import Keep, parse_temperatures
 from pipeline.labels.keeps import parse_keep
-from pipeline.picture_cache.kept import PictureCache
-from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.world import Place
-from pipeline.rendering.view_cache import ViewCache, views_in
+from pipeline.rendering.node_caches import NodeCaches
+from pipeline.rendering.view_cache import ViewCache
 from pipeline.shards.index import SampleIndex, scan
 from pipeline.shards.patterns import expand
 from pipeline.shards.rows import require_unchanged
@@ -54,10 +53,7 @@ class LabellingPlan:
     """Whether thumbnails are kept; None leaves it to the store"""
     views_together: int
     timeout: float
-    picture_cache: Path | None
-    picture_cache_size: int
-    view_cache: Path | None
-    view_cache_size: int
+    caches: NodeCaches
     rebuild: bool
     """Whether a store that was made otherwise is set aside"""
     recheck: bool
@@ -66,8 +62,7 @@ class LabellingPlan:
     def of(
         cls, shards: tuple[str, ...], rule: LabelRule, recipe: Recipe, teacher: TeacherChoice, speed: Speed, out: str,
         summary: Path | None, views: int, keep: str, temperatures: str, unit_rows: int | None, luma: bool | None,
-        views_together: int, timeout: float, picture_cache: Path | None, picture_cache_size: int,
-        view_cache: Path | None, view_cache_size: int, if_changed: str, recheck: bool,
+        views_together: int, timeout: float, caches: NodeCaches, if_changed: str, recheck: bool,
     ) -> LabellingPlan:  # fmt: skip
         """What the flags ask for; each parameter is called as its flag."""
         place = Place.from_environment()
@@ -87,10 +82,7 @@ class LabellingPlan:
             luma=luma,
             views_together=views_together,
             timeout=timeout,
-            picture_cache=picture_cache,
-            picture_cache_size=picture_cache_size,
-            view_cache=view_cache,
-            view_cache_size=view_cache_size,
+            caches=caches,
             rebuild=if_changed == "rebuild",
             recheck=recheck,
         )
@@ -153,17 +145,9 @@ class LabellingPlan:
                 "number."
             )
 
-    def pictures(self, index: SampleIndex) -> PictureCache | None:
-        """The cache of decoded pictures that the flags ask for; None where they ask for none."""
-        folder = self.picture_cache
-        return None if folder is None else pictures_in(folder, self.picture_cache_size, index)
-
     def drawn_once(self, index: SampleIndex) -> ViewCache | None:
         """The cache that the flags ask for, for views to be left in: what is labelled was drawn now, never read."""
-        folder = self.view_cache
-        if folder is None:
-            return None
-        return views_in(folder, self.view_cache_size, self.recipe, index, self.views, reads=False)
+        return self.caches.drawn(self.recipe, index, self.views, reads=False)
 
     def missing(self, store: StoreWriter) -> list[Task]:
         """The tasks that are left in the part of the store that is this process's slice."""

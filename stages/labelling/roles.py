@@ -122,7 +122,7 @@ def _label(
             handout=handout,
             shown=shown,
             tell=telling,
-            pictures=plan.pictures(index),
+            pictures=plan.caches.pictures(index),
             view_cache=plan.drawn_once(index),
         )
 

@@ -22,9 +22,8 @@ from pipeline.durable.writer_lock import myself
 from pipeline.errors import MismatchError
 from pipeline.feeding.watch import Watch
 from pipeline.inspection.gauge import gauge_text, stored_gauge
-from pipeline.picture_cache.of_index import pictures_in
 from pipeline.processes.world import Place
-from pipeline.rendering.view_cache import views_in
+from pipeline.rendering.node_caches import NodeCaches
 from pipeline.shards.index import SampleIndex
 from pipeline.shards.patterns import expand
 from pipeline.shards.rows import require_unchanged
@@ -133,15 +132,8 @@ def views_of(
 ) -> StoredViews:  # fmt: skip
     """What the run learns from: all rows, or, without a teacher, those that have a true label."""
     ranks, where = ranks or Ranks(), index or store.index
-    kept = view_cache = None
-    if places and places.picture_cache:
-        kept = pictures_in(places.picture_cache, places.picture_cache_size, where)
-    if places and places.view_cache:
-        views = min(settings.views or store.layout.views, settings.epochs)
-        view_cache = views_in(
-            places.view_cache, places.view_cache_size, store.manifest.recipe, where, views,
-            labelled_only=settings.distill == "none",
-        )  # fmt: skip
+    caches, labelled_only = places.caches if places else NodeCaches(), settings.distill == "none"
+    views = min(settings.views or store.layout.views, settings.epochs)
     return StoredViews(
         store,
         index=index,
@@ -156,10 +148,10 @@ def views_of(
         device=ranks.device,
         workers=places.workers if places else 0,
         start_method=places.start_method if places else None,
-        pictures=kept,
-        view_cache=view_cache,
+        pictures=caches.pictures(where),
+        view_cache=caches.drawn(store.manifest.recipe, where, views, labelled_only=labelled_only),
         accept_drift=settings.accept_drift,
-        labelled_only=settings.distill == "none",
+        labelled_only=labelled_only,
     )
 
 

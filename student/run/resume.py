@@ -7,11 +7,12 @@ those that it was trained with, the run goes on from it; if not, it is refused, 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.durable import aside
 from pipeline.errors import MismatchError, StudentError
+from pipeline.rendering.node_caches import NodeCaches
 from pipeline.store.reader import StoreReader
 from student.checkpoints import checkpoint
 from student.checkpoints.contents import require_training
@@ -38,12 +39,8 @@ class Places:
     """What becomes of a run that was begun otherwise: refuse keeps it, restart sets it aside and begins again."""
     workers: int = 0
     start_method: str | None = None
-    picture_cache: Path | None = None
-    """Where decoded pictures are kept on this node; None keeps none."""
-    picture_cache_size: int = 0
-    view_cache: Path | None = None
-    """Where drawn views are kept on this node; None keeps none."""
-    view_cache_size: int = 0
+    caches: NodeCaches = field(default_factory=NodeCaches)
+    """What is kept on this node of decoded pictures and drawn views"""
     loggers: tuple[str, ...] = ()
     """Who is told how it goes, besides those of the next two."""
     dvclive: bool | None = None
