@@ -26,16 +26,6 @@ def cable() -> Iterator[Cable]:
         yield made
 
 
-@pytest.fixture
-def ranks() -> Iterator[list[Rank]]:
-    """Processes that are ended however the test does."""
-    started: list[Rank] = []
-    yield started
-    for rank in started:
-        if rank.process.is_alive():
-            rank.kill()
-
-
 def envs(cable: Cable) -> list[dict[str, object]]:
     return [{**env, "MASTER_ADDR": cable.address(0), **cable.env(node)} for node, env in enumerate(meeting(2))]
 

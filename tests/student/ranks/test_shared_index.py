@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +56,6 @@ def report(found: SampleIndex, path: Path) -> None:
 def folder(tmp_path: Path) -> Path:
     tiny_shards(tmp_path / "data", ROWS, shards=3, class_names=NAMES)
     return tmp_path
-
-
-@pytest.fixture
-def ranks() -> Iterator[list[Rank]]:
-    """Processes that are ended however the test does."""
-    started: list[Rank] = []
-    yield started
-    for rank in started:
-        if rank.process.is_alive():
-            rank.kill()
 
 
 def line_of(folder: Path, timeout: float = 60) -> list[object]:
