@@ -181,7 +181,7 @@ def traced() -> dict[str, list[str]]:
         r"same student recognises (\S+ ± \S+) % of .* (\S+ ± \S+) % with its stored choices and (\S+ ± \S+) %": here,
         r"Seed by seed the gains are \+(\S+) to \+(\S+) and \+(\S+) to \+(\S+) points": gains,
         r"Another processor, .*? gave (\S+ ± \S+), (\S+ ± \S+) and (\S+ ± \S+) %": there,
-        r"done (\S+) times as fast as online; with five DeiT-B students (\S+) times": [five, base],
+        r"is done (\S+) times as fast as online; with five DeiT-B students (\S+) times": [five, base],
         r"gain (\S+) points in 100 epochs and (\S+) in 600": hard,
         r"\((\d\.\d) GB on disk": [disk],
         r"labels at (\S+) to (\S+) of the bare compiled forward": [

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.evidence.statistic import Effect, more, paired, same
 
 START, END = "<!-- verdicts: python -m benchmarks.evidence --tables -->", "<!-- end of verdicts -->"
-SCALES_TOLD = ("large", "epochs-300", "epochs-fitted", "epochs", "photographs-short", "longer", "")
+SCALES_TOLD = ("large", "epochs-300", "epochs-fitted", "epochs", "photographs-short", "photographs", "longer", "")
 """In this order; tables of the small scale lie in the folder of results itself."""
 SEED = re.compile(r", seed (\d+)$")
 
@@ -83,6 +83,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             "hard with token: class head",
         ),
         Claim("both heads fused beat the distillation head", FUSED, "hard with token: distillation head"),
+        Claim("both heads fused beat the class head", FUSED, "hard with token: class head"),
     ),
     "teachers": (
         Claim("a convnet teaches better than a transformer of equal accuracy", "regnety-small", "vit-small"),
