@@ -167,7 +167,8 @@ class StoredViews(IterableDataset[ViewBatch]):
         """End the workers; whoever asks for views again starts others."""
         if self._opened is not None and self._opened.process == os.getpid():
             self._opened.close()
-            self._end_loop()
+            with suppress(StudentError):  # another thread's loop finds its views closed
+                self._end_loop()
         self._opened = self._given = None
 
     def require_same_views(self) -> None:
@@ -272,8 +273,12 @@ class StoredViews(IterableDataset[ViewBatch]):
     def _end_loop(self) -> None:
         """End the loop that is on its way: one that was left early has asked ahead."""
         if self._given is not None:
-            with suppress(ValueError):  # another thread is within it
+            try:
                 self._given.close()  # type: ignore[attr-defined]
+            except ValueError:
+                raise StudentError(
+                    "Another thread is within a loop over these views. Open a second StoredViews for the other loop."
+                ) from None
 
     def _ready(self, *, proven: bool = False) -> Feed:
         """The parts of this process; when they are new, the witness views come first, but for those of a worker."""

@@ -22,7 +22,7 @@ from pipeline.durable.writer_lock import Writer
 from pipeline.errors import UserError
 from pipeline.labelling.store_status import StoreStatus, store_status
 from pipeline.progress import duration
-from student.checkpoints.run_folder import LAST, RECORD, STATUS, path_of
+from student.checkpoints.run_folder import LAST, PREVIOUS, RECORD, STATUS, path_of
 from student.run.run_status import RunStatus, run_status
 
 
@@ -50,7 +50,7 @@ def _is_run(place: str) -> bool:
     if "://" in place:
         return False
     run = Path(place)
-    return any((run / name).exists() for name in (STATUS, RECORD)) or path_of(run, LAST).exists()
+    return any(path.exists() for path in (run / STATUS, run / RECORD, path_of(run, LAST), path_of(run, PREVIOUS)))
 
 
 def _store_lines(found: StoreStatus) -> list[str]:

@@ -57,10 +57,11 @@ def claimed(target: Path) -> Iterator[Staging]:
             with suppress(FileExistsError):
                 staging.path.mkdir(parents=True)
             ours = False
-            with suppress(BlockingIOError, FileNotFoundError):  # another has it, or had it until now
+            with suppress(FileNotFoundError):  # another had it until now
                 lock = stack.enter_context((staging.path / LOCK).open("ab"))
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                ours = is_same_file(lock.fileno(), staging.path / LOCK)
+                with suppress(BlockingIOError, PermissionError):  # another has it; some shares say so by the second
+                    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    ours = is_same_file(lock.fileno(), staging.path / LOCK)
         if not ours:
             raise ShardError(f"{target} is being written by another process. Wait for it, or choose another --out.")
         try:

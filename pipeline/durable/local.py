@@ -154,14 +154,24 @@ class LocalObjects:
         """A flushed file with these bytes beside `path`, for the caller to give its name to; gone afterwards."""
         temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
         try:
-            self._make_directory(path.parent)
-            _write_file(temporary, data)
+            self._write_beside(path, temporary, data)
             yield temporary
         except OSError as error:
             raise failure("write", path, error) from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+    def _write_beside(self, path: Path, temporary: Path, data: bytes) -> None:
+        self._make_directory(path.parent)
+        try:
+            _write_file(temporary, data)
+        except FileNotFoundError:  # another process has removed what was the last file there, and the folder with it
+            if not self.root.is_dir():
+                raise
+            self._flushed -= {path.parent, *path.parent.parents}
+            self._make_directory(path.parent)
+            _write_file(temporary, data)
 
     def _make_directory(self, directory: Path) -> None:
         """Make the directory and its parents, each flushed into its own parent before anything is put in it."""

@@ -44,6 +44,8 @@ class Lease:
     def __init__(self, bucket: Bucket, key: str, lost: Callable[[str], None]) -> None:
         self.bucket, self.key = bucket, key
         self.holder = ""
+        self.late = False
+        """Whether it was ours when it was last asked for, but answered too late to be kept"""
         self.told: Mapping[str, Any] = {}
         """What the next renewal says of its holder, beside its name"""
         self._lost = lost
@@ -60,7 +62,8 @@ class Lease:
         if self._tag is None or _is_late(begun):
             begun = time.monotonic()
             self._tag = self._put_over(LEASE_S)
-        if self._tag is None or _is_late(begun):
+        self.late = self._tag is not None and _is_late(begun)
+        if self._tag is None or self.late:
             return False
         self._renewer = threading.Thread(target=self._renew, args=(begun,), name="lease", daemon=True)
         self._renewer.start()
@@ -89,8 +92,9 @@ class Lease:
         """
         tag, age, text = look(self.bucket, self.key)
         found = _holder_of(text)
-        self.holder = str(found.get("holder", ""))
-        if not tag or (found.get("token") != self._token and age <= age_s):
+        ours = found.get("token") == self._token
+        self.holder = "" if ours else str(found.get("holder", ""))
+        if not tag or (not ours and age <= age_s):
             return None
         return self.bucket.put_if(self.key, self._text(), IfMatch=tag)
 
@@ -124,6 +128,9 @@ def held(lease: Lease, store: str) -> Iterator[None]:
     while not (taken := lease.take()) and time.monotonic() < deadline:
         time.sleep(LEASE_S / 20)
     if not taken:
+        lease.drop()
+        if lease.late:
+            raise too_slow(store)
         raise StoreError(
             f"{store} is being written by {lease.holder or 'another process'}; this is {this_process()}. Wait until it "
             "ends, or end it; then run this again."
@@ -161,7 +168,8 @@ class S3Seat:
     def share(self) -> None:
         """Turn the whole right to write into a shared one: first a share is claimed, then the whole given up."""
         if self.first:
-            self._share.take()
+            if not self._share.take():
+                raise too_slow(self.name)
             self._whole.drop()
         self.first = False
 
@@ -218,6 +226,14 @@ def _stands(bucket: Bucket, key: str, *, sweep: bool = False) -> bool:
 def _is_late(begun: float) -> bool:
     """Whether so much of a lease that was put after `begun` is over that it might not be renewed in time."""
     return time.monotonic() - begun > LEASE_S / 2
+
+
+def too_slow(store: str) -> StoreError:
+    """What is said where the server gave a lease, and too late for it to be kept."""
+    return StoreError(
+        f"{store}: the server took over {LEASE_S / 2:.0f} s to answer, and whoever writes must renew a lease of "
+        f"{LEASE_S:.0f} s. Run this again when it answers faster: nothing that was finished is lost."
+    )
 
 
 def _holder_of(text: bytes) -> dict[str, Any]:

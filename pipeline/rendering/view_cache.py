@@ -40,7 +40,7 @@ from pipeline.views.recipe import Recipe
 
 HERE = Path(__file__).parent
 VIEWS = HERE.parent / "views"
-NO_PIXELS = ("__init__", "drift", "effort", "loader", "ring", "view_cache")
+NO_PIXELS = ("__init__", "drift", "effort", "loader", "node_caches", "ring", "view_cache")
 """Modules of this room that decide no pixel."""
 
 

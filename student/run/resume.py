@@ -133,7 +133,7 @@ def earlier_state(places: Places, ranks: Ranks) -> checkpoint.State | None:
 
 
 def _require_not_set_aside(places: Places) -> None:
-    """Say how a run goes on that was begun from a state in its own folder, and has set that aside since."""
+    """Say how a run goes on that was begun from a state in its own folder, where that is set aside by now."""
     source = goes_on_from(places)
     if source is None or source.exists() or source.parent != places.out.resolve():
         return
@@ -141,7 +141,7 @@ def _require_not_set_aside(places: Places) -> None:
     if moved is None:
         return
     remedy = "Leave --resume out: the run goes on" if _newest_file(places.out) else f"Give --resume {moved}"
-    raise StudentError(f"{source} was set aside when a run went on from it: it is {moved} now. {remedy}.")
+    raise StudentError(f"{source} is not there; of what was set aside {moved} is the newest. {remedy}.")
 
 
 def _position(state: checkpoint.State) -> int:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -93,6 +94,31 @@ def test_an_epoch_that_is_set_while_a_pass_is_on_its_way_is_that_of_the_next(sto
 def test_two_loops_at_once_are_refused(store: Path) -> None:
     with pytest.raises(StudentError, match="Another loop over these views was begun while this loop was in epoch 0"):
         list(zip(StoredViews(store, batch=20), again := StoredViews(store, batch=20), again, strict=False))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loop_that_another_thread_is_within_goes_on(store: Path, workers: int) -> None:
+    views = StoredViews(store, batch=20, workers=workers)
+    inside, refused, found = threading.Event(), threading.Event(), []
+    expect = views.start().answers.expect
+
+    def waiting(batch: Any) -> None:
+        inside.set()
+        assert refused.wait(60)
+        expect(batch)
+
+    views.start().answers.expect = waiting  # type: ignore[method-assign]
+    first = threading.Thread(target=lambda: found.extend(steps(views)))
+    first.start()
+    assert inside.wait(60)
+    try:
+        with pytest.raises(StudentError, match=r"^Another thread is within a loop over these views\. Open a second"):
+            next(iter(views))
+    finally:
+        refused.set()
+        first.join()
+    assert found == epoch(0)
+    views.close()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -182,7 +182,7 @@ def test_a_run_that_went_on_from_a_state_in_its_own_folder_says_how_it_goes_on(
     again = line(store, out, "--checkpoint-every", "1", "--resume", str(out / "previous.pt"), "--max-steps", "1")
     assert train(again, output)[0] == 0
     code, said = train(again, output)
-    assert code == 1 and f"it is {out}.previous/previous.pt now. Leave --resume out: the run goes on." in said
+    assert code == 1 and f"{out}.previous/previous.pt is the newest. Leave --resume out: the run goes on." in said
     (out / "last.pt").rename(out / "not yet written")
     code, said = train(again, output)
     assert code == 1 and f"Give --resume {out}.previous/previous.pt." in said

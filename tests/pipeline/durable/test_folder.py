@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -62,6 +64,18 @@ def test_one_that_comes_while_another_finishes_is_told(tmp_path: Path, monkeypat
             pass
     assert str(told.value) == f"{out} is being written by another process. Wait for it, or choose another --out."
     assert said(out) == {"whole"} and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EACCES])
+def test_a_share_that_calls_a_taken_lock_forbidden_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def taken(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "lockf", taken)
+    with pytest.raises(ShardError, match=r"out is being written by another process\."), claimed(tmp_path / "out"):
+        pass
 
 
 def test_one_that_is_interrupted_after_its_rename_leaves_the_next_run_alone(tmp_path: Path) -> None:

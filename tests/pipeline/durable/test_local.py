@@ -121,6 +121,19 @@ def test_what_another_process_swept_is_written_again(tmp_path: Path, put: str) -
     assert not objects.root.exists()
 
 
+@pytest.mark.parametrize("put", ["put", "put_new"])
+def test_a_folder_that_another_process_emptied_is_made_again(objects: LocalObjects, put: str) -> None:
+    """With its last file goes the folder; and a store that was moved away is not begun again."""
+    objects.put("receipts/0/0.json", b"ours")
+    LocalObjects(objects.root).delete("receipts/0/0.json")
+    getattr(objects, put)("receipts/0/1.json", b"new")
+    assert objects.sizes() == {"receipts/0/1.json": 3}
+    objects.root.rename(objects.root.with_name("moved"))
+    with pytest.raises(StoreError, match="No such file or directory"):
+        getattr(objects, put)("receipts/0/2.json", b"x")
+    assert not objects.root.exists()
+
+
 def test_a_file_that_is_linked_to_is_replaced_and_not_changed(objects: LocalObjects, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     for link in (os.symlink, os.link):

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.durable import s3_lease
 from pipeline.durable.s3_lease import LEASE_S, Lease
+from pipeline.errors import StoreError
 
 KEY = "store.lock"
 COMES, LOST, FAILS = "comes", "is lost", "fails"
@@ -40,6 +41,12 @@ class World:
         if what == FAILS:
             raise OSError("no answer")
         return tag if holds and what == COMES else None  # the second attempt, after an answer was lost, is refused
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        return {key: len(data) for key, (_, _, data) in self.stored.items() if key.startswith(prefix)}
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
     def age(self, key: str) -> tuple[str, float]:
         tag, put, _ = self.stored[key]
@@ -134,3 +141,24 @@ def test_a_renewal_whose_answer_was_lost_is_put_anew(world: World, rounds: list[
     with pytest.raises(IndexError):  # in the third wait
         world.lease(lambda _: None).take()
     assert world.age(KEY)[1] == LEASE_S / 4, "its age is not known"
+
+
+@pytest.mark.parametrize("world", [[(COMES, 0.9 * LEASE_S)] * 9], indirect=True)
+def test_a_server_that_is_too_slow_is_no_other_process(world: World) -> None:
+    told = r"^s3://b/store: the server took over 30 s to answer.*lease of 60 s"
+    with pytest.raises(StoreError, match=told), s3_lease.held(world.lease(), "s3://b/store"):
+        pytest.fail("it is not held")
+    assert not world.stored, "nobody waits for it"
+
+
+@pytest.mark.parametrize("world", [[]], indirect=True)
+def test_a_share_that_comes_too_late_leaves_nobody_unwatched(world: World) -> None:
+    """The whole right would be given up for a share that no thread renews."""
+    seat = s3_lease.S3Seat(world, "store", pytest.fail)  # type: ignore[arg-type]
+    assert seat.take(follows=False, alone=False) and seat.first
+    world.answers += [(COMES, 0.6 * LEASE_S)] * 2
+    with pytest.raises(StoreError, match=r"the server took over 30 s to answer"):
+        seat.share()
+    assert seat._whole.key in world.stored
+    seat.leave()
+    assert not world.stored

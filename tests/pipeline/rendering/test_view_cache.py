@@ -196,6 +196,8 @@ def test_whatever_decides_a_pixel_is_in_the_name(tmp_path: Path, monkeypatch: py
         assert drawer() not in known
     drawer.cache_clear()
     assert same == set(view_cache.NO_PIXELS) and len(known) > 12
+    drawing = {path.stem for path in view_cache.HERE.glob("*.py")} - same
+    assert drawing == {"decoded", "noise", "operations", "renderer"}, "a new module draws, or is one of NO_PIXELS"
 
 
 def test_a_grey_picture_is_reported_each_time(tmp_path: Path) -> None:
