@@ -81,10 +81,11 @@ def main(
     work = work.absolute()
     of_scale = "" if scale == "small" else scale
     places = (RESULTS / "evidence" / of_scale, PLOTS / of_scale) if public else (work / "tables" / of_scale,) * 2
+    pictures = prepare(data.resolve(), work)
     lab = Lab(
-        pictures=prepare(data.resolve(), work),
+        pictures=pictures,
         work=work,
-        scale=SCALES[scale],
+        scale=SCALES[scale].over(len(pictures)),
         seeds=tuple(int(seed) for seed in seeds.split(",")),
         weights=None if teachers is None else teachers.resolve(),
         choosing=choosing,

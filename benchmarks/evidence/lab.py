@@ -209,7 +209,7 @@ class Lab:
             (
                 *("--shards", f"{shards.path}/*.tar", "--val-shards", f"{self.held_out().path}/*.tar"),
                 *("--recipe", "light", "--image-size", str(self.scale.side), "--batch", "128"),
-                *("--epochs", passes, "--val-every", passes, "--workers", "0", "--if-changed", "restart"),
+                *("--epochs", passes, "--val-every", passes, *self.scale.speed, "--if-changed", "restart"),
                 *("--precision", precision),
                 *flags,
             ),
@@ -245,7 +245,7 @@ class Lab:
             *teacher.flags,
             *("--shards", f"{shards.path}/*.tar", "--views", str(views), "--keep", keep, "--image-size", str(side)),
             *recipe,
-            *("--workers", "0"),
+            *(*self.scale.speed, *self.scale.kept),
         )
         return Step("stages.teacher_logits", title, flags, (shards, *teacher.needs), ".zarr")
 
@@ -270,11 +270,12 @@ class Lab:
         """One student."""
         scale = self.scale
         epochs = self.epochs_of(rows or scale.labelled)
+        kept = scale.kept if module == "student.train" else ()
         own = (
             *("--model", TOKENS, "--patch-size", scale.patch, "--width", scale.width, "--depth", scale.depth),
             *("--heads", scale.heads, "--batch", scale.batch, "--lr", scale.lr, "--precision", scale.precision),
             *("--epochs", epochs, "--warmup-epochs", f"{scale.warmup * epochs / scale.epochs:g}", "--drop-path", 0),
-            *("--seed", seed, "--workers", 0, "--no-dvclive", "--if-changed", "restart"),
+            *("--seed", seed, *scale.speed, *kept, "--no-dvclive", "--if-changed", "restart"),
         )
         line = ("--logits", store.path, *map(str, own), *flags)
         return Step(module, f"{title}-{seed}", line, (store, *needs))

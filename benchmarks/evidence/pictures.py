@@ -32,6 +32,10 @@ class Pictures:
     train: Path
     val: Path
 
+    def __len__(self) -> int:
+        """Pictures to learn from."""
+        return sum(map(len, _shuffled(self.train)))
+
     def subset(self, labelled: int, unlabelled: int = 0) -> str:
         """Lines of path,class: so many pictures with their class, and so many of the next without."""
         files = [file for turn in zip_longest(*_shuffled(self.train)) for file in turn if file is not None]

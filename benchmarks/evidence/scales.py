@@ -19,7 +19,7 @@ class Scale:
     """How large a table's runs are."""
 
     labelled: int
-    """Rows that most tables learn from, all with a label."""
+    """Rows that most tables learn from, all with a label; 0: as many as there are (`over`)."""
     efficiency: tuple[int, int, int]
     """Labelled rows of the table on data efficiency; the last is all that there are."""
     side: int
@@ -49,6 +49,10 @@ class Scale:
     """What is changed in the DeiT recipe."""
     precision: str = "bf16"
     """Of the students."""
+    speed: Flags = ("--workers", "0")
+    """Of teachers and students. Where they compute on the processor, one process does it all."""
+    kept: Flags = ()
+    """Where views that were drawn are left to those who learn from them later."""
     lengths: tuple[int, ...] = ()
     """Epochs of the table on how long to train."""
     imagenet: bool = False
@@ -56,6 +60,13 @@ class Scale:
     teacher: Literal["given", "tuned", "fitted"] = "given"
     """Of most tables: with published weights; the same after it went on learning under the students' recipe; or a
     small convnet that learned under nothing else."""
+
+    def over(self, pictures: int) -> Scale:
+        """The same for so many pictures: with them all, where it has no number of its own."""
+        if self.labelled:
+            return self
+        few, some = (max(1, pictures // part) for part in (30, 6))
+        return replace(self, labelled=pictures, efficiency=(few, some, pictures), fit_rows=pictures)
 
 
 SCALES = {
@@ -95,9 +106,10 @@ SCALES = {
         strong=("--crop-scale", "0.08,1", "--mix-prob", "0.5"), imagenet=True,
     ),
     "large": Scale(
-        labelled=30000, efficiency=(1000, 5000, 30000), lengths=(30, 100, 300), side=32, smaller_side=24, patch=4,
+        labelled=0, efficiency=(0, 0, 0), lengths=(30, 100, 300), side=32, smaller_side=24, patch=4,
         width=192, depth=9, heads=3, batch=512, lr=0.001, epochs=300, warmup=10, views=50,
-        view_counts=(1, 3, 10, 30, 100, 300), fit_rows=30000, fit_epochs=60, teacher="tuned",
+        view_counts=(1, 3, 10, 30, 100, 300), fit_rows=0, fit_epochs=60, teacher="tuned",
+        speed=(), kept=("--view-cache", "views"),
     ),
 }  # fmt: skip
 SCALES["epochs-fitted"] = replace(SCALES["epochs"], teacher="fitted")

@@ -284,6 +284,16 @@ def test_a_published_table_leaves_the_gpu_to_the_next_command(tmp_path: Path) ->
     assert "torch " in (tmp_path / "tables/t.md").read_text()
 
 
+def test_the_scale_for_a_gpu_learns_from_all_pictures_at_hand(data: Path, tmp_path: Path) -> None:
+    line = ["distillation", "--data", str(data), "--work", str(tmp_path), "--scale", "large", "--seeds", "0"]
+    said = CliRunner().invoke(evidence, [*line, "--commands"])
+    assert said.exit_code == 0, said.output
+    assert {len(path.read_text().splitlines()) - 1 for path in (tmp_path / "subsets").iterdir()} == {48}
+    trained = [text for text in said.output.splitlines() if "student.train" in text]
+    assert len(trained) == 6 and all("--epochs 300" in text and "--view-cache views" in text for text in trained)
+    assert SCALES["tiny"].over(48) is SCALES["tiny"] and SCALES["large"].over(30_000).efficiency == (1000, 5000, 30_000)
+
+
 def test_a_slice_that_is_over_says_so_and_nothing_is_published(tmp_path: Path) -> None:
     for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
         (tmp_path / name).mkdir(parents=True)
