@@ -59,9 +59,12 @@ ALONE = ("guard", "gpu", "device_plans")
     help="Of gpu: results whose rows are not measured again, so that the table can be made in slices.",
 )  # fmt: skip
 @click.option("--with-litdata", is_flag=True, help="Install litdata outside the project's environment and race it.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False, help="For the results.")
+@click.option(
+    "--out", type=click.Path(path_type=Path),
+    help="For the results.  [default: benchmarks/results; nowhere with painted pictures or --small]",
+)  # fmt: skip
 @click.option("--tiny", is_flag=True, help="As small as it runs, for the tests; the figures mean nothing.")
-def main(tables: tuple[str, ...], photos: Path | None, out: Path, students: str, **flags: Any) -> None:
+def main(tables: tuple[str, ...], photos: Path | None, out: Path | None, students: str, **flags: Any) -> None:
     """Race ours and the peers on the same photographs and write tables; all of them by default.
 
     Tables: render, loaders, checks, labelling, student_step, online, sizes, memory, startup, growth, profile, packing,
@@ -75,21 +78,29 @@ def main(tables: tuple[str, ...], photos: Path | None, out: Path, students: str,
         logging.getLogger(talkative).setLevel(logging.WARNING)
     if flags["small"]:
         students, flags["teacher"] = "toy", "test_efficientnet"
+    if out is None and photos is not None and not flags["small"]:
+        out = RESULTS
     photographs = load(photos, most=8 if flags["tiny"] or flags["small"] else None)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
         for number, name in enumerate(tables or TABLES):
             folder = Path(scratch) / f"{number}"
             folder.mkdir()
             around = Circumstances(command=line_of(name), photographs=photographs.about, load_before=load_average())
-            told = partial(write, around=around, folder=out)
+            told = partial(_write, around=around, folder=out)
             kept = tuple(students.split(","))
             bench = Bench(photographs=photographs, folder=folder, students=kept, told=told, **flags)
             table = run(name, bench)
             click.echo(f"\n## {table.title}\n\n{table.text()}\n")
             if not bench.tiny:
-                write(table, around, out)
-    if not flags["tiny"]:
+                told(table)
+    if out is not None and not flags["tiny"]:
         click.echo(f"written to {out.name}: {', '.join(f'{name}.md' for name in tables or TABLES)}")
+
+
+def _write(table: Table, around: Circumstances, folder: Path | None) -> None:
+    """Published figures are of photographs, and of a whole run: others are left where they are asked for alone."""
+    if folder is not None:
+        write(table, around, folder)
 
 
 def run(name: str, bench: Bench) -> Table:

@@ -187,7 +187,7 @@ def traced() -> dict[str, list[str]]:
         r"labels at (\S+) to (\S+) of the bare compiled forward": [
             f"{float(share):.2f}" for share in (min(labelling), max(labelling))
         ],
-        r"runs at (\S+) of the bare compiled step of DeiT-B": [f"{float(base_gpu):.2f}"],
+        r"runs at (\S+) of the compiled step of DeiT-B alone": [f"{float(base_gpu):.2f}"],
         r"is at (\d\.\d\d)\. ": [f"{float(tiny_gpu):.2f}"],
         r"drawn (\S+) times as fast as by timm's transform \((\S+) to (\S+) in 59 rounds\)": one,
         r"and (\S+) times \((\S+) to (\S+)\) where eight": eight,

@@ -196,6 +196,24 @@ def test_the_command_prints_a_table(tmp_path: Path, photographs: Photographs) ->
     assert "## Bytes a view in the store" in result.output and "RANDOM WEIGHTS" in result.output
 
 
+def test_published_figures_are_of_photographs_and_whole_runs(
+    tmp_path: Path, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0.jpg").write_bytes(photographs.payloads[0])
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(command, "load", lambda *_, **__: photographs)
+    monkeypatch.setattr(command, "run", lambda *_: Table(name="sizes", title="Sizes", columns=("a",), rows=(("1",),)))
+
+    def written(*flags: str) -> list[str]:
+        result = CliRunner().invoke(command.main, ["sizes", *flags], catch_exceptions=False)
+        assert result.exit_code == 0 and "## Sizes" in result.output
+        return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("sizes.*"))
+
+    assert written() == [] and written("--photos", str(tmp_path), "--small") == []
+    assert written("--out", str(tmp_path / "mine")) == ["mine/sizes.json", "mine/sizes.md"]
+    assert written("--photos", str(tmp_path))[2:] == ["results/sizes.json", "results/sizes.md"]
+
+
 def test_help_names_every_table() -> None:
     shown = CliRunner().invoke(command.main, ["--help"]).output
     assert all(name in shown for name in (*command.TABLES, *command.ALONE))

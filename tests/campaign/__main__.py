@@ -61,6 +61,7 @@ def run_row(name: str, scale: Scale) -> dict[str, Any]:
         "seed": scale.seed,
         **tally.to_json(),
         "noticed": noticed,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seconds": round(time.monotonic() - begun, 1),
     }
 
@@ -73,7 +74,8 @@ def is_sound(record: dict[str, Any]) -> bool:
 def table(records: list[dict[str, Any]], earlier: str = "") -> str:
     """The table that is published; rows of an earlier one stay where nothing newer is at hand."""
     found = rows_of(earlier) | {record["title"]: (_line(record), _notes(record)) for record in records}
-    lines = ["| campaign | run | silent | failed | sabotage | must show | seconds |", "|---|---|---|---|---|---|---|"]
+    heads = ("campaign", "run", "silent", "failed", "sabotage", "must show", "seconds", "on")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     chosen = [found[title] for title in sorted(found, key=_place)]
     lines += [line for line, _ in chosen]
     for _, notes in chosen:
@@ -86,7 +88,7 @@ def rows_of(text: str) -> dict[str, tuple[str, list[str]]]:
     found: dict[str, tuple[str, list[str]]] = {}
     noted: list[str] = []
     for line in text.splitlines():
-        if (cells := line.split(" | "))[0].startswith("| ") and len(cells) == 7 and cells[0] != "| campaign":
+        if (cells := line.split(" | "))[0].startswith("| ") and len(cells) == 8 and cells[0] != "| campaign":
             found[cells[0].removeprefix("| ")] = line, []
         elif line.startswith("**") and line.endswith("**") and (title := line.strip("*")) in found:
             noted = found[title][1]
@@ -111,7 +113,7 @@ def _line(record: dict[str, Any]) -> str:
         len(record["failures"]),
         noticed,
     )
-    return "| " + " | ".join(map(str, (*cells, record["shows"], f"{record['seconds']:.0f}"))) + " |"
+    return "| " + " | ".join(map(str, (*cells, record["shows"], f"{record['seconds']:.0f}", record["date"]))) + " |"
 
 
 def _notes(record: dict[str, Any]) -> list[str]:
@@ -126,8 +128,8 @@ def heading(scale: str, seed: int) -> str:
     cores = granted_cores()
     return (
         f"# The fault campaign\n\n`python -m tests.campaign --scale {scale} --seed {seed}`, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, {platform.machine()}, {cores} cores, "
-        f"{time.strftime('%Y-%m-%d', time.gmtime())}. Rows that were run at another scale say so.\n\n"
+        f"{platform.python_version()}, torch {torch.__version__}, {platform.machine()}, {cores} cores. Rows that were "
+        "run at another scale say so.\n\n"
     )
 
 

@@ -34,10 +34,18 @@ def test_the_table_says_what_was_wrong() -> None:
     tally = Tally()
     tally.case(silent="an object was exchanged")
     tally.require(False, "the error has no name")
-    record = {"title": "flips", "shows": "0 silent", "noticed": False, "seconds": 1.2, "share": 0.1, **tally.to_json()}
+    record = {
+        "title": "flips",
+        "shows": "0 silent",
+        "noticed": False,
+        "seconds": 1.2,
+        "date": "2026-01-02",
+        "share": 0.1,
+        **tally.to_json(),
+    }
     assert not is_sound(record)
     said = table([record])
-    assert "| flips | 2 (10% scale) | 1 | 1 | **unnoticed** | 0 silent | 1 |" in said
+    assert "| flips | 2 (10% scale) | 1 | 1 | **unnoticed** | 0 silent | 1 | 2026-01-02 |" in said
     assert "- SILENT: an object was exchanged" in said and "- failed: the error has no name" in said
 
 
@@ -51,9 +59,20 @@ def test_a_row_stays_published_until_it_is_run_again() -> None:
     tally.case()
     tally.note("told anew.")
     flips, first = importlib.import_module("tests.campaign.flips").TITLE, table([], earlier).splitlines()
-    record = {"title": flips, "shows": "0 silent", "noticed": True, "seconds": 1.2, "share": 1, **tally.to_json()}
+    record = {
+        "title": flips,
+        "shows": "0 silent",
+        "noticed": True,
+        "seconds": 1.2,
+        "date": "2026-01-02",
+        "share": 1,
+        **tally.to_json(),
+    }
     again = table([record], earlier).splitlines()
-    assert sorted(set(again) - set(first)) == ["- told anew.", f"| {flips} | 1 | 0 | 0 | noticed | 0 silent | 1 |"]
+    assert sorted(set(again) - set(first)) == [
+        "- told anew.",
+        f"| {flips} | 1 | 0 | 0 | noticed | 0 silent | 1 | 2026-01-02 |",
+    ]
     assert [line.split(" | ")[0][2:] for line in again if line.startswith("| ")][1:] == titles
     kept = [line for line in first if line.startswith("- ") and "bits" not in line and "lowrank" not in line]
     assert set(kept) <= set(again)
