@@ -52,7 +52,7 @@ from student.ranks.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 64 * 10**9
+CACHE_BYTES = 64 << 30
 """What a cache of pictures or views may take, as by the flags of `student.train`"""
 
 
