@@ -245,7 +245,8 @@ class Lab:
             *teacher.flags,
             *("--shards", f"{shards.path}/*.tar", "--views", str(views), "--keep", keep, "--image-size", str(side)),
             *recipe,
-            *(*self.scale.speed, *self.scale.kept),
+            *self.scale.speed,
+            *self.scale.kept,
         )
         return Step("stages.teacher_logits", title, flags, (shards, *teacher.needs), ".zarr")
 
