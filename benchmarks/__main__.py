@@ -37,7 +37,7 @@ ALONE = ("guard", "gpu", "device_plans")
     "--photos",
     "photos",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="A folder of JPEGs.",
+    help="A folder of JPEGs.  [default: painted pictures]",
 )
 @click.option("--seconds", type=click.FloatRange(min=0), default=20.0, help="For each contestant of a race.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, help="Processes of each loader.")
@@ -93,7 +93,11 @@ def main(tables: tuple[str, ...], photos: Path | None, out: Path | None, student
             click.echo(f"\n## {table.title}\n\n{table.text()}\n")
             if not bench.tiny:
                 told(table)
-    if out is not None and not flags["tiny"]:
+    if out is None:
+        click.echo(
+            "not written: figures of painted pictures, or of --small, are for you alone (--out FOLDER writes them)"
+        )
+    elif not flags["tiny"]:
         click.echo(f"written to {out.name}: {', '.join(f'{name}.md' for name in tables or TABLES)}")
 
 

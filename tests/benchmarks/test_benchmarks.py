@@ -207,6 +207,7 @@ def test_published_figures_are_of_photographs_and_whole_runs(
     def written(*flags: str) -> list[str]:
         result = CliRunner().invoke(command.main, ["sizes", *flags], catch_exceptions=False)
         assert result.exit_code == 0 and "## Sizes" in result.output
+        assert ("\nnot written: " in result.output) == (flags[2:] == ("--small",) or not flags)
         return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("sizes.*"))
 
     assert written() == [] and written("--photos", str(tmp_path), "--small") == []
