@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 import yaml
 
@@ -188,6 +190,23 @@ def test_a_preset_runs_what_it_asks_for_and_nothing_else(tmp_path: Path, preset:
     assert [state["meta"]["settings"]["epochs"] for state in states] == [1, 2]
     if preset == "params.imagenet.yaml":
         runs_again(folder, student, {"teacher_logits@train", f"tokens@{student}", "report"} | students)
+
+
+def test_the_page_on_published_weights_runs(tmp_path: Path) -> None:
+    """What docs/own-data.md puts in the place of a preset's students, none of whose tokens are looked at."""
+    page = (ROOT / "docs/own-data.md").read_text(encoding="utf-8").partition("## From published weights")[2]
+    told: dict[str, Any] = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    folder, values = unpacked(tmp_path), scaled("params.folder.yaml")
+    photographs(folder / "photos")
+    torch.manual_seed(0)
+    safetensors.torch.save_file(timm.create_model(told["train"]["model"]).state_dict(), folder / told["train"]["init"])
+    students = {name: {k: v for k, v in given.items() if k in ("distill", "seed", "logits")} for name, given in
+                values["students"].items()}  # fmt: skip
+    write(folder, values | told | {"train": told["train"] | {"epochs": 2, "batch": 8}, "students": students})
+    ran = stages_of(dvc(folder, "repro"))
+    assert not any("tokens" in stage for stage in ran) and ran[-1] == "report"
+    assert (folder / "reports/page/index.html").exists()
+    assert stages_of(dvc(folder, "repro")) == []
 
 
 def runs_again(folder: Path, student: str, stages: set[str]) -> None:

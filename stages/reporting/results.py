@@ -2,8 +2,8 @@
 
     reports/students/KIND-SEED.json        what student.evaluate measured (and .speed.json, .npz beside it); files of
                                            earlier releases lack settings, parameters and reliability
+    reports/students/KIND-SEED.tokens.json what student.tokens measured
     runs/KIND-SEED/metrics.jsonl           the record of the training run
-    reports/tokens/KIND-SEED.json          what student.tokens measured
     reports/teacher.json, teacher.csv      how the teacher was fitted
     reports/labels-train.json, labels-val.json, verify.json
 
@@ -184,13 +184,14 @@ def called(kind: str) -> str:
 
 def read_results(results: Path, runs: Path, summary: Path | None = None) -> Results:
     """Read all results that lie there; `summary` is the labelling's, where it does not lie in its usual place."""
-    students = tuple(_read_students(results / "students", runs))
+    folder = results / "students"
+    students = tuple(_read_students(folder, runs))
     if not students:
         raise ReportError(
-            f"{results / 'students'} holds no scores of students (KIND-SEED.json). Run 'dvc repro evaluate', or "
+            f"{folder} holds no scores of students (KIND-SEED.json). Run 'dvc repro evaluate', or "
             "student.evaluate --out there."
         )
-    tokens = {path.stem.rpartition("-")[0]: _json(path) for path in sorted((results / "tokens").glob("*-*.json"))}
+    tokens = {path.name.rpartition("-")[0]: _json(path) for path in sorted(folder.glob("*-*.tokens.json"))}
     teacher = _json(results / "teacher.json", {})
     unmixed = _json(results / "labels-val.json", {}).get("unmixed") or {}
     held_out = unmixed.get("top1")  # null where no held-out view is unmixed and labelled
@@ -209,7 +210,7 @@ def read_results(results: Path, runs: Path, summary: Path | None = None) -> Resu
 def _read_students(folder: Path, runs: Path) -> Iterable[StudentResult]:
     for path in sorted(folder.glob("*.json")):
         kind, dash, seed = path.stem.rpartition("-")
-        if path.name.endswith(".speed.json") or not dash or not seed.isdigit():
+        if not dash or not seed.isdigit():  # what lies beside it has another word before its .json
             continue
         yield _understood(path, partial(_student, path, kind, int(seed), runs))
 

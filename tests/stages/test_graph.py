@@ -110,7 +110,9 @@ def dependencies(stage: dict[str, object], indent: str) -> list[str]:
     listed = [str(dep) for dep in stage["deps"]]  # type: ignore[attr-defined]
     reads = [dep for dep in listed if not OURS.match(dep)]
     items = [f'"{dep}"' if "$" in dep else dep for dep in [*reads, *rooms(module_of(stage))]]
-    return textwrap.wrap(f"[{', '.join(items)}]", 118, initial_indent=indent, subsequent_indent=indent + " ")
+    return textwrap.wrap(
+        f"[{', '.join(items)}]", 118, initial_indent=indent, subsequent_indent=indent + " ", break_on_hyphens=False
+    )
 
 
 GRAPH_TEXT = GRAPH.read_text(encoding="utf-8")

@@ -75,13 +75,12 @@ def shown(tmp_path_factory, stores):
 def write_results(folder, stores, top1_of, *, seeds, classes):
     reports, runs = folder / "reports", folder / "runs"
     (reports / "students").mkdir(parents=True)
-    (reports / "tokens").mkdir()
     truth = StoreReader.open(stores / "val.zarr").index.classes.astype(np.int64)
     for kind, top1 in top1_of.items():
         for seed in range(seeds):
             write_student(reports, runs, kind, seed, top1 + 0.01 * (seed - seeds // 2), truth, classes)
         place = {"mean": 0.8, "deviation": 0.1}
-        (reports / "tokens" / f"{kind}-0.json").write_text(
+        (reports / "students" / f"{kind}-0.tokens.json").write_text(
             json.dumps(
                 {"input": {"tokens": 0.1}, "blocks": [place, place], "weight_rows": {"mean": 0.3}, "heads_agree": 0.9}
             )
@@ -239,7 +238,12 @@ def test_any_number_of_classes_seeds_and_students_has_its_page(tmp_path, labelle
 
 
 def test_what_is_absent_is_left_out_and_said(results, stores):
-    for name in (*(f"tokens/{kind}-0.json" for kind in TOP1), "labels-train.json", "verify.json", "teacher.csv"):
+    for name in (
+        *(f"students/{kind}-0.tokens.json" for kind in TOP1),
+        "labels-train.json",
+        "verify.json",
+        "teacher.csv",
+    ):
         (results / "reports" / name).unlink()
     for path in [*(results / "runs").rglob("metrics.jsonl"), *(results / "reports" / "students").glob("*.npz")]:
         path.unlink()

@@ -84,7 +84,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out = reports / "students" / f"{kind}-0.json"
         of_it = ("--checkpoint", runs / f"{kind}-0", *judged)
         run(evaluate, *of_it, "--logits", folder / "val.zarr", "--out", out, "--predictions", out.with_suffix(".npz"))
-        run(tokens, *of_it, "--out", reports / "tokens" / f"{kind}-0.json")
+        run(tokens, *of_it, "--out", reports / "students" / f"{kind}-0.tokens.json")
     stores = ("--logits", folder / "train.zarr", "--val-logits", folder / "val.zarr", "--no-measure", *HERE)
     run(report, "--results", reports, "--runs", runs, *stores, "--out", folder / "page", "--rows", 1, "--examples", 1)
     return folder / "page" / "index.html"
